@@ -1,0 +1,79 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "types.h"
+
+namespace llamaherd {
+
+/// A change to the KV cache's sequence tags: no K/V data moves.
+struct KvOp {
+  enum class Kind {
+    kRemove,  // untag [begin, end) of `seq`; cells without a tag are free
+    kCopy,    // tag [begin, end) of `seq` with `dst` as well
+  };
+  Kind kind = Kind::kRemove;
+  SeqId seq = kNoSeq;
+  Pos begin = 0;
+  Pos end = -1;  // -1: to the end
+  SeqId dst = kNoSeq;
+};
+
+/// One row per token; all spans have the same length.
+struct BatchView {
+  std::span<const TokenId> tokens;
+  std::span<const Pos> positions;
+  std::span<const SeqId> seqs;
+  std::span<const std::uint8_t> wants_logits;
+};
+
+/// What decode() did to the cache, named by what the caller may do next.
+enum class DecodeStatus {
+  kOk,            // all rows applied, logits valid
+  kNoRoom,        // cache unchanged: fewer free cells than rows
+  kInvalidBatch,  // cache unchanged: a row breaks the backend's rules
+  kAborted,       // some rows may have been applied; no logits
+  kFailed,        // as kAborted
+};
+
+struct BackendInfo {
+  std::int32_t n_vocab = 0;
+  std::int32_t n_ctx = 0;        // KV cells shared by all sequences
+  std::int32_t n_ctx_train = 0;  // tokens the model was trained to see at once
+  std::int32_t n_seqs = 0;       // sequence ids a batch may name: [0, n_seqs)
+  std::int32_t n_batch = 0;      // rows of one decode call
+  bool partial_removal = true;   // kRemove of a part of a sequence works
+  bool split_prefill = false;    // prefill rows are better in a call of their own
+};
+
+/// The one seam between the engine and what runs the model. Not thread-safe but for abort().
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual const BackendInfo& info() const = 0;
+
+  /// Returns false, changing nothing, if this memory cannot remove a part of a sequence.
+  virtual bool apply(const KvOp& op) = 0;
+
+  /// Positions of each sequence must follow on those it has in the cache. May throw, which counts
+  /// as kFailed.
+  virtual DecodeStatus decode(const BatchView& batch) = 0;
+
+  /// Logits of batch row `row` of the last decode(), shape (n_vocab,); the caller may write them.
+  /// The row must have wanted logits. Valid until the next decode().
+  virtual std::span<float> logits(std::int32_t row) = 0;
+
+  /// Number of positions `seq` holds in the cache.
+  virtual Pos length(SeqId seq) const = 0;
+
+  /// Forgets every sequence and zeroes the K/V data.
+  virtual void clear() = 0;
+
+  /// While set, decode() calls running or to come return kAborted soon. Any thread.
+  virtual void abort(bool set) = 0;
+};
+
+}  // namespace llamaherd

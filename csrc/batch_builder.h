@@ -1,0 +1,26 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "backend.h"
+#include "step_plan.h"
+
+namespace llamaherd {
+
+/// Lays a call's tokens out as flat rows. The one place that decides ids, positions and which rows
+/// give logits.
+class BatchBuilder {
+ public:
+  /// The view is valid until the next build(). Throws std::logic_error if the rows come out
+  /// elsewhere than the plan says.
+  BatchView build(const CallPlan& call);
+
+ private:
+  std::vector<TokenId> tokens_;
+  std::vector<Pos> positions_;
+  std::vector<SeqId> seqs_;
+  std::vector<std::uint8_t> wants_logits_;
+};
+
+}  // namespace llamaherd

@@ -1,0 +1,253 @@
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+#include <unistd.h>
+
+#include <limits>
+
+#include "bindings.h"
+#include "engine_thread.h"
+#include "error.h"
+#include "llama/chat_template.h"
+#include "llama/llama_backend.h"
+#include "llama/llama_model.h"
+#include "warmup.h"
+
+namespace py = pybind11;
+
+namespace llamaherd {
+namespace {
+
+constexpr double kWarmupBudgetS = 2.0;
+// Longer waits would keep a closing interpreter's thread in C++.
+constexpr double kMaxDrainS = 0.1;
+
+TokenId checked_token(std::int64_t value) {
+  if (value < std::numeric_limits<TokenId>::min() || value > std::numeric_limits<TokenId>::max()) {
+    throw InvalidRequestError("token ids must fit 32 bits; got " + std::to_string(value));
+  }
+  return static_cast<TokenId>(value);
+}
+
+/// A 1-D integer array or a sequence of ints; floats are not token ids.
+std::vector<TokenId> to_tokens(const py::object& ids) {
+  std::vector<TokenId> tokens;
+  if (py::isinstance<py::array>(ids)) {
+    const auto array = py::reinterpret_borrow<py::array>(ids);
+    const char kind = array.dtype().kind();
+    if (array.ndim() != 1 || (kind != 'i' && kind != 'u')) {
+      throw py::type_error("token ids must be a 1-D array of integers");
+    }
+    const auto values = py::array_t<std::int64_t>::ensure(array);
+    for (py::ssize_t i = 0; i < values.size(); ++i) tokens.push_back(checked_token(values.at(i)));
+    return tokens;
+  }
+  if (py::isinstance<py::str>(ids) || py::isinstance<py::bytes>(ids) ||
+      !py::isinstance<py::sequence>(ids)) {
+    throw py::type_error("token ids must be a sequence of int or a 1-D integer array");
+  }
+  const auto sequence = py::reinterpret_borrow<py::sequence>(ids);
+  tokens.reserve(sequence.size());
+  for (const py::handle item : sequence) {
+    if (!PyIndex_Check(item.ptr()) || PyBool_Check(item.ptr())) {
+      throw py::type_error("token ids must be int; got " +
+                           std::string(py::str(py::type::handle_of(item).attr("__name__"))));
+    }
+    int overflow = 0;
+    const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(item.ptr()));
+    if (!index) throw py::error_already_set();
+    const long long value = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
+    tokens.push_back(overflow ? checked_token(std::numeric_limits<std::int64_t>::max())
+                              : checked_token(value));
+  }
+  return tokens;
+}
+
+/// What Python holds. The model outlives the engine thread that decodes with it.
+class PyBatchEngine {
+ public:
+  PyBatchEngine(const std::string& path, const EngineConfig& config, LoadProgress& progress,
+                bool threaded)
+      : pid_(getpid()) {
+    validate(config);
+    const py::gil_scoped_release release;
+    model_ = std::make_shared<LlamaModel>(path, config, progress);
+    chat_ = std::make_unique<ChatTemplate>(*model_, config.chat_template);
+    auto backend = std::make_unique<LlamaBackend>(model_, config);
+    info_ = backend->info();
+    if (config.warmup) warm_up(*backend, kWarmupBudgetS);
+    const Limits limits{info_.n_vocab, resolve_max_len(config)};
+    // Beside running decoders a full prefill step would be a stall for each of them.
+    const std::int32_t token_budget = resolve_preset(config).token_budget;
+    const Budget budget{token_budget, std::max(token_budget / 4, kChunkRows)};
+    engine_ = std::make_unique<EngineThread>(
+        std::move(backend), model_->make_token_table(), limits, budget,
+        threaded ? EngineThread::Mode::kThreaded : EngineThread::Mode::kStepped);
+  }
+
+  ~PyBatchEngine() {
+    if (getpid() != pid_) {
+      // A forked child has a copy of the memory but not the threads: waiting for one would hang.
+      (void)engine_.release();
+      (void)chat_.release();
+      new std::shared_ptr<LlamaModel>(std::move(model_));
+      return;
+    }
+    const py::gil_scoped_release release;
+    engine_.reset();
+  }
+
+  EngineThread& engine() {
+    if (getpid() != pid_) {
+      throw EngineDeadError("this engine belongs to process " + std::to_string(pid_) +
+                            " and was forked into process " + std::to_string(getpid()) +
+                            "; make a new one here");
+    }
+    return *engine_;
+  }
+
+  RequestId submit(const py::object& prompt, const SamplingParams& params) {
+    std::vector<TokenId> tokens = to_tokens(prompt);
+    const py::gil_scoped_release release;
+    return engine().submit(std::move(tokens), params);
+  }
+
+  std::vector<TokenId> tokenize(const std::string& text, bool add_special, bool parse_special) {
+    return model_->tokenize(text, add_special, parse_special);
+  }
+
+  py::str detokenize(const py::object& ids, bool special) {
+    const std::vector<TokenId> tokens = to_tokens(ids);
+    for (TokenId token : tokens) {
+      if (token >= 0 && token < info_.n_vocab) continue;
+      throw InvalidRequestError("token ids must be in [0, " + std::to_string(info_.n_vocab) +
+                                "); got " + std::to_string(token));
+    }
+    const std::string bytes = model_->detokenize(tokens, special);
+    return py::reinterpret_steal<py::str>(
+        PyUnicode_DecodeUTF8(bytes.data(), static_cast<py::ssize_t>(bytes.size()), "replace"));
+  }
+
+  py::tuple apply_chat_template(const std::string& messages, const std::string& tools,
+                                bool add_generation_prompt) {
+    ChatTemplate::Prompt prompt;
+    {
+      const py::gil_scoped_release release;
+      prompt = chat_->apply(messages, tools, add_generation_prompt);
+    }
+    return py::make_tuple(prompt.text, prompt.stop);
+  }
+
+  py::dict model_info() {
+    py::dict d;
+    d["description"] = model_->description();
+    d["n_params"] = llama_model_n_params(model_->get());
+    d["n_bytes"] = llama_model_size(model_->get());
+    d["n_vocab"] = info_.n_vocab;
+    d["n_layer"] = llama_model_n_layer(model_->get());
+    d["n_embd"] = llama_model_n_embd(model_->get());
+    d["n_ctx_train"] = info_.n_ctx_train;
+    d["n_ctx"] = info_.n_ctx;
+    d["max_len"] = engine().limits().max_len;
+    d["max_seqs"] = info_.n_seqs;
+    d["memory_kind"] = model_->memory_kind();
+    d["has_chat_template"] = chat_->exists();
+    d["metadata"] = py::dict(py::cast(model_->metadata()));
+    return d;
+  }
+
+ private:
+  std::int32_t resolve_max_len(const EngineConfig& config) const {
+    if (!config.max_len) return std::min(info_.n_ctx, info_.n_ctx_train);
+    if (*config.max_len > info_.n_ctx) {
+      throw InvalidRequestError("max_len must be <= n_ctx (" + std::to_string(info_.n_ctx) +
+                                "); got " + std::to_string(*config.max_len));
+    }
+    return *config.max_len;
+  }
+
+  pid_t pid_;
+  BackendInfo info_;
+  std::shared_ptr<LlamaModel> model_;
+  std::unique_ptr<ChatTemplate> chat_;
+  std::unique_ptr<EngineThread> engine_;
+};
+
+}  // namespace
+
+void bind_engine(py::module_& m) {
+  using release_gil = py::call_guard<py::gil_scoped_release>;
+  py::class_<PyBatchEngine>(m, "BatchEngine", "The core of llamaherd.BatchEngine.")
+      .def(py::init<const std::string&, const EngineConfig&, LoadProgress&, bool>(),
+           py::arg("path"), py::arg("config"), py::arg("progress"), py::arg("threaded"), R"pbdoc(
+Load a model and start its engine.
+
+Args:
+  path: GGUF file; of a split one, the first part.
+  config: Copied.
+  progress: Watched and cancelled from other threads while this runs.
+  threaded: False: no thread; the caller drives step().
+
+Raises:
+  ModelLoadError: The file or the context cannot be used.
+  InvalidRequestError: An option is out of range.
+
+Thread safety:
+  Releases the GIL while it loads.
+)pbdoc")
+      .def("submit", &PyBatchEngine::submit, py::arg("prompt"), py::arg("params"), R"pbdoc(
+Queue one prompt for generation and return at once.
+
+Args:
+  prompt: Token ids, shape (n_prompt,), integers in [0, n_vocab). Copied.
+  params: Copied.
+
+Returns:
+  Request id, unique for the life of this engine.
+
+Raises:
+  InvalidRequestError: A rule is broken; the message states it and the value.
+  TypeError: The ids are no integers.
+  EngineDeadError: The engine is closed or stopped.
+
+Thread safety:
+  Any thread. Does not wait for a step.
+)pbdoc")
+      .def(
+          "cancel", [](PyBatchEngine& self, RequestId id) { self.engine().cancel(id); },
+          py::arg("request_id"), release_gil(),
+          "Ask for a request's end; its last delta says how it ended. Any thread.")
+      .def(
+          "drain",
+          [](PyBatchEngine& self, double timeout_s) {
+            return self.engine().drain(std::min(timeout_s, kMaxDrainS));
+          },
+          py::arg("timeout_s"), release_gil(),
+          "All deltas since the last call, waiting up to timeout_s seconds (0.1 at most) for the "
+          "first. Any thread.")
+      .def(
+          "step", [](PyBatchEngine& self) { return self.engine().step(); }, release_gil(),
+          "Unthreaded engines: run one step. Returns whether there is more to do. Raises "
+          "EngineDeadError. One thread at a time.")
+      .def(
+          "close", [](PyBatchEngine& self) { self.engine().close(); }, release_gil(),
+          "End all requests as CANCELLED and stop. Idempotent. Any thread.")
+      .def(
+          "finished", [](PyBatchEngine& self) { return self.engine().finished(); }, release_gil(),
+          "True once closed or dead and every delta was drained. Any thread.")
+      .def(
+          "fatal_error", [](PyBatchEngine& self) { return self.engine().fatal_error(); },
+          release_gil(), "The first fatal error, or ''. Any thread.")
+      .def(
+          "metrics", [](PyBatchEngine& self) { return self.engine().metrics(); }, release_gil(),
+          "As of the last step. Any thread.")
+      .def("tokenize", &PyBatchEngine::tokenize, py::arg("text"), py::arg("add_special"),
+           py::arg("parse_special"), release_gil(), "Token ids of a text. Any thread.")
+      .def("detokenize", &PyBatchEngine::detokenize, py::arg("token_ids"), py::arg("special"),
+           "Text of token ids; bytes that are no UTF-8 become U+FFFD. Any thread.")
+      .def("apply_chat_template", &PyBatchEngine::apply_chat_template, py::arg("messages_json"),
+           py::arg("tools_json"), py::arg("add_generation_prompt"),
+           "The prompt text, and strings that end the answer. Any thread.")
+      .def("model_info", &PyBatchEngine::model_info, "Facts of the model and limits in force.");
+}
+
+}  // namespace llamaherd

@@ -1,0 +1,87 @@
+#include <pybind11/stl.h>
+
+#include "bindings.h"
+#include "llama/devices.h"
+#include "llama/llama_backend.h"
+#include "llama/llama_model.h"
+#include "llama/log_sink.h"
+#include "llama/quantize.h"
+
+#ifdef GGML_USE_RPC
+#include "ggml-rpc.h"
+#endif
+
+namespace py = pybind11;
+
+namespace llamaherd {
+namespace {
+
+int python_level(LogLevel level) {
+  switch (level) {
+    case LogLevel::kError:
+      return 40;
+    case LogLevel::kWarning:
+      return 30;
+    case LogLevel::kInfo:
+      return 20;
+    default:
+      return 10;
+  }
+}
+
+py::list drain_log() {
+  py::list lines;
+  for (const LogLine& line : log_sink::drain()) {
+    // What a broken model file makes llama.cpp print need not be UTF-8.
+    PyObject* text = PyUnicode_DecodeUTF8(line.text.data(),
+                                          static_cast<py::ssize_t>(line.text.size()), "replace");
+    lines.append(py::make_tuple(python_level(line.level),
+                                py::reinterpret_steal<py::str>(text)));
+  }
+  return lines;
+}
+
+}  // namespace
+
+void bind_llama(py::module_& m) {
+  m.def("drain_log", &drain_log,
+        "llama.cpp's log lines since the last call, as (logging level, text). Any thread.");
+  m.def("default_n_threads", &default_n_threads, "CPUs this process may run on.");
+  m.def("cpu_features", &cpu_features, "ggml's CPU features and switches that are on.");
+
+  py::class_<DeviceInfo>(m, "DeviceInfo", "A device that models can run on.")
+      .def_readonly("name", &DeviceInfo::name, "As EngineConfig.devices takes it.")
+      .def_readonly("description", &DeviceInfo::description)
+      .def_readonly("kind", &DeviceInfo::kind, "cpu, gpu, integrated_gpu or accelerator.")
+      .def_readonly("backend", &DeviceInfo::backend)
+      .def_readonly("memory_free", &DeviceInfo::memory_free, "Bytes.")
+      .def_readonly("memory_total", &DeviceInfo::memory_total, "Bytes.");
+  m.def("list_devices", &list_devices, "The devices found.");
+
+  m.def("quantization_types", &quantization_types, "Names that quantize() takes.");
+  m.def("quantize", &quantize, py::arg("source"), py::arg("target"), py::arg("type"),
+        py::arg("n_threads"), py::call_guard<py::gil_scoped_release>(),
+        "Write a GGUF file with its weights in another type. Raises ModelLoadError.");
+
+  py::class_<LoadProgress>(m, "LoadProgress", "Watches and cancels a load from another thread.")
+      .def(py::init<>())
+      .def_property_readonly(
+          "fraction", [](const LoadProgress& self) { return self.fraction.load(); },
+          "Of the weights, in [0, 1].")
+      .def("cancel", [](LoadProgress& self) { self.cancelled = true; },
+           "The load raises ModelLoadError soon.");
+
+#ifdef GGML_USE_RPC
+  m.def(
+      "serve_rpc",
+      [](const std::string& endpoint) {
+        init_llama();
+        ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+        ggml_backend_rpc_start_server(endpoint.c_str(), nullptr, default_n_threads(), 1, &cpu);
+      },
+      py::arg("endpoint"), py::call_guard<py::gil_scoped_release>(),
+      "Lend this machine's CPU to other processes as an RPC device. Returns only on failure.");
+#endif
+}
+
+}  // namespace llamaherd

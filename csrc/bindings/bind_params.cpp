@@ -1,0 +1,58 @@
+#include <pybind11/stl.h>
+
+#include "bindings.h"
+#include "params.h"
+
+namespace py = pybind11;
+
+namespace llamaherd {
+
+// Plain holders: llamaherd.SamplingParams and llamaherd.EngineConfig, which users see, fill one and
+// let validate() here judge it, so that each rule stands once.
+void bind_params(py::module_& m) {
+  py::class_<SamplingParams>(m, "SamplingParams", "The core's form of llamaherd.SamplingParams.")
+      .def(py::init<>())
+      .def_readwrite("max_tokens", &SamplingParams::max_tokens)
+      .def_readwrite("min_tokens", &SamplingParams::min_tokens)
+      .def_readwrite("temperature", &SamplingParams::temperature)
+      .def_readwrite("top_k", &SamplingParams::top_k)
+      .def_readwrite("top_p", &SamplingParams::top_p)
+      .def_readwrite("min_p", &SamplingParams::min_p)
+      .def_readwrite("typical_p", &SamplingParams::typical_p)
+      .def_readwrite("repetition_penalty", &SamplingParams::repetition_penalty)
+      .def_readwrite("frequency_penalty", &SamplingParams::frequency_penalty)
+      .def_readwrite("presence_penalty", &SamplingParams::presence_penalty)
+      .def_readwrite("logit_bias", &SamplingParams::logit_bias)
+      .def_readwrite("seed", &SamplingParams::seed)
+      .def_readwrite("ignore_eos", &SamplingParams::ignore_eos)
+      .def_readwrite("stop_token_ids", &SamplingParams::stop_token_ids)
+      .def_readwrite("stop", &SamplingParams::stop)
+      .def_readwrite("echo", &SamplingParams::echo)
+      .def("validate", [](const SamplingParams& self) { validate(self); },
+           "Raises InvalidRequestError if a value is out of range whatever the model.");
+
+  py::class_<EngineConfig>(m, "EngineConfig", "The core's form of llamaherd.EngineConfig.")
+      .def(py::init<>())
+      .def_readwrite("preset", &EngineConfig::preset)
+      .def_readwrite("n_ctx", &EngineConfig::n_ctx)
+      .def_readwrite("max_len", &EngineConfig::max_len)
+      .def_readwrite("max_seqs", &EngineConfig::max_seqs)
+      .def_readwrite("token_budget", &EngineConfig::token_budget)
+      .def_readwrite("n_threads", &EngineConfig::n_threads)
+      .def_readwrite("poll", &EngineConfig::poll)
+      .def_readwrite("n_gpu_layers", &EngineConfig::n_gpu_layers)
+      .def_readwrite("devices", &EngineConfig::devices)
+      .def_readwrite("tensor_split", &EngineConfig::tensor_split)
+      .def_readwrite("split_mode", &EngineConfig::split_mode)
+      .def_readwrite("main_gpu", &EngineConfig::main_gpu)
+      .def_readwrite("use_mmap", &EngineConfig::use_mmap)
+      .def_readwrite("use_mlock", &EngineConfig::use_mlock)
+      .def_readwrite("kv_type", &EngineConfig::kv_type)
+      .def_readwrite("chat_template", &EngineConfig::chat_template)
+      .def_readwrite("deterministic", &EngineConfig::deterministic)
+      .def_readwrite("warmup", &EngineConfig::warmup)
+      .def("validate", [](const EngineConfig& self) { validate(self); },
+           "Raises InvalidRequestError if a value is out of range whatever the model.");
+}
+
+}  // namespace llamaherd

@@ -1,0 +1,129 @@
+#include <pybind11/native_enum.h>
+#include <pybind11/stl.h>
+
+#include "bindings.h"
+#include "metrics.h"
+#include "types.h"
+
+namespace py = pybind11;
+
+namespace llamaherd {
+namespace {
+
+double ratio(double part, double whole) { return whole > 0 ? part / whole : 0.0; }
+
+double batch_utilisation(const Metrics& m) {
+  return ratio(static_cast<double>(m.n_decode_rows),
+               static_cast<double>(m.n_decode_calls) * m.n_seqs);
+}
+
+double time_per_token_s(const Metrics& m) {
+  return ratio(static_cast<double>(m.decode_ns) * 1e-9, static_cast<double>(m.n_decode_rows));
+}
+
+std::int64_t host_ns(const Metrics& m) {
+  return m.step_ns - m.decode_ns - m.prefill_ns - m.sample_ns;
+}
+
+/// The metrics by name, in the header's order, derived ones last.
+py::dict as_dict(const Metrics& m) {
+  py::dict d;
+#define LLAMAHERD_PUT(field) d[#field] = m.field
+  LLAMAHERD_PUT(n_steps);
+  LLAMAHERD_PUT(n_decode_calls);
+  LLAMAHERD_PUT(n_decode_rows);
+  LLAMAHERD_PUT(n_prefill_calls);
+  LLAMAHERD_PUT(n_prefill_rows);
+  LLAMAHERD_PUT(n_output_tokens);
+  LLAMAHERD_PUT(n_submitted);
+  LLAMAHERD_PUT(n_finished_stop);
+  LLAMAHERD_PUT(n_finished_length);
+  LLAMAHERD_PUT(n_finished_cancelled);
+  LLAMAHERD_PUT(n_finished_error);
+  LLAMAHERD_PUT(n_no_room);
+  LLAMAHERD_PUT(n_invalid_batch);
+  LLAMAHERD_PUT(n_aborted);
+  LLAMAHERD_PUT(n_failed);
+  LLAMAHERD_PUT(n_poisoned_rows);
+  LLAMAHERD_PUT(n_cache_rebuilds);
+  LLAMAHERD_PUT(n_sequences_dropped);
+  LLAMAHERD_PUT(step_ns);
+  LLAMAHERD_PUT(decode_ns);
+  LLAMAHERD_PUT(prefill_ns);
+  LLAMAHERD_PUT(sample_ns);
+  LLAMAHERD_PUT(n_running);
+  LLAMAHERD_PUT(n_waiting);
+  LLAMAHERD_PUT(n_seqs);
+  LLAMAHERD_PUT(n_cells);
+  LLAMAHERD_PUT(n_cells_used);
+  LLAMAHERD_PUT(n_cells_reserved);
+  LLAMAHERD_PUT(n_cells_used_max);
+#undef LLAMAHERD_PUT
+  d["host_ns"] = host_ns(m);
+  d["batch_utilisation"] = batch_utilisation(m);
+  d["time_per_token_s"] = time_per_token_s(m);
+  return d;
+}
+
+}  // namespace
+
+void bind_results(py::module_& m) {
+  py::native_enum<FinishReason>(m, "FinishReason", "enum.Enum", "How a request ended.")
+      .value("STOP", FinishReason::kStop,
+             "End-of-generation token, stop token or stop string.")
+      .value("LENGTH", FinishReason::kLength, "max_tokens or max_len reached.")
+      .value("CANCELLED", FinishReason::kCancelled, "By the caller, or the engine was closed.")
+      .value("ERROR", FinishReason::kError, "See the delta's or the result's error.")
+      .finalize();
+
+  py::class_<Timing>(m, "Timing",
+                     "Moments of a request's life: nanoseconds of the steady clock "
+                     "(time.monotonic_ns), 0 if not reached.")
+      .def_readonly("submit_ns", &Timing::submit_ns)
+      .def_readonly("start_ns", &Timing::start_ns, "First planned into a step.")
+      .def_readonly("first_token_ns", &Timing::first_token_ns)
+      .def_readonly("last_ns", &Timing::last_ns, "This delta was made.")
+      .def("__repr__", [](const Timing& t) {
+        return py::str("Timing(submit_ns={}, start_ns={}, first_token_ns={}, last_ns={})")
+            .format(t.submit_ns, t.start_ns, t.first_token_ns, t.last_ns);
+      });
+
+  py::class_<Delta>(m, "Delta",
+                    "What one request gained in one step. Read-only. Exactly one delta per "
+                    "request has a finish_reason, and it is the last.")
+      .def_readonly("request_id", &Delta::request_id)
+      .def_readonly("token_ids", &Delta::token_ids, "New output tokens, a list of int.")
+      .def_readonly("text", &Delta::text,
+                    "New text, always valid UTF-8. Lags token_ids while a character or a "
+                    "possible stop string is incomplete.")
+      .def_readonly("finish_reason", &Delta::finish_reason, "None until the last delta.")
+      .def_readonly("error", &Delta::error, "Set if finish_reason is ERROR, else empty.")
+      .def_readonly("n_prompt", &Delta::n_prompt, "Prompt tokens.")
+      .def_readonly("n_cached", &Delta::n_cached,
+                    "Prompt tokens that did not have to be computed.")
+      .def_readonly("n_completion", &Delta::n_completion, "Output tokens so far.")
+      .def_readonly("timing", &Delta::timing)
+      .def("__repr__", [](const Delta& d) {
+        return py::str("Delta(request_id={}, token_ids={}, text={!r}, finish_reason={})")
+            .format(d.request_id, d.token_ids, d.text, d.finish_reason);
+      });
+
+  py::class_<Metrics>(m, "Metrics",
+                      "An engine's counters (n_*: how often; *_ns: nanoseconds of the engine's "
+                      "thread) since it was made, and how it stands. Every key of as_dict() is an "
+                      "attribute.")
+      .def("as_dict", &as_dict, "All figures by name.")
+      .def("__getattr__",
+           [](const Metrics& self, const std::string& name) -> py::object {
+             const py::dict all = as_dict(self);
+             if (!all.contains(name)) {
+               throw py::attribute_error("Metrics has no figure '" + name + "'");
+             }
+             return all[name.c_str()];
+           })
+      .def("__repr__", [](const Metrics& self) {
+        return py::str("Metrics({})").format(as_dict(self));
+      });
+}
+
+}  // namespace llamaherd

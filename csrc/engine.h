@@ -1,0 +1,80 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "backend.h"
+#include "batch_builder.h"
+#include "invariants.h"
+#include "metrics.h"
+#include "sampler.h"
+#include "scheduler.h"
+#include "seq_pool.h"
+#include "step_guard.h"
+#include "token_table.h"
+
+namespace llamaherd {
+
+/// Runs many requests over one backend, step by step. Single-threaded: EngineThread gives it a
+/// thread, tests drive it directly.
+class Engine {
+ public:
+  /// `backend` and `table` must outlive the engine.
+  Engine(Backend& backend, const TokenTable& table, const Limits& limits, const Budget& budget);
+
+  /// `prompt` and `params` must be valid for `limits`; ids must grow from call to call.
+  void submit(RequestId id, std::vector<TokenId> prompt, const SamplingParams& params,
+              std::uint64_t seed, std::int64_t submit_ns);
+
+  /// Ends the request if it has not ended yet; its cells are free on return.
+  void cancel(RequestId id, std::vector<Delta>& out);
+
+  /// Runs one step and appends what requests gained. An exception is fatal: the engine's state is
+  /// then undefined but for finish_all().
+  void step(std::vector<Delta>& out);
+
+  /// Ends every request, waiting and running.
+  void finish_all(FinishReason reason, const std::string& error, std::vector<Delta>& out);
+
+  bool idle() const { return scheduler_.idle(); }
+  Metrics metrics() const;
+  Snapshot snapshot() const;
+
+ private:
+  enum class Outcome { kOk, kPoisoned, kNoRoom, kInvalidBatch, kAborted, kFailed };
+
+  void apply(const std::vector<KvOp>& ops);
+  bool execute(const CallPlan& call, std::vector<Delta>& out);
+  Outcome attempt(const CallPlan& call, std::vector<Delta>& out);
+  DecodeStatus decode(const CallPlan& call);
+  bool sample(const CallPlan& call);
+  void emit(const CallPlan& call, std::vector<Delta>& out);
+
+  bool bisect(const CallPlan& call, Outcome outcome, std::vector<Delta>& out);
+  void isolate_poison(const CallPlan& call, std::vector<Delta>& out);
+  Outcome run_alone(Request& request, std::vector<Delta>& out);
+  CallPlan replan(std::span<const PlannedRequest> items) const;
+  void rebuild_cache();
+
+  void end(Request& request, FinishReason reason, const std::string& error,
+           std::vector<Delta>& out);
+  void retire(Request& request);
+  void count_finish(FinishReason reason);
+
+  Backend& backend_;
+  const TokenTable& table_;
+  Limits limits_;
+  SeqPool pool_;
+  Scheduler scheduler_;
+  BatchBuilder builder_;
+  SamplerScratch scratch_;
+  std::vector<Staged> staged_;
+  std::string failure_;  // what the last failed decode said
+  Metrics metrics_;
+};
+
+/// Nanoseconds of the steady clock.
+std::int64_t now_ns();
+
+}  // namespace llamaherd

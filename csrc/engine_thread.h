@@ -1,0 +1,106 @@
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "backend.h"
+#include "engine.h"
+#include "params.h"
+#include "token_table.h"
+
+namespace llamaherd {
+
+/// An engine with a thread of its own, the only one that touches the backend. Requests go in
+/// through an inbox, deltas come out of an outbox; all public methods may be called from any
+/// thread, and only drain(), step() and close() wait.
+class EngineThread {
+ public:
+  enum class Mode {
+    kThreaded,
+    kStepped,  // no thread: the caller drives step(), one thread at a time
+  };
+
+  EngineThread(std::unique_ptr<Backend> backend, TokenTable table, const Limits& limits,
+               const Budget& budget, Mode mode);
+  ~EngineThread();  // closes
+  EngineThread(const EngineThread&) = delete;
+  EngineThread& operator=(const EngineThread&) = delete;
+
+  /// Throws InvalidRequestError or, once closed or dead, EngineDeadError.
+  RequestId submit(std::vector<TokenId> prompt, const SamplingParams& params);
+
+  /// Asks for the request's end; its last delta says how it ended. Unknown ids are ignored.
+  void cancel(RequestId id);
+
+  /// All deltas since the last call, waiting up to `timeout_s` seconds for the first.
+  std::vector<Delta> drain(double timeout_s);
+
+  /// Mode::kStepped: handles the inbox and runs one step. Returns whether there is more to do.
+  /// Throws EngineDeadError when the engine stopped or stops at a fatal error.
+  bool step();
+
+  /// Ends all requests with FinishReason::kCancelled and stops the thread. Idempotent. A decode
+  /// call under way is aborted where the backend can.
+  void close();
+
+  /// True once closed or dead and every delta was drained.
+  bool finished() const;
+
+  /// The first fatal error, or empty.
+  std::string fatal_error() const;
+
+  Metrics metrics() const;
+  const TokenTable& table() const { return table_; }
+  const Limits& limits() const { return limits_; }
+
+ private:
+  struct Submission {
+    RequestId id;
+    std::vector<TokenId> prompt;
+    SamplingParams params;
+    std::uint64_t seed;
+    std::int64_t submit_ns;
+  };
+  struct Inbox {
+    std::vector<Submission> submissions;
+    std::vector<RequestId> cancels;
+    bool empty() const { return submissions.empty() && cancels.empty(); }
+  };
+
+  void run();
+  void iterate(Inbox& inbox);
+  void publish(bool ended);
+  void stop(FinishReason reason, const std::string& error);
+  void require_alive() const;
+
+  std::unique_ptr<Backend> backend_;
+  const TokenTable table_;
+  const Limits limits_;
+  const Mode mode_;
+  Engine engine_;               // engine thread only
+  std::vector<Delta> deltas_;   // engine thread only
+
+  mutable std::mutex mutex_;  // guards all below
+  std::condition_variable inbox_filled_;
+  std::condition_variable outbox_filled_;
+  Inbox inbox_;
+  std::vector<Delta> outbox_;
+  Metrics metrics_;
+  RequestId next_id_ = 1;
+  std::mt19937_64 seeds_;
+  bool closing_ = false;
+  bool ended_ = false;  // no delta will be published any more
+  std::string fatal_error_;
+
+  std::mutex close_mutex_;  // one closer joins, others wait for it
+  std::thread thread_;
+};
+
+}  // namespace llamaherd

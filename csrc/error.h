@@ -1,0 +1,27 @@
+#pragma once
+
+#include <stdexcept>
+
+namespace llamaherd {
+
+/// Base of everything llamaherd throws at a caller.
+struct LlamaHerdError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// The caller's request breaks a rule; the message states the rule and the value.
+struct InvalidRequestError : LlamaHerdError {
+  using LlamaHerdError::LlamaHerdError;
+};
+
+/// The model file cannot be used; the message says why.
+struct ModelLoadError : LlamaHerdError {
+  using LlamaHerdError::LlamaHerdError;
+};
+
+/// The engine is closed or stopped after a fatal error; the message holds the first cause.
+struct EngineDeadError : LlamaHerdError {
+  using LlamaHerdError::LlamaHerdError;
+};
+
+}  // namespace llamaherd

@@ -1,0 +1,148 @@
+#include "llama_backend.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <map>
+#include <stdexcept>
+#include <thread>
+
+#include "error.h"
+#include "log_sink.h"
+
+namespace llamaherd {
+namespace {
+
+// A larger ubatch gains little on any device and costs compute buffers in proportion.
+constexpr std::int32_t kMaxUbatch = 512;
+
+// Without n_ctx from the caller: room for every sequence to be of middling length, and for one to
+// use a middling context in full.
+constexpr std::int32_t kDefaultCellsPerSeq = 1024;
+constexpr std::int32_t kDefaultCells = 8192;
+
+ggml_type kv_type_of(const std::string& name) {
+  static const std::map<std::string, ggml_type> types = {
+      {"f32", GGML_TYPE_F32},   {"f16", GGML_TYPE_F16},   {"bf16", GGML_TYPE_BF16},
+      {"q8_0", GGML_TYPE_Q8_0}, {"q5_1", GGML_TYPE_Q5_1}, {"q5_0", GGML_TYPE_Q5_0},
+      {"q4_1", GGML_TYPE_Q4_1}, {"q4_0", GGML_TYPE_Q4_0}, {"iq4_nl", GGML_TYPE_IQ4_NL}};
+  return types.at(name);
+}
+
+std::int32_t resolve_n_ctx(const EngineConfig& config, std::int32_t max_seqs,
+                           std::int32_t n_ctx_train) {
+  if (config.n_ctx) return *config.n_ctx;
+  return std::max(std::min(n_ctx_train, kDefaultCells), max_seqs * kDefaultCellsPerSeq);
+}
+
+}  // namespace
+
+std::int32_t default_n_threads() {
+#ifdef __linux__
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
+#endif
+  return std::max(1, static_cast<std::int32_t>(std::thread::hardware_concurrency()));
+}
+
+LlamaBackend::LlamaBackend(std::shared_ptr<const LlamaModel> model, const EngineConfig& config)
+    : model_(std::move(model)),
+      threads_(config.n_threads.value_or(default_n_threads()), config.poll, config.deterministic) {
+  const Preset preset = resolve_preset(config);
+  info_.n_vocab = llama_vocab_n_tokens(model_->vocab());
+  info_.n_ctx_train = llama_model_n_ctx_train(model_->get());
+  info_.n_ctx = resolve_n_ctx(config, preset.max_seqs, info_.n_ctx_train);
+  info_.n_seqs = preset.max_seqs;
+  info_.n_batch = std::max(preset.token_budget, preset.max_seqs);
+  info_.partial_removal =
+      !llama_model_is_recurrent(model_->get()) && !llama_model_is_hybrid(model_->get());
+  info_.split_prefill = !model_->on_gpu();
+
+  llama_context_params params = llama_context_default_params();
+  params.n_ctx = info_.n_ctx;
+  params.n_batch = info_.n_batch;
+  params.n_ubatch = std::min(info_.n_batch, kMaxUbatch);
+  params.n_seq_max = info_.n_seqs;
+  params.n_outputs_max = info_.n_seqs;
+  params.n_threads = params.n_threads_batch = threads_.n_threads();
+  params.type_k = params.type_v = kv_type_of(config.kv_type);
+  params.kv_unified = true;
+  params.swa_full = true;
+  params.no_perf = true;
+  params.abort_callback = [](void* flag) {
+    return static_cast<std::atomic<bool>*>(flag)->load(std::memory_order_relaxed);
+  };
+  params.abort_callback_data = &abort_;
+
+  const log_sink::ErrorCapture errors;
+  try {
+    context_.reset(llama_init_from_model(model_->get(), params));
+  } catch (const std::exception& error) {
+    throw ModelLoadError(std::string("cannot make a context: ") + error.what());
+  }
+  if (!context_) {
+    throw ModelLoadError("cannot make a context of n_ctx " + std::to_string(info_.n_ctx) + ": " +
+                         errors.text());
+  }
+  llama_attach_threadpool(context_.get(), threads_.get(), threads_.get());
+  batch_.reset(llama_batch_ext_init(context_.get()));
+}
+
+LlamaBackend::~LlamaBackend() { llama_detach_threadpool(context_.get()); }
+
+bool LlamaBackend::apply(const KvOp& op) {
+  llama_memory_t memory = llama_get_memory(context_.get());
+  if (op.kind == KvOp::Kind::kCopy) {
+    llama_memory_seq_cp(memory, op.seq, op.dst, op.begin, op.end);
+    return true;
+  }
+  return llama_memory_seq_rm(memory, op.seq, op.begin, op.end);
+}
+
+/// Checks what llama.cpp would abort the process for, and lays the rows out.
+bool LlamaBackend::fill(const BatchView& batch) {
+  const auto n_rows = static_cast<std::int32_t>(batch.tokens.size());
+  const auto n_outputs = std::count(batch.wants_logits.begin(), batch.wants_logits.end(), 1);
+  if (n_rows == 0 || n_rows > info_.n_batch || n_outputs > info_.n_seqs) return false;
+  llama_batch_ext_clear(batch_.get());
+  for (std::int32_t row = 0; row < n_rows; ++row) {
+    if (llama_batch_ext_add_token(batch_.get(), batch.seqs[row], batch.tokens[row]) != row) {
+      return false;
+    }
+    llama_batch_ext_set_pos(batch_.get(), row, &batch.positions[row]);
+    llama_batch_ext_set_output_logits(batch_.get(), row, batch.wants_logits[row] != 0);
+  }
+  return true;
+}
+
+DecodeStatus LlamaBackend::decode(const BatchView& batch) {
+  if (!fill(batch)) return DecodeStatus::kInvalidBatch;
+  const std::int32_t status =
+      llama_process(context_.get(), LLAMA_PROCESS_TYPE_DECODE, batch_.get());
+  switch (status) {
+    case 0:
+      return DecodeStatus::kOk;
+    case 1:
+      return DecodeStatus::kNoRoom;
+    case 2:
+      return DecodeStatus::kAborted;
+    case -1:
+      return DecodeStatus::kInvalidBatch;
+    default:
+      throw std::runtime_error("llama_process returned " + std::to_string(status));
+  }
+}
+
+std::span<float> LlamaBackend::logits(std::int32_t row) {
+  float* logits = llama_get_logits_ith(context_.get(), row);
+  if (!logits) throw std::logic_error("no logits for batch row " + std::to_string(row));
+  return {logits, static_cast<std::size_t>(info_.n_vocab)};
+}
+
+Pos LlamaBackend::length(SeqId seq) const {
+  return llama_memory_seq_pos_max(llama_get_memory(context_.get()), seq) + 1;
+}
+
+void LlamaBackend::clear() { llama_memory_clear(llama_get_memory(context_.get()), true); }
+
+}  // namespace llamaherd

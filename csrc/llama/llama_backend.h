@@ -1,0 +1,50 @@
+#pragma once
+
+#include <atomic>
+#include <memory>
+
+#include "backend.h"
+#include "llama.h"
+#include "llama_model.h"
+#include "params.h"
+#include "thread_pool.h"
+
+namespace llamaherd {
+
+/// A llama_context as a Backend.
+class LlamaBackend final : public Backend {
+ public:
+  /// `config` must be valid. Throws ModelLoadError if the context cannot be made.
+  LlamaBackend(std::shared_ptr<const LlamaModel> model, const EngineConfig& config);
+  ~LlamaBackend() override;
+
+  const BackendInfo& info() const override { return info_; }
+  bool apply(const KvOp& op) override;
+  DecodeStatus decode(const BatchView& batch) override;
+  std::span<float> logits(std::int32_t row) override;
+  Pos length(SeqId seq) const override;
+  void clear() override;
+  void abort(bool set) override { abort_ = set; }
+
+ private:
+  bool fill(const BatchView& batch);
+
+  struct FreeContext {
+    void operator()(llama_context* context) const { llama_free(context); }
+  };
+  struct FreeBatch {
+    void operator()(llama_batch_ext* batch) const { llama_batch_ext_free(batch); }
+  };
+
+  std::shared_ptr<const LlamaModel> model_;
+  BackendInfo info_;
+  std::atomic<bool> abort_ = false;
+  ThreadPool threads_;  // outlives the context that is attached to it
+  std::unique_ptr<llama_context, FreeContext> context_;
+  std::unique_ptr<llama_batch_ext, FreeBatch> batch_;
+};
+
+/// Physical cores this process may run on, at least 1.
+std::int32_t default_n_threads();
+
+}  // namespace llamaherd

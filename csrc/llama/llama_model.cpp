@@ -1,0 +1,205 @@
+#include "llama_model.h"
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+
+#include "devices.h"
+#include "error.h"
+#include "fit.h"
+#include "log_sink.h"
+
+namespace llamaherd {
+namespace {
+
+// Left free on each device for what llama.cpp's estimate does not know of.
+constexpr std::size_t kDeviceMargin = std::size_t{1} << 30;
+
+void check_file(const std::string& path) {
+  std::error_code error;
+  const auto status = std::filesystem::status(path, error);
+  if (!std::filesystem::exists(status)) throw ModelLoadError("no such file: " + path);
+  if (std::filesystem::is_directory(status)) throw ModelLoadError(path + " is a folder");
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw ModelLoadError("cannot open " + path + ": " + std::strerror(errno));
+  std::array<char, 4> magic{};
+  file.read(magic.data(), magic.size());
+  if (file.gcount() < 4 || std::memcmp(magic.data(), "GGUF", 4) != 0) {
+    throw ModelLoadError(path + " is not a GGUF file: it does not begin with 'GGUF'");
+  }
+}
+
+llama_split_mode split_mode_of(const std::string& name) {
+  if (name == "none") return LLAMA_SPLIT_MODE_NONE;
+  return name == "row" ? LLAMA_SPLIT_MODE_ROW : LLAMA_SPLIT_MODE_LAYER;
+}
+
+llama_load_mode load_mode_of(const EngineConfig& config) {
+  if (config.use_mmap) return config.use_mlock ? LLAMA_LOAD_MODE_MMAP_MLOCK : LLAMA_LOAD_MODE_MMAP;
+  return config.use_mlock ? LLAMA_LOAD_MODE_MLOCK : LLAMA_LOAD_MODE_NONE;
+}
+
+/// llama.cpp's parameters and the arrays they point into.
+struct LoadParams {
+  llama_model_params params = llama_model_default_params();
+  std::vector<ggml_backend_dev_t> devices;
+  std::vector<float> tensor_split;
+  std::vector<llama_model_tensor_buft_override> overrides;
+
+  LoadParams(const std::string& path, const EngineConfig& config) {
+    if (!config.devices.empty()) {
+      for (ggml_backend_dev_t device : find_devices(config.devices)) {
+        if (ggml_backend_dev_type(device) != GGML_BACKEND_DEVICE_TYPE_CPU) devices.push_back(device);
+      }
+      devices.push_back(nullptr);
+      params.devices = devices.data();
+    }
+    params.split_mode = split_mode_of(config.split_mode);
+    params.load_mode = load_mode_of(config);
+    params.main_gpu = config.main_gpu;
+    params.n_gpu_layers = config.n_gpu_layers;
+    params.use_extra_bufts = !config.deterministic;
+    tensor_split = config.tensor_split;
+    tensor_split.resize(llama_max_devices(), 0.0f);
+    if (!config.tensor_split.empty()) {
+      params.tensor_split = tensor_split.data();
+    } else if (config.n_gpu_layers < 0 && has_gpu(config.devices)) {
+      fit(path, config);
+    }
+  }
+
+ private:
+  /// Offloads as many layers as the devices' free memory holds.
+  void fit(const std::string& path, const EngineConfig& config) {
+    llama_context_params context = llama_context_default_params();
+    if (config.n_ctx) context.n_ctx = *config.n_ctx;
+    overrides.resize(llama_max_tensor_buft_overrides());
+    std::vector<std::size_t> margins(llama_max_devices(), kDeviceMargin);
+    common_fit_params(path.c_str(), &params, &context, tensor_split.data(), overrides.data(),
+                      margins.data(), context.n_ctx, nullptr, GGML_LOG_LEVEL_ERROR);
+    log_sink::install();  // the call above replaces the log callback
+  }
+};
+
+}  // namespace
+
+LlamaModel::LlamaModel(const std::string& path, const EngineConfig& config,
+                       LoadProgress& progress) {
+  init_llama();
+  check_file(path);
+  on_gpu_ = config.n_gpu_layers != 0 && has_gpu(config.devices);
+  if (config.deterministic && on_gpu_) {
+    throw InvalidRequestError("deterministic=True computes on the CPU; set n_gpu_layers=0");
+  }
+  LoadParams load(path, config);
+  load.params.progress_callback_user_data = &progress;
+  load.params.progress_callback = [](float fraction, void* data) {
+    auto& progress = *static_cast<LoadProgress*>(data);
+    progress.fraction = fraction;
+    return !progress.cancelled;
+  };
+
+  const log_sink::ErrorCapture errors;
+  try {
+    model_.reset(llama_model_load_from_file(path.c_str(), load.params));
+  } catch (const std::exception& error) {
+    throw ModelLoadError("cannot load " + path + ": " + error.what());
+  }
+  if (progress.cancelled) throw ModelLoadError("loading " + path + " was cancelled");
+  if (!model_) throw ModelLoadError("cannot load " + path + ": " + errors.text());
+  if (llama_model_has_encoder(model_.get()) || !llama_model_has_decoder(model_.get())) {
+    throw ModelLoadError(path + " has an encoder; only decoder models can generate here");
+  }
+  if (llama_vocab_type(vocab()) == LLAMA_VOCAB_TYPE_NONE) {
+    throw ModelLoadError(path + " has no vocabulary");
+  }
+}
+
+TokenTable LlamaModel::make_token_table() const {
+  TokenTable table;
+  std::string piece;
+  for (TokenId token = 0; token < llama_vocab_n_tokens(vocab()); ++token) {
+    piece.resize(64);
+    std::int32_t n = llama_token_to_piece(vocab(), token, piece.data(),
+                                          static_cast<std::int32_t>(piece.size()), 0, false);
+    if (n < 0) {
+      piece.resize(-n);
+      n = llama_token_to_piece(vocab(), token, piece.data(), -n, 0, false);
+    }
+    piece.resize(n);
+    table.add(piece, llama_vocab_is_eog(vocab(), token));
+  }
+  return table;
+}
+
+std::vector<TokenId> LlamaModel::tokenize(const std::string& text, bool add_special,
+                                          bool parse_special) const {
+  if (text.size() > std::numeric_limits<std::int32_t>::max() / 2) {
+    throw InvalidRequestError("a text may have at most 2^30 bytes; got " +
+                              std::to_string(text.size()));
+  }
+  const auto n_text = static_cast<std::int32_t>(text.size());
+  std::vector<TokenId> tokens(text.size() / 3 + 16);
+  const auto run = [&] {
+    return llama_tokenize(vocab(), text.data(), n_text, tokens.data(),
+                          static_cast<std::int32_t>(tokens.size()), add_special, parse_special);
+  };
+  std::int32_t n = run();
+  if (n < 0) {
+    tokens.resize(-n);
+    n = run();
+  }
+  tokens.resize(n);
+  return tokens;
+}
+
+std::string LlamaModel::detokenize(const std::vector<TokenId>& tokens, bool special) const {
+  std::string text(tokens.size() * 4 + 16, '\0');
+  const auto run = [&] {
+    return llama_detokenize(vocab(), tokens.data(), static_cast<std::int32_t>(tokens.size()),
+                            text.data(), static_cast<std::int32_t>(text.size()), false, special);
+  };
+  std::int32_t n = run();
+  if (n < 0) {
+    text.resize(-n);
+    n = run();
+  }
+  text.resize(n);
+  return text;
+}
+
+std::vector<std::pair<std::string, std::string>> LlamaModel::metadata() const {
+  std::vector<std::pair<std::string, std::string>> pairs;
+  const auto read = [&](auto&& get, std::int32_t i) {
+    std::string value(256, '\0');
+    const std::int32_t n = get(model_.get(), i, value.data(), value.size());
+    if (n >= static_cast<std::int32_t>(value.size())) {
+      value.resize(n + 1);
+      get(model_.get(), i, value.data(), value.size());
+    }
+    value.resize(std::max(n, 0));
+    return value;
+  };
+  for (std::int32_t i = 0; i < llama_model_meta_count(model_.get()); ++i) {
+    pairs.emplace_back(read(llama_model_meta_key_by_index, i),
+                       read(llama_model_meta_val_str_by_index, i));
+  }
+  return pairs;
+}
+
+std::string LlamaModel::description() const {
+  std::array<char, 256> buffer{};
+  llama_model_desc(model_.get(), buffer.data(), buffer.size());
+  return buffer.data();
+}
+
+std::string LlamaModel::memory_kind() const {
+  if (llama_model_is_hybrid(model_.get())) return "hybrid";
+  if (llama_model_is_recurrent(model_.get())) return "recurrent";
+  return llama_model_n_swa(model_.get()) > 0 ? "sliding_window" : "plain";
+}
+
+}  // namespace llamaherd

@@ -1,0 +1,112 @@
+// The part of Engine that runs when a call did not go well.
+
+#include <vector>
+
+#include "engine.h"
+
+namespace llamaherd {
+namespace {
+
+// A request may fail alone this often before it ends with an error.
+constexpr int kMaxStrikes = 2;
+
+}  // namespace
+
+/// Runs a call and deals with its failure. Returns false if the rest of the step's plan no longer
+/// fits the state and must be planned anew.
+bool Engine::execute(const CallPlan& call, std::vector<Delta>& out) {
+  if (call.items.empty()) return true;
+  const Outcome outcome = attempt(call, out);
+  switch (outcome) {
+    case Outcome::kOk:
+      return true;
+    case Outcome::kAborted:
+      return false;  // all undone; the next step runs it again, without those cancelled meanwhile
+    case Outcome::kPoisoned:
+      isolate_poison(call, out);
+      return false;
+    default:
+      return bisect(call, outcome, out);
+  }
+}
+
+/// Runs the parts of a failed call until only requests that fail alone are left; those end.
+bool Engine::bisect(const CallPlan& call, Outcome outcome, std::vector<Delta>& out) {
+  const std::span<const PlannedRequest> items(call.items);
+  if (items.size() == 1) {
+    Request& request = *items[0].request;
+    // Validation has no luck: refused alone is refused for ever.
+    const bool hopeless = outcome == Outcome::kInvalidBatch;
+    if (hopeless || ++request.n_strikes >= kMaxStrikes) {
+      end(request, FinishReason::kError, failure_, out);
+      return true;
+    }
+    return execute(replan(items), out);
+  }
+  const std::size_t n_part = outcome == Outcome::kInvalidBatch ? 1 : (items.size() + 1) / 2;
+  for (std::size_t i = 0; i < items.size(); i += n_part) {
+    const CallPlan part = replan(items.subspan(i, std::min(n_part, items.size() - i)));
+    if (!execute(part, out)) return false;
+  }
+  return true;
+}
+
+/// The same requests from where they stand now: a sequence that had to be dropped starts over.
+/// Leaves out those that no longer fit one call; the next step plans them.
+CallPlan Engine::replan(std::span<const PlannedRequest> items) const {
+  CallPlan call;
+  for (const PlannedRequest& item : items) {
+    const Pos begin = item.request->kv_len();
+    const Pos end = std::min(item.end, begin + backend_.info().n_batch - call.n_rows);
+    if (begin >= end) continue;
+    call.add(item.request, item.seq, begin, end, end == item.request->n_tokens());
+  }
+  return call;
+}
+
+/// A NaN may have come from the request's own values or, through cells it only shares a tile with,
+/// from a neighbour's; and it may stand in the cache for others to meet. So: one poisoned request
+/// is first tried again alone, as it stands. If that does not help, or there are several, the cache
+/// is cleared with its data and each of them runs alone in the clean one. Who is poisoned even
+/// there is the source and ends; the others' caches are rebuilt from their tokens by the next steps.
+void Engine::isolate_poison(const CallPlan& call, std::vector<Delta>& out) {
+  std::vector<Request*> suspects;
+  for (std::size_t i = 0; i < call.items.size(); ++i) {
+    if (staged_[i].poisoned) suspects.push_back(call.items[i].request);
+  }
+  if (suspects.size() == 1) {
+    const Outcome outcome = run_alone(*suspects[0], out);
+    if (outcome == Outcome::kOk || outcome == Outcome::kAborted) return;
+  }
+  rebuild_cache();
+  for (Request* suspect : suspects) {
+    const Outcome outcome = run_alone(*suspect, out);
+    if (outcome == Outcome::kOk) continue;
+    if (outcome == Outcome::kAborted) return;
+    const bool poisoned = outcome == Outcome::kPoisoned;
+    end(*suspect, FinishReason::kError,
+        poisoned ? "its logits are not finite, computed alone as well" : failure_, out);
+    if (poisoned) rebuild_cache();
+  }
+}
+
+/// Runs one request until it gained a token. It may be gone when this returns kOk.
+Engine::Outcome Engine::run_alone(Request& request, std::vector<Delta>& out) {
+  for (;;) {
+    const PlannedRequest all{&request, request.seq(), request.kv_len(), request.n_tokens()};
+    const CallPlan call = replan({&all, 1});
+    const Outcome outcome = attempt(call, out);
+    if (outcome != Outcome::kOk || call.items[0].logits_row >= 0) return outcome;
+  }
+}
+
+void Engine::rebuild_cache() {
+  ++metrics_.n_cache_rebuilds;
+  backend_.clear();
+  for (const auto& request : scheduler_.running()) {
+    request->forget_kv();
+    pool_.set_length(request->seq(), 0);
+  }
+}
+
+}  // namespace llamaherd

@@ -1,0 +1,84 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "params.h"
+#include "sampler.h"
+#include "text_stream.h"
+#include "token_table.h"
+#include "types.h"
+
+namespace llamaherd {
+
+/// One request's cursors and state. The token axis, with 0 <= kv_len <= n_tokens:
+///
+///   [0, n_prompt)          the prompt
+///   [n_prompt, n_tokens)   output
+///   [0, kv_len)            in the KV cache, committed
+///   [kv_len, n_tokens)     pending: to be run; decoding means that exactly one is
+class Request {
+ public:
+  enum class State { kWaiting, kRunning, kFinished };
+
+  /// Prompt and parameters must be valid. A max_tokens beyond what fits is cut to it.
+  Request(RequestId id, std::vector<TokenId> prompt, const SamplingParams& params,
+          std::uint64_t seed, const Limits& limits, const TokenTable& table,
+          std::int64_t submit_ns);
+
+  RequestId id() const { return id_; }
+  State state() const { return state_; }
+  SeqId seq() const { return seq_; }
+  Pos n_prompt() const { return n_prompt_; }
+  Pos n_tokens() const { return static_cast<Pos>(tokens_.size()); }
+  Pos n_output() const { return n_tokens() - n_prompt_; }
+  Pos kv_len() const { return kv_len_; }
+  Pos n_pending() const { return n_tokens() - kv_len_; }
+  std::span<const TokenId> tokens() const { return tokens_; }
+  const Sampler& sampler() const { return sampler_; }
+
+  /// Cells this request can come to hold: all its tokens but the last output, which is never run.
+  std::int32_t n_cells_needed() const { return n_prompt_ + max_tokens_ - 1; }
+
+  void start(SeqId seq, std::int64_t now_ns);
+
+  /// Tokens up to `kv_len` are in the cache; `sampled`, if not null, is the next output token.
+  void commit_step(Pos kv_len, const TokenId* sampled) noexcept;
+
+  /// After the cache lost this sequence: all of it is pending again.
+  void forget_kv() noexcept { kv_len_ = 0; }
+
+  /// Failures this request met alone, or together with the whole cache.
+  int n_strikes = 0;
+
+  /// What commit_step() gained since the last call, with a finish reason if the last token, the
+  /// text or max_tokens ends the request.
+  Delta take_delta(const TokenTable& table, std::int64_t now_ns);
+
+  /// A last delta without new tokens. Text held back is given out.
+  Delta finish(FinishReason reason, std::string error, std::int64_t now_ns);
+
+ private:
+  Delta make_delta(std::int64_t now_ns);
+  bool is_stop_token(TokenId token, const TokenTable& table) const;
+
+  RequestId id_;
+  State state_ = State::kWaiting;
+  SeqId seq_ = kNoSeq;
+  std::vector<TokenId> tokens_;
+  Pos n_prompt_;
+  Pos kv_len_ = 0;
+  Pos n_shown_ = 0;  // output tokens handed out in deltas
+  std::int32_t max_tokens_;
+  std::int32_t min_tokens_;
+  bool ignore_eos_;
+  bool echo_pending_;
+  std::vector<TokenId> stop_token_ids_;
+  Sampler sampler_;
+  TextStream text_;
+  Timing timing_;
+};
+
+}  // namespace llamaherd

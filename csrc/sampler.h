@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "params.h"
+#include "token_table.h"
+#include "types.h"
+
+namespace llamaherd {
+
+/// Buffers a sampler works in. One per thread that samples; no state passes through it.
+struct SamplerScratch {
+  struct Candidate {
+    TokenId token;
+    float logit;
+    float weight;  // exp(logit - max); unnormalised probability at temperature 1
+  };
+  std::vector<float> block_max;
+  std::vector<float> block_sums;
+  std::vector<float> thresholds;
+  std::vector<Candidate> candidates;
+};
+
+/// Chooses one request's tokens. The order of the steps is llama.cpp's: penalties and biases,
+/// top_k, typical_p, top_p, min_p, then temperature.
+///
+/// The random number of output token i is a function of (seed, i) alone, so a token sampled again
+/// after a failed step is the same token, and a request's output does not depend on its batch.
+class Sampler {
+ public:
+  /// `params` must be valid. `n_max` bounds the calls of accept().
+  Sampler(const SamplingParams& params, std::uint64_t seed, const TokenTable& table,
+          std::span<const TokenId> prompt, std::int32_t n_max);
+
+  /// The next token, or nullopt if the row has a NaN, +inf or nothing but -inf. Overwrites parts
+  /// of `logits`. Changes no state.
+  std::optional<TokenId> sample(std::span<float> logits, SamplerScratch& scratch) const;
+
+  /// Records the token as output.
+  void accept(TokenId token) noexcept;
+
+ private:
+  struct Seen {
+    TokenId token;
+    std::int32_t n_output;
+  };
+
+  void edit(std::span<float> logits) const;
+  TokenId draw_from_all(std::span<const float> logits, float max, double uniform,
+                        SamplerScratch& scratch) const;
+
+  SamplingParams params_;
+  std::uint64_t seed_;
+  bool has_penalties_;
+  std::int32_t n_accepted_ = 0;
+  std::vector<Seen> seen_;            // distinct tokens of prompt and output, if penalties are on
+  std::vector<TokenId> banned_always_;
+  std::vector<TokenId> banned_early_;  // until min_tokens are out
+};
+
+}  // namespace llamaherd

@@ -1,0 +1,72 @@
+#pragma once
+
+#include <optional>
+#include <span>
+
+#include "backend.h"
+#include "request.h"
+#include "seq_pool.h"
+#include "step_plan.h"
+
+namespace llamaherd {
+
+/// What sampling made of one planned request.
+struct Staged {
+  std::optional<TokenId> token;  // none if no logits were wanted
+  bool poisoned = false;         // its logits row had a NaN or inf
+};
+
+/// Undoes one call's own writes unless they are committed: rows beyond each request's committed
+/// length leave the cache. Afterwards, for each request of the call, the length in the backend, in
+/// the pool and committed are the same. Random numbers need no undoing: see Sampler.
+class StepGuard {
+ public:
+  StepGuard(const CallPlan& call, Backend& backend, SeqPool& pool)
+      : call_(call), backend_(backend), pool_(pool) {}
+  StepGuard(const StepGuard&) = delete;
+  StepGuard& operator=(const StepGuard&) = delete;
+
+  ~StepGuard() {
+    if (committed_) return;
+    for (const PlannedRequest& item : call_.items) undo(item);
+  }
+
+  /// `staged` stands beside the call's items. Poisoned ones are undone, the others committed.
+  void commit(std::span<const Staged> staged) noexcept {
+    committed_ = true;
+    for (std::size_t i = 0; i < staged.size(); ++i) {
+      const PlannedRequest& item = call_.items[i];
+      if (staged[i].poisoned) {
+        undo(item);
+        continue;
+      }
+      item.request->commit_step(item.end, staged[i].token ? &*staged[i].token : nullptr);
+      pool_.set_length(item.seq, item.end);
+    }
+  }
+
+  /// Sequences that were dropped whole, because their memory cannot be trimmed.
+  int n_dropped() const { return n_dropped_; }
+
+  void undo_all() noexcept {
+    committed_ = true;
+    for (const PlannedRequest& item : call_.items) undo(item);
+  }
+
+ private:
+  void undo(const PlannedRequest& item) noexcept {
+    if (backend_.apply({KvOp::Kind::kRemove, item.seq, item.begin, -1})) return;
+    backend_.apply({KvOp::Kind::kRemove, item.seq, 0, -1});
+    pool_.set_length(item.seq, 0);
+    item.request->forget_kv();
+    ++n_dropped_;
+  }
+
+  const CallPlan& call_;
+  Backend& backend_;
+  SeqPool& pool_;
+  bool committed_ = false;
+  int n_dropped_ = 0;
+};
+
+}  // namespace llamaherd

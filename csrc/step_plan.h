@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "backend.h"
+#include "types.h"
+
+namespace llamaherd {
+
+class Request;
+
+/// What one request runs in one call: its tokens [begin, end), which are also their positions.
+struct PlannedRequest {
+  Request* request = nullptr;
+  SeqId seq = kNoSeq;
+  Pos begin = 0;
+  Pos end = 0;
+  std::int32_t first_row = 0;
+  std::int32_t logits_row = -1;  // the row of token end - 1 if it is the last known one, or -1
+};
+
+/// One decode call: the unit that is committed or undone.
+struct CallPlan {
+  std::vector<PlannedRequest> items;
+  std::int32_t n_rows = 0;
+  bool is_prefill = false;
+
+  void add(Request* request, SeqId seq, Pos begin, Pos end, bool wants_logits) {
+    const std::int32_t logits_row = wants_logits ? n_rows + (end - begin) - 1 : -1;
+    items.push_back({request, seq, begin, end, n_rows, logits_row});
+    n_rows += end - begin;
+  }
+  void clear() {
+    items.clear();
+    n_rows = 0;
+  }
+};
+
+/// What the next step will do. A value: planning changes nothing but the queues.
+struct StepPlan {
+  std::vector<KvOp> kv_ops;  // applied in this order before the calls
+  CallPlan decode;           // with split prefill off, prefill rows stand here too, behind
+  CallPlan prefill;
+
+  void clear() {
+    kv_ops.clear();
+    decode.clear();
+    prefill.clear();
+  }
+  bool empty() const { return decode.items.empty() && prefill.items.empty(); }
+};
+
+}  // namespace llamaherd

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace llamaherd {
+
+using TokenId = std::int32_t;
+using Pos = std::int32_t;
+/// A sequence id of the KV cache: a scarce, reused number, unlike a RequestId.
+using SeqId = std::int32_t;
+/// Unique for the life of an engine, never reused.
+using RequestId = std::uint64_t;
+
+inline constexpr SeqId kNoSeq = -1;
+
+enum class FinishReason {
+  kStop,       // end-of-generation token, stop token or stop string
+  kLength,     // max_tokens or the context's end
+  kCancelled,  // by the caller, or because the engine was closed
+  kError,      // see Delta::error
+};
+
+/// Moments of one request's life in nanoseconds of the steady clock; 0 = not reached.
+struct Timing {
+  std::int64_t submit_ns = 0;
+  std::int64_t start_ns = 0;        // admitted: first planned into a step
+  std::int64_t first_token_ns = 0;  // first output token committed
+  std::int64_t last_ns = 0;         // this delta made
+};
+
+/// What one request gained in one step. Exactly one delta per request has a finish_reason, and it
+/// is the last.
+struct Delta {
+  RequestId request_id = 0;
+  std::vector<TokenId> token_ids;
+  std::string text;  // always valid UTF-8; lags token_ids while a character or stop string is open
+  std::optional<FinishReason> finish_reason;
+  std::string error;      // set if finish_reason is kError
+  std::int32_t n_prompt = 0;      // prompt tokens
+  std::int32_t n_cached = 0;      // of these, not computed by this request
+  std::int32_t n_completion = 0;  // output tokens so far, this delta's included
+  Timing timing;
+};
+
+}  // namespace llamaherd

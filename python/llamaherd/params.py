@@ -1,0 +1,161 @@
+"""What a caller may set: sampling of one request, set-up of one engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from llamaherd import _core
+
+
+def _fill(core: Any, options: Any) -> None:
+    """Copies a dataclass's fields to the core's holder of the same names and validates them."""
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if value is None:
+            continue
+        if isinstance(value, Mapping):
+            value = list(value.items())
+        elif isinstance(value, tuple):
+            value = list(value)
+        try:
+            setattr(core, field.name, value)
+        except UnicodeEncodeError as error:
+            raise _core.InvalidRequestError(
+                f"{field.name} holds a character that is not valid Unicode: {error.reason}"
+            ) from None
+        except TypeError:
+            raise TypeError(f"{field.name} must be {field.type}; got {value!r}") from None
+    core.validate()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """How the tokens of one request are chosen, and when it stops.
+
+    The defaults are the OpenAI API's: the model's own distribution, unchanged. The steps are taken
+    in llama.cpp's order: penalties and biases, top_k, typical_p, top_p, min_p, temperature.
+
+    Args:
+      max_tokens: Output tokens at most, >= 1. None: 512. Cut to what fits beside the prompt in
+        max_len; the engine reserves KV cells for it, so say what you need.
+      min_tokens: Output tokens at least, >= 0: until then no end-of-generation token, stop token
+        or stop string ends the request.
+      temperature: In [0, 100]. 0: greedy, always the likeliest token (the lowest id of equals).
+      top_k: Keep the k likeliest tokens, >= 0. 0: all.
+      top_p: Keep the likeliest tokens up to this mass, in (0, 1] (Holtzman et al., ICLR 2020).
+      min_p: Keep tokens at least this fraction as likely as the likeliest, in [0, 1] (Nguyen et
+        al., ICLR 2025).
+      typical_p: Keep tokens of typical surprise up to this mass, in (0, 1] (Meister et al., TACL
+        2023).
+      repetition_penalty: In (0, 100]. Divides positive and multiplies negative logits of tokens
+        seen in prompt or output (Keskar et al., 2019). 1: off.
+      frequency_penalty: In [-2, 2]. Subtracted per occurrence in the output.
+      presence_penalty: In [-2, 2]. Subtracted once for each token that is in the output.
+      logit_bias: Token id -> number added to its logit; -inf forbids it.
+      seed: In [0, 2**64). The same seed, prompt and parameters give the same random numbers
+        whatever else the engine runs. None: drawn anew for each request.
+      ignore_eos: Forbid end-of-generation tokens.
+      stop_token_ids: Tokens that end the request. They are in token_ids, not in the text.
+      stop: One string or several (128 at most, 1 to 1024 bytes each) that end the request; the text
+        ends before the first that appears.
+      echo: Begin the text with the prompt's.
+
+    Raises:
+      InvalidRequestError: A value is out of range.
+      TypeError: An option is unknown or of the wrong type.
+    """
+
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: Mapping[int, float] | None = None
+    seed: int | None = None
+    ignore_eos: bool = False
+    stop_token_ids: Sequence[int] = ()
+    stop: str | Sequence[str] = ()
+    echo: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        self._to_core()
+
+    def _to_core(self) -> _core.SamplingParams:
+        core = _core.SamplingParams()
+        _fill(core, self)
+        return core
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """How an engine is set up. Explicit options win over the preset's.
+
+    Args:
+      preset: low_latency (4 sequences, 512 tokens a step), balanced (8, 1024) or high_throughput
+        (16, 2048).
+      n_ctx: KV cells, one per token, shared by all running requests; >= 1. None: the larger of
+        1024 per sequence and the trained context (of it at most 8192).
+      max_len: Tokens of one request, prompt and output together; in [2, n_ctx]. None: the smaller
+        of n_ctx and the trained context.
+      max_seqs: Requests that run at once, in [1, 64].
+      token_budget: Prompt tokens of one step while nobody decodes, in [64, 65536]; a quarter of it
+        beside running decoders.
+      n_threads: CPU threads of the model's computation, in [1, 512]. None: one per CPU this
+        process may run on.
+      poll: How eagerly idle workers wait for work, in [0, 100]: 0 sleeps at once, 100 spins. High
+        values starve other processes.
+      n_gpu_layers: Layers kept on GPUs. -1: all that fit.
+      devices: Names from list_devices(), or "rpc://HOST:PORT". Empty: all GPUs found.
+      tensor_split: Share of the model for each device. Empty: by free memory.
+      split_mode: none, layer or row.
+      main_gpu: Index of the GPU used with split_mode none.
+      use_mmap: Map the model file into memory instead of reading it.
+      use_mlock: Keep the model in RAM.
+      kv_type: Type of the KV cache: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl. On
+        CPUs anything but f16 and f32 prefills slowly.
+      chat_template: Jinja source that replaces the model's own chat template. Empty: the model's.
+      deterministic: Compute on the CPU with kernels whose results for a request do not depend on
+        its batch mates, on the cache's state or on the number of threads, to the bit. Several
+        times slower; needs kv_type f16 or f32 and no GPU.
+      warmup: Run each shape of decode call once at load, for at most about 2 seconds.
+
+    Raises:
+      InvalidRequestError: A value is out of range.
+      TypeError: An option is unknown or of the wrong type.
+    """
+
+    preset: str = "balanced"
+    n_ctx: int | None = None
+    max_len: int | None = None
+    max_seqs: int | None = None
+    token_budget: int | None = None
+    n_threads: int | None = None
+    poll: int = 1
+    n_gpu_layers: int = -1
+    devices: Sequence[str] = ()
+    tensor_split: Sequence[float] = ()
+    split_mode: str = "layer"
+    main_gpu: int = 0
+    use_mmap: bool = True
+    use_mlock: bool = False
+    kv_type: str = "f16"
+    chat_template: str = ""
+    deterministic: bool = False
+    warmup: bool = True
+
+    def __post_init__(self) -> None:
+        self._to_core()
+
+    def _to_core(self) -> _core.EngineConfig:
+        core = _core.EngineConfig()
+        _fill(core, self)
+        return core
