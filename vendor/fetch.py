@@ -159,7 +159,9 @@ def fetch(groups: set[str], dest: Path, lock: dict, sdist: Path | None = None) -
         shutil.rmtree(dest, ignore_errors=True)
         os.replace(fresh, dest)
     commit = lock["llama_cpp"]["commit"][:7]
-    return f"unpacked {n_files} files of llama.cpp {commit} into {dest} ({', '.join(sorted(wanted))})"
+    return (
+        f"unpacked {n_files} files of llama.cpp {commit} into {dest} ({', '.join(sorted(wanted))})"
+    )
 
 
 def main() -> int:

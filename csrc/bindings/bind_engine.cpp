@@ -1,5 +1,6 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 #include <unistd.h>
 
 #include <limits>
@@ -10,6 +11,7 @@
 #include "llama/chat_template.h"
 #include "llama/llama_backend.h"
 #include "llama/llama_model.h"
+#include "logits_record.h"
 #include "warmup.h"
 
 namespace py = pybind11;
@@ -66,15 +68,16 @@ std::vector<TokenId> to_tokens(const py::object& ids) {
 class PyBatchEngine {
  public:
   PyBatchEngine(const std::string& path, const EngineConfig& config, LoadProgress& progress,
-                bool threaded)
+                bool threaded, std::optional<std::shared_ptr<LogitsRecord>> record)
       : pid_(getpid()) {
     validate(config);
     const py::gil_scoped_release release;
     model_ = std::make_shared<LlamaModel>(path, config, progress);
     chat_ = std::make_unique<ChatTemplate>(*model_, config.chat_template);
-    auto backend = std::make_unique<LlamaBackend>(model_, config);
+    std::unique_ptr<Backend> backend = std::make_unique<LlamaBackend>(model_, config);
     info_ = backend->info();
     if (config.warmup) warm_up(*backend, kWarmupBudgetS);
+    if (record) backend = std::make_unique<RecordingBackend>(std::move(backend), *record);
     const Limits limits{info_.n_vocab, resolve_max_len(config)};
     // Beside running decoders a full prefill step would be a stall for each of them.
     const std::int32_t token_budget = resolve_preset(config).token_budget;
@@ -127,7 +130,7 @@ class PyBatchEngine {
         PyUnicode_DecodeUTF8(bytes.data(), static_cast<py::ssize_t>(bytes.size()), "replace"));
   }
 
-  py::tuple apply_chat_template(const std::string& messages, const std::string& tools,
+  py::typing::Tuple<py::str, py::typing::List<py::str>> apply_chat_template(const std::string& messages, const std::string& tools,
                                 bool add_generation_prompt) {
     ChatTemplate::Prompt prompt;
     {
@@ -137,8 +140,8 @@ class PyBatchEngine {
     return py::make_tuple(prompt.text, prompt.stop);
   }
 
-  py::dict model_info() {
-    py::dict d;
+  py::typing::Dict<py::str, py::object> model_info() {
+    py::typing::Dict<py::str, py::object> d;
     d["description"] = model_->description();
     d["n_params"] = llama_model_n_params(model_->get());
     d["n_bytes"] = llama_model_size(model_->get());
@@ -176,9 +179,17 @@ class PyBatchEngine {
 
 void bind_engine(py::module_& m) {
   using release_gil = py::call_guard<py::gil_scoped_release>;
+  py::class_<LogitsRecord, std::shared_ptr<LogitsRecord>>(
+      m, "LogitsRecord", "Fingerprints of an engine's logits, to compare runs to the bit.")
+      .def(py::init<>())
+      .def("rows", &LogitsRecord::rows,
+           "Hash of a token prefix -> hashes of the logits rows computed from it.");
+
   py::class_<PyBatchEngine>(m, "BatchEngine", "The core of llamaherd.BatchEngine.")
-      .def(py::init<const std::string&, const EngineConfig&, LoadProgress&, bool>(),
-           py::arg("path"), py::arg("config"), py::arg("progress"), py::arg("threaded"), R"pbdoc(
+      .def(py::init<const std::string&, const EngineConfig&, LoadProgress&, bool,
+                    std::optional<std::shared_ptr<LogitsRecord>>>(),
+           py::arg("path"), py::arg("config"), py::arg("progress"), py::arg("threaded"),
+           py::arg("record") = py::none(), R"pbdoc(
 Load a model and start its engine.
 
 Args:
@@ -186,6 +197,7 @@ Args:
   config: Copied.
   progress: Watched and cancelled from other threads while this runs.
   threaded: False: no thread; the caller drives step().
+  record: If given, notes every logits row. For tests.
 
 Raises:
   ModelLoadError: The file or the context cannot be used.

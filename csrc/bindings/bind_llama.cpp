@@ -1,15 +1,13 @@
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include "bindings.h"
+#include "error.h"
 #include "llama/devices.h"
 #include "llama/llama_backend.h"
 #include "llama/llama_model.h"
 #include "llama/log_sink.h"
 #include "llama/quantize.h"
-
-#ifdef GGML_USE_RPC
-#include "ggml-rpc.h"
-#endif
 
 namespace py = pybind11;
 
@@ -29,8 +27,10 @@ int python_level(LogLevel level) {
   }
 }
 
-py::list drain_log() {
-  py::list lines;
+using LogTuple = py::typing::Tuple<py::int_, py::str>;
+
+py::typing::List<LogTuple> drain_log() {
+  py::typing::List<LogTuple> lines;
   for (const LogLine& line : log_sink::drain()) {
     // What a broken model file makes llama.cpp print need not be UTF-8.
     PyObject* text = PyUnicode_DecodeUTF8(line.text.data(),
@@ -39,6 +39,20 @@ py::list drain_log() {
                                 py::reinterpret_steal<py::str>(text)));
   }
   return lines;
+}
+
+/// Found through the registry: an RPC backend is there only in builds that asked for it.
+void serve_rpc(const std::string& endpoint) {
+  init_llama();
+  ggml_backend_reg_t rpc = ggml_backend_reg_by_name("RPC");
+  if (!rpc) {
+    throw LlamaHerdError("this build has no RPC backend; build with -C cmake.define.GGML_RPC=ON");
+  }
+  using Start = void (*)(const char*, const char*, std::size_t, std::size_t, ggml_backend_dev_t*);
+  const auto start = reinterpret_cast<Start>(
+      ggml_backend_reg_get_proc_address(rpc, "ggml_backend_rpc_start_server"));
+  ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+  start(endpoint.c_str(), nullptr, default_n_threads(), 1, &cpu);
 }
 
 }  // namespace
@@ -71,17 +85,8 @@ void bind_llama(py::module_& m) {
       .def("cancel", [](LoadProgress& self) { self.cancelled = true; },
            "The load raises ModelLoadError soon.");
 
-#ifdef GGML_USE_RPC
-  m.def(
-      "serve_rpc",
-      [](const std::string& endpoint) {
-        init_llama();
-        ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
-        ggml_backend_rpc_start_server(endpoint.c_str(), nullptr, default_n_threads(), 1, &cpu);
-      },
-      py::arg("endpoint"), py::call_guard<py::gil_scoped_release>(),
-      "Lend this machine's CPU to other processes as an RPC device. Returns only on failure.");
-#endif
+  m.def("serve_rpc", &serve_rpc, py::arg("endpoint"), py::call_guard<py::gil_scoped_release>(),
+        "Lend this machine's CPU to other processes as a device, HOST:PORT. Returns on failure.");
 }
 
 }  // namespace llamaherd

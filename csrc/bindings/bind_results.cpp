@@ -1,5 +1,6 @@
 #include <pybind11/native_enum.h>
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include "bindings.h"
 #include "metrics.h"
@@ -26,8 +27,8 @@ std::int64_t host_ns(const Metrics& m) {
 }
 
 /// The metrics by name, in the header's order, derived ones last.
-py::dict as_dict(const Metrics& m) {
-  py::dict d;
+py::typing::Dict<py::str, py::object> as_dict(const Metrics& m) {
+  py::typing::Dict<py::str, py::object> d;
 #define LLAMAHERD_PUT(field) d[#field] = m.field
   LLAMAHERD_PUT(n_steps);
   LLAMAHERD_PUT(n_decode_calls);

@@ -2,6 +2,7 @@
 
 from llamaherd._core import (
     Delta,
+    DeviceInfo,
     EngineDeadError,
     FinishReason,
     InvalidRequestError,
@@ -10,11 +11,19 @@ from llamaherd._core import (
     ModelLoadError,
     Timing,
     __version__,
+    list_devices,
 )
+from llamaherd.engine import BatchEngine
+from llamaherd.llm import LLM
 from llamaherd.params import EngineConfig, SamplingParams
+from llamaherd.result import Result, Usage
+from llamaherd.stream import Stream, as_completed
 
 __all__ = [
+    "LLM",
+    "BatchEngine",
     "Delta",
+    "DeviceInfo",
     "EngineConfig",
     "EngineDeadError",
     "FinishReason",
@@ -22,7 +31,12 @@ __all__ = [
     "LlamaHerdError",
     "Metrics",
     "ModelLoadError",
+    "Result",
     "SamplingParams",
+    "Stream",
     "Timing",
+    "Usage",
     "__version__",
+    "as_completed",
+    "list_devices",
 ]

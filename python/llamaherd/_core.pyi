@@ -1,0 +1,458 @@
+"""
+llamaherd's engine. Private: use the names that the package llamaherd exports.
+"""
+from __future__ import annotations
+import collections.abc
+import enum
+import typing
+__all__: list[str] = ['BatchEngine', 'Delta', 'DeviceInfo', 'EngineConfig', 'EngineDeadError', 'FinishReason', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'Metrics', 'ModelLoadError', 'SamplingParams', 'Timing', 'cpu_features', 'default_n_threads', 'drain_log', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'serve_rpc']
+class LlamaHerdError(RuntimeError):
+    """
+    Base of all errors that llamaherd raises.
+    """
+class InvalidRequestError(LlamaHerdError, ValueError):
+    """
+    A request or an option breaks a rule; the message states the rule and the value.
+    """
+class ModelLoadError(LlamaHerdError):
+    """
+    A model file cannot be used; the message says why.
+    """
+class EngineDeadError(LlamaHerdError):
+    """
+    The engine is closed, or stopped after a fatal error that the message names.
+    """
+class SamplingParams:
+    """
+    The core's form of llamaherd.SamplingParams.
+    """
+    echo: bool
+    ignore_eos: bool
+    def __init__(self) -> None:
+        ...
+    def validate(self) -> None:
+        """
+        Raises InvalidRequestError if a value is out of range whatever the model.
+        """
+    @property
+    def frequency_penalty(self) -> float:
+        ...
+    @frequency_penalty.setter
+    def frequency_penalty(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def logit_bias(self) -> list[tuple[int, float]]:
+        ...
+    @logit_bias.setter
+    def logit_bias(self, arg0: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]]) -> None:
+        ...
+    @property
+    def max_tokens(self) -> int | None:
+        ...
+    @max_tokens.setter
+    def max_tokens(self, arg0: typing.SupportsInt | typing.SupportsIndex | None) -> None:
+        ...
+    @property
+    def min_p(self) -> float:
+        ...
+    @min_p.setter
+    def min_p(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def min_tokens(self) -> int:
+        ...
+    @min_tokens.setter
+    def min_tokens(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def presence_penalty(self) -> float:
+        ...
+    @presence_penalty.setter
+    def presence_penalty(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def repetition_penalty(self) -> float:
+        ...
+    @repetition_penalty.setter
+    def repetition_penalty(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def seed(self) -> int | None:
+        ...
+    @seed.setter
+    def seed(self, arg0: typing.SupportsInt | typing.SupportsIndex | None) -> None:
+        ...
+    @property
+    def stop(self) -> list[str]:
+        ...
+    @stop.setter
+    def stop(self, arg0: collections.abc.Sequence[str]) -> None:
+        ...
+    @property
+    def stop_token_ids(self) -> list[int]:
+        ...
+    @stop_token_ids.setter
+    def stop_token_ids(self, arg0: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> None:
+        ...
+    @property
+    def temperature(self) -> float:
+        ...
+    @temperature.setter
+    def temperature(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def top_k(self) -> int:
+        ...
+    @top_k.setter
+    def top_k(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def top_p(self) -> float:
+        ...
+    @top_p.setter
+    def top_p(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def typical_p(self) -> float:
+        ...
+    @typical_p.setter
+    def typical_p(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+class EngineConfig:
+    """
+    The core's form of llamaherd.EngineConfig.
+    """
+    chat_template: str
+    deterministic: bool
+    kv_type: str
+    preset: str
+    split_mode: str
+    use_mlock: bool
+    use_mmap: bool
+    warmup: bool
+    def __init__(self) -> None:
+        ...
+    def validate(self) -> None:
+        """
+        Raises InvalidRequestError if a value is out of range whatever the model.
+        """
+    @property
+    def devices(self) -> list[str]:
+        ...
+    @devices.setter
+    def devices(self, arg0: collections.abc.Sequence[str]) -> None:
+        ...
+    @property
+    def main_gpu(self) -> int:
+        ...
+    @main_gpu.setter
+    def main_gpu(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def max_len(self) -> int | None:
+        ...
+    @max_len.setter
+    def max_len(self, arg0: typing.SupportsInt | typing.SupportsIndex | None) -> None:
+        ...
+    @property
+    def max_seqs(self) -> int | None:
+        ...
+    @max_seqs.setter
+    def max_seqs(self, arg0: typing.SupportsInt | typing.SupportsIndex | None) -> None:
+        ...
+    @property
+    def n_ctx(self) -> int | None:
+        ...
+    @n_ctx.setter
+    def n_ctx(self, arg0: typing.SupportsInt | typing.SupportsIndex | None) -> None:
+        ...
+    @property
+    def n_gpu_layers(self) -> int:
+        ...
+    @n_gpu_layers.setter
+    def n_gpu_layers(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def n_threads(self) -> int | None:
+        ...
+    @n_threads.setter
+    def n_threads(self, arg0: typing.SupportsInt | typing.SupportsIndex | None) -> None:
+        ...
+    @property
+    def poll(self) -> int:
+        ...
+    @poll.setter
+    def poll(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def tensor_split(self) -> list[float]:
+        ...
+    @tensor_split.setter
+    def tensor_split(self, arg0: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]) -> None:
+        ...
+    @property
+    def token_budget(self) -> int | None:
+        ...
+    @token_budget.setter
+    def token_budget(self, arg0: typing.SupportsInt | typing.SupportsIndex | None) -> None:
+        ...
+class FinishReason(enum.Enum):
+    """
+    How a request ended.
+    """
+    CANCELLED = 2
+    ERROR = 3
+    LENGTH = 1
+    STOP = 0
+class Timing:
+    """
+    Moments of a request's life: nanoseconds of the steady clock (time.monotonic_ns), 0 if not reached.
+    """
+    def __repr__(self) -> str:
+        ...
+    @property
+    def first_token_ns(self) -> int:
+        ...
+    @property
+    def last_ns(self) -> int:
+        """
+        This delta was made.
+        """
+    @property
+    def start_ns(self) -> int:
+        """
+        First planned into a step.
+        """
+    @property
+    def submit_ns(self) -> int:
+        ...
+class Delta:
+    """
+    What one request gained in one step. Read-only. Exactly one delta per request has a finish_reason, and it is the last.
+    """
+    def __repr__(self) -> str:
+        ...
+    @property
+    def error(self) -> str:
+        """
+        Set if finish_reason is ERROR, else empty.
+        """
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """
+        None until the last delta.
+        """
+    @property
+    def n_cached(self) -> int:
+        """
+        Prompt tokens that did not have to be computed.
+        """
+    @property
+    def n_completion(self) -> int:
+        """
+        Output tokens so far.
+        """
+    @property
+    def n_prompt(self) -> int:
+        """
+        Prompt tokens.
+        """
+    @property
+    def request_id(self) -> int:
+        ...
+    @property
+    def text(self) -> str:
+        """
+        New text, always valid UTF-8. Lags token_ids while a character or a possible stop string is incomplete.
+        """
+    @property
+    def timing(self) -> Timing:
+        ...
+    @property
+    def token_ids(self) -> list[int]:
+        """
+        New output tokens, a list of int.
+        """
+class Metrics:
+    """
+    An engine's counters (n_*: how often; *_ns: nanoseconds of the engine's thread) since it was made, and how it stands. Every key of as_dict() is an attribute.
+    """
+    def __getattr__(self, arg0: str) -> typing.Any:
+        ...
+    def __repr__(self) -> str:
+        ...
+    def as_dict(self) -> dict[str, typing.Any]:
+        """
+        All figures by name.
+        """
+class DeviceInfo:
+    """
+    A device that models can run on.
+    """
+    @property
+    def backend(self) -> str:
+        ...
+    @property
+    def description(self) -> str:
+        ...
+    @property
+    def kind(self) -> str:
+        """
+        cpu, gpu, integrated_gpu or accelerator.
+        """
+    @property
+    def memory_free(self) -> int:
+        """
+        Bytes.
+        """
+    @property
+    def memory_total(self) -> int:
+        """
+        Bytes.
+        """
+    @property
+    def name(self) -> str:
+        """
+        As EngineConfig.devices takes it.
+        """
+class LoadProgress:
+    """
+    Watches and cancels a load from another thread.
+    """
+    def __init__(self) -> None:
+        ...
+    def cancel(self) -> None:
+        """
+        The load raises ModelLoadError soon.
+        """
+    @property
+    def fraction(self) -> float:
+        """
+        Of the weights, in [0, 1].
+        """
+class LogitsRecord:
+    """
+    Fingerprints of an engine's logits, to compare runs to the bit.
+    """
+    def __init__(self) -> None:
+        ...
+    def rows(self) -> dict[int, list[int]]:
+        """
+        Hash of a token prefix -> hashes of the logits rows computed from it.
+        """
+class BatchEngine:
+    """
+    The core of llamaherd.BatchEngine.
+    """
+    def __init__(self, path: str, config: EngineConfig, progress: LoadProgress, threaded: bool, record: LogitsRecord | None = None) -> None:
+        """
+        Load a model and start its engine.
+        
+        Args:
+          path: GGUF file; of a split one, the first part.
+          config: Copied.
+          progress: Watched and cancelled from other threads while this runs.
+          threaded: False: no thread; the caller drives step().
+          record: If given, notes every logits row. For tests.
+        
+        Raises:
+          ModelLoadError: The file or the context cannot be used.
+          InvalidRequestError: An option is out of range.
+        
+        Thread safety:
+          Releases the GIL while it loads.
+        """
+    def apply_chat_template(self, messages_json: str, tools_json: str, add_generation_prompt: bool) -> tuple[str, list[str]]:
+        """
+        The prompt text, and strings that end the answer. Any thread.
+        """
+    def cancel(self, request_id: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Ask for a request's end; its last delta says how it ended. Any thread.
+        """
+    def close(self) -> None:
+        """
+        End all requests as CANCELLED and stop. Idempotent. Any thread.
+        """
+    def detokenize(self, token_ids: typing.Any, special: bool) -> str:
+        """
+        Text of token ids; bytes that are no UTF-8 become U+FFFD. Any thread.
+        """
+    def drain(self, timeout_s: typing.SupportsFloat | typing.SupportsIndex) -> list[Delta]:
+        """
+        All deltas since the last call, waiting up to timeout_s seconds (0.1 at most) for the first. Any thread.
+        """
+    def fatal_error(self) -> str:
+        """
+        The first fatal error, or ''. Any thread.
+        """
+    def finished(self) -> bool:
+        """
+        True once closed or dead and every delta was drained. Any thread.
+        """
+    def metrics(self) -> Metrics:
+        """
+        As of the last step. Any thread.
+        """
+    def model_info(self) -> dict[str, typing.Any]:
+        """
+        Facts of the model and limits in force.
+        """
+    def step(self) -> bool:
+        """
+        Unthreaded engines: run one step. Returns whether there is more to do. Raises EngineDeadError. One thread at a time.
+        """
+    def submit(self, prompt: typing.Any, params: SamplingParams) -> int:
+        """
+        Queue one prompt for generation and return at once.
+        
+        Args:
+          prompt: Token ids, shape (n_prompt,), integers in [0, n_vocab). Copied.
+          params: Copied.
+        
+        Returns:
+          Request id, unique for the life of this engine.
+        
+        Raises:
+          InvalidRequestError: A rule is broken; the message states it and the value.
+          TypeError: The ids are no integers.
+          EngineDeadError: The engine is closed or stopped.
+        
+        Thread safety:
+          Any thread. Does not wait for a step.
+        """
+    def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
+        """
+        Token ids of a text. Any thread.
+        """
+def cpu_features() -> list[tuple[str, str]]:
+    """
+    ggml's CPU features and switches that are on.
+    """
+def default_n_threads() -> int:
+    """
+    CPUs this process may run on.
+    """
+def drain_log() -> list[tuple[int, str]]:
+    """
+    llama.cpp's log lines since the last call, as (logging level, text). Any thread.
+    """
+def list_devices() -> list[DeviceInfo]:
+    """
+    The devices found.
+    """
+def quantization_types() -> list[str]:
+    """
+    Names that quantize() takes.
+    """
+def quantize(source: str, target: str, type: str, n_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Write a GGUF file with its weights in another type. Raises ModelLoadError.
+    """
+def serve_rpc(endpoint: str) -> None:
+    """
+    Lend this machine's CPU to other processes as a device, HOST:PORT. Returns on failure.
+    """
+__version__: str
+llama_cpp_commit: str
+llama_cpp_version: str

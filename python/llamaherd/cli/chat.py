@@ -1,0 +1,62 @@
+"""``llamaherd chat``: a conversation in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from llamaherd.cli import options
+
+
+def chat(
+    model: options.Model = options.default_model,
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    max_tokens: options.MaxTokens = None,
+    temperature: options.Temperature = 0.7,
+    n_ctx: options.NCtx = None,
+    threads: options.Threads = None,
+    n_gpu_layers: options.GpuLayers = -1,
+    device: options.Device = None,
+) -> None:
+    """Talk to a model. An empty line or Ctrl-D ends; Ctrl-C stops an answer."""
+    from llamaherd import LLM, SamplingParams
+
+    config = options.EngineOptions(
+        preset="low_latency",
+        n_ctx=n_ctx,
+        threads=threads,
+        n_gpu_layers=n_gpu_layers,
+        device=device,
+    ).to_config()
+    params = SamplingParams(**options.given(max_tokens=max_tokens), temperature=temperature)
+    messages: list[dict[str, str]] = []
+    if system is not None:
+        messages.append({"role": "system", "content": system})
+    with LLM(model, config) as llm:
+        while question := _ask():
+            messages.append({"role": "user", "content": question})
+            answer = _answer(llm, messages, params)
+            messages.append({"role": "assistant", "content": answer})
+
+
+def _ask() -> str:
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        return ""
+
+
+def _answer(llm, messages, params) -> str:  # type: ignore[no-untyped-def]
+    parts: list[str] = []
+    try:
+        for delta in llm.stream(messages, params):
+            print(delta.text, end="", flush=True)
+            parts.append(delta.text)
+            if delta.error:
+                print(f"\nllamaherd: {delta.error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print(" ...", end="")
+    print()
+    return "".join(parts)

@@ -1,0 +1,220 @@
+"""``llamaherd generate``: many prompts in, text or JSONL out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llamaherd import BatchEngine, FinishReason, InvalidRequestError, Result, SamplingParams, Usage
+from llamaherd.cli import options
+from llamaherd.engine import Prompt
+from llamaherd.stream import Stream, as_completed
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One prompt of the input."""
+
+    index: int
+    prompt: Prompt
+    params: SamplingParams
+    id: Any = None
+
+
+def generate(
+    prompts: Annotated[
+        list[str] | None, typer.Argument(help="Prompts; none: --file or stdin.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="One prompt a line, or JSONL.")
+    ] = None,
+    jsonl: Annotated[
+        bool,
+        typer.Option(
+            "--jsonl",
+            help="Input lines are JSON: prompt or messages, with any sampling options and an id; "
+            "output is JSONL. Implied by a file that ends with .jsonl.",
+        ),
+    ] = False,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="text or jsonl; default as the input.")
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Put each text prompt as a user's message.")
+    ] = False,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream", help="Text: show output as it comes. JSONL: each line when it is ready."
+        ),
+    ] = False,
+    model: options.Model = options.default_model,
+    max_tokens: options.MaxTokens = None,
+    temperature: options.Temperature = 1.0,
+    top_k: Annotated[int, typer.Option(help="0: off.")] = 0,
+    top_p: Annotated[float, typer.Option(help="1: off.")] = 1.0,
+    min_p: Annotated[float, typer.Option(help="0: off.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="1: off.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="For reproducible output.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Stop string; repeatable.")] = None,
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos")] = False,
+    preset: options.Preset = "high_throughput",
+    n_ctx: options.NCtx = None,
+    max_seqs: options.MaxSeqs = None,
+    threads: options.Threads = None,
+    n_gpu_layers: options.GpuLayers = -1,
+    device: options.Device = None,
+    kv_type: options.KvType = "f16",
+    deterministic: options.Deterministic = False,
+) -> None:
+    """Generate for many prompts at once; exits with 1 if a request failed."""
+    if output not in (None, "text", "jsonl"):
+        raise typer.BadParameter(f"must be text or jsonl; got {output}", param_hint="--output")
+    params = SamplingParams(
+        **options.given(max_tokens=max_tokens, seed=seed),
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        stop=stop or (),
+        ignore_eos=ignore_eos,
+    )
+    is_jsonl = jsonl or (file is not None and file.suffix == ".jsonl")
+    jobs = list(_read_jobs(prompts or [], file, is_jsonl, chat, params))
+    config = options.EngineOptions(
+        preset, n_ctx, max_seqs, threads, n_gpu_layers, device, kv_type, deterministic
+    ).to_config()
+    as_jsonl = is_jsonl if output is None else output == "jsonl"
+    with BatchEngine(model, config) as engine:
+        ok = (_write_jsonl if as_jsonl else _write_text)(engine, jobs, stream)
+    if not ok:
+        raise typer.Exit(1)
+
+
+def _read_jobs(
+    prompts: list[str], file: Path | None, jsonl: bool, chat: bool, params: SamplingParams
+) -> Iterator[_Job]:
+    if prompts and file is not None:
+        raise typer.BadParameter("give prompts as arguments or as --file, not both")
+    for index, line in enumerate(prompts or _read_lines(file)):
+        if jsonl and not prompts:
+            yield _parse_job(index, line, params)
+        else:
+            prompt: Prompt = [{"role": "user", "content": line}] if chat else line
+            yield _Job(index, prompt, params)
+
+
+def _read_lines(file: Path | None) -> Iterator[str]:
+    name = "stdin" if file is None else str(file)
+    try:
+        data = sys.stdin.buffer.read() if file is None else file.read_bytes()
+        text = data.decode("utf-8")
+    except OSError as error:
+        raise typer.BadParameter(f"cannot read {name}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(
+            f"{name} is not valid UTF-8: byte {error.start} is {data[error.start]:#04x}"
+        ) from None
+    yield from (line for line in text.split("\n") if line.strip())
+
+
+def _parse_job(index: int, line: str, params: SamplingParams) -> _Job:
+    where = f"line {index + 1}"
+    try:
+        fields_given = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise typer.BadParameter(f"{where} is not JSON: {error}") from None
+    if not isinstance(fields_given, dict):
+        raise typer.BadParameter(f"{where} must be an object with prompt or messages")
+    job_id = fields_given.pop("id", None)
+    prompts = [fields_given.pop(key) for key in ("prompt", "messages") if key in fields_given]
+    if len(prompts) != 1:
+        raise typer.BadParameter(f"{where} must have either prompt or messages")
+    unknown = set(fields_given) - {field.name for field in fields(SamplingParams)}
+    if unknown:
+        raise typer.BadParameter(f"{where} has an unknown option: {sorted(unknown)[0]}")
+    try:
+        return _Job(index, prompts[0], replace(params, **fields_given), job_id)
+    except (InvalidRequestError, TypeError) as error:
+        raise typer.BadParameter(f"{where}: {error}") from None
+
+
+def _submit_all(engine: BatchEngine, jobs: list[_Job]) -> list[Stream | Result]:
+    def submit(job: _Job) -> Stream | Result:
+        try:
+            return engine.submit(job.prompt, job.params)
+        except (InvalidRequestError, TypeError) as error:
+            return Result("", [], FinishReason.ERROR, str(error), Usage(0, 0, 0), None)
+
+    return [submit(job) for job in jobs]
+
+
+def _write_text(engine: BatchEngine, jobs: list[_Job], stream: bool) -> bool:
+    """Results in the order of the prompts; streaming shows the first unfinished one as it comes."""
+    ok = True
+    for job, item in zip(jobs, _submit_all(engine, jobs), strict=True):
+        if len(jobs) > 1:
+            print(f"=== {job.index + 1}: {_title(job.prompt)}", flush=True)
+        if stream and isinstance(item, Stream):
+            for delta in item:
+                print(delta.text, end="", flush=True)
+            print()
+        result = item.result() if isinstance(item, Stream) else item
+        if not (stream and isinstance(item, Stream)):
+            print(result.text, flush=True)
+        ok &= _report(job, result)
+    return ok
+
+
+def _write_jsonl(engine: BatchEngine, jobs: list[_Job], as_ready: bool) -> bool:
+    items = _submit_all(engine, jobs)
+    ok = True
+    for job, result in _as_ready(jobs, items) if as_ready else _in_order(jobs, items):
+        record = {} if job.id is None else {"id": job.id}
+        record |= {
+            "index": job.index,
+            "text": result.text,
+            "finish_reason": result.finish_reason.name.lower(),
+            "usage": vars(result.usage),
+        }
+        if result.error:
+            record["error"] = result.error
+        print(json.dumps(record, ensure_ascii=False), flush=True)
+        ok &= _report(job, result)
+    return ok
+
+
+def _in_order(jobs: list[_Job], items: list[Stream | Result]) -> Iterator[tuple[_Job, Result]]:
+    for job, item in zip(jobs, items, strict=True):
+        yield job, item.result() if isinstance(item, Stream) else item
+
+
+def _as_ready(jobs: list[_Job], items: list[Stream | Result]) -> Iterator[tuple[_Job, Result]]:
+    running: dict[Stream, _Job] = {}
+    for job, item in zip(jobs, items, strict=True):
+        if isinstance(item, Stream):
+            running[item] = job
+        else:
+            yield job, item
+    for stream in as_completed(running):
+        yield running[stream], stream.result()
+
+
+def _report(job: _Job, result: Result) -> bool:
+    if result.finish_reason is not FinishReason.ERROR:
+        return True
+    print(f"llamaherd: prompt {job.index + 1} failed: {result.error}", file=sys.stderr)
+    return False
+
+
+def _title(prompt: Prompt) -> str:
+    text = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
+    line = " ".join(text.split())
+    return line if len(line) <= 70 else line[:67] + "..."

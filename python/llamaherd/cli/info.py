@@ -1,0 +1,71 @@
+"""``llamaherd info``: what was built in, what was found, what a model is."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from llamaherd import _core, models
+
+_SAMPLING_PREFIX = "general.sampling."
+
+
+def info(
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Also show this model's facts.")
+    ] = None,
+) -> None:
+    """Show versions, devices and CPU features, and a model's facts."""
+    console = Console(highlight=False)
+    console.print(f"llamaherd   {_core.__version__}")
+    console.print(f"llama.cpp   {_core.llama_cpp_version} (commit {_core.llama_cpp_commit})")
+    backends = sorted({device.backend for device in _core.list_devices()})
+    console.print(f"backends    {', '.join(backends)}")
+    features = [name for name, value in _core.cpu_features() if value == "1"]
+    console.print(f"CPU         {' '.join(features)}")
+    console.print(f"threads     {_core.default_n_threads()} by default")
+    console.print(f"models in   {models.cache_dir()}")
+    console.print(_devices_table())
+    if model is not None:
+        _print_model(console, model)
+
+
+def _devices_table() -> Table:
+    table = Table("device", "kind", "backend", "memory free / total", "description")
+    for device in _core.list_devices():
+        memory = f"{device.memory_free / 2**30:.1f} / {device.memory_total / 2**30:.1f} GiB"
+        table.add_row(device.name, device.kind, device.backend, memory, device.description)
+    return table
+
+
+def _print_model(console: Console, name: str) -> None:
+    from llamaherd import BatchEngine, EngineConfig
+
+    with BatchEngine(name, EngineConfig(n_ctx=256, max_seqs=1, warmup=False)) as engine:
+        facts = engine.model_info()
+        path = engine.path
+    metadata: dict[str, str] = facts["metadata"]
+    table = Table("model", str(path))
+    for key in ("description", "n_params", "n_bytes", "n_vocab", "n_layer", "n_embd"):
+        table.add_row(key, _text(facts[key]))
+    table.add_row("trained context", _text(facts["n_ctx_train"]))
+    table.add_row("memory", facts["memory_kind"])
+    table.add_row("chat template", "yes" if facts["has_chat_template"] else "no")
+    for key in ("general.name", "general.architecture", "general.license"):
+        if key in metadata:
+            table.add_row(key.removeprefix("general."), metadata[key])
+    recommended = {
+        key.removeprefix(_SAMPLING_PREFIX): value
+        for key, value in metadata.items()
+        if key.startswith(_SAMPLING_PREFIX)
+    }
+    sampling = ", ".join(f"{key} {value}" for key, value in recommended.items())
+    table.add_row("recommended sampling", sampling or "none stated in the file")
+    console.print(table)
+
+
+def _text(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)

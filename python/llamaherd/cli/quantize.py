@@ -1,0 +1,26 @@
+"""``llamaherd quantize``: a GGUF file with its weights in another type."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llamaherd import _core, models
+
+
+def quantize(
+    source: Annotated[str, typer.Argument(help="GGUF file or catalogue name.")],
+    target: Annotated[Path, typer.Argument(help="File to write.")],
+    type: Annotated[
+        str, typer.Option("--type", "-t", help=", ".join(_core.quantization_types()))
+    ] = "q4_0",
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+) -> None:
+    """Write a GGUF file with its weights in another type."""
+    path = models.resolve(source)
+    n_threads = threads if threads is not None else _core.default_n_threads()
+    _core.quantize(str(path), str(target), type.lower(), n_threads)
+    before, after = path.stat().st_size, target.stat().st_size
+    print(f"{target}: {after / 1e6:.1f} MB ({before / 1e6:.1f} MB before)")

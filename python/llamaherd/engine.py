@@ -1,0 +1,310 @@
+"""BatchEngine: many requests over one model, from any thread or asyncio task."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
+
+from llamaherd import _core, logs
+from llamaherd._core import Delta, InvalidRequestError, Metrics
+from llamaherd.loading import load_core
+from llamaherd.models import resolve
+from llamaherd.params import EngineConfig, SamplingParams
+from llamaherd.stream import Stream, Waiter
+
+if TYPE_CHECKING:  # numpy costs a third of this package's import time
+    import numpy as np
+    import numpy.typing as npt
+
+TokenIds: TypeAlias = "Sequence[int] | npt.NDArray[np.integer[Any]]"
+Message: TypeAlias = Mapping[str, Any]
+Prompt: TypeAlias = "str | TokenIds | Sequence[Message]"
+
+_logger = logging.getLogger("llamaherd")
+
+
+class BatchEngine:
+    """One model in memory, shared by any number of callers.
+
+    ``submit()`` returns a `Stream` at once; the engine's own thread runs up to ``max_seqs``
+    requests together, the others wait. Use it as a context manager, or call `close()`; an engine
+    that is dropped is closed too.
+
+    Args:
+      model: Path of a GGUF file, a name of the catalogue, or ``hf:org/repo/file.gguf``.
+      config: Set-up; None: the defaults.
+      progress: Show a bar while downloading and loading. None: if stderr is a terminal.
+      threaded: False: no thread of its own; the caller drives `step()`.
+
+    Raises:
+      ModelLoadError: The model cannot be had or used; the message says why.
+      InvalidRequestError: An option does not fit the model.
+
+    Thread safety:
+      All methods may be called from any thread. An engine does not survive ``os.fork()`` into the
+      child: there its methods raise `EngineDeadError`.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        config: EngineConfig | None = None,
+        *,
+        progress: bool | None = None,
+        threaded: bool = True,
+    ) -> None:
+        self.config = config if config is not None else EngineConfig()
+        self.path: Path = resolve(model, progress=progress)
+        self._core = load_core(
+            self.path, self.config._to_core(), progress=progress, threaded=threaded
+        )
+        self._table = _StreamTable()
+        pump = None
+        if threaded:
+            # Neither may hold the engine itself: it could then never be dropped.
+            pump = threading.Thread(
+                target=_pump, args=(self._core, self._table), name="llamaherd-pump", daemon=True
+            )
+            pump.start()
+        self._finalizer = weakref.finalize(self, _close, self._core, self._table, pump, os.getpid())
+
+    def submit(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> Stream:
+        """Queue one prompt for generation and return at once.
+
+        Args:
+          prompt: Text; token ids (a sequence of int or a 1-D integer array, copied); or chat
+            messages in OpenAI's format, rendered with the model's chat template. In text, the
+            names of special tokens stand for these tokens.
+          params: How to generate; None: the defaults.
+          tools: With messages: tool definitions in OpenAI's format, for the template.
+
+        Returns:
+          The stream of its output.
+
+        Raises:
+          InvalidRequestError: A rule is broken; the message states it and the value.
+          TypeError: The prompt is of none of these types.
+          EngineDeadError: The engine is closed or stopped.
+        """
+        return self._submit(prompt, params, tools, keep_deltas=True)
+
+    def _submit(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        keep_deltas: bool,
+    ) -> Stream:
+        params = params if params is not None else SamplingParams()
+        token_ids, stop = self._encode(prompt, tools)
+        core_params = params._to_core()
+        if stop:
+            core_params.stop = [*core_params.stop, *stop]
+        # Under the lock, so that the pump finds the stream when it sees the request's first delta.
+        with self._table.lock:
+            request_id = self._core.submit(token_ids, core_params)
+            stream = Stream(request_id, self._core.cancel, keep_deltas=keep_deltas)
+            self._table.streams[request_id] = stream
+        return stream
+
+    def _encode(
+        self, prompt: Prompt, tools: Sequence[Mapping[str, Any]] | None
+    ) -> tuple[TokenIds, list[str]]:
+        """Token ids of a prompt of any kind, and strings that end a chat answer."""
+        stop: list[str] = []
+        if is_messages(prompt):
+            prompt, stop = self.apply_chat_template(prompt, tools=tools)
+        elif tools is not None:
+            raise InvalidRequestError("tools need a prompt of chat messages")
+        if isinstance(prompt, str):
+            return self.tokenize(prompt), stop
+        return cast("TokenIds", prompt), stop
+
+    def tokenize(
+        self, text: str, *, add_special: bool = True, parse_special: bool = True
+    ) -> list[int]:
+        """Token ids of a text.
+
+        Args:
+          text: Any text.
+          add_special: Add the model's begin and end tokens as it is configured to.
+          parse_special: Names of special tokens stand for these tokens.
+
+        Raises:
+          InvalidRequestError: The text holds a lone surrogate, which no encoding has.
+        """
+        try:
+            return self._core.tokenize(text, add_special, parse_special)
+        except UnicodeEncodeError as error:
+            raise InvalidRequestError(
+                f"prompt holds a character that is not valid Unicode at index {error.start}: "
+                f"{error.reason}"
+            ) from None
+
+    def detokenize(self, token_ids: TokenIds, *, special: bool = False) -> str:
+        """Text of token ids; bytes that are no UTF-8 become U+FFFD.
+
+        Args:
+          token_ids: Shape (n,), integers in [0, n_vocab).
+          special: Write special tokens by their names instead of leaving them out.
+
+        Raises:
+          InvalidRequestError: An id is out of range.
+        """
+        return self._core.detokenize(token_ids, special)
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> tuple[str, list[str]]:
+        """The prompt text of a conversation, and strings that end the answer.
+
+        Args:
+          messages: OpenAI's format: role (system, developer, user, assistant or tool), content.
+          tools: Tool definitions in OpenAI's format.
+          add_generation_prompt: End with the beginning of the assistant's turn.
+
+        Raises:
+          InvalidRequestError: A message breaks the format, the template refuses it, or the model
+            has no template.
+        """
+        try:
+            return self._core.apply_chat_template(
+                json.dumps(list(messages), ensure_ascii=False),
+                json.dumps(list(tools), ensure_ascii=False) if tools else "",
+                add_generation_prompt,
+            )
+        except UnicodeEncodeError as error:
+            raise InvalidRequestError(
+                f"a message holds a character that is not valid Unicode: {error.reason}"
+            ) from None
+        except TypeError as error:
+            raise InvalidRequestError(f"messages and tools must be JSON values: {error}") from None
+
+    def step(self) -> bool:
+        """Run one step of an engine made with ``threaded=False``; streams get its output.
+
+        Returns:
+          Whether there is more to do.
+
+        Raises:
+          EngineDeadError: The engine is closed, or stopped at a fatal error.
+        """
+        try:
+            return self._core.step()
+        finally:
+            self._table.deliver(self._core.drain(0))
+            logs.forward()
+
+    def metrics(self) -> Metrics:
+        """Counters since the engine was made and its present state, as of the last step."""
+        return self._core.metrics()
+
+    def model_info(self) -> dict[str, Any]:
+        """Facts of the model (sizes, metadata) and limits in force (n_ctx, max_len, max_seqs)."""
+        return self._core.model_info()
+
+    def close(self) -> None:
+        """End all requests as CANCELLED, stop the threads and free the model. Idempotent."""
+        self._finalizer()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close()` was called."""
+        return not self._finalizer.alive
+
+    def __enter__(self) -> BatchEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> BatchEngine:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.to_thread(self.close)
+
+
+def is_messages(prompt: object) -> TypeGuard[Sequence[Message]]:
+    """Whether a prompt is a list of chat messages."""
+    return (
+        isinstance(prompt, Sequence)
+        and not isinstance(prompt, (str, bytes))
+        and len(prompt) > 0
+        and isinstance(prompt[0], Mapping)
+    )
+
+
+class _StreamTable:
+    """The streams that wait for deltas, by request id."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.streams: dict[int, Stream] = {}
+
+    def deliver(self, deltas: list[Delta]) -> None:
+        """Hand deltas to their streams; wakes each event loop once."""
+        if not deltas:
+            return
+        waiters: list[Waiter] = []
+        with self.lock:
+            for delta in deltas:
+                stream = self.streams.get(delta.request_id)
+                if stream is None:
+                    continue
+                if delta.finish_reason is not None:
+                    del self.streams[delta.request_id]
+                waiters += stream._put(delta)
+        by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+        for loop, future in waiters:
+            by_loop.setdefault(loop, []).append(future)
+        for loop, futures in by_loop.items():
+            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+                loop.call_soon_threadsafe(_wake, futures)
+
+
+def _wake(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
+
+
+def _pump(core: _core.BatchEngine, table: _StreamTable) -> None:
+    while not core.finished():
+        table.deliver(core.drain(0.1))
+        logs.forward()
+    cause = core.fatal_error()
+    if cause:
+        _logger.error("the engine stopped after a fatal error: %s", cause)
+
+
+def _close(
+    core: _core.BatchEngine, table: _StreamTable, pump: threading.Thread | None, pid: int
+) -> None:
+    if os.getpid() != pid:
+        return
+    core.close()
+    if pump is None:
+        table.deliver(core.drain(0))
+    elif pump is not threading.current_thread():
+        pump.join()
+    logs.forward()

@@ -1,0 +1,194 @@
+"""LLM: a list of prompts in, a list of results out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
+
+from llamaherd._core import Delta, FinishReason, InvalidRequestError
+from llamaherd.engine import BatchEngine, Message, Prompt, is_messages
+from llamaherd.loading import shows_progress
+from llamaherd.params import EngineConfig, SamplingParams
+from llamaherd.result import Result, Usage
+from llamaherd.stream import Stream, as_completed
+
+
+class LLM:
+    """A model for offline work: scripts, notebooks, evaluations.
+
+    Args:
+      model: Path of a GGUF file, a name of the catalogue, or ``hf:org/repo/file.gguf``.
+      config: Set-up; None: the defaults.
+      progress: Show bars while loading and generating. None: if stderr is a terminal.
+
+    Raises:
+      ModelLoadError: The model cannot be had or used; the message says why.
+      InvalidRequestError: An option does not fit the model.
+
+    Thread safety:
+      All methods may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        config: EngineConfig | None = None,
+        *,
+        progress: bool | None = None,
+    ) -> None:
+        self._progress = progress
+        self.engine = BatchEngine(model, config, progress=progress)
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        progress: bool | None = None,
+    ) -> list[Result]:
+        """Generate for all prompts at once.
+
+        Args:
+          prompts: One prompt or a sequence of them; each a text, token ids or chat messages.
+          params: For all prompts, or one for each.
+          progress: Show a bar. None: as the constructor was told.
+
+        Returns:
+          One result per prompt, in their order. A prompt that breaks a rule (too long, say) gives a
+          result with FinishReason.ERROR and the rule in its error; the others are not affected.
+
+        Raises:
+          TypeError: A prompt is of none of these types.
+          InvalidRequestError: The numbers of prompts and params differ.
+          EngineDeadError: The engine is closed or stopped.
+          KeyboardInterrupt: Passed on, after all requests have been cancelled.
+        """
+        batch = _as_list(prompts)
+        streams: list[Stream | Result] = []
+        with self._bar(len(batch), progress) as bar:
+            try:
+                for prompt, p in zip(batch, _per_prompt(params, len(batch)), strict=True):
+                    streams.append(self._submit_or_refuse(prompt, p))
+                for stream in as_completed(s for s in streams if isinstance(s, Stream)):
+                    bar.count(stream.result())
+            except BaseException:
+                for item in streams:
+                    if isinstance(item, Stream):
+                        item.cancel()
+                raise
+        return [s.result() if isinstance(s, Stream) else s for s in streams]
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
+        """Generate for one prompt, giving each delta as it is made.
+
+        Leaving the loop early cancels the request.
+
+        Raises:
+          InvalidRequestError: A rule is broken; the message states it and the value.
+        """
+        with self.engine.submit(prompt, params) as stream:
+            yield from stream
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> Result:
+        """Generate the assistant's next message of one conversation.
+
+        Args:
+          messages: OpenAI's format, rendered with the model's chat template.
+          params: How to generate; None: the defaults.
+          tools: Tool definitions in OpenAI's format, for the template.
+
+        Raises:
+          InvalidRequestError: A rule is broken; the message states it and the value.
+        """
+        if not is_messages(messages):
+            raise InvalidRequestError("messages must hold at least 1 message, each a mapping")
+        with self.engine.submit(messages, params, tools=tools) as stream:
+            return stream.result()
+
+    def close(self) -> None:
+        """Stop the engine and free the model. Idempotent."""
+        self.engine.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _submit_or_refuse(self, prompt: Prompt, params: SamplingParams | None) -> Stream | Result:
+        try:
+            return self.engine._submit(prompt, params, keep_deltas=False)
+        except InvalidRequestError as error:
+            return Result("", [], FinishReason.ERROR, str(error), Usage(0, 0, 0), None)
+
+    def _bar(self, total: int, progress: bool | None) -> AbstractContextManager[_Bar]:
+        wanted = self._progress if progress is None else progress
+        if total == 0 or not shows_progress(wanted):
+            return nullcontext(_Bar())
+        return _RichBar(total)
+
+
+def _as_list(prompts: Prompt | Sequence[Prompt]) -> Sequence[Prompt]:
+    """A single prompt, as which a list of ints or of messages counts too, becomes a list of one."""
+    if isinstance(prompts, str) or is_messages(prompts):
+        return [prompts]
+    n_dimensions = getattr(prompts, "ndim", None)  # of an array
+    if n_dimensions is None and not isinstance(prompts, Sequence):
+        raise TypeError(f"prompts must be a prompt or a sequence of prompts; got {type(prompts)}")
+    if n_dimensions == 1 or (len(prompts) > 0 and isinstance(prompts[0], int)):
+        return [cast("Prompt", prompts)]
+    return cast("Sequence[Prompt]", prompts)
+
+
+def _per_prompt(
+    params: SamplingParams | Sequence[SamplingParams] | None, n: int
+) -> Sequence[SamplingParams | None]:
+    if params is None or isinstance(params, SamplingParams):
+        return [params] * n
+    if len(params) != n:
+        raise InvalidRequestError(f"there are {n} prompts but {len(params)} params")
+    return params
+
+
+class _Bar:
+    """Counts finished requests; this one shows nothing."""
+
+    def count(self, result: Result) -> None:
+        pass
+
+
+class _RichBar(_Bar, AbstractContextManager["_RichBar"]):
+    def __init__(self, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._progress = Progress(
+            *Progress.get_default_columns()[:2],
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[speed]}"),
+            console=Console(stderr=True),
+        )
+        self._task = self._progress.add_task("generating", total=total, speed="")
+        self._n_tokens = 0
+
+    def __enter__(self) -> _RichBar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def count(self, result: Result) -> None:
+        self._n_tokens += result.usage.n_completion
+        elapsed = self._progress.tasks[0].elapsed or 0.0
+        speed = f"{self._n_tokens / elapsed:.0f} tokens/s" if elapsed > 0 else ""
+        self._progress.update(self._task, advance=1, speed=speed)

@@ -1,0 +1,79 @@
+"""Loading a model in a way that can be watched and interrupted."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from llamaherd import _core, logs
+
+_POLL_S = 0.05
+
+
+def load_core(
+    path: Path, config: _core.EngineConfig, *, progress: bool | None, threaded: bool
+) -> _core.BatchEngine:
+    """Load `path` and start its engine.
+
+    The load runs in a thread of its own, so that Ctrl-C reaches the caller, who then cancels it.
+
+    Raises:
+      ModelLoadError: The file cannot be used; the message says why.
+    """
+    watch = _core.LoadProgress()
+    outcome: list[_core.BatchEngine | BaseException] = []
+
+    def load() -> None:
+        try:
+            outcome.append(_core.BatchEngine(str(path), config, watch, threaded))
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=load, name="llamaherd-load", daemon=True)
+    with _bar(path.name, progress) as update:
+        thread.start()
+        try:
+            while thread.is_alive():
+                thread.join(_POLL_S)
+                update(watch.fraction)
+        except BaseException:
+            watch.cancel()
+            thread.join()
+            raise
+        finally:
+            logs.forward()
+    (result,) = outcome
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def shows_progress(progress: bool | None) -> bool:
+    """Whether a progress bar is wanted: as asked for, or if stderr is a terminal."""
+    return sys.stderr.isatty() if progress is None else progress
+
+
+def _bar(name: str, progress: bool | None) -> AbstractContextManager[Callable[[float], Any]]:
+    if not shows_progress(progress):
+        return nullcontext(lambda fraction: None)
+    return _RichBar(name)
+
+
+class _RichBar(AbstractContextManager[Callable[[float], Any]]):
+    def __init__(self, name: str) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self._progress = Progress(console=Console(stderr=True), transient=True)
+        self._task = self._progress.add_task(f"loading {name}", total=1.0)
+
+    def __enter__(self) -> Callable[[float], Any]:
+        self._progress.start()
+        return lambda fraction: self._progress.update(self._task, completed=fraction)
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()

@@ -1,0 +1,225 @@
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <map>
+#include <set>
+#include <span>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+#include "backend.h"
+
+namespace llamaherd {
+
+/// What one decode call is told to do instead of succeeding.
+struct Fault {
+  enum class Kind { kStatus, kThrow, kNan };  // kNan: success, but each logits row is NaN
+  Kind kind = Kind::kStatus;
+  DecodeStatus status = DecodeStatus::kFailed;
+  std::int32_t n_applied = 0;  // rows that reach the cache first: kAborted, kFailed and kThrow
+};
+
+struct FakeOptions {
+  BackendInfo info;
+  std::map<std::int64_t, Fault> faults;  // by decode call, counting from 0
+  // NaN in a cell, freed or not, reaches every row of every call until it is overwritten or
+  // clear() zeroes it.
+  bool contagious = false;
+  DecodeStatus curse = DecodeStatus::kFailed;  // what calls with a cursed sequence return
+  std::int64_t logits_throw_from = std::numeric_limits<std::int64_t>::max();  // decode call
+  std::int64_t apply_throws_from = std::numeric_limits<std::int64_t>::max();  // decode call
+};
+
+/// A model whose next token is a hash of exactly the (position, token) pairs visible to a sequence.
+///
+/// The two highest token ids are never suggested, so that only prompts can bring them in: all rows
+/// behind the poison token are NaN; calls with rows of a sequence that has the cursed one fail.
+class FakeBackend : public Backend {
+ public:
+  static constexpr SeqId kMaxTags = 256;
+
+  explicit FakeBackend(const FakeOptions& options)
+      : options_(options), cells_(options.info.n_ctx), seqs_(kMaxTags) {}
+
+  static TokenId poison_token(std::int32_t n_vocab) { return n_vocab - 1; }
+  static TokenId cursed_token(std::int32_t n_vocab) { return n_vocab - 2; }
+
+  const BackendInfo& info() const override { return options_.info; }
+
+  bool apply(const KvOp& op) override {
+    if (n_calls_ >= options_.apply_throws_from) throw std::logic_error("apply is broken");
+    const Pos end = op.end < 0 ? std::numeric_limits<Pos>::max() : op.end;
+    std::map<Pos, std::int32_t>& held = seqs_.at(op.seq);
+    const auto first = held.lower_bound(op.begin);
+    const auto last = held.lower_bound(end);
+    if (op.kind == KvOp::Kind::kCopy) {
+      for (auto it = first; it != last; ++it) {
+        if (!seqs_.at(op.dst).emplace(*it).second) throw std::logic_error("position copied twice");
+        ++cells_[it->second].n_tags;
+      }
+      return true;
+    }
+    if (first == last) return true;
+    const bool whole = first == held.begin() && last == held.end();
+    if (!options_.info.partial_removal && !whole) return false;
+    for (auto it = first; it != last; ++it) --cells_[it->second].n_tags;
+    held.erase(first, last);
+    return true;
+  }
+
+  DecodeStatus decode(const BatchView& batch) override {
+    const std::int64_t call = n_calls_++;
+    rows_.clear();
+    while (hang_ && !abort_) std::this_thread::yield();
+    if (abort_) return DecodeStatus::kAborted;
+    if (!is_valid(batch)) {
+      ++n_refused_;
+      return DecodeStatus::kInvalidBatch;
+    }
+    const auto n_rows = static_cast<std::int32_t>(batch.tokens.size());
+    if (n_rows > options_.info.n_ctx - n_cells_used()) {
+      ++n_refused_;
+      return DecodeStatus::kNoRoom;
+    }
+    if (is_cursed(batch)) {
+      if (options_.curse == DecodeStatus::kFailed) write(batch, n_rows);
+      return options_.curse;
+    }
+    const auto fault = options_.faults.find(call);
+    if (fault != options_.faults.end()) {
+      const Fault& f = fault->second;
+      faulted_seqs_ = {batch.seqs.begin(), batch.seqs.end()};
+      const bool keeps_rows = f.kind == Fault::Kind::kThrow || f.status == DecodeStatus::kFailed ||
+                              f.status == DecodeStatus::kAborted;
+      if (f.kind != Fault::Kind::kNan && keeps_rows) write(batch, std::min(f.n_applied, n_rows));
+      if (f.kind == Fault::Kind::kThrow) throw std::runtime_error("scripted");
+      if (f.kind == Fault::Kind::kStatus) return f.status;
+    }
+    write(batch, n_rows);
+    compute_logits(batch, fault != options_.faults.end());
+    return DecodeStatus::kOk;
+  }
+
+  std::span<float> logits(std::int32_t row) override {
+    if (n_calls_ > options_.logits_throw_from) throw std::logic_error("logits are broken");
+    return rows_.at(row);  // throws std::out_of_range unless the row asked for logits
+  }
+
+  Pos length(SeqId seq) const override {
+    const auto& held = seqs_.at(seq);
+    return held.empty() ? 0 : held.rbegin()->first + 1;
+  }
+
+  void clear() override {
+    for (auto& held : seqs_) held.clear();
+    std::fill(cells_.begin(), cells_.end(), Cell{});
+    rows_.clear();
+  }
+
+  void abort(bool set) override { abort_ = set; }
+
+  /// While set, decode() waits for abort(true).
+  void hang(bool set) { hang_ = set; }
+
+  std::int32_t n_cells_used() const {
+    return static_cast<std::int32_t>(
+        std::count_if(cells_.begin(), cells_.end(), [](const Cell& c) { return c.n_tags > 0; }));
+  }
+  std::int64_t n_calls() const { return n_calls_; }
+
+  /// Calls refused for a reason that no script gave.
+  std::int64_t n_refused() const { return n_refused_; }
+
+  /// Sequences in the last call that met a fault.
+  const std::set<SeqId>& faulted_seqs() const { return faulted_seqs_; }
+
+ private:
+  struct Cell {
+    TokenId token = 0;
+    std::int32_t n_tags = 0;
+    bool poisoned = false;
+  };
+
+  static std::uint64_t mix(std::uint64_t h, std::uint64_t value) {
+    h = (h ^ value) * 0x9E3779B97F4A7C15u;
+    return h ^ (h >> 29);
+  }
+
+  bool is_valid(const BatchView& b) const {
+    const std::size_t n = b.tokens.size();
+    if (n == 0 || n > static_cast<std::size_t>(options_.info.n_batch)) return false;
+    if (b.positions.size() != n || b.seqs.size() != n || b.wants_logits.size() != n) return false;
+    if (std::count(b.wants_logits.begin(), b.wants_logits.end(), 1) > options_.info.n_seqs) {
+      return false;
+    }
+    std::map<SeqId, Pos> next;
+    for (std::size_t row = 0; row < n; ++row) {
+      if (b.tokens[row] < 0 || b.tokens[row] >= options_.info.n_vocab) return false;
+      if (b.seqs[row] < 0 || b.seqs[row] >= options_.info.n_seqs) return false;
+      const auto it = next.try_emplace(b.seqs[row], length(b.seqs[row])).first;
+      if (b.positions[row] != it->second++) return false;
+    }
+    return true;
+  }
+
+  bool is_cursed(const BatchView& b) const {
+    const TokenId cursed = cursed_token(options_.info.n_vocab);
+    if (std::find(b.tokens.begin(), b.tokens.end(), cursed) != b.tokens.end()) return true;
+    return std::any_of(b.seqs.begin(), b.seqs.end(), [&](SeqId seq) {
+      const auto& held = seqs_[seq];
+      return std::any_of(held.begin(), held.end(),
+                         [&](const auto& h) { return cells_[h.second].token == cursed; });
+    });
+  }
+
+  void write(const BatchView& b, std::int32_t n_rows) {
+    std::size_t cell = 0;
+    for (std::int32_t row = 0; row < n_rows; ++row) {
+      while (cells_[cell].n_tags > 0) ++cell;
+      cells_[cell] = {b.tokens[row], 1, b.tokens[row] == poison_token(options_.info.n_vocab)};
+      seqs_[b.seqs[row]][b.positions[row]] = static_cast<std::int32_t>(cell);
+    }
+  }
+
+  void compute_logits(const BatchView& b, bool all_nan) {
+    const std::int32_t n_vocab = options_.info.n_vocab;
+    all_nan |= options_.contagious &&
+               std::any_of(cells_.begin(), cells_.end(), [](const Cell& c) { return c.poisoned; });
+    for (std::size_t row = 0; row < b.tokens.size(); ++row) {
+      if (!b.wants_logits[row]) continue;
+      std::uint64_t hash = 1;
+      bool nan = all_nan;
+      for (const auto& [pos, cell] : seqs_[b.seqs[row]]) {
+        if (pos > b.positions[row]) break;
+        hash = mix(mix(hash, pos), cells_[cell].token + 1);
+        nan |= cells_[cell].poisoned;
+      }
+      std::vector<float>& logits = rows_[static_cast<std::int32_t>(row)];
+      logits.resize(n_vocab);
+      for (TokenId token = 0; token < n_vocab; ++token) {
+        logits[token] = static_cast<float>(mix(mix(hash, 7), token) >> 40) * 0x6.0p-24f;
+      }
+      logits[hash % (n_vocab - 2)] = 8.0f;
+      logits[n_vocab - 2] = logits[n_vocab - 1] = -std::numeric_limits<float>::infinity();
+      if (nan) std::fill(logits.begin(), logits.end(), std::nanf(""));
+    }
+  }
+
+  FakeOptions options_;
+  std::vector<Cell> cells_;
+  std::vector<std::map<Pos, std::int32_t>> seqs_;  // position -> cell
+  std::map<std::int32_t, std::vector<float>> rows_;
+  std::int64_t n_calls_ = 0;
+  std::int64_t n_refused_ = 0;
+  std::set<SeqId> faulted_seqs_;
+  std::atomic<bool> abort_ = false;
+  std::atomic<bool> hang_ = false;
+};
+
+}  // namespace llamaherd

@@ -1,0 +1,225 @@
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <numeric>
+#include <optional>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine.h"
+#include "fake_backend.h"
+
+namespace llamaherd {
+
+inline constexpr std::int32_t kVocab = 64;
+inline constexpr TokenId kEos = 0;
+inline constexpr TokenId kPoison = kVocab - 1;
+inline constexpr TokenId kCursed = kVocab - 2;
+
+/// Letters, digits, two halves of an e acute, and an end of generation.
+inline TokenTable make_table() {
+  TokenTable table;
+  table.add("</s>", true);
+  for (char c = 'a'; c <= 'z'; ++c) table.add(std::string(1, c), false);
+  for (char c = 'A'; c <= 'Z'; ++c) table.add(std::string(1, c), false);
+  table.add("\xC3", false);
+  table.add("\xA9", false);
+  for (const char* piece : {" the", "ing", "\n", "0", "1", "2", ".", "?", "#"}) {
+    table.add(piece, false);
+  }
+  return table;
+}
+
+inline std::string text_of(const std::vector<TokenId>& tokens, const TokenTable& table) {
+  std::string bytes, text;
+  for (TokenId token : tokens) bytes += table.piece(token);
+  append_utf8(bytes, true, text);
+  return text;
+}
+
+struct Spec {
+  std::vector<TokenId> prompt;
+  SamplingParams params;
+  std::uint64_t seed = 0;
+};
+
+inline Spec greedy(std::vector<TokenId> prompt, std::int32_t max_tokens) {
+  Spec spec;
+  spec.prompt = std::move(prompt);
+  spec.params.temperature = 0;
+  spec.params.max_tokens = max_tokens;
+  return spec;
+}
+
+inline std::vector<TokenId> random_prompt(std::mt19937& rng, std::int32_t n) {
+  std::vector<TokenId> prompt(n);
+  for (TokenId& token : prompt) token = 1 + static_cast<TokenId>(rng() % (kVocab - 3));
+  return prompt;
+}
+
+/// Greedy and sampled, with and without penalties, stop strings and min_tokens.
+inline Spec random_spec(std::mt19937& rng, std::int32_t max_prompt, std::int32_t max_tokens) {
+  Spec spec = greedy(random_prompt(rng, 1 + static_cast<std::int32_t>(rng() % max_prompt)),
+                     1 + static_cast<std::int32_t>(rng() % max_tokens));
+  SamplingParams& p = spec.params;
+  spec.seed = rng();
+  if (rng() % 2) p.temperature = 1.5f;
+  if (rng() % 3 == 0) p.top_k = 5;
+  if (rng() % 3 == 0) p.top_p = 0.8f;
+  if (rng() % 3 == 0) p.repetition_penalty = 1.3f;
+  if (rng() % 4 == 0) p.stop = {"a", "the", "\xC3\xA9"};
+  if (rng() % 4 == 0) p.min_tokens = std::min(*p.max_tokens, 3);
+  p.ignore_eos = rng() % 4 == 0;
+  p.echo = rng() % 8 == 0;
+  return spec;
+}
+
+struct Outcome {
+  std::vector<TokenId> token_ids;
+  std::string text;
+  std::optional<FinishReason> reason;
+  std::string error;
+
+  bool operator==(const Outcome& o) const {
+    return token_ids == o.token_ids && text == o.text && reason == o.reason;
+  }
+};
+
+inline std::ostream& operator<<(std::ostream& os, const Outcome& o) {
+  return os << "[" << ::testing::PrintToString(o.token_ids) << " '" << o.text << "' reason "
+            << (o.reason ? static_cast<int>(*o.reason) : -1) << " " << o.error << "]";
+}
+
+struct Setup {
+  FakeOptions fake;
+  Budget budget;
+  Limits limits;
+};
+
+inline Setup small_setup() {
+  Setup s;
+  s.fake.info.n_vocab = kVocab;
+  s.fake.info.n_ctx = 256;
+  s.fake.info.n_ctx_train = 256;
+  s.fake.info.n_seqs = 4;
+  s.fake.info.n_batch = 32;
+  s.budget = {16, 8};
+  s.limits = {kVocab, 96};
+  return s;
+}
+
+/// Checks the rules that hold for deltas of whatever requests, and joins them per request.
+class Collector {
+ public:
+  void expect(RequestId id) { outcomes_[id]; }
+
+  void take(const std::vector<Delta>& deltas) {
+    for (const Delta& delta : deltas) {
+      const auto it = outcomes_.find(delta.request_id);
+      ASSERT_NE(it, outcomes_.end()) << "delta of an unknown request " << delta.request_id;
+      Outcome& o = it->second;
+      EXPECT_FALSE(o.reason) << "delta behind the last one of request " << delta.request_id;
+      o.token_ids.insert(o.token_ids.end(), delta.token_ids.begin(), delta.token_ids.end());
+      o.text += delta.text;
+      o.reason = delta.finish_reason;
+      o.error = delta.error;
+      EXPECT_EQ(delta.n_completion, static_cast<std::int32_t>(o.token_ids.size()));
+      EXPECT_EQ(o.error.empty(), o.reason != FinishReason::kError);
+      n_finished_ += delta.finish_reason.has_value();
+    }
+  }
+
+  const Outcome& operator[](RequestId id) const { return outcomes_.at(id); }
+  const std::map<RequestId, Outcome>& all() const { return outcomes_; }
+  bool complete() const { return n_finished_ == outcomes_.size(); }
+
+ private:
+  std::map<RequestId, Outcome> outcomes_;
+  std::size_t n_finished_ = 0;
+};
+
+/// An engine on the fake, whose rules are checked after each step.
+class Herd {
+ public:
+  explicit Herd(const Setup& setup)
+      : backend(setup.fake),
+        table(make_table()),
+        engine(backend, table, setup.limits, setup.budget) {}
+
+  RequestId submit(const Spec& spec) {
+    const RequestId id = next_id_++;
+    collector.expect(id);
+    engine.submit(id, spec.prompt, spec.params, spec.seed, now_ns());
+    return id;
+  }
+
+  void cancel(RequestId id) {
+    std::vector<Delta> deltas;
+    engine.cancel(id, deltas);
+    collector.take(deltas);
+    check();
+  }
+
+  void step() {
+    std::vector<Delta> deltas;
+    engine.step(deltas);
+    collector.take(deltas);
+    ++n_steps;
+    check();
+  }
+
+  void run() {
+    constexpr int kMaxSteps = 20000;
+    for (int i = 0; !engine.idle(); ++i) {
+      ASSERT_LT(i, kMaxSteps) << "the engine makes no progress";
+      step();
+      if (::testing::Test::HasFatalFailure()) return;
+    }
+    EXPECT_TRUE(collector.complete());
+    EXPECT_EQ(backend.n_cells_used(), 0);
+    EXPECT_EQ(engine.metrics().n_cells_reserved, 0);
+    EXPECT_EQ(backend.n_refused(), 0);
+  }
+
+  const Outcome& operator[](RequestId id) const { return collector[id]; }
+
+  FakeBackend backend;
+  TokenTable table;
+  Engine engine;
+  Collector collector;
+  std::int64_t n_steps = 0;
+
+ private:
+  void check() {
+    EXPECT_EQ(violations(engine.snapshot()), std::vector<std::string>{});
+    EXPECT_EQ(backend.n_cells_used(), engine.metrics().n_cells_used);
+  }
+
+  RequestId next_id_ = 1;
+};
+
+/// What the request yields with the engine to itself and nothing going wrong.
+inline Outcome run_alone(const Spec& spec, Setup setup = small_setup()) {
+  setup.fake.faults.clear();
+  Herd herd(setup);
+  const RequestId id = herd.submit(spec);
+  herd.run();
+  return herd[id];
+}
+
+inline std::vector<Outcome> run_together(Herd& herd, const std::vector<Spec>& specs) {
+  std::vector<RequestId> ids;
+  for (const Spec& spec : specs) ids.push_back(herd.submit(spec));
+  herd.run();
+  std::vector<Outcome> outcomes;
+  for (RequestId id : ids) outcomes.push_back(herd[id]);
+  return outcomes;
+}
+
+}  // namespace llamaherd

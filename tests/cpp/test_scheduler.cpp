@@ -1,0 +1,155 @@
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <vector>
+
+#include "scheduler.h"
+#include "support.h"
+
+namespace llamaherd {
+namespace {
+
+struct Item {
+  RequestId id;
+  Pos begin, end;
+  std::int32_t first_row, logits_row;
+  bool operator==(const Item&) const = default;
+};
+
+std::ostream& operator<<(std::ostream& os, const Item& i) {
+  return os << "{" << i.id << ": " << i.begin << ".." << i.end << " at " << i.first_row
+            << ", logits " << i.logits_row << "}";
+}
+
+std::vector<Item> items(const CallPlan& call) {
+  std::vector<Item> found;
+  for (const PlannedRequest& p : call.items) {
+    EXPECT_EQ(p.seq, p.request->seq());
+    found.push_back({p.request->id(), p.begin, p.end, p.first_row, p.logits_row});
+  }
+  return found;
+}
+
+class SchedulerTest : public ::testing::Test {
+ protected:
+  void make(const Budget& budget, bool split_prefill, SeqPool pool = {4, 1000}) {
+    pool_ = std::make_unique<SeqPool>(pool);
+    scheduler_ = std::make_unique<Scheduler>(Scheduler::Options{budget, split_prefill}, *pool_);
+  }
+
+  void submit(RequestId id, std::int32_t n_prompt, std::int32_t max_tokens) {
+    scheduler_->submit(std::make_unique<Request>(id, std::vector<TokenId>(n_prompt, 1),
+                                                 greedy({}, max_tokens).params, 0,
+                                                 Limits{kVocab, 1000}, table_, 0));
+  }
+
+  /// What the engine does with a plan that went well.
+  void commit(const CallPlan& call) {
+    const TokenId token = 5;
+    for (const PlannedRequest& p : call.items) {
+      p.request->commit_step(p.end, p.logits_row >= 0 ? &token : nullptr);
+      pool_->set_length(p.seq, p.end);
+    }
+  }
+
+  StepPlan& plan() { return scheduler_->plan_step(1); }
+
+  TokenTable table_ = make_table();
+  std::unique_ptr<SeqPool> pool_;
+  std::unique_ptr<Scheduler> scheduler_;
+};
+
+TEST_F(SchedulerTest, AnIdleOnePlansNothing) {
+  make({100, 64}, false);
+  EXPECT_TRUE(plan().empty());
+  EXPECT_TRUE(scheduler_->idle());
+}
+
+TEST_F(SchedulerTest, AdmitsByReservedCellsFirstComeFirstServed) {
+  make({100, 64}, false, {4, 30});
+  submit(1, 10, 11);  // 20 cells
+  submit(2, 8, 4);    // 11: does not fit beside the first
+  submit(3, 2, 2);    // 3: would fit, but waits its turn
+  plan();
+  EXPECT_EQ(scheduler_->running().size(), 1u);
+  EXPECT_EQ(scheduler_->waiting().size(), 2u);
+  EXPECT_EQ(pool_->n_cells_reserved(), 20);
+  pool_->release(scheduler_->find(1)->seq());
+  scheduler_->remove(1);
+  plan();
+  EXPECT_EQ(scheduler_->running().size(), 2u);
+  EXPECT_EQ(pool_->n_cells_reserved(), 14);
+}
+
+TEST_F(SchedulerTest, AdmitsNoMoreThanThereAreIds) {
+  make({100, 64}, false, {2, 1000});
+  for (RequestId id = 1; id <= 3; ++id) submit(id, 3, 3);
+  plan();
+  EXPECT_EQ(scheduler_->running().size(), 2u);
+  EXPECT_EQ(scheduler_->find(3)->state(), Request::State::kWaiting);
+  EXPECT_EQ(scheduler_->find(2)->state(), Request::State::kRunning);
+}
+
+TEST_F(SchedulerTest, OneCallHoldsDecodeRowsFirstThenPrompts) {
+  make({100, 64}, false);
+  submit(1, 4, 5);
+  submit(2, 3, 5);
+  commit(plan().decode);
+  submit(3, 6, 5);
+  const StepPlan& next = plan();
+  EXPECT_EQ(items(next.decode),
+            (std::vector<Item>{{1, 4, 5, 0, 0}, {2, 3, 4, 1, 1}, {3, 0, 6, 2, 7}}));
+  EXPECT_EQ(next.decode.n_rows, 8);
+  EXPECT_TRUE(next.prefill.items.empty());
+  EXPECT_TRUE(next.kv_ops.empty());
+}
+
+TEST_F(SchedulerTest, DecodeRowsStandFirstWhereAnEarlierRequestStillPrefills) {
+  make({64, 64}, false);
+  submit(1, 200, 5);
+  submit(2, 1, 5);
+  const StepPlan& first = plan();
+  EXPECT_EQ(items(first.decode), (std::vector<Item>{{2, 0, 1, 0, 0}, {1, 0, 63, 1, -1}}));
+}
+
+TEST_F(SchedulerTest, SplitPrefillGetsACallOfItsOwn) {
+  make({100, 64}, true);
+  submit(1, 4, 5);
+  const StepPlan& first = plan();
+  EXPECT_TRUE(first.decode.items.empty());
+  EXPECT_EQ(items(first.prefill), (std::vector<Item>{{1, 0, 4, 0, 3}}));
+  commit(first.prefill);
+  submit(2, 6, 5);
+  const StepPlan& next = plan();
+  EXPECT_EQ(items(next.decode), (std::vector<Item>{{1, 4, 5, 0, 0}}));
+  EXPECT_EQ(items(next.prefill), (std::vector<Item>{{2, 0, 6, 0, 5}}));
+}
+
+TEST_F(SchedulerTest, ALongPromptComesInChunksAndWantsLogitsAtItsEndOnly) {
+  make({100, 64}, true);
+  submit(1, 150, 5);
+  const StepPlan& first = plan();
+  EXPECT_EQ(items(first.prefill), (std::vector<Item>{{1, 0, 64, 0, -1}}));
+  commit(first.prefill);
+  commit(plan().prefill);
+  const StepPlan& last = plan();
+  EXPECT_EQ(items(last.prefill), (std::vector<Item>{{1, 128, 150, 0, 21}}));
+}
+
+TEST_F(SchedulerTest, FindsAndRemovesWaitingAndRunningRequests) {
+  make({100, 64}, false, {1, 1000});
+  for (RequestId id : {3, 5, 9}) submit(id, 3, 3);
+  plan();
+  for (RequestId id : {3, 5, 9}) EXPECT_EQ(scheduler_->find(id)->id(), id);
+  for (RequestId id : {1, 4, 10}) EXPECT_EQ(scheduler_->find(id), nullptr);
+  scheduler_->remove(5);
+  EXPECT_EQ(scheduler_->find(5), nullptr);
+  EXPECT_NE(scheduler_->find(9), nullptr);
+  pool_->release(scheduler_->find(3)->seq());
+  scheduler_->remove(3);
+  scheduler_->remove(9);
+  EXPECT_TRUE(scheduler_->idle());
+}
+
+}  // namespace
+}  // namespace llamaherd

@@ -1,0 +1,36 @@
+"""Fixtures of the Python tests. tests/README.md says what is tested where."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llamaherd import BatchEngine, EngineConfig, ModelLoadError
+from llamaherd.models import DEFAULT_MODEL, resolve
+
+
+def skip_or_fail(reason: str) -> None:
+    """Skip a test that cannot run here, unless nothing may be skipped (as in CI)."""
+    if os.environ.get("LLAMAHERD_REQUIRE_ALL") == "1":
+        pytest.fail(f"LLAMAHERD_REQUIRE_ALL=1, but {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def model_path() -> Path:
+    """The default model, fetched once."""
+    try:
+        return resolve(DEFAULT_MODEL, progress=False)
+    except ModelLoadError as error:
+        skip_or_fail(f"the default model cannot be had: {error}")
+        raise
+
+
+@pytest.fixture(scope="module")
+def engine(model_path: Path) -> Iterator[BatchEngine]:
+    """An engine of the default model that the tests of one file share."""
+    with BatchEngine(model_path, EngineConfig(n_ctx=4096)) as engine:
+        yield engine
