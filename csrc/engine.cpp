@@ -20,8 +20,8 @@ Engine::Engine(Backend& backend, const TokenTable& table, const Limits& limits,
 void Engine::submit(RequestId id, std::vector<TokenId> prompt, const SamplingParams& params,
                     std::uint64_t seed, std::int64_t submit_ns) {
   ++metrics_.n_submitted;
-  scheduler_.submit(std::make_unique<Request>(id, std::move(prompt), params, seed, limits_, table_,
-                                              submit_ns));
+  scheduler_.submit(
+      std::make_unique<Request>(id, std::move(prompt), params, seed, limits_, table_, submit_ns));
 }
 
 void Engine::step(std::vector<Delta>& out) {
@@ -108,8 +108,7 @@ bool Engine::sample(const CallPlan& call) {
   for (std::size_t i = 0; i < call.items.size(); ++i) {
     const PlannedRequest& item = call.items[i];
     if (item.logits_row < 0) continue;
-    staged_[i].token =
-        item.request->sampler().sample(backend_.logits(item.logits_row), scratch_);
+    staged_[i].token = item.request->sampler().sample(backend_.logits(item.logits_row), scratch_);
     staged_[i].poisoned = !staged_[i].token;
     metrics_.n_poisoned_rows += staged_[i].poisoned;
     any_poisoned |= staged_[i].poisoned;
@@ -140,7 +139,13 @@ void Engine::cancel(RequestId id, std::vector<Delta>& out) {
 }
 
 void Engine::finish_all(FinishReason reason, const std::string& error, std::vector<Delta>& out) {
-  while (!scheduler_.running().empty()) end(*scheduler_.running().back(), reason, error, out);
+  while (!scheduler_.running().empty()) {
+    try {
+      end(*scheduler_.running().back(), reason, error, out);
+    } catch (const std::exception&) {
+      // The backend may be what broke; the request is ended and gone all the same.
+    }
+  }
   while (!scheduler_.waiting().empty()) end(*scheduler_.waiting().back(), reason, error, out);
 }
 
@@ -152,11 +157,12 @@ void Engine::end(Request& request, FinishReason reason, const std::string& error
 }
 
 void Engine::retire(Request& request) {
-  if (request.seq() != kNoSeq) {
-    backend_.apply({KvOp::Kind::kRemove, request.seq(), 0, -1});
-    pool_.release(request.seq());
-  }
+  const SeqId seq = request.seq();
+  // First: if the backend throws, finish_all() must not end this request a second time.
   scheduler_.remove(request.id());
+  if (seq == kNoSeq) return;
+  pool_.release(seq);
+  backend_.apply({KvOp::Kind::kRemove, seq, 0, -1});
 }
 
 void Engine::count_finish(FinishReason reason) {
@@ -190,8 +196,8 @@ Metrics Engine::metrics() const {
 Snapshot Engine::snapshot() const {
   Snapshot s;
   for (const auto& r : scheduler_.running()) {
-    s.running.push_back({r->id(), r->seq(), r->n_prompt(), r->n_tokens(), r->kv_len(),
-                         r->n_cells_needed()});
+    s.running.push_back(
+        {r->id(), r->seq(), r->n_prompt(), r->n_tokens(), r->kv_len(), r->n_cells_needed()});
   }
   for (SeqId seq = 0; seq < pool_.n_seqs(); ++seq) {
     s.sequences.push_back({pool_.in_use(seq), pool_.length(seq), backend_.length(seq)});

@@ -8,8 +8,8 @@
 
 namespace llamaherd {
 
-EngineThread::EngineThread(std::unique_ptr<Backend> backend, TokenTable table,
-                           const Limits& limits, const Budget& budget, Mode mode)
+EngineThread::EngineThread(std::unique_ptr<Backend> backend, TokenTable table, const Limits& limits,
+                           const Budget& budget, Mode mode)
     : backend_(std::move(backend)),
       table_(std::move(table)),
       limits_(limits),
@@ -42,6 +42,17 @@ RequestId EngineThread::submit(std::vector<TokenId> prompt, const SamplingParams
   return inbox_.submissions.back().id;
 }
 
+void EngineThread::hold() {
+  const std::lock_guard lock(mutex_);
+  ++n_holds_;
+}
+
+void EngineThread::release() {
+  const std::lock_guard lock(mutex_);
+  --n_holds_;
+  inbox_filled_.notify_one();
+}
+
 void EngineThread::cancel(RequestId id) {
   const std::lock_guard lock(mutex_);
   if (closing_ || ended_) return;
@@ -68,8 +79,10 @@ void EngineThread::run() {
           if (!broken.empty()) throw std::logic_error(broken.front());
         }
 #endif
-        inbox_filled_.wait(lock,
-                           [this] { return closing_ || !inbox_.empty() || !engine_.idle(); });
+        inbox_filled_.wait(lock, [this] {
+          const bool has_work = !inbox_.empty() || !engine_.idle();
+          return closing_ || (n_holds_ == 0 && has_work);
+        });
         if (closing_) break;
         std::swap(inbox, inbox_);
       }
@@ -141,12 +154,13 @@ void EngineThread::close() {
     ended = ended_;
     inbox_filled_.notify_one();
   }
-  backend_->abort(true);
+  if (backend_) backend_->abort(true);
   if (thread_.joinable()) {
     thread_.join();
   } else if (!ended) {
     stop(FinishReason::kCancelled, "");
   }
+  backend_.reset();  // the model's memory should not wait for the last reference to this
 }
 
 bool EngineThread::finished() const {

@@ -36,6 +36,11 @@ class EngineThread {
   /// Throws InvalidRequestError or, once closed or dead, EngineDeadError.
   RequestId submit(std::vector<TokenId> prompt, const SamplingParams& params);
 
+  /// While held, no new step begins, so that requests submitted meanwhile are planned together.
+  /// Every hold() needs a release(). Not waiting: a step under way goes on.
+  void hold();
+  void release();
+
   /// Asks for the request's end; its last delta says how it ended. Unknown ids are ignored.
   void cancel(RequestId id);
 
@@ -46,8 +51,9 @@ class EngineThread {
   /// Throws EngineDeadError when the engine stopped or stops at a fatal error.
   bool step();
 
-  /// Ends all requests with FinishReason::kCancelled and stops the thread. Idempotent. A decode
-  /// call under way is aborted where the backend can.
+  /// Ends all requests with FinishReason::kCancelled, stops the thread and destroys the backend.
+  /// Idempotent. A decode call under way is aborted where the backend can. In Mode::kStepped not
+  /// while step() runs.
   void close();
 
   /// True once closed or dead and every delta was drained.
@@ -84,8 +90,8 @@ class EngineThread {
   const TokenTable table_;
   const Limits limits_;
   const Mode mode_;
-  Engine engine_;               // engine thread only
-  std::vector<Delta> deltas_;   // engine thread only
+  Engine engine_;              // engine thread only
+  std::vector<Delta> deltas_;  // engine thread only
 
   mutable std::mutex mutex_;  // guards all below
   std::condition_variable inbox_filled_;
@@ -94,6 +100,7 @@ class EngineThread {
   std::vector<Delta> outbox_;
   Metrics metrics_;
   RequestId next_id_ = 1;
+  int n_holds_ = 0;
   std::mt19937_64 seeds_;
   bool closing_ = false;
   bool ended_ = false;  // no delta will be published any more

@@ -22,7 +22,8 @@ struct RowScan {
 RowScan scan_row(std::span<const float> logits, std::vector<float>& block_max);
 
 /// Sums of exp((logit - max) * scale) for every kLogitsBlock logits; returns the total. The
-/// exponential's relative error is below 1e-6; below exp(-87) it is 0. `scale` must be >= 0.
+/// exponential's relative error is below 1e-6 down to exp(-10) and below 4e-6 down to exp(-87);
+/// below that it is 0. `scale` must be finite and >= 0.
 double exp_sums(std::span<const float> logits, float max, float scale,
                 std::vector<float>& block_sums);
 

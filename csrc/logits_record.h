@@ -77,8 +77,8 @@ class RecordingBackend final : public Backend {
 
   std::unique_ptr<Backend> inner_;
   std::shared_ptr<LogitsRecord> record_;
-  std::vector<std::vector<TokenId>> tokens_;   // by sequence id
-  std::vector<std::uint64_t> prefixes_;        // by row of the last decode
+  std::vector<std::vector<TokenId>> tokens_;  // by sequence id
+  std::vector<std::uint64_t> prefixes_;       // by row of the last decode
 };
 
 }  // namespace llamaherd

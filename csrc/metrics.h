@@ -20,7 +20,7 @@ struct Metrics {
   std::int64_t n_finished_cancelled = 0;
   std::int64_t n_finished_error = 0;
 
-  std::int64_t n_no_room = 0;            // decode calls by failure
+  std::int64_t n_no_room = 0;  // decode calls by failure
   std::int64_t n_invalid_batch = 0;
   std::int64_t n_aborted = 0;
   std::int64_t n_failed = 0;

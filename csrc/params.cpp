@@ -116,7 +116,8 @@ void validate(const EngineConfig& c) {
   }
   require(c.poll >= 0 && c.poll <= 100, "poll", "in [0, 100]", c.poll);
   require_at_least("n_gpu_layers", c.n_gpu_layers, -1);
-  require_one_of("split_mode", c.split_mode, std::array<std::string_view, 3>{"none", "layer", "row"});
+  require_one_of("split_mode", c.split_mode,
+                 std::array<std::string_view, 3>{"none", "layer", "row"});
   require_at_least("main_gpu", c.main_gpu, 0);
   for (float share : c.tensor_split) {
     require(std::isfinite(share) && share >= 0.0f, "tensor_split", "finite and >= 0", share);

@@ -68,7 +68,8 @@ CallPlan Engine::replan(std::span<const PlannedRequest> items) const {
 /// from a neighbour's; and it may stand in the cache for others to meet. So: one poisoned request
 /// is first tried again alone, as it stands. If that does not help, or there are several, the cache
 /// is cleared with its data and each of them runs alone in the clean one. Who is poisoned even
-/// there is the source and ends; the others' caches are rebuilt from their tokens by the next steps.
+/// there is the source and ends; the others' caches are rebuilt from their tokens by the next
+/// steps.
 void Engine::isolate_poison(const CallPlan& call, std::vector<Delta>& out) {
   std::vector<Request*> suspects;
   for (std::size_t i = 0; i < call.items.size(); ++i) {

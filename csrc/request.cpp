@@ -91,6 +91,7 @@ Delta Request::take_delta(const TokenTable& table, std::int64_t now_ns) {
 
 Delta Request::finish(FinishReason reason, std::string error, std::int64_t now_ns) {
   Delta delta = make_delta(now_ns);
+  delta.n_completion = n_shown_;  // a fatal error may leave tokens committed and never handed out
   delta.finish_reason = reason;
   delta.error = std::move(error);
   text_.finish(delta.text);

@@ -102,13 +102,19 @@ void keep_typical(std::vector<Candidate>& candidates, float max, float typical_p
   keep_mass(candidates, typical_p, total);
 }
 
+/// 1 / temperature, kept finite: 0 * inf would make the best token's weight NaN.
+float inverse(float temperature) {
+  return std::min(1.0f / temperature, std::numeric_limits<float>::max());
+}
+
 TokenId draw(const std::vector<Candidate>& candidates, float max, float temperature,
              double uniform) {
+  const float scale = inverse(temperature);
   double total = 0;
-  for (const Candidate& c : candidates) total += exp_weight(c.logit, max, 1.0f / temperature);
+  for (const Candidate& c : candidates) total += exp_weight(c.logit, max, scale);
   double left = uniform * total;
   for (const Candidate& c : candidates) {
-    left -= exp_weight(c.logit, max, 1.0f / temperature);
+    left -= exp_weight(c.logit, max, scale);
     if (left < 0) return c.token;
   }
   return candidates.front().token;  // rounding left a crumb: the best one
@@ -144,8 +150,8 @@ void Sampler::edit(std::span<float> logits) const {
     const float r = params_.repetition_penalty;
     logit = logit > 0 ? logit / r : logit * r;
     if (seen.n_output > 0) {
-      logit -= params_.frequency_penalty * static_cast<float>(seen.n_output) +
-               params_.presence_penalty;
+      logit -=
+          params_.frequency_penalty * static_cast<float>(seen.n_output) + params_.presence_penalty;
     }
   }
   for (const auto& [token, bias] : params_.logit_bias) logits[token] += bias;
@@ -192,7 +198,7 @@ std::optional<TokenId> Sampler::sample(std::span<float> logits, SamplerScratch& 
 
 TokenId Sampler::draw_from_all(std::span<const float> logits, float max, double uniform,
                                SamplerScratch& s) const {
-  const float scale = 1.0f / params_.temperature;
+  const float scale = inverse(params_.temperature);
   double left = uniform * exp_sums(logits, max, scale, s.block_sums);
   std::size_t block = 0;
   while (block + 1 < s.block_sums.size() && left >= s.block_sums[block]) {
@@ -212,8 +218,8 @@ TokenId Sampler::draw_from_all(std::span<const float> logits, float max, double 
 void Sampler::accept(TokenId token) noexcept {
   ++n_accepted_;
   if (!has_penalties_) return;
-  auto seen = std::find_if(seen_.begin(), seen_.end(),
-                           [token](const Seen& s) { return s.token == token; });
+  auto seen =
+      std::find_if(seen_.begin(), seen_.end(), [token](const Seen& s) { return s.token == token; });
   if (seen == seen_.end()) {
     seen_.push_back({token, 1});  // room was reserved
   } else {

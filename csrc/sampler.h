@@ -56,7 +56,7 @@ class Sampler {
   std::uint64_t seed_;
   bool has_penalties_;
   std::int32_t n_accepted_ = 0;
-  std::vector<Seen> seen_;            // distinct tokens of prompt and output, if penalties are on
+  std::vector<Seen> seen_;  // distinct tokens of prompt and output, if penalties are on
   std::vector<TokenId> banned_always_;
   std::vector<TokenId> banned_early_;  // until min_tokens are out
 };

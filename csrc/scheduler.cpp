@@ -46,8 +46,9 @@ Request* Scheduler::find(RequestId id) {
     if (request->id() == id) return request.get();
   }
   // Ids grow with the time of submission, and the queue is in that order.
-  auto it = std::lower_bound(waiting_.begin(), waiting_.end(), id,
-                             [](const auto& request, RequestId key) { return request->id() < key; });
+  auto it =
+      std::lower_bound(waiting_.begin(), waiting_.end(), id,
+                       [](const auto& request, RequestId key) { return request->id() < key; });
   return it != waiting_.end() && (*it)->id() == id ? it->get() : nullptr;
 }
 

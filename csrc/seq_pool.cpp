@@ -13,8 +13,8 @@ bool SeqPool::can_acquire(std::int32_t n_reserved) const {
 
 SeqId SeqPool::acquire(std::int32_t n_reserved) {
   if (!can_acquire(n_reserved)) {
-    throw std::logic_error("SeqPool::acquire of " + std::to_string(n_reserved) + " cells: " +
-                           std::to_string(n_cells_ - n_reserved_) + " left, " +
+    throw std::logic_error("SeqPool::acquire of " + std::to_string(n_reserved) +
+                           " cells: " + std::to_string(n_cells_ - n_reserved_) + " left, " +
                            std::to_string(n_seqs() - n_seqs_in_use_) + " ids left");
   }
   SeqId seq = 0;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <exception>
 #include <optional>
 #include <span>
 
@@ -28,11 +29,15 @@ class StepGuard {
 
   ~StepGuard() {
     if (committed_) return;
-    for (const PlannedRequest& item : call_.items) undo(item);
+    try {
+      undo_all();
+    } catch (const std::exception&) {
+      // Another exception is under way and fatal: nothing will ask this cache again.
+    }
   }
 
   /// `staged` stands beside the call's items. Poisoned ones are undone, the others committed.
-  void commit(std::span<const Staged> staged) noexcept {
+  void commit(std::span<const Staged> staged) {
     committed_ = true;
     for (std::size_t i = 0; i < staged.size(); ++i) {
       const PlannedRequest& item = call_.items[i];
@@ -48,13 +53,13 @@ class StepGuard {
   /// Sequences that were dropped whole, because their memory cannot be trimmed.
   int n_dropped() const { return n_dropped_; }
 
-  void undo_all() noexcept {
+  void undo_all() {
     committed_ = true;
     for (const PlannedRequest& item : call_.items) undo(item);
   }
 
  private:
-  void undo(const PlannedRequest& item) noexcept {
+  void undo(const PlannedRequest& item) {
     if (backend_.apply({KvOp::Kind::kRemove, item.seq, item.begin, -1})) return;
     backend_.apply({KvOp::Kind::kRemove, item.seq, 0, -1});
     pool_.set_length(item.seq, 0);

@@ -38,7 +38,7 @@ struct Delta {
   std::vector<TokenId> token_ids;
   std::string text;  // always valid UTF-8; lags token_ids while a character or stop string is open
   std::optional<FinishReason> finish_reason;
-  std::string error;      // set if finish_reason is kError
+  std::string error;              // set if finish_reason is kError
   std::int32_t n_prompt = 0;      // prompt tokens
   std::int32_t n_cached = 0;      // of these, not computed by this request
   std::int32_t n_completion = 0;  // output tokens so far, this delta's included

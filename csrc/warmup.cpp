@@ -50,7 +50,9 @@ DecodeStatus run(Backend& backend, const Shape& shape) {
 void warm_up(Backend& backend, double budget_s) {
   using Clock = std::chrono::steady_clock;
   const auto begin = Clock::now();
-  const auto elapsed_s = [&] { return std::chrono::duration<double>(Clock::now() - begin).count(); };
+  const auto elapsed_s = [&] {
+    return std::chrono::duration<double>(Clock::now() - begin).count();
+  };
   double last_s = 0;
   for (const Shape& shape : shapes_in_use(backend.info())) {
     if (elapsed_s() + 2 * last_s > budget_s) return;

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <limits>
+#include <mutex>
 
 #include "bindings.h"
 #include "engine_thread.h"
@@ -64,7 +65,15 @@ std::vector<TokenId> to_tokens(const py::object& ids) {
   return tokens;
 }
 
-/// What Python holds. The model outlives the engine thread that decodes with it.
+struct Model {
+  LlamaModel llama;
+  ChatTemplate chat;
+
+  Model(const std::string& path, const EngineConfig& config, LoadProgress& progress)
+      : llama(path, config, progress), chat(llama, config.chat_template) {}
+};
+
+/// What Python holds. Calls that use the model share it, so that close() may free it any time.
 class PyBatchEngine {
  public:
   PyBatchEngine(const std::string& path, const EngineConfig& config, LoadProgress& progress,
@@ -72,9 +81,9 @@ class PyBatchEngine {
       : pid_(getpid()) {
     validate(config);
     const py::gil_scoped_release release;
-    model_ = std::make_shared<LlamaModel>(path, config, progress);
-    chat_ = std::make_unique<ChatTemplate>(*model_, config.chat_template);
-    std::unique_ptr<Backend> backend = std::make_unique<LlamaBackend>(model_, config);
+    model_ = std::make_shared<Model>(path, config, progress);
+    std::unique_ptr<Backend> backend = std::make_unique<LlamaBackend>(
+        std::shared_ptr<const LlamaModel>(model_, &model_->llama), config);
     info_ = backend->info();
     if (config.warmup) warm_up(*backend, kWarmupBudgetS);
     if (record) backend = std::make_unique<RecordingBackend>(std::move(backend), *record);
@@ -83,7 +92,7 @@ class PyBatchEngine {
     const std::int32_t token_budget = resolve_preset(config).token_budget;
     const Budget budget{token_budget, std::max(token_budget / 4, kChunkRows)};
     engine_ = std::make_unique<EngineThread>(
-        std::move(backend), model_->make_token_table(), limits, budget,
+        std::move(backend), model_->llama.make_token_table(), limits, budget,
         threaded ? EngineThread::Mode::kThreaded : EngineThread::Mode::kStepped);
   }
 
@@ -91,8 +100,7 @@ class PyBatchEngine {
     if (getpid() != pid_) {
       // A forked child has a copy of the memory but not the threads: waiting for one would hang.
       (void)engine_.release();
-      (void)chat_.release();
-      new std::shared_ptr<LlamaModel>(std::move(model_));
+      (void)new std::shared_ptr<Model>(std::move(model_));
       return;
     }
     const py::gil_scoped_release release;
@@ -108,6 +116,12 @@ class PyBatchEngine {
     return *engine_;
   }
 
+  void close() {
+    engine().close();
+    const std::lock_guard lock(model_mutex_);
+    model_.reset();
+  }
+
   RequestId submit(const py::object& prompt, const SamplingParams& params) {
     std::vector<TokenId> tokens = to_tokens(prompt);
     const py::gil_scoped_release release;
@@ -115,7 +129,7 @@ class PyBatchEngine {
   }
 
   std::vector<TokenId> tokenize(const std::string& text, bool add_special, bool parse_special) {
-    return model_->tokenize(text, add_special, parse_special);
+    return model()->llama.tokenize(text, add_special, parse_special);
   }
 
   py::str detokenize(const py::object& ids, bool special) {
@@ -125,36 +139,38 @@ class PyBatchEngine {
       throw InvalidRequestError("token ids must be in [0, " + std::to_string(info_.n_vocab) +
                                 "); got " + std::to_string(token));
     }
-    const std::string bytes = model_->detokenize(tokens, special);
+    const std::string bytes = model()->llama.detokenize(tokens, special);
     return py::reinterpret_steal<py::str>(
         PyUnicode_DecodeUTF8(bytes.data(), static_cast<py::ssize_t>(bytes.size()), "replace"));
   }
 
-  py::typing::Tuple<py::str, py::typing::List<py::str>> apply_chat_template(const std::string& messages, const std::string& tools,
-                                bool add_generation_prompt) {
+  py::typing::Tuple<py::str, py::typing::List<py::str>> apply_chat_template(
+      const std::string& messages, const std::string& tools, bool add_generation_prompt) {
     ChatTemplate::Prompt prompt;
     {
       const py::gil_scoped_release release;
-      prompt = chat_->apply(messages, tools, add_generation_prompt);
+      prompt = model()->chat.apply(messages, tools, add_generation_prompt);
     }
     return py::make_tuple(prompt.text, prompt.stop);
   }
 
   py::typing::Dict<py::str, py::object> model_info() {
+    const std::shared_ptr<Model> shared = model();
+    const LlamaModel& llama = shared->llama;
     py::typing::Dict<py::str, py::object> d;
-    d["description"] = model_->description();
-    d["n_params"] = llama_model_n_params(model_->get());
-    d["n_bytes"] = llama_model_size(model_->get());
+    d["description"] = llama.description();
+    d["n_params"] = llama_model_n_params(llama.get());
+    d["n_bytes"] = llama_model_size(llama.get());
     d["n_vocab"] = info_.n_vocab;
-    d["n_layer"] = llama_model_n_layer(model_->get());
-    d["n_embd"] = llama_model_n_embd(model_->get());
+    d["n_layer"] = llama_model_n_layer(llama.get());
+    d["n_embd"] = llama_model_n_embd(llama.get());
     d["n_ctx_train"] = info_.n_ctx_train;
     d["n_ctx"] = info_.n_ctx;
     d["max_len"] = engine().limits().max_len;
     d["max_seqs"] = info_.n_seqs;
-    d["memory_kind"] = model_->memory_kind();
-    d["has_chat_template"] = chat_->exists();
-    d["metadata"] = py::dict(py::cast(model_->metadata()));
+    d["memory_kind"] = llama.memory_kind();
+    d["has_chat_template"] = shared->chat.exists();
+    d["metadata"] = py::dict(py::cast(llama.metadata()));
     return d;
   }
 
@@ -168,10 +184,17 @@ class PyBatchEngine {
     return *config.max_len;
   }
 
+  std::shared_ptr<Model> model() {
+    engine();
+    const std::lock_guard lock(model_mutex_);
+    if (!model_) throw EngineDeadError("the engine is closed");
+    return model_;
+  }
+
   pid_t pid_;
   BackendInfo info_;
-  std::shared_ptr<LlamaModel> model_;
-  std::unique_ptr<ChatTemplate> chat_;
+  std::mutex model_mutex_;
+  std::shared_ptr<Model> model_;
   std::unique_ptr<EngineThread> engine_;
 };
 
@@ -224,6 +247,10 @@ Raises:
 Thread safety:
   Any thread. Does not wait for a step.
 )pbdoc")
+      .def("hold", [](PyBatchEngine& self) { self.engine().hold(); }, release_gil(),
+           "No new step begins until release(): what is submitted meanwhile is planned together.")
+      .def("release", [](PyBatchEngine& self) { self.engine().release(); }, release_gil(),
+           "Ends one hold().")
       .def(
           "cancel", [](PyBatchEngine& self, RequestId id) { self.engine().cancel(id); },
           py::arg("request_id"), release_gil(),
@@ -240,9 +267,8 @@ Thread safety:
           "step", [](PyBatchEngine& self) { return self.engine().step(); }, release_gil(),
           "Unthreaded engines: run one step. Returns whether there is more to do. Raises "
           "EngineDeadError. One thread at a time.")
-      .def(
-          "close", [](PyBatchEngine& self) { self.engine().close(); }, release_gil(),
-          "End all requests as CANCELLED and stop. Idempotent. Any thread.")
+      .def("close", &PyBatchEngine::close, release_gil(),
+           "End all requests as CANCELLED, stop, and free the model. Idempotent. Any thread.")
       .def(
           "finished", [](PyBatchEngine& self) { return self.engine().finished(); }, release_gil(),
           "True once closed or dead and every delta was drained. Any thread.")

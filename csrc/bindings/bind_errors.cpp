@@ -11,8 +11,8 @@ void bind_errors(py::module_& m) {
   auto& base = py::register_exception<LlamaHerdError>(m, "LlamaHerdError", PyExc_RuntimeError);
   doc(base, "Base of all errors that llamaherd raises.");
   const py::tuple invalid_bases = py::make_tuple(base, py::handle(PyExc_ValueError));
-  auto& invalid = py::register_exception<InvalidRequestError>(m, "InvalidRequestError",
-                                                              invalid_bases);
+  auto& invalid =
+      py::register_exception<InvalidRequestError>(m, "InvalidRequestError", invalid_bases);
   doc(invalid, "A request or an option breaks a rule; the message states the rule and the value.");
   auto& load = py::register_exception<ModelLoadError>(m, "ModelLoadError", base);
   doc(load, "A model file cannot be used; the message says why.");

@@ -35,8 +35,7 @@ py::typing::List<LogTuple> drain_log() {
     // What a broken model file makes llama.cpp print need not be UTF-8.
     PyObject* text = PyUnicode_DecodeUTF8(line.text.data(),
                                           static_cast<py::ssize_t>(line.text.size()), "replace");
-    lines.append(py::make_tuple(python_level(line.level),
-                                py::reinterpret_steal<py::str>(text)));
+    lines.append(py::make_tuple(python_level(line.level), py::reinterpret_steal<py::str>(text)));
   }
   return lines;
 }
@@ -82,8 +81,9 @@ void bind_llama(py::module_& m) {
       .def_property_readonly(
           "fraction", [](const LoadProgress& self) { return self.fraction.load(); },
           "Of the weights, in [0, 1].")
-      .def("cancel", [](LoadProgress& self) { self.cancelled = true; },
-           "The load raises ModelLoadError soon.");
+      .def(
+          "cancel", [](LoadProgress& self) { self.cancelled = true; },
+          "The load raises ModelLoadError soon.");
 
   m.def("serve_rpc", &serve_rpc, py::arg("endpoint"), py::call_guard<py::gil_scoped_release>(),
         "Lend this machine's CPU to other processes as a device, HOST:PORT. Returns on failure.");

@@ -28,8 +28,9 @@ void bind_params(py::module_& m) {
       .def_readwrite("stop_token_ids", &SamplingParams::stop_token_ids)
       .def_readwrite("stop", &SamplingParams::stop)
       .def_readwrite("echo", &SamplingParams::echo)
-      .def("validate", [](const SamplingParams& self) { validate(self); },
-           "Raises InvalidRequestError if a value is out of range whatever the model.");
+      .def(
+          "validate", [](const SamplingParams& self) { validate(self); },
+          "Raises InvalidRequestError if a value is out of range whatever the model.");
 
   py::class_<EngineConfig>(m, "EngineConfig", "The core's form of llamaherd.EngineConfig.")
       .def(py::init<>())
@@ -51,8 +52,9 @@ void bind_params(py::module_& m) {
       .def_readwrite("chat_template", &EngineConfig::chat_template)
       .def_readwrite("deterministic", &EngineConfig::deterministic)
       .def_readwrite("warmup", &EngineConfig::warmup)
-      .def("validate", [](const EngineConfig& self) { validate(self); },
-           "Raises InvalidRequestError if a value is out of range whatever the model.");
+      .def(
+          "validate", [](const EngineConfig& self) { validate(self); },
+          "Raises InvalidRequestError if a value is out of range whatever the model.");
 }
 
 }  // namespace llamaherd

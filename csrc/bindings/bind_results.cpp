@@ -70,8 +70,7 @@ py::typing::Dict<py::str, py::object> as_dict(const Metrics& m) {
 
 void bind_results(py::module_& m) {
   py::native_enum<FinishReason>(m, "FinishReason", "enum.Enum", "How a request ended.")
-      .value("STOP", FinishReason::kStop,
-             "End-of-generation token, stop token or stop string.")
+      .value("STOP", FinishReason::kStop, "End-of-generation token, stop token or stop string.")
       .value("LENGTH", FinishReason::kLength, "max_tokens or max_len reached.")
       .value("CANCELLED", FinishReason::kCancelled, "By the caller, or the engine was closed.")
       .value("ERROR", FinishReason::kError, "See the delta's or the result's error.")
@@ -100,8 +99,7 @@ void bind_results(py::module_& m) {
       .def_readonly("finish_reason", &Delta::finish_reason, "None until the last delta.")
       .def_readonly("error", &Delta::error, "Set if finish_reason is ERROR, else empty.")
       .def_readonly("n_prompt", &Delta::n_prompt, "Prompt tokens.")
-      .def_readonly("n_cached", &Delta::n_cached,
-                    "Prompt tokens that did not have to be computed.")
+      .def_readonly("n_cached", &Delta::n_cached, "Prompt tokens that did not have to be computed.")
       .def_readonly("n_completion", &Delta::n_completion, "Output tokens so far.")
       .def_readonly("timing", &Delta::timing)
       .def("__repr__", [](const Delta& d) {
@@ -122,9 +120,8 @@ void bind_results(py::module_& m) {
              }
              return all[name.c_str()];
            })
-      .def("__repr__", [](const Metrics& self) {
-        return py::str("Metrics({})").format(as_dict(self));
-      });
+      .def("__repr__",
+           [](const Metrics& self) { return py::str("Metrics({})").format(as_dict(self)); });
 }
 
 }  // namespace llamaherd

@@ -14,8 +14,8 @@ namespace {
 
 template <typename T>
 const T* at(const ggml_tensor& t, std::int64_t i1, std::int64_t i2 = 0, std::int64_t i3 = 0) {
-  return reinterpret_cast<const T*>(static_cast<const char*>(t.data) + i1 * t.nb[1] +
-                                    i2 * t.nb[2] + i3 * t.nb[3]);
+  return reinterpret_cast<const T*>(static_cast<const char*>(t.data) + i1 * t.nb[1] + i2 * t.nb[2] +
+                                    i3 * t.nb[3]);
 }
 
 template <typename T>
@@ -160,8 +160,8 @@ struct Attention {
 /// One query row's score against one cell; the same arithmetic wherever the cell lies.
 float score(const Attention& a, const void* q_row, const void* k_row, float bias) {
   float s = 0;
-  ggml_get_type_traits_cpu(a.k->type)
-      ->vec_dot(static_cast<int>(a.k->ne[0]), &s, 0, k_row, 0, q_row, 0, 1);
+  ggml_get_type_traits_cpu(a.k->type)->vec_dot(static_cast<int>(a.k->ne[0]), &s, 0, k_row, 0, q_row,
+                                               0, 1);
   s *= a.scale;
   if (a.softcap != 0) s = a.softcap * std::tanh(s);
   return s + bias;
@@ -193,8 +193,8 @@ void attend(const Attention& a, ggml_tensor& dst, std::int64_t i1, std::int64_t 
     return mask ? slope * ggml_fp16_to_fp32(mask[cell]) : 0.0f;
   };
 
-  const auto* q_traits = ggml_get_type_traits_cpu(
-      ggml_get_type_traits_cpu(a.k->type)->vec_dot_type);
+  const auto* q_traits =
+      ggml_get_type_traits_cpu(ggml_get_type_traits_cpu(a.k->type)->vec_dot_type);
   q_traits->from_float(at<float>(*a.q, i1, h, i3), q_row, a.q->ne[0]);
 
   float max = a.sinks ? static_cast<const float*>(a.sinks->data)[h] : -INFINITY;

@@ -19,8 +19,10 @@ void check_roles(const std::vector<common_chat_msg>& messages) {
                                                  "tool"};
   for (const common_chat_msg& message : messages) {
     if (std::find(roles.begin(), roles.end(), message.role) != roles.end()) continue;
-    throw InvalidRequestError("a message's role must be one of system, developer, user, "
-                              "assistant, tool; got '" + message.role + "'");
+    throw InvalidRequestError(
+        "a message's role must be one of system, developer, user, "
+        "assistant, tool; got '" +
+        message.role + "'");
   }
 }
 
@@ -44,8 +46,9 @@ ChatTemplate::Prompt ChatTemplate::apply(const std::string& messages_json,
                                          const std::string& tools_json,
                                          bool add_generation_prompt) const {
   if (!exists_) {
-    throw InvalidRequestError("this model has no chat template; pass one as "
-                              "EngineConfig(chat_template=...) or send a plain prompt");
+    throw InvalidRequestError(
+        "this model has no chat template; pass one as "
+        "EngineConfig(chat_template=...) or send a plain prompt");
   }
   common_chat_templates_inputs inputs;
   const common_json messages = parse(messages_json, "messages");

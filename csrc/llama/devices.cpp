@@ -28,8 +28,9 @@ std::string kind_of(ggml_backend_dev_t device) {
 void add_rpc_devices(const std::string& endpoint, std::vector<ggml_backend_dev_t>& out) {
   ggml_backend_reg_t rpc = ggml_backend_reg_by_name("RPC");
   if (!rpc) {
-    throw InvalidRequestError("devices names an RPC server, but this build has no RPC backend; "
-                              "build with -C cmake.define.GGML_RPC=ON");
+    throw InvalidRequestError(
+        "devices names an RPC server, but this build has no RPC backend; "
+        "build with -C cmake.define.GGML_RPC=ON");
   }
   using AddServer = ggml_backend_reg_t (*)(const char*);
   const auto add_server = reinterpret_cast<AddServer>(
@@ -78,7 +79,8 @@ std::vector<std::pair<std::string, std::string>> cpu_features() {
   const auto get = reinterpret_cast<ggml_backend_get_features_t>(
       ggml_backend_reg_get_proc_address(cpu, "ggml_backend_get_features"));
   if (!get) return features;
-  for (ggml_backend_feature* f = get(cpu); f && f->name; ++f) features.emplace_back(f->name, f->value);
+  for (ggml_backend_feature* f = get(cpu); f && f->name; ++f)
+    features.emplace_back(f->name, f->value);
   return features;
 }
 
@@ -92,7 +94,8 @@ std::vector<ggml_backend_dev_t> find_devices(const std::vector<std::string>& nam
     ggml_backend_dev_t device = ggml_backend_dev_by_name(name.c_str());
     if (!device) {
       std::string known;
-      for (const DeviceInfo& info : list_devices()) known += (known.empty() ? "" : ", ") + info.name;
+      for (const DeviceInfo& info : list_devices())
+        known += (known.empty() ? "" : ", ") + info.name;
       throw InvalidRequestError("devices must name devices of this machine (" + known + "); got '" +
                                 name + "'");
     }

@@ -52,7 +52,8 @@ struct LoadParams {
   LoadParams(const std::string& path, const EngineConfig& config) {
     if (!config.devices.empty()) {
       for (ggml_backend_dev_t device : find_devices(config.devices)) {
-        if (ggml_backend_dev_type(device) != GGML_BACKEND_DEVICE_TYPE_CPU) devices.push_back(device);
+        if (ggml_backend_dev_type(device) != GGML_BACKEND_DEVICE_TYPE_CPU)
+          devices.push_back(device);
       }
       devices.push_back(nullptr);
       params.devices = devices.data();

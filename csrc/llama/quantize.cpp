@@ -17,13 +17,13 @@ struct NamedType {
   llama_ftype type;
 };
 constexpr std::array kTypes = {
-    NamedType{"f32", LLAMA_FTYPE_ALL_F32},        NamedType{"f16", LLAMA_FTYPE_MOSTLY_F16},
-    NamedType{"bf16", LLAMA_FTYPE_MOSTLY_BF16},   NamedType{"q8_0", LLAMA_FTYPE_MOSTLY_Q8_0},
-    NamedType{"q6_k", LLAMA_FTYPE_MOSTLY_Q6_K},   NamedType{"q5_k_m", LLAMA_FTYPE_MOSTLY_Q5_K_M},
+    NamedType{"f32", LLAMA_FTYPE_ALL_F32},          NamedType{"f16", LLAMA_FTYPE_MOSTLY_F16},
+    NamedType{"bf16", LLAMA_FTYPE_MOSTLY_BF16},     NamedType{"q8_0", LLAMA_FTYPE_MOSTLY_Q8_0},
+    NamedType{"q6_k", LLAMA_FTYPE_MOSTLY_Q6_K},     NamedType{"q5_k_m", LLAMA_FTYPE_MOSTLY_Q5_K_M},
     NamedType{"q5_k_s", LLAMA_FTYPE_MOSTLY_Q5_K_S}, NamedType{"q5_1", LLAMA_FTYPE_MOSTLY_Q5_1},
-    NamedType{"q5_0", LLAMA_FTYPE_MOSTLY_Q5_0},   NamedType{"q4_k_m", LLAMA_FTYPE_MOSTLY_Q4_K_M},
+    NamedType{"q5_0", LLAMA_FTYPE_MOSTLY_Q5_0},     NamedType{"q4_k_m", LLAMA_FTYPE_MOSTLY_Q4_K_M},
     NamedType{"q4_k_s", LLAMA_FTYPE_MOSTLY_Q4_K_S}, NamedType{"q4_1", LLAMA_FTYPE_MOSTLY_Q4_1},
-    NamedType{"q4_0", LLAMA_FTYPE_MOSTLY_Q4_0},   NamedType{"q3_k_m", LLAMA_FTYPE_MOSTLY_Q3_K_M},
+    NamedType{"q4_0", LLAMA_FTYPE_MOSTLY_Q4_0},     NamedType{"q3_k_m", LLAMA_FTYPE_MOSTLY_Q3_K_M},
     NamedType{"q2_k", LLAMA_FTYPE_MOSTLY_Q2_K},
 };
 
@@ -56,7 +56,8 @@ void quantize(const std::string& source, const std::string& target, const std::s
   const log_sink::ErrorCapture errors;
   std::string failure;
   try {
-    if (llama_model_quantize(source.c_str(), partial.c_str(), &params) != 0) failure = errors.text();
+    if (llama_model_quantize(source.c_str(), partial.c_str(), &params) != 0)
+      failure = errors.text();
   } catch (const std::exception& error) {
     failure = error.what();
   }

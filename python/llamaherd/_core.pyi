@@ -372,7 +372,7 @@ class BatchEngine:
         """
     def close(self) -> None:
         """
-        End all requests as CANCELLED and stop. Idempotent. Any thread.
+        End all requests as CANCELLED, stop, and free the model. Idempotent. Any thread.
         """
     def detokenize(self, token_ids: typing.Any, special: bool) -> str:
         """
@@ -390,6 +390,10 @@ class BatchEngine:
         """
         True once closed or dead and every delta was drained. Any thread.
         """
+    def hold(self) -> None:
+        """
+        No new step begins until release(): what is submitted meanwhile is planned together.
+        """
     def metrics(self) -> Metrics:
         """
         As of the last step. Any thread.
@@ -397,6 +401,10 @@ class BatchEngine:
     def model_info(self) -> dict[str, typing.Any]:
         """
         Facts of the model and limits in force.
+        """
+    def release(self) -> None:
+        """
+        Ends one hold().
         """
     def step(self) -> bool:
         """

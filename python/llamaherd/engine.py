@@ -9,15 +9,15 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
 
 from llamaherd import _core, logs
-from llamaherd._core import Delta, InvalidRequestError, Metrics
+from llamaherd._core import Delta, EngineDeadError, InvalidRequestError, Metrics
 from llamaherd.loading import load_core
 from llamaherd.models import resolve
-from llamaherd.params import EngineConfig, SamplingParams
+from llamaherd.params import EngineConfig, SamplingParams, require_unicode
 from llamaherd.stream import Stream, Waiter
 
 if TYPE_CHECKING:  # numpy costs a third of this package's import time
@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # numpy costs a third of this package's import time
 TokenIds: TypeAlias = "Sequence[int] | npt.NDArray[np.integer[Any]]"
 Message: TypeAlias = Mapping[str, Any]
 Prompt: TypeAlias = "str | TokenIds | Sequence[Message]"
+Prepared: TypeAlias = "tuple[TokenIds, _core.SamplingParams]"
 
 _logger = logging.getLogger("llamaherd")
 
@@ -62,6 +63,9 @@ class BatchEngine:
         threaded: bool = True,
     ) -> None:
         self.config = config if config is not None else EngineConfig()
+        if not isinstance(self.config, EngineConfig):
+            raise TypeError(f"config must be an EngineConfig; got {type(config).__name__}")
+        self._pid = os.getpid()
         self.path: Path = resolve(model, progress=progress)
         self._core = load_core(
             self.path, self.config._to_core(), progress=progress, threaded=threaded
@@ -110,17 +114,37 @@ class BatchEngine:
         *,
         keep_deltas: bool,
     ) -> Stream:
-        params = params if params is not None else SamplingParams()
+        return self._queue(self._prepare(prompt, params, tools), keep_deltas=keep_deltas)
+
+    def _prepare(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> Prepared:
+        """The slow part of a submit: text and templates become token ids."""
+        core_params = (params if params is not None else SamplingParams())._to_core()
         token_ids, stop = self._encode(prompt, tools)
-        core_params = params._to_core()
         if stop:
             core_params.stop = [*core_params.stop, *stop]
+        return token_ids, core_params
+
+    def _queue(self, prepared: Prepared, *, keep_deltas: bool) -> Stream:
         # Under the lock, so that the pump finds the stream when it sees the request's first delta.
         with self._table.lock:
-            request_id = self._core.submit(token_ids, core_params)
+            request_id = self._core.submit(*prepared)
             stream = Stream(request_id, self._core.cancel, keep_deltas=keep_deltas)
             self._table.streams[request_id] = stream
         return stream
+
+    @contextlib.contextmanager
+    def _together(self) -> Iterator[None]:
+        """What is queued within is planned into the same step."""
+        self._core.hold()
+        try:
+            yield
+        finally:
+            self._core.release()
 
     def _encode(
         self, prompt: Prompt, tools: Sequence[Mapping[str, Any]] | None
@@ -148,13 +172,11 @@ class BatchEngine:
         Raises:
           InvalidRequestError: The text holds a lone surrogate, which no encoding has.
         """
-        try:
-            return self._core.tokenize(text, add_special, parse_special)
-        except UnicodeEncodeError as error:
-            raise InvalidRequestError(
-                f"prompt holds a character that is not valid Unicode at index {error.start}: "
-                f"{error.reason}"
-            ) from None
+        self._require_own_process()
+        if not isinstance(text, str):
+            raise TypeError(f"text must be a str; got {type(text).__name__}")
+        require_unicode("prompt", text)
+        return self._core.tokenize(text, add_special, parse_special)
 
     def detokenize(self, token_ids: TokenIds, *, special: bool = False) -> str:
         """Text of token ids; bytes that are no UTF-8 become U+FFFD.
@@ -166,6 +188,7 @@ class BatchEngine:
         Raises:
           InvalidRequestError: An id is out of range.
         """
+        self._require_own_process()
         return self._core.detokenize(token_ids, special)
 
     def apply_chat_template(
@@ -186,18 +209,15 @@ class BatchEngine:
           InvalidRequestError: A message breaks the format, the template refuses it, or the model
             has no template.
         """
+        self._require_own_process()
         try:
-            return self._core.apply_chat_template(
-                json.dumps(list(messages), ensure_ascii=False),
-                json.dumps(list(tools), ensure_ascii=False) if tools else "",
-                add_generation_prompt,
-            )
-        except UnicodeEncodeError as error:
-            raise InvalidRequestError(
-                f"a message holds a character that is not valid Unicode: {error.reason}"
-            ) from None
-        except TypeError as error:
+            messages_json = json.dumps(list(messages), ensure_ascii=False)
+            tools_json = json.dumps(list(tools), ensure_ascii=False) if tools else ""
+        except (TypeError, ValueError, RecursionError) as error:
             raise InvalidRequestError(f"messages and tools must be JSON values: {error}") from None
+        require_unicode("messages as JSON", messages_json)
+        require_unicode("tools as JSON", tools_json)
+        return self._core.apply_chat_template(messages_json, tools_json, add_generation_prompt)
 
     def step(self) -> bool:
         """Run one step of an engine made with ``threaded=False``; streams get its output.
@@ -230,6 +250,13 @@ class BatchEngine:
     def closed(self) -> bool:
         """Whether `close()` was called."""
         return not self._finalizer.alive
+
+    def _require_own_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise EngineDeadError(
+                f"this engine belongs to process {self._pid} and was forked into process "
+                f"{os.getpid()}; make a new one here"
+            )
 
     def __enter__(self) -> BatchEngine:
         return self

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
+from typing import Any, SupportsIndex, cast
 
 from llamaherd._core import Delta, FinishReason, InvalidRequestError
-from llamaherd.engine import BatchEngine, Message, Prompt, is_messages
+from llamaherd.engine import BatchEngine, Message, Prepared, Prompt, is_messages
 from llamaherd.loading import shows_progress
 from llamaherd.params import EngineConfig, SamplingParams
 from llamaherd.result import Result, Usage
 from llamaherd.stream import Stream, as_completed
+
+# Prompts that are prepared before the first of them is queued: as many as can run at once.
+_GROUP = 64
 
 
 class LLM:
@@ -69,8 +72,9 @@ class LLM:
         streams: list[Stream | Result] = []
         with self._bar(len(batch), progress) as bar:
             try:
-                for prompt, p in zip(batch, _per_prompt(params, len(batch)), strict=True):
-                    streams.append(self._submit_or_refuse(prompt, p))
+                jobs = list(zip(batch, _per_prompt(params, len(batch)), strict=True))
+                for begin in range(0, len(jobs), _GROUP):
+                    self._submit_group(jobs[begin : begin + _GROUP], streams)
                 for stream in as_completed(s for s in streams if isinstance(s, Stream)):
                     bar.count(stream.result())
             except BaseException:
@@ -123,17 +127,40 @@ class LLM:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _submit_or_refuse(self, prompt: Prompt, params: SamplingParams | None) -> Stream | Result:
+    def _submit_group(
+        self, jobs: Sequence[tuple[Prompt, SamplingParams | None]], out: list[Stream | Result]
+    ) -> None:
+        """Prepares the jobs, then queues them together, so that their prompts share one step."""
+        prepared = [self._prepare_or_refuse(*job) for job in jobs]
+        with self.engine._together():
+            out.extend(
+                item if isinstance(item, Result) else self._queue_or_refuse(item)
+                for item in prepared
+            )
+
+    def _prepare_or_refuse(
+        self, prompt: Prompt, params: SamplingParams | None
+    ) -> Prepared | Result:
         try:
-            return self.engine._submit(prompt, params, keep_deltas=False)
+            return self.engine._prepare(prompt, params)
         except InvalidRequestError as error:
-            return Result("", [], FinishReason.ERROR, str(error), Usage(0, 0, 0), None)
+            return _refused(error)
+
+    def _queue_or_refuse(self, prepared: Prepared) -> Stream | Result:
+        try:
+            return self.engine._queue(prepared, keep_deltas=False)
+        except InvalidRequestError as error:
+            return _refused(error)
 
     def _bar(self, total: int, progress: bool | None) -> AbstractContextManager[_Bar]:
         wanted = self._progress if progress is None else progress
         if total == 0 or not shows_progress(wanted):
             return nullcontext(_Bar())
         return _RichBar(total)
+
+
+def _refused(error: InvalidRequestError) -> Result:
+    return Result("", [], FinishReason.ERROR, str(error), Usage(0, 0, 0), None)
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> Sequence[Prompt]:
@@ -143,7 +170,7 @@ def _as_list(prompts: Prompt | Sequence[Prompt]) -> Sequence[Prompt]:
     n_dimensions = getattr(prompts, "ndim", None)  # of an array
     if n_dimensions is None and not isinstance(prompts, Sequence):
         raise TypeError(f"prompts must be a prompt or a sequence of prompts; got {type(prompts)}")
-    if n_dimensions == 1 or (len(prompts) > 0 and isinstance(prompts[0], int)):
+    if n_dimensions == 1 or (len(prompts) > 0 and isinstance(prompts[0], SupportsIndex)):
         return [cast("Prompt", prompts)]
     return cast("Sequence[Prompt]", prompts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from typing import Any
 from llamaherd import _core, logs
 
 _POLL_S = 0.05
+_RPC_PREFIX = "rpc://"
+_RPC_TIMEOUT_S = 5.0
 
 
 def load_core(
@@ -23,7 +26,11 @@ def load_core(
 
     Raises:
       ModelLoadError: The file cannot be used; the message says why.
+      InvalidRequestError: An option does not fit the model or the machine.
     """
+    for device in config.devices:
+        if device.startswith(_RPC_PREFIX):
+            _require_rpc_server(device.removeprefix(_RPC_PREFIX))
     watch = _core.LoadProgress()
     outcome: list[_core.BatchEngine | BaseException] = []
 
@@ -55,6 +62,19 @@ def load_core(
 def shows_progress(progress: bool | None) -> bool:
     """Whether a progress bar is wanted: as asked for, or if stderr is a terminal."""
     return sys.stderr.isatty() if progress is None else progress
+
+
+def _require_rpc_server(endpoint: str) -> None:
+    """Raises where ggml would abort the process: nobody listens at HOST:PORT."""
+    host, _, port = endpoint.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise _core.InvalidRequestError(
+            f"an RPC device must be rpc://HOST:PORT; got {_RPC_PREFIX}{endpoint}"
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=_RPC_TIMEOUT_S).close()
+    except OSError as error:
+        raise _core.InvalidRequestError(f"no RPC server answers at {endpoint}: {error}") from None
 
 
 def _bar(name: str, progress: bool | None) -> AbstractContextManager[Callable[[float], Any]]:

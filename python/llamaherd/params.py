@@ -2,30 +2,67 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, SupportsFloat, SupportsIndex
 
 from llamaherd import _core
+
+# pybind11 would take True for 1, 5.7 of some number types for 5, bytes for a string.
+_SCALARS: dict[str, Any] = {
+    "bool": bool,
+    "int": SupportsIndex,
+    "float": (SupportsFloat, SupportsIndex),
+    "str": str,
+}
+
+
+def require_unicode(name: str, text: str) -> None:
+    """Raises InvalidRequestError if a text holds a lone surrogate, which no encoding has."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise _core.InvalidRequestError(
+            f"{name} holds a character that is not valid Unicode, {text[error.start]!r}, at index "
+            f"{error.start}"
+        ) from None
+
+
+def _is_of(value: object, type_name: str) -> bool:
+    """Whether a value is of a field's type; other containers than lists are left to the core."""
+    element = re.search(r"Sequence\[(\w+)\]", type_name)
+    if element and isinstance(value, list):
+        return all(_is_of(item, element[1]) for item in value)
+    kind = type_name.removesuffix(" | None")
+    if kind not in _SCALARS:
+        return True
+    return isinstance(value, _SCALARS[kind]) and (kind == "bool" or not isinstance(value, bool))
 
 
 def _fill(core: Any, options: Any) -> None:
     """Copies a dataclass's fields to the core's holder of the same names and validates them."""
     for field in fields(options):
         value = getattr(options, field.name)
-        if value is None:
+        if value is None and field.default is None:
             continue
         if isinstance(value, Mapping):
             value = list(value.items())
         elif isinstance(value, tuple):
             value = list(value)
         try:
+            if not _is_of(value, str(field.type)):
+                raise TypeError
             setattr(core, field.name, value)
-        except UnicodeEncodeError as error:
-            raise _core.InvalidRequestError(
-                f"{field.name} holds a character that is not valid Unicode: {error.reason}"
-            ) from None
         except TypeError:
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, str):
+                    require_unicode(field.name, text)
+            if isinstance(value, int) and not isinstance(value, bool) and "int" in str(field.type):
+                rule = "in [0, 2**64)" if field.name == "seed" else "a 32-bit number"
+                raise _core.InvalidRequestError(
+                    f"{field.name} must be {rule}; got {value}"
+                ) from None
             raise TypeError(f"{field.name} must be {field.type}; got {value!r}") from None
     core.validate()
 

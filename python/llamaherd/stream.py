@@ -84,7 +84,7 @@ class Stream:
         """As `result()`, for asyncio."""
         self._require_own_process()
         while not self._finished:
-            await self._wait()
+            await self._wait(for_end=True)
         return self._make_result()
 
     def __iter__(self) -> Iterator[Delta]:
@@ -100,13 +100,15 @@ class Stream:
     async def __aiter__(self) -> AsyncIterator[Delta]:
         self._require_own_process()
         while True:
-            while not self._deltas and not self._finished:
-                await self._wait()
-            try:
-                delta = self._deltas.popleft()
-            except IndexError:
+            with self._changed:
+                delta = self._deltas.popleft() if self._deltas else None
+                ended = self._finished
+            if delta is not None:
+                yield delta
+            elif ended:
                 return
-            yield delta
+            else:
+                await self._wait()
 
     def __enter__(self) -> Stream:
         return self
@@ -124,11 +126,11 @@ class Stream:
         state = self._last.finish_reason if self._finished and self._last else "running"
         return f"Stream(request_id={self.request_id}, {state})"
 
-    async def _wait(self) -> None:
+    async def _wait(self, *, for_end: bool = False) -> None:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         with self._changed:
-            if self._deltas or self._finished:
+            if self._finished or (self._deltas and not for_end):
                 return
             self._waiters.append((loop, future))
         await future
@@ -184,6 +186,9 @@ def as_completed(streams: Iterable[Stream]) -> Iterator[Stream]:
 
     Args:
       streams: Of any engines.
+
+    Raises:
+      EngineDeadError: This process is a fork of the one that runs an engine.
     """
     done: SimpleQueue[Stream] = SimpleQueue()
     n_streams = 0

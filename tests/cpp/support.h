@@ -96,14 +96,14 @@ inline std::ostream& operator<<(std::ostream& os, const Outcome& o) {
             << (o.reason ? static_cast<int>(*o.reason) : -1) << " " << o.error << "]";
 }
 
-struct Setup {
+struct HerdOptions {
   FakeOptions fake;
   Budget budget;
   Limits limits;
 };
 
-inline Setup small_setup() {
-  Setup s;
+inline HerdOptions small_herd() {
+  HerdOptions s;
   s.fake.info.n_vocab = kVocab;
   s.fake.info.n_ctx = 256;
   s.fake.info.n_ctx_train = 256;
@@ -147,10 +147,10 @@ class Collector {
 /// An engine on the fake, whose rules are checked after each step.
 class Herd {
  public:
-  explicit Herd(const Setup& setup)
-      : backend(setup.fake),
+  explicit Herd(const HerdOptions& options)
+      : backend(options.fake),
         table(make_table()),
-        engine(backend, table, setup.limits, setup.budget) {}
+        engine(backend, table, options.limits, options.budget) {}
 
   RequestId submit(const Spec& spec) {
     const RequestId id = next_id_++;
@@ -205,9 +205,9 @@ class Herd {
 };
 
 /// What the request yields with the engine to itself and nothing going wrong.
-inline Outcome run_alone(const Spec& spec, Setup setup = small_setup()) {
-  setup.fake.faults.clear();
-  Herd herd(setup);
+inline Outcome run_alone(const Spec& spec, HerdOptions options = small_herd()) {
+  options.fake.faults.clear();
+  Herd herd(options);
   const RequestId id = herd.submit(spec);
   herd.run();
   return herd[id];

@@ -73,7 +73,9 @@ TEST(Budget, KeepsItsPromisesOnRandomQueues) {
       n_prefill += n_granted[i];
     }
     ASSERT_NE(first_prompt, 0);
-    if (n_decode > 0) ASSERT_LE(n_prefill, budget.n_prefill_beside_decode);
+    if (n_decode > 0) {
+      ASSERT_LE(n_prefill, budget.n_prefill_beside_decode);
+    }
     ASSERT_LE(n_prefill, std::max(budget.n_rows - n_decode, 1));
   }
 }

@@ -127,13 +127,14 @@ TEST_F(SchedulerTest, SplitPrefillGetsACallOfItsOwn) {
 
 TEST_F(SchedulerTest, ALongPromptComesInChunksAndWantsLogitsAtItsEndOnly) {
   make({100, 64}, true);
-  submit(1, 150, 5);
+  submit(1, 250, 5);
   const StepPlan& first = plan();
   EXPECT_EQ(items(first.prefill), (std::vector<Item>{{1, 0, 64, 0, -1}}));
   commit(first.prefill);
   commit(plan().prefill);
+  commit(plan().prefill);
   const StepPlan& last = plan();
-  EXPECT_EQ(items(last.prefill), (std::vector<Item>{{1, 128, 150, 0, 21}}));
+  EXPECT_EQ(items(last.prefill), (std::vector<Item>{{1, 192, 250, 0, 57}}));
 }
 
 TEST_F(SchedulerTest, FindsAndRemovesWaitingAndRunningRequests) {

@@ -167,10 +167,12 @@ TEST(TextStream, DoesNotDependOnHowTheBytesAreCut) {
     const auto& stops = stop_sets[rng() % stop_sets.size()];
     const Result whole = stream({bytes}, stops);
     ASSERT_EQ(stream(pieces, stops), whole) << ::testing::PrintToString(bytes);
-    if (!whole.stopped) ASSERT_EQ(whole.text, as_utf8(bytes));
+    if (!whole.stopped) {
+      ASSERT_EQ(whole.text, as_utf8(bytes));
+    }
     n_stopped += whole.stopped;
   }
-  EXPECT_GT(n_stopped, 5000);
+  EXPECT_GT(n_stopped, 2000);
 }
 
 }  // namespace

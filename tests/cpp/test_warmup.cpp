@@ -12,9 +12,9 @@ namespace {
 constexpr double kForEver = 1e9;
 
 TEST(Warmup, RunsEachShapeOnceAndLeavesTheCacheEmpty) {
-  Setup setup = small_setup();
-  setup.fake.info.n_seqs = 6;
-  FakeBackend backend(setup.fake);
+  HerdOptions options = small_herd();
+  options.fake.info.n_seqs = 6;
+  FakeBackend backend(options.fake);
   warm_up(backend, kForEver);
   EXPECT_EQ(backend.n_calls(), 5);  // 1, 2, 4 and 6 decode rows, and a prefill chunk
   EXPECT_EQ(backend.n_cells_used(), 0);
@@ -22,32 +22,32 @@ TEST(Warmup, RunsEachShapeOnceAndLeavesTheCacheEmpty) {
 }
 
 TEST(Warmup, ASingleSequenceIsNotRunTwice) {
-  Setup setup = small_setup();
-  setup.fake.info.n_seqs = 1;
-  FakeBackend backend(setup.fake);
+  HerdOptions options = small_herd();
+  options.fake.info.n_seqs = 1;
+  FakeBackend backend(options.fake);
   warm_up(backend, kForEver);
   EXPECT_EQ(backend.n_calls(), 2);
 }
 
 TEST(Warmup, ThePrefillChunkFitsASmallCache) {
-  Setup setup = small_setup();
-  setup.fake.info.n_ctx = 5;
-  FakeBackend backend(setup.fake);
+  HerdOptions options = small_herd();
+  options.fake.info.n_ctx = 5;
+  FakeBackend backend(options.fake);
   warm_up(backend, kForEver);
   EXPECT_EQ(backend.n_refused(), 0);
 }
 
 TEST(Warmup, StopsWhereThereIsNoTime) {
-  FakeBackend backend(small_setup().fake);
+  FakeBackend backend(small_herd().fake);
   warm_up(backend, -1);
   EXPECT_EQ(backend.n_calls(), 0);
 }
 
 TEST(Warmup, AFailedCallIsALoadErrorThatSaysWhy) {
   for (Fault::Kind kind : {Fault::Kind::kStatus, Fault::Kind::kThrow}) {
-    Setup setup = small_setup();
-    setup.fake.faults[1] = {kind, DecodeStatus::kFailed, 1};
-    FakeBackend backend(setup.fake);
+    HerdOptions options = small_herd();
+    options.fake.faults[1] = {kind, DecodeStatus::kFailed, 1};
+    FakeBackend backend(options.fake);
     try {
       warm_up(backend, kForEver);
       FAIL();

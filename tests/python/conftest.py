@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from llamaherd import BatchEngine, EngineConfig, ModelLoadError
 from llamaherd.models import DEFAULT_MODEL, resolve
 

@@ -103,15 +103,17 @@ def _read_jobs(
 ) -> Iterator[_Job]:
     if prompts and file is not None:
         raise typer.BadParameter("give prompts as arguments or as --file, not both")
-    for index, line in enumerate(prompts or _read_lines(file)):
+    lines = enumerate(prompts, 1) if prompts else _read_lines(file)
+    for index, (number, line) in enumerate(lines):
         if jsonl and not prompts:
-            yield _parse_job(index, line, params)
+            yield _parse_job(index, f"line {number}", line, params)
         else:
             prompt: Prompt = [{"role": "user", "content": line}] if chat else line
             yield _Job(index, prompt, params)
 
 
-def _read_lines(file: Path | None) -> Iterator[str]:
+def _read_lines(file: Path | None) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, with their numbers."""
     name = "stdin" if file is None else str(file)
     try:
         data = sys.stdin.buffer.read() if file is None else file.read_bytes()
@@ -122,14 +124,15 @@ def _read_lines(file: Path | None) -> Iterator[str]:
         raise typer.BadParameter(
             f"{name} is not valid UTF-8: byte {error.start} is {data[error.start]:#04x}"
         ) from None
-    yield from (line for line in text.split("\n") if line.strip())
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield number, line.removesuffix("\r")
 
 
-def _parse_job(index: int, line: str, params: SamplingParams) -> _Job:
-    where = f"line {index + 1}"
+def _parse_job(index: int, where: str, line: str, params: SamplingParams) -> _Job:
     try:
         fields_given = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise typer.BadParameter(f"{where} is not JSON: {error}") from None
     if not isinstance(fields_given, dict):
         raise typer.BadParameter(f"{where} must be an object with prompt or messages")

@@ -1,0 +1,82 @@
+// The upper bound for an engine: the same rows through the same llama.cpp in the same shapes, with
+// no scheduler and no sampler. All prompts are prefilled in one call; then every sequence decodes
+// one row per call in lockstep. Token ids do not matter for time and are made up.
+//
+//   bare_loop MODEL [N_SEQS=8] [N_PROMPT=128] [N_NEW=64] [N_THREADS=all]
+//
+// Prints one line of JSON.
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <stdexcept>
+#include <vector>
+
+#include "llama/llama_backend.h"
+#include "llama/llama_model.h"
+#include "warmup.h"
+
+using namespace llamaherd;
+
+namespace {
+
+struct Rows {
+  std::vector<TokenId> tokens;
+  std::vector<Pos> positions;
+  std::vector<SeqId> seqs;
+  std::vector<std::uint8_t> wants_logits;
+
+  void add(SeqId seq, Pos pos, bool wants) {
+    tokens.push_back(1000 + (seq * 7919 + pos * 104729) % 10000);
+    positions.push_back(pos);
+    seqs.push_back(seq);
+    wants_logits.push_back(wants);
+  }
+};
+
+void decode(Backend& backend, const Rows& rows) {
+  const BatchView view{rows.tokens, rows.positions, rows.seqs, rows.wants_logits};
+  if (backend.decode(view) != DecodeStatus::kOk) throw std::runtime_error("decode failed");
+}
+
+double seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 2) {
+    std::fprintf(stderr, "usage: bare_loop MODEL [N_SEQS] [N_PROMPT] [N_NEW] [N_THREADS]\n");
+    return 2;
+  }
+  const auto number = [&](int i, int otherwise) { return argc > i ? std::atoi(argv[i]) : otherwise; };
+  const int n_seqs = number(2, 8), n_prompt = number(3, 128), n_new = number(4, 64);
+  EngineConfig config;
+  config.max_seqs = n_seqs;
+  config.token_budget = n_seqs * n_prompt;
+  config.n_ctx = n_seqs * (n_prompt + n_new);
+  config.n_threads = number(5, default_n_threads());
+
+  LoadProgress progress;
+  LlamaBackend backend(std::make_shared<LlamaModel>(argv[1], config, progress), config);
+  warm_up(backend, 2.0);
+
+  const double begin = seconds();
+  Rows prefill;
+  for (SeqId seq = 0; seq < n_seqs; ++seq) {
+    for (Pos pos = 0; pos < n_prompt; ++pos) prefill.add(seq, pos, pos + 1 == n_prompt);
+  }
+  decode(backend, prefill);
+  const double prefilled = seconds();
+  // The last token of each sequence is never run, as in any engine.
+  for (Pos pos = n_prompt; pos < n_prompt + n_new - 1; ++pos) {
+    Rows rows;
+    for (SeqId seq = 0; seq < n_seqs; ++seq) rows.add(seq, pos, true);
+    decode(backend, rows);
+  }
+  const double end = seconds();
+  std::printf("{\"seconds\": %.6f, \"prefill_seconds\": %.6f, \"tokens_per_s\": %.3f}\n",
+              end - begin, prefilled - begin, n_seqs * n_new / (end - begin));
+}

@@ -1,0 +1,15 @@
+"""From what a user names as a model to a GGUF file on this machine."""
+
+from llamaherd.models.cache import cache_dir
+from llamaherd.models.catalogue import DEFAULT_MODEL, CatalogueEntry, PackageSource, catalogue
+from llamaherd.models.resolve import pull, resolve
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "CatalogueEntry",
+    "PackageSource",
+    "cache_dir",
+    "catalogue",
+    "pull",
+    "resolve",
+]
