@@ -40,8 +40,7 @@ void decode(Backend& backend, const Rows& rows) {
 }
 
 double seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch())
-      .count();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 }  // namespace
@@ -51,7 +50,9 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "usage: bare_loop MODEL [N_SEQS] [N_PROMPT] [N_NEW] [N_THREADS]\n");
     return 2;
   }
-  const auto number = [&](int i, int otherwise) { return argc > i ? std::atoi(argv[i]) : otherwise; };
+  const auto number = [&](int i, int otherwise) {
+    return argc > i ? std::atoi(argv[i]) : otherwise;
+  };
   const int n_seqs = number(2, 8), n_prompt = number(3, 128), n_new = number(4, 64);
   EngineConfig config;
   config.max_seqs = n_seqs;

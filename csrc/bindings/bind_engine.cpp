@@ -247,10 +247,12 @@ Raises:
 Thread safety:
   Any thread. Does not wait for a step.
 )pbdoc")
-      .def("hold", [](PyBatchEngine& self) { self.engine().hold(); }, release_gil(),
-           "No new step begins until release(): what is submitted meanwhile is planned together.")
-      .def("release", [](PyBatchEngine& self) { self.engine().release(); }, release_gil(),
-           "Ends one hold().")
+      .def(
+          "hold", [](PyBatchEngine& self) { self.engine().hold(); }, release_gil(),
+          "No new step begins until release(): what is submitted meanwhile is planned together.")
+      .def(
+          "release", [](PyBatchEngine& self) { self.engine().release(); }, release_gil(),
+          "Ends one hold().")
       .def(
           "cancel", [](PyBatchEngine& self, RequestId id) { self.engine().cancel(id); },
           py::arg("request_id"), release_gil(),

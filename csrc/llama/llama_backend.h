@@ -44,7 +44,7 @@ class LlamaBackend final : public Backend {
   std::unique_ptr<llama_batch_ext, FreeBatch> batch_;
 };
 
-/// Physical cores this process may run on, at least 1.
+/// CPUs this process may run on, at least 1.
 std::int32_t default_n_threads();
 
 }  // namespace llamaherd

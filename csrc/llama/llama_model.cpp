@@ -114,6 +114,11 @@ LlamaModel::LlamaModel(const std::string& path, const EngineConfig& config,
   if (llama_model_has_encoder(model_.get()) || !llama_model_has_decoder(model_.get())) {
     throw ModelLoadError(path + " has an encoder; only decoder models can generate here");
   }
+  if (llama_model_is_diffusion(model_.get())) {
+    throw ModelLoadError(path +
+                         " is a diffusion model; only models that decode token by token can "
+                         "generate here");
+  }
   if (llama_vocab_type(vocab()) == LLAMA_VOCAB_TYPE_NONE) {
     throw ModelLoadError(path + " has no vocabulary");
   }

@@ -49,11 +49,8 @@ void receive(ggml_log_level level, const char* text, void*) {
 }  // namespace
 
 void install() {
-  static std::once_flag once;
-  std::call_once(once, [] {
-    llama_log_set(receive, nullptr);     // sets ggml's as well
-    common_log_set_verbosity_thold(-1);  // the chat templates' own logger: silent
-  });
+  llama_log_set(receive, nullptr);     // sets ggml's as well
+  common_log_set_verbosity_thold(-1);  // the chat templates' own logger: silent
 }
 
 std::vector<LogLine> drain() {

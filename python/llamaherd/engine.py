@@ -123,7 +123,12 @@ class BatchEngine:
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> Prepared:
         """The slow part of a submit: text and templates become token ids."""
-        core_params = (params if params is not None else SamplingParams())._to_core()
+        # Before any lock is touched: a fork may have copied it locked.
+        self._require_own_process()
+        params = params if params is not None else SamplingParams()
+        if not isinstance(params, SamplingParams):
+            raise TypeError(f"params must be a SamplingParams; got {type(params).__name__}")
+        core_params = params._to_core()
         token_ids, stop = self._encode(prompt, tools)
         if stop:
             core_params.stop = [*core_params.stop, *stop]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, SupportsIndex, cast
+from numbers import Integral
+from typing import Any, cast
 
 from llamaherd._core import Delta, FinishReason, InvalidRequestError
 from llamaherd.engine import BatchEngine, Message, Prepared, Prompt, is_messages
@@ -170,7 +171,7 @@ def _as_list(prompts: Prompt | Sequence[Prompt]) -> Sequence[Prompt]:
     n_dimensions = getattr(prompts, "ndim", None)  # of an array
     if n_dimensions is None and not isinstance(prompts, Sequence):
         raise TypeError(f"prompts must be a prompt or a sequence of prompts; got {type(prompts)}")
-    if n_dimensions == 1 or (len(prompts) > 0 and isinstance(prompts[0], SupportsIndex)):
+    if n_dimensions == 1 or (len(prompts) > 0 and isinstance(prompts[0], Integral)):
         return [cast("Prompt", prompts)]
     return cast("Sequence[Prompt]", prompts)
 

@@ -76,7 +76,9 @@ class FakeBackend : public Backend {
   DecodeStatus decode(const BatchView& batch) override {
     const std::int64_t call = n_calls_++;
     rows_.clear();
+    hanging_ = hang_.load();
     while (hang_ && !abort_) std::this_thread::yield();
+    hanging_ = false;
     if (abort_) return DecodeStatus::kAborted;
     if (!is_valid(batch)) {
       ++n_refused_;
@@ -126,6 +128,7 @@ class FakeBackend : public Backend {
 
   /// While set, decode() waits for abort(true).
   void hang(bool set) { hang_ = set; }
+  bool hanging() const { return hanging_; }
 
   std::int32_t n_cells_used() const {
     return static_cast<std::int32_t>(
@@ -220,6 +223,7 @@ class FakeBackend : public Backend {
   std::set<SeqId> faulted_seqs_;
   std::atomic<bool> abort_ = false;
   std::atomic<bool> hang_ = false;
+  std::atomic<bool> hanging_ = false;
 };
 
 }  // namespace llamaherd

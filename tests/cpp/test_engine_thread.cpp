@@ -1,59 +1,18 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <memory>
+#include <chrono>
 #include <mutex>
 #include <random>
-#include <set>
-#include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
-#include "engine_thread.h"
+#include "engine_thread_fixture.h"
 #include "error.h"
-#include "support.h"
 
 namespace llamaherd {
 namespace {
-
-constexpr double kLong = 30;  // seconds that no test comes near
-
-class EngineThreadTest : public ::testing::Test {
- protected:
-  void start(EngineThread::Mode mode = EngineThread::Mode::kThreaded) {
-    auto backend = std::make_unique<FakeBackend>(options_.fake);
-    backend_ = backend.get();
-    engine_ = std::make_unique<EngineThread>(std::move(backend), make_table(), options_.limits,
-                                             options_.budget, mode);
-  }
-
-  RequestId submit(const Spec& spec) {
-    SamplingParams params = spec.params;
-    params.seed = spec.seed;
-    const RequestId id = engine_->submit(spec.prompt, params);
-    const std::lock_guard lock(mutex_);
-    collector_.expect(id);
-    return id;
-  }
-
-  /// Until the engine has ended, or every request known so far has.
-  void drain_all(bool until_ended) {
-    while (!engine_->finished()) {
-      const auto deltas = engine_->drain(kLong);
-      ASSERT_TRUE(!deltas.empty() || engine_->finished()) << "the engine hangs";
-      const std::lock_guard lock(mutex_);
-      collector_.take(deltas);
-      if (!until_ended && collector_.complete()) return;
-    }
-    EXPECT_TRUE(collector_.complete());
-  }
-
-  HerdOptions options_ = small_herd();
-  FakeBackend* backend_ = nullptr;
-  std::unique_ptr<EngineThread> engine_;
-  std::mutex mutex_;
-  Collector collector_;
-};
 
 TEST_F(EngineThreadTest, GivesWhatTheEngineGives) {
   start();
@@ -113,6 +72,27 @@ TEST_F(EngineThreadTest, CancelEndsARequest) {
   EXPECT_EQ(collector_[other], run_alone(greedy({7}, 5)));
 }
 
+TEST_F(EngineThreadTest, WhatIsSubmittedWhileHeldStartsTogether) {
+  start();
+  engine_->hold();
+  engine_->hold();
+  for (int i = 0; i < 4; ++i) submit(greedy({5, 6}, 20));
+  engine_->release();
+  EXPECT_TRUE(engine_->drain(0.05).empty());
+  engine_->release();
+  drain_all(false);
+  EXPECT_EQ(engine_->metrics().n_prefill_calls, 1);
+}
+
+TEST_F(EngineThreadTest, CloseDoesNotWaitForARelease) {
+  start();
+  engine_->hold();
+  const RequestId id = submit(greedy({5, 6}, 20));
+  engine_->close();
+  drain_all(true);
+  EXPECT_EQ(collector_[id].reason, FinishReason::kCancelled);
+}
+
 TEST_F(EngineThreadTest, ManyThreadsSubmitCancelAndDrain) {
   start();
   std::atomic<int> n_submitted = 0;
@@ -146,6 +126,7 @@ TEST_F(EngineThreadTest, CloseAbortsADecodeUnderWayAndCancelsAll) {
   start();
   backend_->hang(true);
   for (int i = 0; i < 9; ++i) submit(greedy({5, 6}, 20));
+  wait_until_hanging();
   engine_->close();
   drain_all(true);
   for (const auto& [id, outcome] : collector_.all()) {
@@ -172,6 +153,7 @@ TEST_F(EngineThreadTest, CloseIsIdempotentAndMayComeFromSeveralThreads) {
 TEST_F(EngineThreadTest, CloseWakesAWaitingDrain) {
   start();
   std::thread drainer([&] { EXPECT_TRUE(engine_->drain(1000).empty()); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // most likely it waits by then
   engine_->close();
   drainer.join();
 }
@@ -188,47 +170,8 @@ TEST_F(EngineThreadTest, ADestructorWithRequestsUnderWayReturns) {
   start();
   backend_->hang(true);
   submit(greedy({5, 6}, 20));
+  wait_until_hanging();
   engine_.reset();
-}
-
-TEST_F(EngineThreadTest, AFatalErrorIsStickyAndEverybodyIsTold) {
-  // Broken from the start, and after some requests have gained tokens.
-  for (std::int64_t call : {0, 6}) {
-    for (bool in_apply : {false, true}) {
-      options_.fake = small_herd().fake;
-      (in_apply ? options_.fake.apply_throws_from : options_.fake.logits_throw_from) = call;
-      const std::string cause = in_apply ? "apply is broken" : "logits are broken";
-      start();
-      std::mt19937 rng(17);
-      for (int i = 0; i < 9; ++i) {
-        try {
-          submit(random_spec(rng, 30, 8));
-        } catch (const EngineDeadError&) {
-          break;  // it was quicker
-        }
-      }
-      drain_all(true);
-      int n_errors = 0;
-      for (const auto& [id, outcome] : collector_.all()) {
-        if (outcome.reason != FinishReason::kError) continue;
-        EXPECT_EQ(outcome.error, cause);
-        ++n_errors;
-      }
-      EXPECT_GT(n_errors, 0);
-      EXPECT_EQ(engine_->fatal_error(), cause);
-      for (int i = 0; i < 2; ++i) {
-        try {
-          engine_->submit({1}, {});
-          FAIL();
-        } catch (const EngineDeadError& error) {
-          EXPECT_EQ(error.what(), "the engine stopped after a fatal error: " + cause);
-        }
-      }
-      engine_->close();
-      EXPECT_EQ(engine_->fatal_error(), cause);
-      collector_ = {};
-    }
-  }
 }
 
 TEST_F(EngineThreadTest, SteppedModeRunsInTheCaller) {
@@ -250,22 +193,6 @@ TEST_F(EngineThreadTest, SteppedModeRunsInTheCaller) {
   EXPECT_EQ(collector_[cancelled].reason, FinishReason::kCancelled);
   EXPECT_EQ(collector_[open].reason, FinishReason::kCancelled);
   EXPECT_THROW(engine_->step(), EngineDeadError);
-}
-
-TEST_F(EngineThreadTest, SteppedModeThrowsTheFatalErrorAgainAndAgain) {
-  options_.fake.logits_throw_from = 0;
-  start(EngineThread::Mode::kStepped);
-  const RequestId id = submit(greedy({5, 6, 7}, 6));
-  for (int i = 0; i < 2; ++i) {
-    try {
-      engine_->step();
-      FAIL();
-    } catch (const EngineDeadError& error) {
-      EXPECT_STREQ(error.what(), "the engine stopped after a fatal error: logits are broken");
-    }
-  }
-  drain_all(true);
-  EXPECT_EQ(collector_[id].error, "logits are broken");
 }
 
 TEST_F(EngineThreadTest, AThreadedEngineIsNotToBeStepped) {

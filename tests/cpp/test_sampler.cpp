@@ -88,6 +88,14 @@ TEST(Sampler, KeepsAsTabulated) {
   }
 }
 
+TEST(Sampler, TheNucleusMayReachDeep) {
+  std::vector<float> row(2000, -9.0f);  // together a quarter of the best one's weight
+  row[0] = 0;
+  SamplingParams params;
+  params.top_p = 0.95f;
+  EXPECT_GT(drawn(params, row).size(), 20u);
+}
+
 TEST(Sampler, RowsThatAreNotFiniteGiveNothing) {
   for (float temperature : {0.0f, 1.0f}) {
     SamplingParams params;

@@ -97,7 +97,7 @@ def test_integer_arrays_of_any_layout_are_token_ids(llm: LLM, paris: list[int], 
 
 
 def test_small_integer_arrays_are_token_ids(llm: LLM) -> None:
-    results = llm.generate([[5, 100], np.array([5, 100], "int8"), np.array([5, 100], "uint8")])
+    results = llm.generate([[5, 100], *(np.array([5, 100], t) for t in ("int8", "uint8"))], GREEDY)
     assert [r.usage.n_prompt for r in results] == [2, 2, 2]
     assert llm.engine.detokenize(np.array([200, 201], "uint8")) == llm.engine.detokenize([200, 201])
 

@@ -1,0 +1,221 @@
+"""Who may include and import whom. A new file needs a line here; a new edge needs a reason."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CSRC = ROOT / "csrc"
+PACKAGE = ROOT / "python" / "llamaherd"
+
+# A header and its source file are one unit; each unit's own header is not listed.
+CORE: dict[str, str] = {
+    "types": "",
+    "error": "",
+    "budget": "",
+    "metrics": "",
+    "text_stream": "",
+    "params": "types error",
+    "token_table": "types",
+    "backend": "types",
+    "invariants": "types",
+    "logits_math": "types",
+    "seq_pool": "types",
+    "step_plan": "types backend",
+    "sampler": "types params token_table logits_math",
+    "request": "types params token_table sampler text_stream",
+    "batch_builder": "backend step_plan request",
+    "step_guard": "backend step_plan request seq_pool",
+    "scheduler": "budget request seq_pool step_plan",
+    "engine": (
+        "backend batch_builder invariants metrics sampler scheduler seq_pool step_guard token_table"
+    ),
+    "recovery": "engine",
+    "engine_thread": "backend engine error params token_table",
+    "logits_record": "backend",
+    "warmup": "backend budget error",
+}
+LLAMA: dict[str, str] = {
+    "llama/log_sink": "",
+    "llama/devices": "error kernels/hook llama/log_sink",
+    "llama/thread_pool": "kernels/hook",
+    "llama/llama_model": "error params token_table llama/devices llama/log_sink",
+    "llama/chat_template": "error llama/llama_model",
+    "llama/quantize": "error llama/devices llama/log_sink",
+    "llama/llama_backend": (
+        "backend error params llama/llama_model llama/log_sink llama/thread_pool"
+    ),
+    "kernels/reference": "",
+    "kernels/hook": "kernels/reference",
+}
+BINDINGS: dict[str, str] = {
+    "bindings/bindings": "",
+    "bindings/module": "bindings/bindings",
+    "bindings/bind_errors": "bindings/bindings error",
+    "bindings/bind_params": "bindings/bindings params",
+    "bindings/bind_results": "bindings/bindings metrics types",
+    "bindings/bind_engine": (
+        "bindings/bindings engine_thread error logits_record warmup"
+        " llama/chat_template llama/llama_backend llama/llama_model"
+    ),
+    "bindings/bind_llama": (
+        "bindings/bindings error llama/devices llama/llama_backend llama/llama_model"
+        " llama/log_sink llama/quantize"
+    ),
+}
+ALLOWED = CORE | LLAMA | BINDINGS
+
+# llamaherd stands for the names that the package exports.
+MODULES: dict[str, str] = {
+    "result": "_core",
+    "logs": "_core",
+    "params": "_core",
+    "models": "models.cache models.catalogue models.resolve",
+    "models.disk": "",
+    "models.progress": "",
+    "models.catalogue": "",
+    "models.local_file": "_core",
+    "models.pip_download": "_core models.catalogue models.progress",
+    "models.cache": ("_core models.catalogue models.disk models.pip_download models.progress"),
+    "models.hub": "_core models.disk models.local_file",
+    "models.resolve": "_core models.cache models.catalogue models.hub models.local_file",
+    "loading": "_core logs",
+    "stream": "_core result",
+    "engine": "_core loading logs models params stream",
+    "llm": "_core engine loading params result stream",
+    "llamaherd": "_core engine llm params result stream",
+    "cli.options": "models params",
+    "cli.pull": "models",
+    "cli.quantize": "_core models",
+    "cli.info": "llamaherd _core models",
+    "cli.chat": "llamaherd cli.options",
+    "cli.demo": "llamaherd cli.options",
+    "cli.generate": "llamaherd cli.options engine stream",
+    "cli": "llamaherd cli.chat cli.demo cli.generate cli.info cli.pull cli.quantize",
+    "cli.__main__": "cli",
+}
+
+
+def sources() -> list[Path]:
+    return sorted(p for p in CSRC.rglob("*") if p.suffix in {".h", ".cpp", ".inc", ".cuh", ".cu"})
+
+
+def unit_of(path: Path) -> str:
+    return path.relative_to(CSRC).with_suffix("").as_posix()
+
+
+def includes(path: Path) -> list[str]:
+    return re.findall(r'^\s*#\s*include\s*["<]([^">]+)[">]', path.read_text(), re.MULTILINE)
+
+
+def own_includes(path: Path) -> Iterator[str]:
+    """Units of csrc/ that a file includes; the includer's folder comes before csrc/ itself."""
+    for name in includes(path):
+        found = next((p for p in (path.parent / name, CSRC / name) if p.is_file()), None)
+        if found is not None and unit_of(found) != unit_of(path):
+            yield unit_of(found)
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(CSRC)))
+def test_file_includes_only_what_its_layer_allows(path: Path) -> None:
+    unit = unit_of(path)
+    assert unit in ALLOWED, f"csrc/{unit} is new: say in this table what it may include"
+    assert set(own_includes(path)) <= set(ALLOWED[unit].split())
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(CSRC)))
+def test_llama_cpp_and_pybind11_stay_in_their_folders(path: Path) -> None:
+    folder = path.relative_to(CSRC).parts[0]
+    for name in includes(path):
+        if name.startswith(("pybind11/", "Python.h")):
+            assert folder == "bindings", name
+        own = (path.parent / name).is_file() or (CSRC / name).is_file()
+        if not own and re.match(r"(llama|ggml|gguf)[\w-]*\.h$", Path(name).name):
+            assert folder in {"llama", "kernels", "bindings"}, name
+        if name.startswith(("llama/", "kernels/")):
+            assert folder in {"llama", "kernels", "bindings"}, name
+
+
+@pytest.mark.parametrize("unit", list(CORE))
+def test_the_core_knows_no_other_folder(unit: str) -> None:
+    assert all("/" not in allowed for allowed in CORE[unit].split())
+    headers = [name for p in sources() if unit_of(p) == unit for name in includes(p)]
+    quoted_elsewhere = [n for n in headers if n.endswith(".h") and not (CSRC / n).is_file()]
+    # What is left are C headers of the system.
+    assert set(quoted_elsewhere) <= {"unistd.h", "sys/types.h"}
+
+
+def test_the_table_of_includes_is_exact_and_has_no_cycle() -> None:
+    used: dict[str, set[str]] = {}
+    for path in sources():
+        used.setdefault(unit_of(path), set()).update(own_includes(path))
+    assert used == {unit: set(allowed.split()) for unit, allowed in ALLOWED.items()}
+    order = list(TopologicalSorter(used).static_order())
+    layers = "types params sampler request scheduler engine engine_thread bindings/bind_engine"
+    positions = [order.index(unit) for unit in layers.split()]
+    assert positions == sorted(positions)
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if parts[-1] == "__init__":
+            parts = parts[:-1]
+        found[".".join(parts) or "llamaherd"] = path
+    return found
+
+
+def re_exported(package: str) -> set[str]:
+    """Names that a package takes from its modules; they hide a module of the same name."""
+    prefix = f"llamaherd.{package}."
+    return {
+        alias.name
+        for node in ast.walk(ast.parse(modules()[package].read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(prefix)
+        for alias in node.names
+    }
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Modules of the package that a file imports, anywhere in it."""
+    known = {*modules(), "_core"}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name.split(".")[0] != "llamaherd":
+                continue
+            inner = name.removeprefix("llamaherd").removeprefix(".")
+            while inner and inner not in known:
+                inner = inner.rpartition(".")[0]
+            package, _, last = inner.rpartition(".")
+            if package and getattr(node, "module", "") == f"llamaherd.{package}":
+                inner = package if last in re_exported(package) else inner
+            yield inner or "llamaherd"
+
+
+@pytest.mark.parametrize("name", list(modules()))
+def test_module_imports_only_what_lies_below(name: str) -> None:
+    assert name in MODULES, f"{name} is new: say in this table what it may import"
+    assert set(imports(modules()[name])) == set(MODULES[name].split())
+
+
+def test_the_table_of_imports_is_exact_and_has_no_cycle() -> None:
+    assert set(MODULES) == set(modules())
+    edges = {name: set(allowed.split()) for name, allowed in MODULES.items()}
+    order = list(TopologicalSorter(edges).static_order())
+    layers = ["_core", "result", "stream", "engine", "llm", "llamaherd", "cli"]
+    positions = [order.index(name) for name in layers]
+    assert positions == sorted(positions)

@@ -1,0 +1,141 @@
+"""A caller of the whole public API, for mypy --strict; test_types.py checks it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import llamaherd
+import numpy as np
+from llamaherd import (
+    LLM,
+    BatchEngine,
+    Delta,
+    DeviceInfo,
+    EngineConfig,
+    EngineDeadError,
+    FinishReason,
+    InvalidRequestError,
+    LlamaHerdError,
+    Metrics,
+    ModelLoadError,
+    Result,
+    SamplingParams,
+    Stream,
+    Timing,
+    Usage,
+    as_completed,
+)
+from llamaherd.engine import Prompt
+
+CONFIG = EngineConfig(
+    preset="balanced",
+    n_ctx=512,
+    max_len=256,
+    max_seqs=2,
+    token_budget=128,
+    n_threads=2,
+    poll=0,
+    n_gpu_layers=0,
+    devices=["CPU"],
+    tensor_split=(1.0,),
+    split_mode="layer",
+    main_gpu=0,
+    use_mmap=True,
+    use_mlock=False,
+    kv_type="f16",
+    chat_template="",
+    deterministic=False,
+    warmup=False,
+)
+PARAMS = SamplingParams(
+    max_tokens=4,
+    min_tokens=1,
+    temperature=0.7,
+    top_k=40,
+    top_p=0.9,
+    min_p=0.05,
+    typical_p=1.0,
+    repetition_penalty=1.1,
+    frequency_penalty=0.1,
+    presence_penalty=0.1,
+    logit_bias={5: -1.0},
+    seed=1,
+    ignore_eos=True,
+    stop_token_ids=[2],
+    stop=["\n\n"],
+    echo=False,
+)
+MESSAGES = [{"role": "user", "content": "Hi"}]
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+
+
+def offline(model: str | Path) -> list[str]:
+    with LLM(model, CONFIG, progress=False) as llm:
+        results: list[Result] = llm.generate("Hi", PARAMS)
+        mixed: list[Prompt] = ["Hi", [5, 6], MESSAGES, np.array([5, 6])]
+        results += llm.generate(mixed, [PARAMS] * 4)
+        results += llm.generate([5, 6], PARAMS, progress=False)
+        results.append(llm.chat(MESSAGES, PARAMS, tools=TOOLS))
+        deltas: Iterator[Delta] = llm.stream(MESSAGES, PARAMS)
+        texts: list[str] = [delta.text for delta in deltas]
+        return texts + [result.text for result in results if result.error == ""]
+
+
+def describe(result: Result) -> tuple[int, int, int, float]:
+    usage: Usage = result.usage
+    timing: Timing | None = result.timing
+    reason: FinishReason = result.finish_reason
+    token_ids: list[int] = result.token_ids
+    assert reason in (FinishReason.STOP, FinishReason.LENGTH)
+    assert len(token_ids) == usage.n_completion
+    ttft_s = 0.0 if timing is None else (timing.first_token_ns - timing.submit_ns) * 1e-9
+    return usage.n_prompt, usage.n_cached, usage.n_completion, ttft_s
+
+
+async def serve(engine: BatchEngine) -> Result:
+    async with engine.submit("Hi", PARAMS) as stream:
+        async for delta in stream:
+            reason: FinishReason | None = delta.finish_reason
+            ids: list[int] = delta.token_ids
+            assert reason is None or ids is not None
+    return await stream.aresult()
+
+
+def application(model: str | Path) -> int:
+    try:
+        with BatchEngine(model, CONFIG, progress=False, threaded=True) as engine:
+            streams: list[Stream] = [engine.submit(p, PARAMS) for p in ("Hi", (5, 6))]
+            streams.append(engine.submit(MESSAGES, tools=TOOLS, params=PARAMS))
+            for stream in as_completed(streams):
+                describe(stream.result(timeout=300.0))
+            streams[0].cancel()
+            asyncio.run(serve(engine))
+            ids: list[int] = engine.tokenize("Hi", add_special=True, parse_special=False)
+            text: str = engine.detokenize(ids, special=False)
+            prompt, stops = engine.apply_chat_template(MESSAGES, add_generation_prompt=True)
+            metrics: Metrics = engine.metrics()
+            figures: dict[str, float] = metrics.as_dict()
+            assert text + prompt + "".join(stops)
+            assert engine.model_info()["n_ctx"] == 512
+            assert not engine.closed
+            return int(figures["n_submitted"])
+    except InvalidRequestError as error:
+        as_value_error: ValueError = error
+        print(as_value_error)
+    except (EngineDeadError, ModelLoadError) as error:
+        ours: LlamaHerdError = error
+        print(ours)
+    return 0
+
+
+def main() -> None:
+    devices: list[DeviceInfo] = llamaherd.list_devices()
+    names: list[str] = [device.name for device in devices]
+    print(llamaherd.__version__, names, offline(sys.argv[1]), application(sys.argv[1]))
+
+
+if __name__ == "__main__":
+    main()
