@@ -96,6 +96,7 @@ void EngineThread::run() {
 
 bool EngineThread::step() {
   if (mode_ != Mode::kStepped) throw LlamaHerdError("step() needs an engine made unthreaded");
+  const std::lock_guard driving(drive_mutex_);
   Inbox inbox;
   {
     const std::lock_guard lock(mutex_);
@@ -146,7 +147,7 @@ void EngineThread::stop(FinishReason reason, const std::string& error) {
 }
 
 void EngineThread::close() {
-  const std::lock_guard closing(close_mutex_);
+  const std::lock_guard driving(drive_mutex_);
   bool ended;
   {
     const std::lock_guard lock(mutex_);

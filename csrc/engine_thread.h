@@ -24,7 +24,7 @@ class EngineThread {
  public:
   enum class Mode {
     kThreaded,
-    kStepped,  // no thread: the caller drives step(), one thread at a time
+    kStepped,  // no thread: the callers of step() drive it, one after the other
   };
 
   EngineThread(std::unique_ptr<Backend> backend, TokenTable table, const Limits& limits,
@@ -52,8 +52,7 @@ class EngineThread {
   bool step();
 
   /// Ends all requests with FinishReason::kCancelled, stops the thread and destroys the backend.
-  /// Idempotent. A decode call under way is aborted where the backend can. In Mode::kStepped not
-  /// while step() runs.
+  /// Idempotent. A decode call under way is aborted where the backend can.
   void close();
 
   /// True once closed or dead and every delta was drained.
@@ -106,7 +105,7 @@ class EngineThread {
   bool ended_ = false;  // no delta will be published any more
   std::string fatal_error_;
 
-  std::mutex close_mutex_;  // one closer joins, others wait for it
+  std::mutex drive_mutex_;  // one caller of step() or close() at a time
   std::thread thread_;
 };
 

@@ -76,13 +76,13 @@ void validate(const SamplingParams& p) {
   require(p.top_p > 0.0f && p.top_p <= 1.0f, "top_p", "in (0, 1]", p.top_p);
   require_range("min_p", p.min_p, 0.0f, 1.0f);
   require(p.typical_p > 0.0f && p.typical_p <= 1.0f, "typical_p", "in (0, 1]", p.typical_p);
-  require(p.repetition_penalty > 0.0f && p.repetition_penalty <= 100.0f, "repetition_penalty",
-          "in (0, 100]", p.repetition_penalty);
+  require_range("repetition_penalty", p.repetition_penalty, 0.01f, 100.0f);
   require_range("frequency_penalty", p.frequency_penalty, -2.0f, 2.0f);
   require_range("presence_penalty", p.presence_penalty, -2.0f, 2.0f);
   for (const auto& [token, bias] : p.logit_bias) {
-    require(!std::isnan(bias) && bias != INFINITY, "logit_bias",
-            "a finite number or -inf for token " + text(token), bias);
+    // Bounded, so that what a request asks for never looks like a model's NaN or inf.
+    require((bias >= -1000.0f && bias <= 1000.0f) || bias == -INFINITY, "logit_bias",
+            "in [-1000, 1000] or -inf for token " + text(token), bias);
   }
   if (p.stop.size() > kMaxStopStrings) {
     throw InvalidRequestError("stop may hold at most " + std::to_string(kMaxStopStrings) +

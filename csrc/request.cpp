@@ -75,7 +75,7 @@ Delta Request::take_delta(const TokenTable& table, std::int64_t now_ns) {
       delta.finish_reason = FinishReason::kStop;
       break;
     }
-    text_.put(table.piece(token), n_shown_ >= min_tokens_, delta.text);
+    text_.put(table.piece(token), n_shown_ + 1 >= min_tokens_, delta.text);
     if (text_.stopped()) {
       delta.finish_reason = FinishReason::kStop;
     } else if (n_shown_ + 1 == max_tokens_) {

@@ -18,8 +18,9 @@ struct Shape {
 
 std::vector<Shape> shapes_in_use(const BackendInfo& info) {
   std::vector<Shape> shapes;
-  for (std::int32_t n = 1; n < info.n_seqs; n *= 2) shapes.push_back({n, 1});
-  shapes.push_back({info.n_seqs, 1});
+  const std::int32_t n_max = std::min(info.n_seqs, info.n_ctx);
+  for (std::int32_t n = 1; n < n_max; n *= 2) shapes.push_back({n, 1});
+  shapes.push_back({n_max, 1});
   shapes.push_back({1, std::min({kChunkRows, info.n_batch, info.n_ctx})});
   return shapes;
 }

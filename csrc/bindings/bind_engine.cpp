@@ -24,9 +24,15 @@ constexpr double kWarmupBudgetS = 2.0;
 // Longer waits would keep a closing interpreter's thread in C++.
 constexpr double kMaxDrainS = 0.1;
 
-TokenId checked_token(std::int64_t value) {
-  if (value < std::numeric_limits<TokenId>::min() || value > std::numeric_limits<TokenId>::max()) {
-    throw InvalidRequestError("token ids must fit 32 bits; got " + std::to_string(value));
+/// One int of Python's, whatever its size, as a token id.
+TokenId to_token(const py::handle item) {
+  const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(item.ptr()));
+  if (!index) throw py::error_already_set();
+  int overflow = 0;
+  const long long value = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
+  if (overflow != 0 || value < std::numeric_limits<TokenId>::min() ||
+      value > std::numeric_limits<TokenId>::max()) {
+    throw InvalidRequestError("token ids must fit 32 bits; got " + std::string(py::str(index)));
   }
   return static_cast<TokenId>(value);
 }
@@ -40,8 +46,7 @@ std::vector<TokenId> to_tokens(const py::object& ids) {
     if (array.ndim() != 1 || (kind != 'i' && kind != 'u')) {
       throw py::type_error("token ids must be a 1-D array of integers");
     }
-    const auto values = py::array_t<std::int64_t>::ensure(array);
-    for (py::ssize_t i = 0; i < values.size(); ++i) tokens.push_back(checked_token(values.at(i)));
+    for (const py::handle item : array.attr("tolist")()) tokens.push_back(to_token(item));
     return tokens;
   }
   if (py::isinstance<py::str>(ids) || py::isinstance<py::bytes>(ids) ||
@@ -55,12 +60,7 @@ std::vector<TokenId> to_tokens(const py::object& ids) {
       throw py::type_error("token ids must be int; got " +
                            std::string(py::str(py::type::handle_of(item).attr("__name__"))));
     }
-    int overflow = 0;
-    const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(item.ptr()));
-    if (!index) throw py::error_already_set();
-    const long long value = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
-    tokens.push_back(overflow ? checked_token(std::numeric_limits<std::int64_t>::max())
-                              : checked_token(value));
+    tokens.push_back(to_token(item));
   }
   return tokens;
 }
@@ -268,7 +268,7 @@ Thread safety:
       .def(
           "step", [](PyBatchEngine& self) { return self.engine().step(); }, release_gil(),
           "Unthreaded engines: run one step. Returns whether there is more to do. Raises "
-          "EngineDeadError. One thread at a time.")
+          "EngineDeadError. Any thread; one waits for the other.")
       .def("close", &PyBatchEngine::close, release_gil(),
            "End all requests as CANCELLED, stop, and free the model. Idempotent. Any thread.")
       .def(

@@ -408,7 +408,7 @@ class BatchEngine:
         """
     def step(self) -> bool:
         """
-        Unthreaded engines: run one step. Returns whether there is more to do. Raises EngineDeadError. One thread at a time.
+        Unthreaded engines: run one step. Returns whether there is more to do. Raises EngineDeadError. Any thread; one waits for the other.
         """
     def submit(self, prompt: typing.Any, params: SamplingParams) -> int:
         """

@@ -232,6 +232,7 @@ class BatchEngine:
 
         Raises:
           EngineDeadError: The engine is closed, or stopped at a fatal error.
+          LlamaHerdError: The engine has a thread of its own.
         """
         try:
             return self._core.step()

@@ -86,11 +86,11 @@ class SamplingParams:
         al., ICLR 2025).
       typical_p: Keep tokens of typical surprise up to this mass, in (0, 1] (Meister et al., TACL
         2023).
-      repetition_penalty: In (0, 100]. Divides positive and multiplies negative logits of tokens
+      repetition_penalty: In [0.01, 100]. Divides positive and multiplies negative logits of tokens
         seen in prompt or output (Keskar et al., 2019). 1: off.
       frequency_penalty: In [-2, 2]. Subtracted per occurrence in the output.
       presence_penalty: In [-2, 2]. Subtracted once for each token that is in the output.
-      logit_bias: Token id -> number added to its logit; -inf forbids it.
+      logit_bias: Token id -> number added to its logit, in [-1000, 1000]; -inf forbids it.
       seed: In [0, 2**64). The same seed, prompt and parameters give the same random numbers
         whatever else the engine runs. None: drawn anew for each request.
       ignore_eos: Forbid end-of-generation tokens.

@@ -69,11 +69,11 @@ TEST(SamplingParamsRules, MessagesStateRuleAndValue) {
       {[](P& p) { p.typical_p = 0; }, "typical_p must be in (0, 1]; got 0"},
       {[](P& p) { p.typical_p = 1.25f; }, "typical_p must be in (0, 1]; got 1.25"},
       {[](P& p) { p.typical_p = kNan; }, "typical_p must be in (0, 1]; got nan"},
-      {[](P& p) { p.repetition_penalty = 0; }, "repetition_penalty must be in (0, 100]; got 0"},
+      {[](P& p) { p.repetition_penalty = 0; }, "repetition_penalty must be in [0.01, 100]; got 0"},
       {[](P& p) { p.repetition_penalty = kInf; },
-       "repetition_penalty must be in (0, 100]; got inf"},
+       "repetition_penalty must be in [0.01, 100]; got inf"},
       {[](P& p) { p.repetition_penalty = kNan; },
-       "repetition_penalty must be in (0, 100]; got nan"},
+       "repetition_penalty must be in [0.01, 100]; got nan"},
       {[](P& p) { p.frequency_penalty = 2.5f; }, "frequency_penalty must be in [-2, 2]; got 2.5"},
       {[](P& p) { p.frequency_penalty = kNan; }, "frequency_penalty must be in [-2, 2]; got nan"},
       {[](P& p) { p.presence_penalty = -3; }, "presence_penalty must be in [-2, 2]; got -3"},
@@ -81,11 +81,11 @@ TEST(SamplingParamsRules, MessagesStateRuleAndValue) {
       {[](P& p) {
          p.logit_bias = {{7, kNan}};
        },
-       "logit_bias must be a finite number or -inf for token 7; got nan"},
+       "logit_bias must be in [-1000, 1000] or -inf for token 7; got nan"},
       {[](P& p) {
          p.logit_bias = {{1, 0.0f}, {7, kInf}};
        },
-       "logit_bias must be a finite number or -inf for token 7; got inf"},
+       "logit_bias must be in [-1000, 1000] or -inf for token 7; got inf"},
       {[](P& p) { p.stop.assign(129, "x"); }, "stop may hold at most 128 strings; got 129"},
       {[](P& p) {
          p.stop = {"x", ""};

@@ -111,6 +111,8 @@ TEST_F(RequestTest, TextHeldBackComesWithTheLastDelta) {
 TEST_F(RequestTest, NoStopStringCountsBeforeMinTokens) {
   params_.stop = {"a"};
   params_.min_tokens = 2;
+  EXPECT_EQ(run({kA, kA, kB}), (Outcome{{kA, kA}, "a", FinishReason::kStop, ""}));
+  params_.min_tokens = 3;
   EXPECT_EQ(run({kA, kA, kB, kA, kC}), (Outcome{{kA, kA, kB, kA}, "aab", FinishReason::kStop, ""}));
 }
 

@@ -134,7 +134,9 @@ BAD: dict[str, tuple[Submit, type[Exception], str]] = {
 
 @pytest.fixture(scope="module")
 def llm(model_path: Path) -> Iterator[LLM]:
-    with LLM(model_path, EngineConfig(deterministic=True, n_ctx=2048, max_seqs=4)) as llm:
+    with LLM(
+        model_path, EngineConfig(deterministic=True, n_ctx=2048, max_seqs=4, n_threads=1)
+    ) as llm:
         yield llm
 
 
@@ -170,10 +172,13 @@ def test_many_bad_requests_among_running_good_ones_change_nothing(
     assert llm.engine.metrics().n_finished_error == 0
 
 
-def test_a_prompt_that_just_fits_runs_to_the_end_of_the_context(llm: LLM) -> None:
-    stream = llm.engine.submit([5] * 2047, SamplingParams(temperature=0))
-    result = stream.result()
-    assert (result.finish_reason, result.usage.n_completion) == (FinishReason.LENGTH, 1)
+def test_a_prompt_may_leave_room_for_a_single_token(model_path: Path) -> None:
+    config = EngineConfig(n_ctx=256, max_len=64, max_seqs=1, n_threads=1, warmup=False)
+    with BatchEngine(model_path, config) as engine:
+        result = engine.submit([5] * 63, SamplingParams(ignore_eos=True)).result()
+        assert (result.finish_reason, result.usage.n_completion) == (FinishReason.LENGTH, 1)
+        with pytest.raises(InvalidRequestError, match="has 64 tokens; max_len is 64"):
+            engine.submit([5] * 64)
 
 
 def test_empty_conversation_is_refused(llm: LLM) -> None:

@@ -221,7 +221,7 @@ OUT_OF_RANGE: list[tuple[type, str, Any, str]] = [
     (SamplingParams, "min_p", -0.5, "in [0, 1]; got -0.5"),
     (SamplingParams, "min_p", math.nan, "in [0, 1]; got nan"),
     (SamplingParams, "typical_p", 0.0, "in (0, 1]; got 0"),
-    (SamplingParams, "repetition_penalty", 0.0, "in (0, 100]; got 0"),
+    (SamplingParams, "repetition_penalty", 0.0, "in [0.01, 100]; got 0"),
     (SamplingParams, "frequency_penalty", 2.5, "in [-2, 2]; got 2.5"),
     (SamplingParams, "presence_penalty", -2.5, "in [-2, 2]; got -2.5"),
     (SamplingParams, "logit_bias", {7: math.nan}, "for token 7; got nan"),

@@ -17,7 +17,7 @@ from llamaherd import BatchEngine, EngineConfig, SamplingParams, __version__
 
 COMMANDS = ["demo", "generate", "chat", "pull", "quantize", "info"]
 # Small, so that each start is quick.
-ENGINE = ("--n-ctx", "512", "--max-seqs", "2")
+ENGINE = ("--n-ctx", "512", "--max-seqs", "2", "--threads", "1")
 GREEDY = ("--temperature", "0", "--max-tokens", "4", *ENGINE)
 # Wide and plain: rich folds and colours what it writes to a narrow or a capable terminal.
 ENVIRONMENT = {**os.environ, "COLUMNS": "240", "NO_COLOR": "1", "TERM": "dumb"}
@@ -52,7 +52,7 @@ def records(text: str) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def capital(model_path: Path) -> str:
     """What the model says after "The capital of France is", by the library."""
-    with BatchEngine(model_path, EngineConfig(n_ctx=512, max_seqs=2)) as engine:
+    with BatchEngine(model_path, EngineConfig(n_ctx=512, max_seqs=2, n_threads=1)) as engine:
         params = SamplingParams(temperature=0, max_tokens=4)
         return engine.submit("The capital of France is", params).result().text
 
@@ -216,8 +216,17 @@ def test_errors_are_one_line(args: tuple[str, ...], message: str) -> None:
 
 def start_long_run(model_path: Path) -> subprocess.Popen[str]:
     """Prompts of which the first has ended when this returns."""
-    args = ["generate", "-m", str(model_path), "--n-ctx", "512", "--max-seqs", "1", "-o", "jsonl"]
-    args += ["--ignore-eos", "--max-tokens", "200", *["Hi"] * 50]
+    args = ["generate", "-m", str(model_path), "-o", "jsonl", *ENGINE[:2]]
+    args += [
+        "--max-seqs",
+        "1",
+        "--threads",
+        "1",
+        "--ignore-eos",
+        "--max-tokens",
+        "200",
+        *["Hi"] * 50,
+    ]
     process = subprocess.Popen(
         [command(), *args],
         stdout=subprocess.PIPE,
@@ -275,7 +284,19 @@ def test_quantize_refuses_what_it_cannot_do(model_path: Path, tmp_path: Path) ->
 
 
 def test_demo_prints_answers_and_figures(model_path: Path) -> None:
-    done = run("demo", "-m", model_path, "--max-tokens", "4", "--max-seqs", "4", "--n-ctx", "1024")
+    done = run(
+        "demo",
+        "-m",
+        model_path,
+        "--max-tokens",
+        "4",
+        "--max-seqs",
+        "4",
+        "--n-ctx",
+        "1024",
+        "--threads",
+        "1",
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert "Why do cats purr?" in done.stdout
     assert "one at a time" in done.stdout
@@ -286,7 +307,7 @@ def test_demo_prints_answers_and_figures(model_path: Path) -> None:
 
 def test_chat_answers_piped_lines_until_an_empty_one(model_path: Path) -> None:
     questions = "Hi!\nAnd you?\n\nnever read\n"
-    done = run("chat", "-m", model_path, "--max-tokens", "4", "--temperature", "0", stdin=questions)
+    done = run("chat", "-m", model_path, *GREEDY[:4], "--threads", "1", stdin=questions)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("\n") == 2
     assert all(line.strip() for line in done.stdout.splitlines())

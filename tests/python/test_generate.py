@@ -32,13 +32,17 @@ WEATHER = {
 
 @pytest.fixture(scope="module")
 def llm(model_path: Path) -> Iterator[LLM]:
-    with LLM(model_path, EngineConfig(deterministic=True, n_ctx=2048, max_seqs=4)) as llm:
+    with LLM(
+        model_path, EngineConfig(deterministic=True, n_ctx=2048, max_seqs=4, n_threads=1)
+    ) as llm:
         yield llm
 
 
 @pytest.fixture(scope="module")
 def templated(model_path: Path) -> Iterator[LLM]:
-    config = EngineConfig(n_ctx=512, max_seqs=2, max_len=16, chat_template=TEMPLATE, warmup=False)
+    config = EngineConfig(
+        n_ctx=512, max_seqs=2, max_len=16, n_threads=1, chat_template=TEMPLATE, warmup=False
+    )
     with LLM(model_path, config) as llm:
         yield llm
 

@@ -25,7 +25,7 @@ from llamaherd import (
     SamplingParams,
 )
 
-SMALL = EngineConfig(n_ctx=2048, max_seqs=4, warmup=False)
+SMALL = EngineConfig(n_ctx=2048, max_seqs=4, n_threads=1, warmup=False)
 LONG = SamplingParams(max_tokens=400, ignore_eos=True)
 SHORT = SamplingParams(max_tokens=4, temperature=0, ignore_eos=True)
 WAIT_S = 300
@@ -33,7 +33,7 @@ WAIT_S = 300
 PREAMBLE = """
 import asyncio, os, signal, sys, threading, time
 from llamaherd import LLM, BatchEngine, EngineConfig, EngineDeadError, SamplingParams
-CONFIG = EngineConfig(n_ctx=2048, max_seqs=4, warmup=False)
+CONFIG = EngineConfig(n_ctx=2048, max_seqs=4, n_threads=1, warmup=False)
 LONG = SamplingParams(max_tokens=400, ignore_eos=True)
 SHORT = SamplingParams(max_tokens=4, temperature=0, ignore_eos=True)
 engine = BatchEngine(sys.argv[1], CONFIG)
@@ -168,7 +168,7 @@ def test_a_dropped_engine_stops_its_threads(model_path: Path) -> None:
 
 def test_two_engines_do_not_disturb_each_other(model_path: Path) -> None:
     prompts = ["The capital of France is", "Once upon a time", "One two three"]
-    config = EngineConfig(n_ctx=2048, max_seqs=4, deterministic=True)
+    config = EngineConfig(n_ctx=2048, max_seqs=4, deterministic=True, n_threads=1)
     with BatchEngine(model_path, config) as exact:
         alone = [exact.submit(prompt, SHORT).result(WAIT_S).token_ids for prompt in prompts]
         with BatchEngine(model_path, SMALL) as quick:

@@ -31,7 +31,7 @@ WAIT_S = 300
 @pytest.fixture(scope="module")
 def engine(model_path: Path) -> Iterator[BatchEngine]:
     with BatchEngine(
-        model_path, EngineConfig(deterministic=True, n_ctx=4096, max_seqs=4)
+        model_path, EngineConfig(deterministic=True, n_ctx=4096, max_seqs=4, n_threads=1)
     ) as engine:
         yield engine
 
@@ -304,7 +304,7 @@ def test_a_thousand_submits_and_cancels_leave_nothing_behind(engine: BatchEngine
 def test_an_engine_without_a_thread_is_driven_by_step(
     model_path: Path, alone: dict[str, list[int]]
 ) -> None:
-    config = EngineConfig(deterministic=True, n_ctx=4096, max_seqs=4)
+    config = EngineConfig(deterministic=True, n_ctx=4096, max_seqs=4, n_threads=1)
     with BatchEngine(model_path, config, threaded=False) as engine:
         assert engine.step() is False
         streams = [engine.submit(prompt, GREEDY) for prompt in PROMPTS]

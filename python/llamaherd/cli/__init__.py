@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import typer
 
 from llamaherd.cli import chat, demo, generate, info, pull, quantize
-
-EXIT_INTERRUPTED = 130  # 128 + SIGINT
-EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 app = typer.Typer(
     help="Run many sequences of one GGUF model at once.",
@@ -27,17 +23,11 @@ app.command()(info.info)
 
 
 def main() -> None:
-    """Entry point. Errors are one line on stderr; Ctrl-C and a closed pipe end quietly."""
+    """Entry point. Errors are one line on stderr; typer ends quietly on Ctrl-C or a closed pipe."""
     from llamaherd import LlamaHerdError
 
     try:
-        app(standalone_mode=True)
+        app()
     except LlamaHerdError as error:
         print(f"llamaherd: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        # Nobody reads any more: Python's own flush at exit must not complain again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_BROKEN_PIPE)
