@@ -57,7 +57,7 @@ def test_the_sdist_holds_core_and_gpu_sources_and_little_else(sdist: Path) -> No
         "vendor/llama.cpp/include/llama.h",
         "vendor/llama.cpp/ggml/src/ggml-cuda/ggml-cuda.cu",
         "vendor/llama.cpp/ggml/src/ggml-vulkan/ggml-vulkan.cpp",
-        "vendor/llama.cpp/ggml/src/ggml-metal/ggml-metal.metal",
+        "vendor/llama.cpp/ggml/src/ggml-metal/ggml-metal-device.m",
     ):
         assert needed in names
     assert not [name for name in names if name.startswith(("build/", ".ci/", "tests/python/__"))]
