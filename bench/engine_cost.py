@@ -23,12 +23,27 @@ from llamaherd.models import DEFAULT_MODEL, resolve
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def bare(binary: Path, model: Path, args: argparse.Namespace) -> float:
-    sizes = (args.seqs, args.prompt, args.new)
-    output = subprocess.run(
-        [str(binary), str(model), *map(str, sizes)], check=True, capture_output=True, text=True
-    )
-    return float(json.loads(output.stdout)["tokens_per_s"])
+class BareLoop:
+    """The C++ loop, loaded once; each call is one run."""
+
+    def __init__(self, binary: Path, model: Path, args: argparse.Namespace) -> None:
+        sizes = map(str, (args.seqs, args.prompt, args.new))
+        self._process = subprocess.Popen(
+            [str(binary), str(model), *sizes],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self) -> float:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("run\n")
+        self._process.stdin.flush()
+        return float(json.loads(self._process.stdout.readline())["tokens_per_s"])
+
+    def close(self) -> None:
+        self._process.communicate()
 
 
 def engine(llm: LLM, prompts: list[list[int]], n_new: int) -> float:
@@ -63,17 +78,19 @@ def main() -> None:
             [rng.randrange(1000, 11000) for _ in range(args.prompt)] for _ in range(args.seqs)
         ]
         engine(llm, prompts, args.new)
-        bare(args.bare_loop, model, args)
+        bare = BareLoop(args.bare_loop, model, args)
+        bare.run()
         before = llm.engine.metrics().as_dict()
         ratios, engine_speeds, bare_speeds = [], [], []
         for run in range(args.runs):
-            bare_speeds.append(bare(args.bare_loop, model, args))
+            bare_speeds.append(bare.run())
             engine_speeds.append(engine(llm, prompts, args.new))
             ratios.append(engine_speeds[-1] / bare_speeds[-1])
             print(
                 f"run {run + 1}: bare {bare_speeds[-1]:.1f}, engine {engine_speeds[-1]:.1f} "
                 f"tokens/s, ratio {ratios[-1]:.3f}"
             )
+        bare.close()
         after = llm.engine.metrics().as_dict()
     n_steps = after["n_steps"] - before["n_steps"]
     print(

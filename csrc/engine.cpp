@@ -18,10 +18,12 @@ Engine::Engine(Backend& backend, const TokenTable& table, const Limits& limits,
       scheduler_({budget, backend.info().split_prefill}, pool_) {}
 
 void Engine::submit(RequestId id, std::vector<TokenId> prompt, const SamplingParams& params,
-                    std::uint64_t seed, std::int64_t submit_ns) {
+                    std::uint64_t seed, std::int64_t submit_ns, bool streamed) {
   ++metrics_.n_submitted;
-  scheduler_.submit(
-      std::make_unique<Request>(id, std::move(prompt), params, seed, limits_, table_, submit_ns));
+  auto request =
+      std::make_unique<Request>(id, std::move(prompt), params, seed, limits_, table_, submit_ns);
+  request->streamed = streamed;
+  scheduler_.submit(std::move(request));
 }
 
 void Engine::step(std::vector<Delta>& out) {
@@ -127,6 +129,10 @@ void Engine::emit(const CallPlan& call, std::vector<Delta>& out) {
     ++metrics_.n_output_tokens;
     Delta delta = request.take_delta(table_, now);
     const auto reason = delta.finish_reason;
+    if (!reason && !request.streamed) {
+      request.hold(std::move(delta));
+      continue;
+    }
     out.push_back(std::move(delta));
     if (!reason) continue;
     count_finish(*reason);

@@ -25,7 +25,7 @@ class Engine {
 
   /// `prompt` and `params` must be valid for `limits`; ids must grow from call to call.
   void submit(RequestId id, std::vector<TokenId> prompt, const SamplingParams& params,
-              std::uint64_t seed, std::int64_t submit_ns);
+              std::uint64_t seed, std::int64_t submit_ns, bool streamed = true);
 
   /// Ends the request if it has not ended yet; its cells are free on return.
   void cancel(RequestId id, std::vector<Delta>& out);

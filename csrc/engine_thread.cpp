@@ -29,10 +29,11 @@ void EngineThread::require_alive() const {
   if (closing_) throw EngineDeadError("the engine is closed");
 }
 
-RequestId EngineThread::submit(std::vector<TokenId> prompt, const SamplingParams& params) {
+RequestId EngineThread::submit(std::vector<TokenId> prompt, const SamplingParams& params,
+                               bool streamed) {
   validate(params);
   validate(prompt, params, limits_);
-  Submission submission{0, std::move(prompt), params, 0, now_ns()};
+  Submission submission{0, std::move(prompt), params, 0, now_ns(), streamed};
   const std::lock_guard lock(mutex_);
   require_alive();
   submission.id = next_id_++;
@@ -114,7 +115,7 @@ bool EngineThread::step() {
 
 void EngineThread::iterate(Inbox& inbox) {
   for (Submission& s : inbox.submissions) {
-    engine_.submit(s.id, std::move(s.prompt), s.params, s.seed, s.submit_ns);
+    engine_.submit(s.id, std::move(s.prompt), s.params, s.seed, s.submit_ns, s.streamed);
   }
   for (RequestId id : inbox.cancels) engine_.cancel(id, deltas_);
   engine_.step(deltas_);
@@ -140,7 +141,7 @@ void EngineThread::stop(FinishReason reason, const std::string& error) {
     std::swap(inbox, inbox_);
   }
   for (Submission& s : inbox.submissions) {
-    engine_.submit(s.id, std::move(s.prompt), s.params, s.seed, s.submit_ns);
+    engine_.submit(s.id, std::move(s.prompt), s.params, s.seed, s.submit_ns, s.streamed);
   }
   engine_.finish_all(reason, error, deltas_);
   publish(true);

@@ -34,7 +34,9 @@ class EngineThread {
   EngineThread& operator=(const EngineThread&) = delete;
 
   /// Throws InvalidRequestError or, once closed or dead, EngineDeadError.
-  RequestId submit(std::vector<TokenId> prompt, const SamplingParams& params);
+  /// With `streamed` false only the last delta comes out, with all tokens and text: nobody is woken
+  /// for each step.
+  RequestId submit(std::vector<TokenId> prompt, const SamplingParams& params, bool streamed = true);
 
   /// While held, no new step begins, so that requests submitted meanwhile are planned together.
   /// Every hold() needs a release(). Not waiting: a step under way goes on.
@@ -72,6 +74,7 @@ class EngineThread {
     SamplingParams params;
     std::uint64_t seed;
     std::int64_t submit_ns;
+    bool streamed;
   };
   struct Inbox {
     std::vector<Submission> submissions;

@@ -1,6 +1,7 @@
 #include "request.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace llamaherd {
 namespace {
@@ -55,7 +56,14 @@ Delta Request::make_delta(std::int64_t now_ns) {
   delta.n_prompt = n_prompt_;
   delta.n_completion = n_output();
   delta.timing = timing_;
+  delta.token_ids = std::exchange(held_token_ids_, {});
+  delta.text = std::exchange(held_text_, {});
   return delta;
+}
+
+void Request::hold(Delta delta) {
+  held_token_ids_ = std::move(delta.token_ids);
+  held_text_ = std::move(delta.text);
 }
 
 Delta Request::take_delta(const TokenTable& table, std::int64_t now_ns) {

@@ -53,6 +53,12 @@ class Request {
   /// Failures this request met alone, or together with the whole cache.
   int n_strikes = 0;
 
+  /// Whether somebody wants each delta as it is made, or only the last one with everything.
+  bool streamed = true;
+
+  /// Keeps what a delta holds for the next one.
+  void hold(Delta delta);
+
   /// What commit_step() gained since the last call, with a finish reason if the last token, the
   /// text or max_tokens ends the request.
   Delta take_delta(const TokenTable& table, std::int64_t now_ns);
@@ -71,6 +77,8 @@ class Request {
   Pos n_prompt_;
   Pos kv_len_ = 0;
   Pos n_shown_ = 0;  // output tokens handed out in deltas
+  std::vector<TokenId> held_token_ids_;
+  std::string held_text_;
   std::int32_t max_tokens_;
   std::int32_t min_tokens_;
   bool ignore_eos_;

@@ -4,7 +4,8 @@
 //
 //   bare_loop MODEL [N_SEQS=8] [N_PROMPT=128] [N_NEW=64] [N_THREADS=all]
 //
-// Prints one line of JSON.
+// Runs once for each line on standard input and prints a line of JSON for it, so that it can take
+// turns with another program while its model stays loaded.
 
 #include <chrono>
 #include <cstdio>
@@ -43,6 +44,30 @@ double seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+/// Prefills all prompts, decodes all new tokens and leaves the cache empty.
+void run(Backend& backend, int n_seqs, int n_prompt, int n_new) {
+  const double begin = seconds();
+  Rows prefill;
+  for (SeqId seq = 0; seq < n_seqs; ++seq) {
+    for (Pos pos = 0; pos < n_prompt; ++pos) prefill.add(seq, pos, pos + 1 == n_prompt);
+  }
+  decode(backend, prefill);
+  const double prefilled = seconds();
+  // The last token of each sequence is never run, as in any engine.
+  for (Pos pos = n_prompt; pos < n_prompt + n_new - 1; ++pos) {
+    Rows rows;
+    for (SeqId seq = 0; seq < n_seqs; ++seq) rows.add(seq, pos, true);
+    decode(backend, rows);
+  }
+  const double end = seconds();
+  for (SeqId seq = 0; seq < n_seqs; ++seq) {
+    backend.apply({KvOp::Kind::kRemove, seq, 0, -1});
+  }
+  std::printf("{\"seconds\": %.6f, \"prefill_seconds\": %.6f, \"tokens_per_s\": %.3f}\n",
+              end - begin, prefilled - begin, n_seqs * n_new / (end - begin));
+  std::fflush(stdout);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -64,20 +89,6 @@ int main(int argc, char** argv) {
   LlamaBackend backend(std::make_shared<LlamaModel>(argv[1], config, progress), config);
   warm_up(backend, 2.0);
 
-  const double begin = seconds();
-  Rows prefill;
-  for (SeqId seq = 0; seq < n_seqs; ++seq) {
-    for (Pos pos = 0; pos < n_prompt; ++pos) prefill.add(seq, pos, pos + 1 == n_prompt);
-  }
-  decode(backend, prefill);
-  const double prefilled = seconds();
-  // The last token of each sequence is never run, as in any engine.
-  for (Pos pos = n_prompt; pos < n_prompt + n_new - 1; ++pos) {
-    Rows rows;
-    for (SeqId seq = 0; seq < n_seqs; ++seq) rows.add(seq, pos, true);
-    decode(backend, rows);
-  }
-  const double end = seconds();
-  std::printf("{\"seconds\": %.6f, \"prefill_seconds\": %.6f, \"tokens_per_s\": %.3f}\n",
-              end - begin, prefilled - begin, n_seqs * n_new / (end - begin));
+  char line[16];
+  while (std::fgets(line, sizeof line, stdin)) run(backend, n_seqs, n_prompt, n_new);
 }

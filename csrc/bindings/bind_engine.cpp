@@ -122,10 +122,10 @@ class PyBatchEngine {
     model_.reset();
   }
 
-  RequestId submit(const py::object& prompt, const SamplingParams& params) {
+  RequestId submit(const py::object& prompt, const SamplingParams& params, bool streamed) {
     std::vector<TokenId> tokens = to_tokens(prompt);
     const py::gil_scoped_release release;
-    return engine().submit(std::move(tokens), params);
+    return engine().submit(std::move(tokens), params, streamed);
   }
 
   std::vector<TokenId> tokenize(const std::string& text, bool add_special, bool parse_special) {
@@ -229,12 +229,14 @@ Raises:
 Thread safety:
   Releases the GIL while it loads.
 )pbdoc")
-      .def("submit", &PyBatchEngine::submit, py::arg("prompt"), py::arg("params"), R"pbdoc(
+      .def("submit", &PyBatchEngine::submit, py::arg("prompt"), py::arg("params"),
+           py::arg("streamed") = true, R"pbdoc(
 Queue one prompt for generation and return at once.
 
 Args:
   prompt: Token ids, shape (n_prompt,), integers in [0, n_vocab). Copied.
   params: Copied.
+  streamed: False: only the last delta comes out, with all tokens and text.
 
 Returns:
   Request id, unique for the life of this engine.

@@ -410,13 +410,14 @@ class BatchEngine:
         """
         Unthreaded engines: run one step. Returns whether there is more to do. Raises EngineDeadError. Any thread; one waits for the other.
         """
-    def submit(self, prompt: typing.Any, params: SamplingParams) -> int:
+    def submit(self, prompt: typing.Any, params: SamplingParams, streamed: bool = True) -> int:
         """
         Queue one prompt for generation and return at once.
         
         Args:
           prompt: Token ids, shape (n_prompt,), integers in [0, n_vocab). Copied.
           params: Copied.
+          streamed: False: only the last delta comes out, with all tokens and text.
         
         Returns:
           Request id, unique for the life of this engine.

@@ -137,7 +137,7 @@ class BatchEngine:
     def _queue(self, prepared: Prepared, *, keep_deltas: bool) -> Stream:
         # Under the lock, so that the pump finds the stream when it sees the request's first delta.
         with self._table.lock:
-            request_id = self._core.submit(*prepared)
+            request_id = self._core.submit(*prepared, streamed=keep_deltas)
             stream = Stream(request_id, self._core.cancel, keep_deltas=keep_deltas)
             self._table.streams[request_id] = stream
         return stream

@@ -30,6 +30,38 @@ TEST_P(EngineStep, AnIdleEngineDoesNothing) {
   EXPECT_EQ(herd.engine.metrics().n_steps, 0);
 }
 
+TEST_P(EngineStep, AnUnstreamedRequestGivesItsWholeOutputInItsLastDelta) {
+  std::mt19937 rng(23);
+  for (int i = 0; i < 30; ++i) {
+    const Spec spec = random_spec(rng, 20, 20);
+    Herd streamed(options_);
+    const RequestId id = streamed.submit(spec);
+    streamed.run();
+    Herd quiet(options_);
+    quiet.engine.submit(1, spec.prompt, spec.params, spec.seed, 0, false);
+    std::vector<Delta> deltas;
+    while (!quiet.engine.idle()) quiet.engine.step(deltas);
+    ASSERT_EQ(deltas.size(), 1u);
+    EXPECT_EQ((Outcome{deltas[0].token_ids, deltas[0].text, deltas[0].finish_reason, ""}),
+              streamed[id]);
+  }
+}
+
+TEST_P(EngineStep, ACancelledUnstreamedRequestKeepsWhatItGained) {
+  Herd herd(options_);
+  Spec spec = greedy({5, 6, 7}, 40);
+  spec.params.ignore_eos = true;
+  herd.engine.submit(1, spec.prompt, spec.params, spec.seed, 0, false);
+  std::vector<Delta> deltas;
+  for (int i = 0; i < 6; ++i) herd.engine.step(deltas);
+  EXPECT_TRUE(deltas.empty());
+  herd.engine.cancel(1, deltas);
+  ASSERT_EQ(deltas.size(), 1u);
+  EXPECT_EQ(deltas[0].finish_reason, FinishReason::kCancelled);
+  EXPECT_EQ(deltas[0].n_completion, 6);
+  EXPECT_EQ(deltas[0].token_ids.size(), 6u);
+}
+
 TEST_P(EngineStep, ARequestFollowsTheModelAndItsSampler) {
   for (float temperature : {0.0f, 2.0f}) {
     Spec spec = greedy({5, 6, 7}, 20);
