@@ -24,7 +24,6 @@ struct PlannedRequest {
 struct CallPlan {
   std::vector<PlannedRequest> items;
   std::int32_t n_rows = 0;
-  bool is_prefill = false;
 
   void add(Request* request, SeqId seq, Pos begin, Pos end, bool wants_logits) {
     const std::int32_t logits_row = wants_logits ? n_rows + (end - begin) - 1 : -1;
