@@ -1,24 +1,30 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
+#include "kv_block.h"
 #include "types.h"
 
 namespace llamaherd {
 
-/// A change to the KV cache's sequence tags: no K/V data moves.
+/// A change to the KV cache's sequence tags, by which no K/V data moves, or a copy out of it.
 struct KvOp {
   enum class Kind {
     kRemove,  // untag [begin, end) of `seq`; cells without a tag are free
     kCopy,    // tag [begin, end) of `seq` with `dst` as well
+    kSave,    // fill `block` with the data of [begin, end) of `seq`
   };
   Kind kind = Kind::kRemove;
   SeqId seq = kNoSeq;
   Pos begin = 0;
   Pos end = -1;  // -1: to the end
   SeqId dst = kNoSeq;
+  std::shared_ptr<KvBlock> block = nullptr;
 };
 
 /// One row per token; all spans have the same length.
@@ -44,8 +50,12 @@ struct BackendInfo {
   std::int32_t n_ctx_train = 0;  // tokens the model was trained to see at once
   std::int32_t n_seqs = 0;       // sequence ids a batch may name: [0, n_seqs)
   std::int32_t n_batch = 0;      // rows of one decode call
-  bool partial_removal = true;   // kRemove of a part of a sequence works
-  bool split_prefill = false;    // prefill rows are better in a call of their own
+  SeqId first_tag = 0;           // ids [first_tag, first_tag + n_tags) never stand in a batch: they
+  std::int32_t n_tags = 0;       // keep cells that no running sequence holds
+  std::int32_t n_block =
+      256;  // kSave takes ranges within one of [0, n_block), [n_block, 2 n_block)...
+  bool partial_removal = true;  // kRemove of a part of a sequence works
+  bool split_prefill = false;   // prefill rows are better in a call of their own
 };
 
 /// The one seam between the engine and what runs the model. Not thread-safe but for abort().
@@ -55,8 +65,17 @@ class Backend {
 
   virtual const BackendInfo& info() const = 0;
 
-  /// Returns false, changing nothing, if this memory cannot remove a part of a sequence.
+  /// kRemove or kCopy. Returns false, changing nothing, if this memory cannot remove a part of a
+  /// sequence.
   virtual bool apply(const KvOp& op) = 0;
+
+  /// The K/V data of [begin, end) of `seq`, for load(). One uninterrupted copy.
+  virtual std::vector<std::byte> save(SeqId seq, Pos begin, Pos end) = 0;
+
+  /// Gives `seq`, which holds [0, begin), also [begin, end), in fresh cells, out of `data`: what
+  /// save() made of these positions and perhaps more on either side, for all of which there must be
+  /// room. Returns false, changing nothing, if there is none or the data does not fit.
+  virtual bool load(SeqId seq, Pos begin, Pos end, std::span<const std::byte> data) = 0;
 
   /// Positions of each sequence must follow on those it has in the cache. May throw, which counts
   /// as kFailed.

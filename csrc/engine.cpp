@@ -2,59 +2,128 @@
 
 #include <chrono>
 #include <stdexcept>
+#include <utility>
 
 namespace llamaherd {
+namespace {
+
+// Some tens of rows of any vocabulary.
+constexpr std::size_t kMaxPromptLogitsBytes = std::size_t{16} << 20;
+
+}  // namespace
 
 std::int64_t now_ns() {
   return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
 }
 
 Engine::Engine(Backend& backend, const TokenTable& table, const Limits& limits,
-               const Budget& budget)
+               const Budget& budget, const CacheOptions& cache)
     : backend_(backend),
       table_(table),
       limits_(limits),
-      pool_(backend.info().n_seqs, backend.info().n_ctx),
-      scheduler_({budget, backend.info().split_prefill}, pool_) {}
+      pool_(backend.info().n_seqs),
+      cache_(make_cache(backend.info(), cache)),
+      logits_(kMaxPromptLogitsBytes),
+      caches_(cache.enabled),
+      scheduler_({budget, backend.info().split_prefill, backend.info().n_ctx,
+                  !backend.info().partial_removal, cache.costs},
+                 pool_, *cache_, logits_) {}
 
 void Engine::submit(RequestId id, std::vector<TokenId> prompt, const SamplingParams& params,
-                    std::uint64_t seed, std::int64_t submit_ns, bool streamed) {
+                    std::uint64_t seed, std::int64_t submit_ns, const SubmitOptions& options) {
   ++metrics_.n_submitted;
   auto request =
       std::make_unique<Request>(id, std::move(prompt), params, seed, limits_, table_, submit_ns);
-  request->streamed = streamed;
+  request->streamed = options.streamed;
+  if (caches_) request->cache_space = options.cache_space;
   scheduler_.submit(std::move(request));
 }
 
 void Engine::step(std::vector<Delta>& out) {
   const std::int64_t begin_ns = now_ns();
+  cache_->expire_pins(begin_ns);
   StepPlan& plan = scheduler_.plan_step(begin_ns);
   if (plan.empty()) return;
   apply(plan.kv_ops);
+  restore(plan);
+  start_known(plan, out);
   if (execute(plan.decode, out)) execute(plan.prefill, out);
   ++metrics_.n_steps;
   metrics_.step_ns += now_ns() - begin_ns;
 }
 
-void Engine::apply(const std::vector<KvOp>& ops) {
-  for (const KvOp& op : ops) {
-    if (!backend_.apply(op)) throw std::logic_error("a planned cache operation was refused");
+/// Carries out what the cache asked for, and forgets it.
+void Engine::apply(std::vector<KvOp>& ops) {
+  for (const KvOp& op : std::exchange(ops, {})) {
+    if (op.kind == KvOp::Kind::kSave) {
+      save(op);
+    } else if (!backend_.apply(op)) {
+      throw std::logic_error("a planned cache operation was refused");
+    }
+  }
+  cache_->settle();
+}
+
+/// What cannot be saved is lost to the lower tiers, and will be found so.
+void Engine::save(const KvOp& op) {
+  try {
+    op.block->bytes = backend_.save(op.seq, op.begin, op.end);
+  } catch (const std::bad_alloc&) {
+    op.block->bytes.clear();
+  }
+}
+
+/// Brings back what lies in the cache's lower tiers: all of it, or a piece each while others wait
+/// for their next token.
+void Engine::restore(const StepPlan& plan) {
+  for (Request* request : plan.restores) {
+    do {
+      const auto tokens = request->tokens().first(request->n_restorable);
+      const auto piece = cache_->next_restore(request->seq(), tokens);
+      if (!piece) {
+        request->n_restorable = 0;
+        break;
+      }
+      const Pos n_block = piece->block->end - piece->block->begin;
+      if (!cache_->make_room(n_block, ops_)) {
+        request->n_restorable = 0;  // it is computed instead
+        break;
+      }
+      apply(ops_);
+      const bool loaded = backend_.load(request->seq(), piece->begin, piece->end, piece->data());
+      cache_->restored(request->seq(), *piece, loaded);
+      if (loaded) request->share(piece->end);
+    } while (request->n_restorable > request->kv_len() && plan.decode.items.empty());
+  }
+}
+
+void Engine::start_known(const StepPlan& plan, std::vector<Delta>& out) {
+  for (const KnownStart& start : plan.known_starts) {
+    known_logits_.assign(start.logits.begin(), start.logits.end());  // sampling may change it
+    const auto token = start.request->sampler().sample(known_logits_, scratch_);
+    if (!token) throw std::logic_error("stored logits are not finite");
+    start.request->commit_step(start.request->kv_len(), &*token);
+    ++metrics_.n_known_starts;
+    emit(*start.request, now_ns(), out);
   }
 }
 
 /// Decodes, samples and commits one call, or undoes it.
 Engine::Outcome Engine::attempt(const CallPlan& call, std::vector<Delta>& out) {
-  StepGuard guard(call, backend_, pool_);
+  cache_->make_room(call.n_rows, ops_);
+  apply(ops_);
+  StepGuard guard(call, backend_, *cache_);
   const DecodeStatus status = decode(call);
   bool any_poisoned = false;
   if (status == DecodeStatus::kOk) {
     any_poisoned = sample(call);
     guard.commit(staged_);
+    publish(call);
   } else {
     guard.undo_all();
   }
   metrics_.n_sequences_dropped += guard.n_dropped();
-  metrics_.n_cells_used_max = std::max(metrics_.n_cells_used_max, pool_.n_cells_used());
+  metrics_.n_cells_used_max = std::max(metrics_.n_cells_used_max, cache_->n_cells_used());
   switch (status) {
     case DecodeStatus::kOk:
       emit(call, out);
@@ -110,8 +179,13 @@ bool Engine::sample(const CallPlan& call) {
   for (std::size_t i = 0; i < call.items.size(); ++i) {
     const PlannedRequest& item = call.items[i];
     if (item.logits_row < 0) continue;
-    staged_[i].token = item.request->sampler().sample(backend_.logits(item.logits_row), scratch_);
+    const std::span<float> logits = backend_.logits(item.logits_row);
+    const Request& request = *item.request;
+    const bool is_prompt_end = item.end == request.n_prompt() && request.cache_space;
+    if (is_prompt_end) logits_.put(*request.cache_space, request.tokens(), logits);
+    staged_[i].token = request.sampler().sample(logits, scratch_);
     staged_[i].poisoned = !staged_[i].token;
+    if (is_prompt_end && staged_[i].poisoned) logits_.clear();
     metrics_.n_poisoned_rows += staged_[i].poisoned;
     any_poisoned |= staged_[i].poisoned;
   }
@@ -119,25 +193,40 @@ bool Engine::sample(const CallPlan& call) {
   return any_poisoned;
 }
 
+/// Lets others share what the committed call computed.
+void Engine::publish(const CallPlan& call) {
+  for (std::size_t i = 0; i < call.items.size(); ++i) {
+    if (staged_[i].poisoned) continue;
+    const Request& request = *call.items[i].request;
+    const Pos n = request.kv_len();
+    const bool at_boundary = n == request.n_prompt() || request.cuts.contains(n);
+    cache_->publish(request.seq(), request.tokens().first(n), at_boundary, ops_);
+  }
+  apply(ops_);
+}
+
 /// Hands out what the committed call gained and retires who is done.
 void Engine::emit(const CallPlan& call, std::vector<Delta>& out) {
   const std::int64_t now = now_ns();
   for (std::size_t i = 0; i < call.items.size(); ++i) {
-    if (!staged_[i].token) continue;
-    Request& request = *call.items[i].request;
-    request.n_strikes = 0;
-    ++metrics_.n_output_tokens;
-    Delta delta = request.take_delta(table_, now);
-    const auto reason = delta.finish_reason;
-    if (!reason && !request.streamed) {
-      request.hold(std::move(delta));
-      continue;
-    }
-    out.push_back(std::move(delta));
-    if (!reason) continue;
-    count_finish(*reason);
-    retire(request);
+    if (staged_[i].token) emit(*call.items[i].request, now, out);
   }
+}
+
+/// Hands out the token the request has just gained; afterwards it may be gone.
+void Engine::emit(Request& request, std::int64_t now, std::vector<Delta>& out) {
+  request.n_strikes = 0;
+  ++metrics_.n_output_tokens;
+  Delta delta = request.take_delta(table_, now);
+  const auto reason = delta.finish_reason;
+  if (!reason && !request.streamed) {
+    request.hold(std::move(delta));
+    return;
+  }
+  out.push_back(std::move(delta));
+  if (!reason) return;
+  count_finish(*reason);
+  retire(request);
 }
 
 void Engine::cancel(RequestId id, std::vector<Delta>& out) {
@@ -163,12 +252,29 @@ void Engine::end(Request& request, FinishReason reason, const std::string& error
 }
 
 void Engine::retire(Request& request) {
-  const SeqId seq = request.seq();
-  // First: if the backend throws, finish_all() must not end this request a second time.
-  scheduler_.remove(request.id());
-  if (seq == kNoSeq) return;
-  pool_.release(seq);
-  backend_.apply({KvOp::Kind::kRemove, seq, 0, -1});
+  // Out of the scheduler first: if the backend throws, finish_all() must not end it a second time.
+  const std::unique_ptr<Request> owned = scheduler_.take(request);
+  if (owned->seq() == kNoSeq) return;
+  pool_.release(owned->seq());
+  cache_->release(owned->seq(), owned->tokens(), ops_);
+  apply(ops_);
+}
+
+void Engine::pin(const std::string& name, CacheSpace space, std::vector<TokenId> tokens,
+                 std::int64_t expires_ns) {
+  cache_->pin(name, space, std::move(tokens), expires_ns);
+}
+
+void Engine::unpin(const std::string& name) { cache_->unpin(name); }
+
+void Engine::clear_cache() {
+  logits_.clear();
+  cache_->clear(ops_);
+  apply(ops_);
+}
+
+void Engine::flush_cache() {
+  while (cache_->flush_next(ops_)) apply(ops_);
 }
 
 void Engine::count_finish(FinishReason reason) {
@@ -193,9 +299,13 @@ Metrics Engine::metrics() const {
   m.n_running = static_cast<std::int32_t>(scheduler_.running().size());
   m.n_waiting = static_cast<std::int32_t>(scheduler_.waiting().size());
   m.n_seqs = pool_.n_seqs();
-  m.n_cells = pool_.n_cells();
-  m.n_cells_used = pool_.n_cells_used();
-  m.n_cells_reserved = pool_.n_cells_reserved();
+  m.n_cells = backend_.info().n_ctx;
+  m.n_cells_used = cache_->n_cells_used();
+  m.n_cells_reserved = cache_->n_cells_needed() + scheduler_.n_cells_promised();
+  cache_->fill(m.cache);
+  m.cache.n_looked_up = scheduler_.n_looked_up();
+  m.cache.n_followers = scheduler_.n_followers();
+  m.cache.follower_wait_ns = scheduler_.follower_wait_ns();
   return m;
 }
 
@@ -205,12 +315,16 @@ Snapshot Engine::snapshot() const {
     s.running.push_back(
         {r->id(), r->seq(), r->n_prompt(), r->n_tokens(), r->kv_len(), r->n_cells_needed()});
   }
-  for (SeqId seq = 0; seq < pool_.n_seqs(); ++seq) {
-    s.sequences.push_back({pool_.in_use(seq), pool_.length(seq), backend_.length(seq)});
+  for (const PrefixCache::Belief& belief : cache_->beliefs()) {
+    const bool in_use = belief.seq < pool_.n_seqs() && pool_.in_use(belief.seq);
+    s.sequences.push_back({belief.seq, in_use, belief.length, backend_.length(belief.seq)});
   }
-  s.n_cells = pool_.n_cells();
-  s.n_cells_used = pool_.n_cells_used();
-  s.n_cells_reserved = pool_.n_cells_reserved();
+  s.cache_violations = cache_->violations();
+  s.n_seqs = pool_.n_seqs();
+  s.n_cells = backend_.info().n_ctx;
+  s.n_cells_used = cache_->n_cells_used();
+  s.n_cells_needed = cache_->n_cells_needed();
+  s.n_cells_promised = scheduler_.n_cells_promised();
   return s;
 }
 

@@ -1,13 +1,18 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "backend.h"
 #include "batch_builder.h"
 #include "invariants.h"
+#include "make_cache.h"
 #include "metrics.h"
+#include "prefix_cache.h"
+#include "prompt_logits.h"
 #include "sampler.h"
 #include "scheduler.h"
 #include "seq_pool.h"
@@ -16,16 +21,23 @@
 
 namespace llamaherd {
 
+/// How a request is treated, beside its sampling.
+struct SubmitOptions {
+  bool streamed = true;                       // false: only the last delta comes out, with all
+  std::optional<CacheSpace> cache_space = 0;  // none: shares nothing and leaves nothing
+};
+
 /// Runs many requests over one backend, step by step. Single-threaded: EngineThread gives it a
 /// thread, tests drive it directly.
 class Engine {
  public:
   /// `backend` and `table` must outlive the engine.
-  Engine(Backend& backend, const TokenTable& table, const Limits& limits, const Budget& budget);
+  Engine(Backend& backend, const TokenTable& table, const Limits& limits, const Budget& budget,
+         const CacheOptions& cache = {});
 
   /// `prompt` and `params` must be valid for `limits`; ids must grow from call to call.
   void submit(RequestId id, std::vector<TokenId> prompt, const SamplingParams& params,
-              std::uint64_t seed, std::int64_t submit_ns, bool streamed = true);
+              std::uint64_t seed, std::int64_t submit_ns, const SubmitOptions& options = {});
 
   /// Ends the request if it has not ended yet; its cells are free on return.
   void cancel(RequestId id, std::vector<Delta>& out);
@@ -37,6 +49,14 @@ class Engine {
   /// Ends every request, waiting and running.
   void finish_all(FinishReason reason, const std::string& error, std::vector<Delta>& out);
 
+  /// See PrefixCache. All but flush_cache() between two steps, with requests running or not.
+  void pin(const std::string& name, CacheSpace space, std::vector<TokenId> tokens,
+           std::int64_t expires_ns);
+  void unpin(const std::string& name);
+  void clear_cache();
+  /// Writes what is cached to the disk tier; nothing may run any more.
+  void flush_cache();
+
   bool idle() const { return scheduler_.idle(); }
   Metrics metrics() const;
   Snapshot snapshot() const;
@@ -44,12 +64,17 @@ class Engine {
  private:
   enum class Outcome { kOk, kPoisoned, kNoRoom, kInvalidBatch, kAborted, kFailed };
 
-  void apply(const std::vector<KvOp>& ops);
+  void apply(std::vector<KvOp>& ops);
+  void save(const KvOp& op);
+  void start_known(const StepPlan& plan, std::vector<Delta>& out);
+  void restore(const StepPlan& plan);
+  void publish(const CallPlan& call);
   bool execute(const CallPlan& call, std::vector<Delta>& out);
   Outcome attempt(const CallPlan& call, std::vector<Delta>& out);
   DecodeStatus decode(const CallPlan& call);
   bool sample(const CallPlan& call);
   void emit(const CallPlan& call, std::vector<Delta>& out);
+  void emit(Request& request, std::int64_t now, std::vector<Delta>& out);
 
   bool bisect(const CallPlan& call, Outcome outcome, std::vector<Delta>& out);
   void isolate_poison(const CallPlan& call, std::vector<Delta>& out);
@@ -66,10 +91,15 @@ class Engine {
   const TokenTable& table_;
   Limits limits_;
   SeqPool pool_;
+  std::unique_ptr<PrefixCache> cache_;
+  PromptLogits logits_;
+  bool caches_ = true;
   Scheduler scheduler_;
   BatchBuilder builder_;
   SamplerScratch scratch_;
   std::vector<Staged> staged_;
+  std::vector<float> known_logits_;
+  std::vector<KvOp> ops_;
   std::string failure_;  // what the last failed decode said
   Metrics metrics_;
 };

@@ -9,12 +9,12 @@
 namespace llamaherd {
 
 EngineThread::EngineThread(std::unique_ptr<Backend> backend, TokenTable table, const Limits& limits,
-                           const Budget& budget, Mode mode)
+                           const Budget& budget, Mode mode, const CacheOptions& cache)
     : backend_(std::move(backend)),
       table_(std::move(table)),
       limits_(limits),
       mode_(mode),
-      engine_(*backend_, table_, limits_, budget),
+      engine_(*backend_, table_, limits_, budget, cache),
       metrics_(engine_.metrics()),
       seeds_((static_cast<std::uint64_t>(std::random_device{}()) << 32) | std::random_device{}()) {
   if (mode_ == Mode::kThreaded) thread_ = std::thread([this] { run(); });
@@ -30,10 +30,10 @@ void EngineThread::require_alive() const {
 }
 
 RequestId EngineThread::submit(std::vector<TokenId> prompt, const SamplingParams& params,
-                               bool streamed) {
+                               const SubmitOptions& options) {
   validate(params);
   validate(prompt, params, limits_);
-  Submission submission{0, std::move(prompt), params, 0, now_ns(), streamed};
+  Submission submission{0, std::move(prompt), params, 0, now_ns(), options};
   const std::lock_guard lock(mutex_);
   require_alive();
   submission.id = next_id_++;
@@ -59,6 +59,26 @@ void EngineThread::cancel(RequestId id) {
   if (closing_ || ended_) return;
   inbox_.cancels.push_back(id);
   inbox_filled_.notify_one();
+}
+
+void EngineThread::command(CacheCommand command) {
+  const std::lock_guard lock(mutex_);
+  require_alive();
+  inbox_.cache_commands.push_back(std::move(command));
+  inbox_filled_.notify_one();
+}
+
+void EngineThread::pin(const std::string& name, CacheSpace space, std::vector<TokenId> tokens,
+                       std::int64_t expires_ns) {
+  command([=](Engine& engine) { engine.pin(name, space, tokens, expires_ns); });
+}
+
+void EngineThread::unpin(const std::string& name) {
+  command([=](Engine& engine) { engine.unpin(name); });
+}
+
+void EngineThread::clear_cache() {
+  command([](Engine& engine) { engine.clear_cache(); });
 }
 
 std::vector<Delta> EngineThread::drain(double timeout_s) {
@@ -114,8 +134,9 @@ bool EngineThread::step() {
 }
 
 void EngineThread::iterate(Inbox& inbox) {
+  for (const CacheCommand& command : inbox.cache_commands) command(engine_);
   for (Submission& s : inbox.submissions) {
-    engine_.submit(s.id, std::move(s.prompt), s.params, s.seed, s.submit_ns, s.streamed);
+    engine_.submit(s.id, std::move(s.prompt), s.params, s.seed, s.submit_ns, s.options);
   }
   for (RequestId id : inbox.cancels) engine_.cancel(id, deltas_);
   engine_.step(deltas_);
@@ -141,10 +162,11 @@ void EngineThread::stop(FinishReason reason, const std::string& error) {
     std::swap(inbox, inbox_);
   }
   for (Submission& s : inbox.submissions) {
-    engine_.submit(s.id, std::move(s.prompt), s.params, s.seed, s.submit_ns, s.streamed);
+    engine_.submit(s.id, std::move(s.prompt), s.params, s.seed, s.submit_ns, s.options);
   }
   engine_.finish_all(reason, error, deltas_);
   publish(true);
+  if (reason == FinishReason::kCancelled) engine_.flush_cache();
 }
 
 void EngineThread::close() {

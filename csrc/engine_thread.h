@@ -3,6 +3,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <random>
@@ -28,15 +29,14 @@ class EngineThread {
   };
 
   EngineThread(std::unique_ptr<Backend> backend, TokenTable table, const Limits& limits,
-               const Budget& budget, Mode mode);
+               const Budget& budget, Mode mode, const CacheOptions& cache = {});
   ~EngineThread();  // closes
   EngineThread(const EngineThread&) = delete;
   EngineThread& operator=(const EngineThread&) = delete;
 
   /// Throws InvalidRequestError or, once closed or dead, EngineDeadError.
-  /// With `streamed` false only the last delta comes out, with all tokens and text: nobody is woken
-  /// for each step.
-  RequestId submit(std::vector<TokenId> prompt, const SamplingParams& params, bool streamed = true);
+  RequestId submit(std::vector<TokenId> prompt, const SamplingParams& params,
+                   const SubmitOptions& options = {});
 
   /// While held, no new step begins, so that requests submitted meanwhile are planned together.
   /// Every hold() needs a release(). Not waiting: a step under way goes on.
@@ -45,6 +45,13 @@ class EngineThread {
 
   /// Asks for the request's end; its last delta says how it ended. Unknown ids are ignored.
   void cancel(RequestId id);
+
+  /// What is done to the prefix cache between two steps; see PrefixCache. All throw EngineDeadError
+  /// once closed or dead, and do not wait.
+  void pin(const std::string& name, CacheSpace space, std::vector<TokenId> tokens,
+           std::int64_t expires_ns);
+  void unpin(const std::string& name);
+  void clear_cache();
 
   /// All deltas since the last call, waiting up to `timeout_s` seconds for the first.
   std::vector<Delta> drain(double timeout_s);
@@ -74,14 +81,17 @@ class EngineThread {
     SamplingParams params;
     std::uint64_t seed;
     std::int64_t submit_ns;
-    bool streamed;
+    SubmitOptions options;
   };
+  using CacheCommand = std::function<void(Engine&)>;
   struct Inbox {
     std::vector<Submission> submissions;
     std::vector<RequestId> cancels;
-    bool empty() const { return submissions.empty() && cancels.empty(); }
+    std::vector<CacheCommand> cache_commands;  // before the submissions
+    bool empty() const { return submissions.empty() && cancels.empty() && cache_commands.empty(); }
   };
 
+  void command(CacheCommand command);
   void run();
   void iterate(Inbox& inbox);
   void publish(bool ended);

@@ -23,13 +23,13 @@ void check_running(const Snapshot& s, Checker& check) {
   std::set<SeqId> held;
   for (const Snapshot::Running& r : s.running) {
     const std::string name = "request " + std::to_string(r.id);
-    const bool valid_seq = r.seq >= 0 && r.seq < static_cast<SeqId>(s.sequences.size());
+    const bool valid_seq = r.seq >= 0 && r.seq < s.n_seqs;
     check.expect(valid_seq, name + " runs without a sequence");
     if (!valid_seq) continue;
     check.expect(held.insert(r.seq).second, name + " shares its sequence id");
     check.expect(s.sequences[r.seq].in_use, name + " holds a sequence that the pool thinks free");
-    check.expect_equal(r.kv_len, s.sequences[r.seq].pool_length,
-                       name + " committed vs pool length");
+    check.expect_equal(r.kv_len, s.sequences[r.seq].cache_length,
+                       name + " committed vs the cache's length");
     check.expect(0 <= r.kv_len && r.kv_len < r.n_tokens, name + " has no token pending");
     check.expect(r.n_prompt >= 1 && r.n_prompt <= r.n_tokens, name + " lost its prompt");
     check.expect(r.kv_len <= r.n_cells_needed, name + " uses more cells than it reserved");
@@ -41,22 +41,22 @@ void check_running(const Snapshot& s, Checker& check) {
 std::vector<std::string> violations(const Snapshot& s) {
   Checker check;
   check_running(s, check);
-  std::int64_t n_used = 0, n_in_use = 0, n_reserved = 0;
-  for (std::size_t seq = 0; seq < s.sequences.size(); ++seq) {
-    const Snapshot::Sequence& q = s.sequences[seq];
-    const std::string name = "sequence " + std::to_string(seq);
-    check.expect_equal(q.pool_length, q.backend_length, name + " pool vs backend length");
-    check.expect(q.in_use || q.pool_length == 0, name + " is free but holds cells");
-    n_used += q.pool_length;
+  std::int64_t n_in_use = 0, n_promised = 0;
+  for (const Snapshot::Sequence& q : s.sequences) {
+    const std::string name = "sequence " + std::to_string(q.seq);
+    check.expect_equal(q.cache_length, q.backend_length, name + " cache vs backend length");
+    if (q.seq >= s.n_seqs) continue;
+    check.expect(q.in_use || q.cache_length == 0, name + " is free but holds cells");
     n_in_use += q.in_use;
   }
-  for (const Snapshot::Running& r : s.running) n_reserved += r.n_cells_needed;
-  check.expect_equal(n_used, s.n_cells_used, "cells used, summed vs counted");
-  check.expect_equal(n_reserved, s.n_cells_reserved, "cells reserved, summed vs counted");
+  for (const std::string& sentence : s.cache_violations) check.expect(false, sentence);
+  for (const Snapshot::Running& r : s.running) n_promised += r.n_cells_needed - r.kv_len;
+  check.expect_equal(n_promised, s.n_cells_promised, "cells promised, summed vs counted");
   check.expect_equal(n_in_use, static_cast<std::int64_t>(s.running.size()),
                      "sequences in use vs running requests");
-  check.expect(s.n_cells_used <= s.n_cells_reserved, "more cells used than reserved");
-  check.expect(s.n_cells_reserved <= s.n_cells, "more cells reserved than there are");
+  check.expect(s.n_cells_used <= s.n_cells, "more cells used than there are");
+  check.expect(s.n_cells_needed + s.n_cells_promised <= s.n_cells,
+               "more cells promised than there are");
   return check.take();
 }
 

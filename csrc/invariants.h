@@ -19,15 +19,19 @@ struct Snapshot {
     std::int32_t n_cells_needed = 0;
   };
   struct Sequence {
+    SeqId seq = kNoSeq;
     bool in_use = false;
-    Pos pool_length = 0;
+    Pos cache_length = 0;
     Pos backend_length = 0;
   };
   std::vector<Running> running;
-  std::vector<Sequence> sequences;  // by sequence id
+  std::vector<Sequence> sequences;  // ids a batch may name, in order, then the cache's tags
+  std::vector<std::string> cache_violations;
+  std::int32_t n_seqs = 0;
   std::int32_t n_cells = 0;
   std::int32_t n_cells_used = 0;
-  std::int32_t n_cells_reserved = 0;
+  std::int32_t n_cells_needed = 0;    // of them, by running requests
+  std::int32_t n_cells_promised = 0;  // to them, and not used yet
 };
 
 /// One sentence per rule that `snapshot` breaks; empty when all hold.

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -36,13 +38,35 @@ class LogitsRecord {
 class RecordingBackend final : public Backend {
  public:
   RecordingBackend(std::unique_ptr<Backend> inner, std::shared_ptr<LogitsRecord> record)
-      : inner_(std::move(inner)),
-        record_(std::move(record)),
-        tokens_(static_cast<std::size_t>(inner_->info().n_seqs)) {}
+      : inner_(std::move(inner)), record_(std::move(record)), tokens_(kMaxIds) {}
 
   const BackendInfo& info() const override { return inner_->info(); }
 
-  bool apply(const KvOp& op) override { return inner_->apply(op); }
+  bool apply(const KvOp& op) override {
+    if (op.kind == KvOp::Kind::kCopy) copy(tokens_[op.seq], op.begin, op.end, tokens_[op.dst]);
+    return inner_->apply(op);
+  }
+
+  /// The tokens are written behind the data.
+  std::vector<std::byte> save(SeqId seq, Pos begin, Pos end) override {
+    std::vector<std::byte> data = inner_->save(seq, begin, end);
+    const auto tokens = std::as_bytes(std::span(tokens_[seq]).first(end));
+    data.insert(data.end(), tokens.begin(), tokens.end());
+    const auto n = static_cast<std::uint64_t>(tokens.size());
+    const auto size = std::as_bytes(std::span(&n, 1));
+    data.insert(data.end(), size.begin(), size.end());
+    return data;
+  }
+
+  bool load(SeqId seq, Pos begin, Pos end, std::span<const std::byte> data) override {
+    std::uint64_t n = 0;
+    std::memcpy(&n, data.last(sizeof n).data(), sizeof n);
+    data = data.first(data.size() - sizeof n);
+    std::vector<TokenId> tokens(n / sizeof(TokenId));
+    std::memcpy(tokens.data(), data.last(n).data(), n);
+    copy(tokens, begin, end, tokens_[seq]);
+    return inner_->load(seq, begin, end, data.first(data.size() - n));
+  }
 
   DecodeStatus decode(const BatchView& batch) override {
     prefixes_.resize(batch.tokens.size());
@@ -67,6 +91,14 @@ class RecordingBackend final : public Backend {
   void abort(bool set) override { inner_->abort(set); }
 
  private:
+  static constexpr std::size_t kMaxIds = 256;
+
+  static void copy(const std::vector<TokenId>& from, Pos begin, Pos end, std::vector<TokenId>& to) {
+    const std::size_t last = end < 0 ? from.size() : static_cast<std::size_t>(end);
+    if (to.size() < last) to.resize(last, 0);
+    for (auto pos = static_cast<std::size_t>(begin); pos < last; ++pos) to[pos] = from[pos];
+  }
+
   template <typename Values>
   static std::uint64_t fingerprint(const Values& values) {
     const auto bytes = std::as_bytes(std::span(values));

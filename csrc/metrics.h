@@ -4,6 +4,33 @@
 
 namespace llamaherd {
 
+/// What the prefix cache did (counted in tokens unless said) and how it stands (the last block).
+struct CacheMetrics {
+  std::int64_t n_looked_up = 0;       // of requests that may use the cache, when they were admitted
+  std::int64_t n_from_running = 0;    // of them, shared with a running sequence
+  std::int64_t n_from_finished = 0;   // with what finished ones left
+  std::int64_t n_from_in_flight = 0;  // with one that computed them while this request waited
+  std::int64_t n_from_ram = 0;        // brought back
+  std::int64_t n_from_disk = 0;
+  std::int64_t n_evicted_for_cells = 0;  // left the KV cache because others needed the cells,
+  std::int64_t n_evicted_for_tags = 0;   // because the ids for keeping them ran out,
+  std::int64_t n_evicted_by_clear = 0;   // because somebody asked for it
+  std::int64_t n_saved = 0;              // of all these, moved to host memory
+  std::int64_t n_dropped_ram = 0;        // forgotten by the lower tiers for want of room
+  std::int64_t n_dropped_disk = 0;
+  std::int64_t n_damaged = 0;    // blocks that could not be brought back
+  std::int64_t n_followers = 0;  // requests that waited for another's prefill
+  std::int64_t follower_wait_ns = 0;
+
+  std::int32_t n_tags = 0;
+  std::int32_t n_tags_used = 0;
+  std::int32_t n_pins = 0;
+  std::int32_t n_nodes = 0;
+  std::int32_t n_cells_reclaimable = 0;  // cached, and needed by nobody who runs
+  std::int64_t n_bytes_ram = 0;
+  std::int64_t n_bytes_disk = 0;
+};
+
 /// What an engine did since it was made (n_*, *_ns) and how it stands (the last block). Times are
 /// wall time of the engine's thread.
 struct Metrics {
@@ -13,6 +40,7 @@ struct Metrics {
   std::int64_t n_prefill_calls = 0;  // calls with prefill rows only
   std::int64_t n_prefill_rows = 0;
   std::int64_t n_output_tokens = 0;
+  std::int64_t n_known_starts = 0;  // first tokens sampled from logits kept of the same prompt
 
   std::int64_t n_submitted = 0;
   std::int64_t n_finished_stop = 0;
@@ -40,6 +68,8 @@ struct Metrics {
   std::int32_t n_cells_used = 0;
   std::int32_t n_cells_reserved = 0;
   std::int32_t n_cells_used_max = 0;
+
+  CacheMetrics cache;
 };
 
 }  // namespace llamaherd

@@ -57,6 +57,10 @@ struct EngineConfig {
   std::string chat_template;
   bool deterministic = false;
   bool warmup = true;
+  bool prefix_cache = true;
+  std::int32_t cache_ram_mib = 512;
+  std::string cache_dir;
+  std::int32_t cache_disk_mib = 4096;
 };
 
 /// Throws InvalidRequestError if a value is out of range whatever the model.

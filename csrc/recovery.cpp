@@ -56,6 +56,7 @@ bool Engine::bisect(const CallPlan& call, Outcome outcome, std::vector<Delta>& o
 CallPlan Engine::replan(std::span<const PlannedRequest> items) const {
   CallPlan call;
   for (const PlannedRequest& item : items) {
+    if (item.request->seq() != item.seq) continue;
     const Pos begin = item.request->kv_len();
     const Pos end = std::min(item.end, begin + backend_.info().n_batch - call.n_rows);
     if (begin >= end) continue;
@@ -81,6 +82,9 @@ void Engine::isolate_poison(const CallPlan& call, std::vector<Delta>& out) {
   }
   rebuild_cache();
   for (Request* suspect : suspects) {
+    const bool fits = scheduler_.admit_now(suspect->id(), now_ns(), ops_);
+    apply(ops_);
+    if (!fits) continue;  // its turn comes again
     const Outcome outcome = run_alone(*suspect, out);
     if (outcome == Outcome::kOk) continue;
     if (outcome == Outcome::kAborted) return;
@@ -101,13 +105,13 @@ Engine::Outcome Engine::run_alone(Request& request, std::vector<Delta>& out) {
   }
 }
 
+/// Everybody who runs waits again: what they shared is computed once again as well.
 void Engine::rebuild_cache() {
   ++metrics_.n_cache_rebuilds;
   backend_.clear();
-  for (const auto& request : scheduler_.running()) {
-    request->forget_kv();
-    pool_.set_length(request->seq(), 0);
-  }
+  cache_->forget_all();
+  logits_.clear();
+  while (!scheduler_.running().empty()) scheduler_.requeue(*scheduler_.running().back());
 }
 
 }  // namespace llamaherd

@@ -31,10 +31,24 @@ Request::Request(RequestId id, std::vector<TokenId> prompt, const SamplingParams
   timing_.submit_ns = submit_ns;
 }
 
-void Request::start(SeqId seq, std::int64_t now_ns) {
+void Request::start(SeqId seq, Pos kv_len, std::int64_t now_ns) {
   seq_ = seq;
   state_ = State::kRunning;
-  timing_.start_ns = now_ns;
+  if (timing_.start_ns == 0) timing_.start_ns = now_ns;
+  share(kv_len);
+}
+
+void Request::stop() {
+  seq_ = kNoSeq;
+  state_ = State::kWaiting;
+  kv_len_ = 0;
+  n_restorable = 0;
+  if (n_output() == 0) n_cached_ = 0;
+}
+
+void Request::share(Pos kv_len) {
+  if (n_output() == 0) n_cached_ += kv_len - kv_len_;
+  kv_len_ = kv_len;
 }
 
 void Request::commit_step(Pos kv_len, const TokenId* sampled) noexcept {
@@ -54,6 +68,7 @@ Delta Request::make_delta(std::int64_t now_ns) {
   Delta delta;
   delta.request_id = id_;
   delta.n_prompt = n_prompt_;
+  delta.n_cached = n_cached_;
   delta.n_completion = n_output();
   delta.timing = timing_;
   delta.token_ids = std::exchange(held_token_ids_, {});

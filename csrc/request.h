@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -28,6 +30,24 @@ class Request {
           std::uint64_t seed, const Limits& limits, const TokenTable& table,
           std::int64_t submit_ns);
 
+  /// How it uses the prefix cache; none: privately.
+  std::optional<std::uint64_t> cache_space;
+
+  /// While it waits for tokens that another request is computing: whose, and up to which.
+  struct Following {
+    RequestId leader = 0;
+    Pos until = 0;
+    Pos n_had = 0;  // what it could have had without waiting
+    std::int64_t since_ns = 0;
+  };
+  std::optional<Following> following;
+
+  /// Where its prefill should stop for a moment, so that others can share up to there.
+  std::set<Pos> cuts;
+
+  /// Tokens it will have once what lies in the cache's lower tiers is loaded.
+  Pos n_restorable = 0;
+
   RequestId id() const { return id_; }
   State state() const { return state_; }
   SeqId seq() const { return seq_; }
@@ -42,7 +62,14 @@ class Request {
   /// Cells this request can come to hold: all its tokens but the last output, which is never run.
   std::int32_t n_cells_needed() const { return n_prompt_ + max_tokens_ - 1; }
 
-  void start(SeqId seq, std::int64_t now_ns);
+  /// `kv_len` tokens are in the sequence's cache already.
+  void start(SeqId seq, Pos kv_len, std::int64_t now_ns);
+
+  /// Back to waiting: its sequence is gone, its tokens and its sampler stay as they are.
+  void stop();
+
+  /// Tokens up to `kv_len` came into the cache without being computed for this request.
+  void share(Pos kv_len);
 
   /// Tokens up to `kv_len` are in the cache; `sampled`, if not null, is the next output token.
   void commit_step(Pos kv_len, const TokenId* sampled) noexcept;
@@ -76,6 +103,7 @@ class Request {
   std::vector<TokenId> tokens_;
   Pos n_prompt_;
   Pos kv_len_ = 0;
+  Pos n_cached_ = 0;
   Pos n_shown_ = 0;  // output tokens handed out in deltas
   std::vector<TokenId> held_token_ids_;
   std::string held_text_;

@@ -7,41 +7,22 @@
 
 namespace llamaherd {
 
-/// Who holds which sequence id, how many KV cells each uses and how many were promised to it.
-/// Admission by promises is what keeps a running request from ever finding the cache full.
+/// The sequence ids a batch may name: who of them is in use.
 class SeqPool {
  public:
-  SeqPool(std::int32_t n_seqs, std::int32_t n_cells);
-
-  /// Whether a free id and `n_reserved` unpromised cells exist.
-  bool can_acquire(std::int32_t n_reserved) const;
+  explicit SeqPool(std::int32_t n_seqs) : in_use_(n_seqs) {}
 
   /// The lowest free id, so that active ids stay dense. Throws std::logic_error if there is none.
-  SeqId acquire(std::int32_t n_reserved);
+  SeqId acquire();
   void release(SeqId seq);
 
-  /// Records that `seq` holds positions [0, length).
-  void set_length(SeqId seq, Pos length);
-
-  Pos length(SeqId seq) const { return slots_[seq].length; }
-  bool in_use(SeqId seq) const { return slots_[seq].in_use; }
-  std::int32_t n_seqs() const { return static_cast<std::int32_t>(slots_.size()); }
-  std::int32_t n_seqs_in_use() const { return n_seqs_in_use_; }
-  std::int32_t n_cells() const { return n_cells_; }
-  std::int32_t n_cells_used() const { return n_used_; }
-  std::int32_t n_cells_reserved() const { return n_reserved_; }
+  bool in_use(SeqId seq) const { return in_use_[seq]; }
+  std::int32_t n_seqs() const { return static_cast<std::int32_t>(in_use_.size()); }
+  std::int32_t n_free() const { return n_seqs() - n_in_use_; }
 
  private:
-  struct Slot {
-    bool in_use = false;
-    Pos length = 0;
-    std::int32_t n_reserved = 0;
-  };
-  std::vector<Slot> slots_;
-  std::int32_t n_cells_;
-  std::int32_t n_used_ = 0;
-  std::int32_t n_reserved_ = 0;
-  std::int32_t n_seqs_in_use_ = 0;
+  std::vector<bool> in_use_;
+  std::int32_t n_in_use_ = 0;
 };
 
 }  // namespace llamaherd

@@ -5,8 +5,8 @@
 #include <span>
 
 #include "backend.h"
+#include "prefix_cache.h"
 #include "request.h"
-#include "seq_pool.h"
 #include "step_plan.h"
 
 namespace llamaherd {
@@ -18,12 +18,13 @@ struct Staged {
 };
 
 /// Undoes one call's own writes unless they are committed: rows beyond each request's committed
-/// length leave the cache. Afterwards, for each request of the call, the length in the backend, in
-/// the pool and committed are the same. Random numbers need no undoing: see Sampler.
+/// length leave the cache. Afterwards the length in the backend of each request of the call is what
+/// is committed; publishing what was is left to the caller. Random numbers need no undoing: see
+/// Sampler.
 class StepGuard {
  public:
-  StepGuard(const CallPlan& call, Backend& backend, SeqPool& pool)
-      : call_(call), backend_(backend), pool_(pool) {}
+  StepGuard(const CallPlan& call, Backend& backend, PrefixCache& cache)
+      : call_(call), backend_(backend), cache_(cache) {}
   StepGuard(const StepGuard&) = delete;
   StepGuard& operator=(const StepGuard&) = delete;
 
@@ -46,7 +47,6 @@ class StepGuard {
         continue;
       }
       item.request->commit_step(item.end, staged[i].token ? &*staged[i].token : nullptr);
-      pool_.set_length(item.seq, item.end);
     }
   }
 
@@ -62,14 +62,14 @@ class StepGuard {
   void undo(const PlannedRequest& item) {
     if (backend_.apply({KvOp::Kind::kRemove, item.seq, item.begin, -1})) return;
     backend_.apply({KvOp::Kind::kRemove, item.seq, 0, -1});
-    pool_.set_length(item.seq, 0);
+    cache_.drop(item.seq);
     item.request->forget_kv();
     ++n_dropped_;
   }
 
   const CallPlan& call_;
   Backend& backend_;
-  SeqPool& pool_;
+  PrefixCache& cache_;
   bool committed_ = false;
   int n_dropped_ = 0;
 };

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "backend.h"
@@ -36,18 +37,31 @@ struct CallPlan {
   }
 };
 
+/// A request whose whole prompt is in its cache and whose next logits are known.
+struct KnownStart {
+  Request* request = nullptr;
+  std::span<const float> logits;
+};
+
 /// What the next step will do. A value: planning changes nothing but the queues.
 struct StepPlan {
-  std::vector<KvOp> kv_ops;  // applied in this order before the calls
-  CallPlan decode;           // with split prefill off, prefill rows stand here too, behind
+  std::vector<KvOp> kv_ops;  // applied in this order before all else
+  std::vector<KnownStart> known_starts;
+  std::vector<Request*> restores;  // get data from the cache's lower tiers, and no rows
+  CallPlan decode;                 // with split prefill off, prefill rows stand here too, behind
   CallPlan prefill;
 
   void clear() {
     kv_ops.clear();
+    known_starts.clear();
+    restores.clear();
     decode.clear();
     prefill.clear();
   }
-  bool empty() const { return decode.items.empty() && prefill.items.empty(); }
+  bool empty() const {
+    return decode.items.empty() && prefill.items.empty() && known_starts.empty() &&
+           restores.empty();
+  }
 };
 
 }  // namespace llamaherd

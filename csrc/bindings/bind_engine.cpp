@@ -10,8 +10,10 @@
 #include "engine_thread.h"
 #include "error.h"
 #include "llama/chat_template.h"
+#include "llama/fingerprint.h"
 #include "llama/llama_backend.h"
 #include "llama/llama_model.h"
+#include "llama/log_sink.h"
 #include "logits_record.h"
 #include "warmup.h"
 
@@ -85,15 +87,16 @@ class PyBatchEngine {
     std::unique_ptr<Backend> backend = std::make_unique<LlamaBackend>(
         std::shared_ptr<const LlamaModel>(model_, &model_->llama), config);
     info_ = backend->info();
-    if (config.warmup) warm_up(*backend, kWarmupBudgetS);
+    CacheOptions cache = cache_options(path, config);
+    if (config.warmup) cache.costs = warm_up(*backend, kWarmupBudgetS);
     if (record) backend = std::make_unique<RecordingBackend>(std::move(backend), *record);
     const Limits limits{info_.n_vocab, resolve_max_len(config)};
     // Beside running decoders a full prefill step would be a stall for each of them.
-    const std::int32_t token_budget = resolve_preset(config).token_budget;
+    const std::int32_t token_budget = std::min(resolve_preset(config).token_budget, info_.n_batch);
     const Budget budget{token_budget, std::max(token_budget / 4, kChunkRows)};
     engine_ = std::make_unique<EngineThread>(
         std::move(backend), model_->llama.make_token_table(), limits, budget,
-        threaded ? EngineThread::Mode::kThreaded : EngineThread::Mode::kStepped);
+        threaded ? EngineThread::Mode::kThreaded : EngineThread::Mode::kStepped, cache);
   }
 
   ~PyBatchEngine() {
@@ -122,10 +125,19 @@ class PyBatchEngine {
     model_.reset();
   }
 
-  RequestId submit(const py::object& prompt, const SamplingParams& params, bool streamed) {
+  RequestId submit(const py::object& prompt, const SamplingParams& params, bool streamed,
+                   std::optional<CacheSpace> cache_space) {
     std::vector<TokenId> tokens = to_tokens(prompt);
     const py::gil_scoped_release release;
-    return engine().submit(std::move(tokens), params, streamed);
+    return engine().submit(std::move(tokens), params, {streamed, cache_space});
+  }
+
+  void pin(const std::string& name, const py::object& prefix, CacheSpace cache_space,
+           std::optional<double> ttl_s) {
+    std::vector<TokenId> tokens = to_tokens(prefix);
+    const py::gil_scoped_release release;
+    const auto ttl_ns = static_cast<std::int64_t>(ttl_s.value_or(0) * 1e9);
+    engine().pin(name, cache_space, std::move(tokens), ttl_s ? now_ns() + ttl_ns : 0);
   }
 
   std::vector<TokenId> tokenize(const std::string& text, bool add_special, bool parse_special) {
@@ -169,12 +181,32 @@ class PyBatchEngine {
     d["max_len"] = engine().limits().max_len;
     d["max_seqs"] = info_.n_seqs;
     d["memory_kind"] = llama.memory_kind();
+    d["prefix_sharing"] = prefix_sharing();
     d["has_chat_template"] = shared->chat.exists();
     d["metadata"] = py::dict(py::cast(llama.metadata()));
     return d;
   }
 
  private:
+  /// What the model's memory allows, and the caller.
+  std::string prefix_sharing() const {
+    if (info_.n_tags == 0) return "none";
+    return info_.partial_removal ? "any_prefix" : "snapshots";
+  }
+
+  CacheOptions cache_options(const std::string& path, const EngineConfig& config) const {
+    CacheOptions options;
+    options.enabled = config.prefix_cache && info_.n_tags > 0;
+    if (!options.enabled) return options;
+    options.max_ram_bytes = std::int64_t{config.cache_ram_mib} << 20;
+    options.warn = [](const std::string& text) { log_sink::add(LogLevel::kWarning, text); };
+    if (config.cache_dir.empty()) return options;
+    options.disk_folder = config.cache_dir;
+    options.max_disk_bytes = std::int64_t{config.cache_disk_mib} << 20;
+    options.fingerprint = kv_fingerprint(model_->llama, path, config, LLAMAHERD_LLAMA_COMMIT);
+    return options;
+  }
+
   std::int32_t resolve_max_len(const EngineConfig& config) const {
     if (!config.max_len) return std::min(info_.n_ctx, info_.n_ctx_train);
     if (*config.max_len > info_.n_ctx) {
@@ -230,13 +262,15 @@ Thread safety:
   Releases the GIL while it loads.
 )pbdoc")
       .def("submit", &PyBatchEngine::submit, py::arg("prompt"), py::arg("params"),
-           py::arg("streamed") = true, R"pbdoc(
+           py::arg("streamed") = true, py::arg("cache_space") = CacheSpace{0}, R"pbdoc(
 Queue one prompt for generation and return at once.
 
 Args:
   prompt: Token ids, shape (n_prompt,), integers in [0, n_vocab). Copied.
   params: Copied.
   streamed: False: only the last delta comes out, with all tokens and text.
+  cache_space: Prefixes are shared within a space only, in [0, 2**64). None: shares nothing and
+    leaves nothing.
 
 Returns:
   Request id, unique for the life of this engine.
@@ -259,6 +293,16 @@ Thread safety:
           "cancel", [](PyBatchEngine& self, RequestId id) { self.engine().cancel(id); },
           py::arg("request_id"), release_gil(),
           "Ask for a request's end; its last delta says how it ended. Any thread.")
+      .def("pin", &PyBatchEngine::pin, py::arg("name"), py::arg("prefix"), py::arg("cache_space"),
+           py::arg("ttl_s"),
+           "Evict a prefix last, once it is computed, for ttl_s seconds or, with None, for good. "
+           "Any thread.")
+      .def(
+          "unpin", [](PyBatchEngine& self, const std::string& name) { self.engine().unpin(name); },
+          py::arg("name"), release_gil(), "End a pin. Any thread.")
+      .def(
+          "clear_cache", [](PyBatchEngine& self) { self.engine().clear_cache(); }, release_gil(),
+          "Forget every cached prefix that no running request needs, and all pins. Any thread.")
       .def(
           "drain",
           [](PyBatchEngine& self, double timeout_s) {

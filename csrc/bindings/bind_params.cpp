@@ -52,6 +52,10 @@ void bind_params(py::module_& m) {
       .def_readwrite("chat_template", &EngineConfig::chat_template)
       .def_readwrite("deterministic", &EngineConfig::deterministic)
       .def_readwrite("warmup", &EngineConfig::warmup)
+      .def_readwrite("prefix_cache", &EngineConfig::prefix_cache)
+      .def_readwrite("cache_ram_mib", &EngineConfig::cache_ram_mib)
+      .def_readwrite("cache_dir", &EngineConfig::cache_dir)
+      .def_readwrite("cache_disk_mib", &EngineConfig::cache_disk_mib)
       .def(
           "validate", [](const EngineConfig& self) { validate(self); },
           "Raises InvalidRequestError if a value is out of range whatever the model.");

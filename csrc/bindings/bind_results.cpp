@@ -26,6 +26,42 @@ std::int64_t host_ns(const Metrics& m) {
   return m.step_ns - m.decode_ns - m.prefill_ns - m.sample_ns;
 }
 
+double hit_rate(const CacheMetrics& m) {
+  const std::int64_t n_cached =
+      m.n_from_running + m.n_from_finished + m.n_from_in_flight + m.n_from_ram + m.n_from_disk;
+  return ratio(static_cast<double>(n_cached), static_cast<double>(m.n_looked_up));
+}
+
+py::typing::Dict<py::str, py::object> as_dict(const CacheMetrics& m) {
+  py::typing::Dict<py::str, py::object> d;
+#define LLAMAHERD_PUT(field) d[#field] = m.field
+  LLAMAHERD_PUT(n_looked_up);
+  LLAMAHERD_PUT(n_from_running);
+  LLAMAHERD_PUT(n_from_finished);
+  LLAMAHERD_PUT(n_from_in_flight);
+  LLAMAHERD_PUT(n_from_ram);
+  LLAMAHERD_PUT(n_from_disk);
+  LLAMAHERD_PUT(n_evicted_for_cells);
+  LLAMAHERD_PUT(n_evicted_for_tags);
+  LLAMAHERD_PUT(n_evicted_by_clear);
+  LLAMAHERD_PUT(n_saved);
+  LLAMAHERD_PUT(n_dropped_ram);
+  LLAMAHERD_PUT(n_dropped_disk);
+  LLAMAHERD_PUT(n_damaged);
+  LLAMAHERD_PUT(n_followers);
+  LLAMAHERD_PUT(follower_wait_ns);
+  LLAMAHERD_PUT(n_tags);
+  LLAMAHERD_PUT(n_tags_used);
+  LLAMAHERD_PUT(n_pins);
+  LLAMAHERD_PUT(n_nodes);
+  LLAMAHERD_PUT(n_cells_reclaimable);
+  LLAMAHERD_PUT(n_bytes_ram);
+  LLAMAHERD_PUT(n_bytes_disk);
+#undef LLAMAHERD_PUT
+  d["hit_rate"] = hit_rate(m);
+  return d;
+}
+
 /// The metrics by name, in the header's order, derived ones last.
 py::typing::Dict<py::str, py::object> as_dict(const Metrics& m) {
   py::typing::Dict<py::str, py::object> d;
@@ -36,6 +72,7 @@ py::typing::Dict<py::str, py::object> as_dict(const Metrics& m) {
   LLAMAHERD_PUT(n_prefill_calls);
   LLAMAHERD_PUT(n_prefill_rows);
   LLAMAHERD_PUT(n_output_tokens);
+  LLAMAHERD_PUT(n_known_starts);
   LLAMAHERD_PUT(n_submitted);
   LLAMAHERD_PUT(n_finished_stop);
   LLAMAHERD_PUT(n_finished_length);
@@ -60,6 +97,7 @@ py::typing::Dict<py::str, py::object> as_dict(const Metrics& m) {
   LLAMAHERD_PUT(n_cells_reserved);
   LLAMAHERD_PUT(n_cells_used_max);
 #undef LLAMAHERD_PUT
+  d["cache"] = as_dict(m.cache);
   d["host_ns"] = host_ns(m);
   d["batch_utilisation"] = batch_utilisation(m);
   d["time_per_token_s"] = time_per_token_s(m);
@@ -111,7 +149,8 @@ void bind_results(py::module_& m) {
                       "An engine's counters (n_*: how often; *_ns: nanoseconds of the engine's "
                       "thread) since it was made, and how it stands. Every key of as_dict() is an "
                       "attribute.")
-      .def("as_dict", &as_dict, "All figures by name.")
+      .def("as_dict", py::overload_cast<const Metrics&>(&as_dict),
+           "All figures by name; the prefix cache's under 'cache'.")
       .def("__getattr__",
            [](const Metrics& self, const std::string& name) -> py::object {
              const py::dict all = as_dict(self);

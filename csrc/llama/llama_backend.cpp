@@ -16,6 +16,12 @@ namespace {
 // A larger ubatch gains little on any device and costs compute buffers in proportion.
 constexpr std::int32_t kMaxUbatch = 512;
 
+// LLAMA_MAX_SEQ, which no public header has.
+constexpr std::int32_t kMaxIds = 256;
+
+// Each costs a row of state: a few for every running sequence.
+constexpr std::int32_t kSnapshotsPerSeq = 2;
+
 // Without n_ctx from the caller: room for every sequence to be of middling length, and for one to
 // use a middling context in full.
 constexpr std::int32_t kDefaultCellsPerSeq = 1024;
@@ -54,16 +60,15 @@ LlamaBackend::LlamaBackend(std::shared_ptr<const LlamaModel> model, const Engine
   info_.n_ctx = resolve_n_ctx(config, preset.max_seqs, info_.n_ctx_train);
   info_.n_seqs = preset.max_seqs;
   info_.n_batch = std::max(preset.token_budget, preset.max_seqs);
-  info_.partial_removal =
-      !llama_model_is_recurrent(model_->get()) && !llama_model_is_hybrid(model_->get());
   info_.split_prefill = !model_->on_gpu();
+  plan_ids(config);
 
   llama_context_params params = llama_context_default_params();
   params.n_ctx = info_.n_ctx;
   params.n_batch = info_.n_batch;
   params.n_ubatch = std::min(info_.n_batch, kMaxUbatch);
-  params.n_seq_max = info_.n_seqs;
-  params.n_outputs_max = info_.n_seqs;
+  params.n_seq_max = n_batch_ids_;
+  params.n_outputs_max = n_batch_ids_;  // fewer it refuses
   params.n_threads = params.n_threads_batch = threads_.n_threads();
   params.type_k = params.type_v = kv_type_of(config.kv_type);
   params.kv_unified = true;
@@ -88,22 +93,88 @@ LlamaBackend::LlamaBackend(std::shared_ptr<const LlamaModel> model, const Engine
   batch_.reset(llama_batch_ext_init(context_.get()));
 }
 
+/// Which ids run, which one saves and loads, and which keep what nobody runs.
+void LlamaBackend::plan_ids(const EngineConfig& config) {
+  const std::string kind = model_->memory_kind();
+  info_.partial_removal = kind == "plain" || kind == "sliding_window";
+  info_.first_tag = info_.n_seqs + 1;
+  n_batch_ids_ = info_.first_tag;
+  if (!config.prefix_cache) return;
+  if (!info_.partial_removal) {
+    // State rows exist for ids that a batch may name only.
+    info_.n_tags = kSnapshotsPerSeq * info_.n_seqs;
+    n_batch_ids_ += info_.n_tags;
+  } else if (kind == "sliding_window") {
+    first_shadow_ = kMaxIds / 2;
+    info_.n_tags = first_shadow_ - info_.first_tag;
+    // What one ubatch writes must have its shadow before the next one looks for cells.
+    info_.n_batch = std::min(info_.n_batch, kMaxUbatch);
+    // Of a sequence saved it leaves out what its last position does not see.
+    const std::int32_t window = llama_model_n_swa(model_->get());
+    while (info_.n_block > std::max(window / 2, 1) || window % info_.n_block != 0) {
+      info_.n_block /= 2;
+    }
+  } else {
+    info_.n_tags = kMaxIds - info_.first_tag;
+  }
+}
+
 LlamaBackend::~LlamaBackend() { llama_detach_threadpool(context_.get()); }
 
-bool LlamaBackend::apply(const KvOp& op) {
+void LlamaBackend::copy(SeqId from, SeqId to, Pos begin, Pos end) {
   llama_memory_t memory = llama_get_memory(context_.get());
-  if (op.kind == KvOp::Kind::kCopy) {
-    llama_memory_seq_cp(memory, op.seq, op.dst, op.begin, op.end);
-    return true;
+  llama_memory_seq_cp(memory, from, to, begin, end);
+  if (first_shadow_ > 0) llama_memory_seq_cp(memory, from, first_shadow_ + to, begin, end);
+}
+
+bool LlamaBackend::remove(SeqId seq, Pos begin, Pos end) {
+  llama_memory_t memory = llama_get_memory(context_.get());
+  if (first_shadow_ > 0) llama_memory_seq_rm(memory, first_shadow_ + seq, begin, end);
+  return llama_memory_seq_rm(memory, seq, begin, end);
+}
+
+bool LlamaBackend::apply(const KvOp& op) {
+  if (op.kind == KvOp::Kind::kRemove) return remove(op.seq, op.begin, op.end);
+  copy(op.seq, op.dst, op.begin, op.end);
+  return true;
+}
+
+std::vector<std::byte> LlamaBackend::save(SeqId seq, Pos begin, Pos end) {
+  // Of an id that no batch may name, llama.cpp would write what it cannot read back.
+  copy(seq, scratch(), begin, end);
+  std::vector<std::byte> data(llama_state_seq_get_size_ext(context_.get(), scratch(), 0));
+  const std::size_t n = llama_state_seq_get_data_ext(
+      context_.get(), reinterpret_cast<std::uint8_t*>(data.data()), data.size(), scratch(), 0);
+  remove(scratch(), 0, -1);
+  if (n != data.size()) return {};
+  return data;
+}
+
+bool LlamaBackend::load(SeqId seq, Pos begin, Pos end, std::span<const std::byte> data) {
+  const std::size_t n = llama_state_seq_set_data_ext(
+      context_.get(), reinterpret_cast<const std::uint8_t*>(data.data()), data.size(), scratch(),
+      0);
+  const bool loaded = n == data.size() && length(scratch()) >= end;
+  if (loaded) copy(scratch(), seq, begin, end);
+  remove(scratch(), 0, -1);
+  return loaded && length(seq) == end;
+}
+
+/// So that no cell has one owner only.
+void LlamaBackend::shadow_new_cells(const BatchView& batch) {
+  llama_memory_t memory = llama_get_memory(context_.get());
+  for (std::size_t row = 0; row < batch.seqs.size(); ++row) {
+    const SeqId seq = batch.seqs[row];
+    if (row > 0 && batch.seqs[row - 1] == seq) continue;
+    llama_memory_seq_cp(memory, seq, first_shadow_ + seq, batch.positions[row], -1);
   }
-  return llama_memory_seq_rm(memory, op.seq, op.begin, op.end);
 }
 
 /// Checks what llama.cpp would abort the process for, and lays the rows out.
 bool LlamaBackend::fill(const BatchView& batch) {
   const auto n_rows = static_cast<std::int32_t>(batch.tokens.size());
   const auto n_outputs = std::count(batch.wants_logits.begin(), batch.wants_logits.end(), 1);
-  if (n_rows == 0 || n_rows > info_.n_batch || n_outputs > info_.n_seqs) return false;
+  if (n_rows == 0 || n_rows > info_.n_batch || n_outputs > n_batch_ids_) return false;
   llama_batch_ext_clear(batch_.get());
   for (std::int32_t row = 0; row < n_rows; ++row) {
     if (llama_batch_ext_add_token(batch_.get(), batch.seqs[row], batch.tokens[row]) != row) {
@@ -121,6 +192,7 @@ DecodeStatus LlamaBackend::decode(const BatchView& batch) {
       llama_process(context_.get(), LLAMA_PROCESS_TYPE_DECODE, batch_.get());
   switch (status) {
     case 0:
+      if (first_shadow_ > 0) shadow_new_cells(batch);
       return DecodeStatus::kOk;
     case 1:
       return DecodeStatus::kNoRoom;

@@ -20,6 +20,8 @@ class LlamaBackend final : public Backend {
 
   const BackendInfo& info() const override { return info_; }
   bool apply(const KvOp& op) override;
+  std::vector<std::byte> save(SeqId seq, Pos begin, Pos end) override;
+  bool load(SeqId seq, Pos begin, Pos end, std::span<const std::byte> data) override;
   DecodeStatus decode(const BatchView& batch) override;
   std::span<float> logits(std::int32_t row) override;
   Pos length(SeqId seq) const override;
@@ -28,6 +30,11 @@ class LlamaBackend final : public Backend {
 
  private:
   bool fill(const BatchView& batch);
+  void plan_ids(const EngineConfig& config);
+  SeqId scratch() const { return info_.n_seqs; }
+  void copy(SeqId from, SeqId to, Pos begin, Pos end);
+  bool remove(SeqId seq, Pos begin, Pos end);
+  void shadow_new_cells(const BatchView& batch);
 
   struct FreeContext {
     void operator()(llama_context* context) const { llama_free(context); }
@@ -38,6 +45,11 @@ class LlamaBackend final : public Backend {
 
   std::shared_ptr<const LlamaModel> model_;
   BackendInfo info_;
+  std::int32_t n_batch_ids_ = 0;  // llama.cpp's n_seq_max
+  // With a sliding window llama.cpp reuses a cell that has left the window of its only sequence,
+  // even with swa_full, and a prefix that ends before it could no longer be shared. So each id has
+  // a shadow, which holds what it holds. 0: there is no window.
+  SeqId first_shadow_ = 0;
   std::atomic<bool> abort_ = false;
   ThreadPool threads_;  // outlives the context that is attached to it
   std::unique_ptr<llama_context, FreeContext> context_;

@@ -31,6 +31,11 @@ LogLevel level_of(ggml_log_level level) {
   }
 }
 
+void push(LogLine line) {  // under mutex
+  lines.push_back(std::move(line));
+  if (lines.size() > kMaxLines) lines.pop_front();
+}
+
 void receive(ggml_log_level level, const char* text, void*) {
   const std::lock_guard lock(mutex);
   if (level != GGML_LOG_LEVEL_CONT) open_line.level = level_of(level);
@@ -41,12 +46,16 @@ void receive(ggml_log_level level, const char* text, void*) {
     open_line.text.erase(0, end + 1);
     if (line.text.empty()) continue;
     if (captured && line.level == LogLevel::kError) captured->push_back(line.text);
-    lines.push_back(std::move(line));
-    if (lines.size() > kMaxLines) lines.pop_front();
+    push(std::move(line));
   }
 }
 
 }  // namespace
+
+void add(LogLevel level, std::string text) {
+  const std::lock_guard lock(mutex);
+  push({level, std::move(text)});
+}
 
 void install() {
   llama_log_set(receive, nullptr);     // sets ggml's as well

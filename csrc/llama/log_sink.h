@@ -20,6 +20,9 @@ namespace log_sink {
 /// Routes the lines here. Idempotent.
 void install();
 
+/// A line of our own.
+void add(LogLevel level, std::string text);
+
 /// The complete lines since the last call, oldest first. When nobody calls, the oldest are lost.
 std::vector<LogLine> drain();
 

@@ -16,6 +16,7 @@ from llamaherd._core import (
 from llamaherd.engine import BatchEngine
 from llamaherd.llm import LLM
 from llamaherd.params import EngineConfig, SamplingParams
+from llamaherd.prefix_cache import PrefixCache
 from llamaherd.result import Result, Usage
 from llamaherd.stream import Stream, as_completed
 
@@ -31,6 +32,7 @@ __all__ = [
     "LlamaHerdError",
     "Metrics",
     "ModelLoadError",
+    "PrefixCache",
     "Result",
     "SamplingParams",
     "Stream",

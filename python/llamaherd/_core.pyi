@@ -122,9 +122,11 @@ class EngineConfig:
     """
     The core's form of llamaherd.EngineConfig.
     """
+    cache_dir: str
     chat_template: str
     deterministic: bool
     kv_type: str
+    prefix_cache: bool
     preset: str
     split_mode: str
     use_mlock: bool
@@ -136,6 +138,18 @@ class EngineConfig:
         """
         Raises InvalidRequestError if a value is out of range whatever the model.
         """
+    @property
+    def cache_disk_mib(self) -> int:
+        ...
+    @cache_disk_mib.setter
+    def cache_disk_mib(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def cache_ram_mib(self) -> int:
+        ...
+    @cache_ram_mib.setter
+    def cache_ram_mib(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
     @property
     def devices(self) -> list[str]:
         ...
@@ -283,7 +297,7 @@ class Metrics:
         ...
     def as_dict(self) -> dict[str, typing.Any]:
         """
-        All figures by name.
+        All figures by name; the prefix cache's under 'cache'.
         """
 class DeviceInfo:
     """
@@ -370,6 +384,10 @@ class BatchEngine:
         """
         Ask for a request's end; its last delta says how it ended. Any thread.
         """
+    def clear_cache(self) -> None:
+        """
+        Forget every cached prefix that no running request needs, and all pins. Any thread.
+        """
     def close(self) -> None:
         """
         End all requests as CANCELLED, stop, and free the model. Idempotent. Any thread.
@@ -402,6 +420,10 @@ class BatchEngine:
         """
         Facts of the model and limits in force.
         """
+    def pin(self, name: str, prefix: typing.Any, cache_space: typing.SupportsInt | typing.SupportsIndex, ttl_s: typing.SupportsFloat | typing.SupportsIndex | None) -> None:
+        """
+        Evict a prefix last, once it is computed, for ttl_s seconds or, with None, for good. Any thread.
+        """
     def release(self) -> None:
         """
         Ends one hold().
@@ -410,7 +432,7 @@ class BatchEngine:
         """
         Unthreaded engines: run one step. Returns whether there is more to do. Raises EngineDeadError. Any thread; one waits for the other.
         """
-    def submit(self, prompt: typing.Any, params: SamplingParams, streamed: bool = True) -> int:
+    def submit(self, prompt: typing.Any, params: SamplingParams, streamed: bool = True, cache_space: typing.SupportsInt | typing.SupportsIndex | None = 0) -> int:
         """
         Queue one prompt for generation and return at once.
         
@@ -418,6 +440,8 @@ class BatchEngine:
           prompt: Token ids, shape (n_prompt,), integers in [0, n_vocab). Copied.
           params: Copied.
           streamed: False: only the last delta comes out, with all tokens and text.
+          cache_space: Prefixes are shared within a space only, in [0, 2**64). None: shares nothing and
+            leaves nothing.
         
         Returns:
           Request id, unique for the life of this engine.
@@ -433,6 +457,10 @@ class BatchEngine:
     def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
         """
         Token ids of a text. Any thread.
+        """
+    def unpin(self, name: str) -> None:
+        """
+        End a pin. Any thread.
         """
 def cpu_features() -> list[tuple[str, str]]:
     """

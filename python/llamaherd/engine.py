@@ -18,6 +18,7 @@ from llamaherd._core import Delta, EngineDeadError, InvalidRequestError, Metrics
 from llamaherd.loading import load_core
 from llamaherd.models import resolve
 from llamaherd.params import EngineConfig, SamplingParams, require_unicode
+from llamaherd.prefix_cache import PrefixCache, cache_space
 from llamaherd.stream import Stream, Waiter
 
 if TYPE_CHECKING:  # numpy costs a third of this package's import time
@@ -28,6 +29,9 @@ TokenIds: TypeAlias = "Sequence[int] | npt.NDArray[np.integer[Any]]"
 Message: TypeAlias = Mapping[str, Any]
 Prompt: TypeAlias = "str | TokenIds | Sequence[Message]"
 Prepared: TypeAlias = "tuple[TokenIds, _core.SamplingParams]"
+
+# A prefix is computed when the token behind it is.
+_ONE_TOKEN = SamplingParams(max_tokens=1, temperature=0)
 
 _logger = logging.getLogger("llamaherd")
 
@@ -71,6 +75,7 @@ class BatchEngine:
             self.path, self.config._to_core(), progress=progress, threaded=threaded
         )
         self._table = _StreamTable()
+        self.cache = PrefixCache(self._core, self._compute_prefix)
         pump = None
         if threaded:
             # Neither may hold the engine itself: it could then never be dropped.
@@ -86,6 +91,8 @@ class BatchEngine:
         params: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        cache: bool = True,
+        cache_salt: str = "",
     ) -> Stream:
         """Queue one prompt for generation and return at once.
 
@@ -95,6 +102,9 @@ class BatchEngine:
             names of special tokens stand for these tokens.
           params: How to generate; None: the defaults.
           tools: With messages: tool definitions in OpenAI's format, for the template.
+          cache: False: a private request, which neither uses what is cached nor leaves anything.
+          cache_salt: Only requests of the same salt share prefixes: one for each tenant keeps them
+            from learning, by how fast an answer comes, what others have asked.
 
         Returns:
           The stream of its output.
@@ -104,17 +114,16 @@ class BatchEngine:
           TypeError: The prompt is of none of these types.
           EngineDeadError: The engine is closed or stopped.
         """
-        return self._submit(prompt, params, tools, keep_deltas=True)
+        space = request_space(cache=cache, cache_salt=cache_salt)
+        return self._queue(self._prepare(prompt, params, tools), space, keep_deltas=True)
 
-    def _submit(
-        self,
-        prompt: Prompt,
-        params: SamplingParams | None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        *,
-        keep_deltas: bool,
-    ) -> Stream:
-        return self._queue(self._prepare(prompt, params, tools), keep_deltas=keep_deltas)
+    def _compute_prefix(self, prefix: Prompt, space: int) -> tuple[list[int], Stream]:
+        """Token ids of a prefix, and a request that computes them."""
+        if is_messages(prefix):
+            prefix = self.apply_chat_template(prefix, add_generation_prompt=False)[0]
+        token_ids, core_params = self._prepare(prefix, _ONE_TOKEN)
+        stream = self._queue((token_ids, core_params), space, keep_deltas=True)
+        return [int(token) for token in token_ids], stream
 
     def _prepare(
         self,
@@ -134,10 +143,10 @@ class BatchEngine:
             core_params.stop = [*core_params.stop, *stop]
         return token_ids, core_params
 
-    def _queue(self, prepared: Prepared, *, keep_deltas: bool) -> Stream:
+    def _queue(self, prepared: Prepared, space: int | None, *, keep_deltas: bool) -> Stream:
         # Under the lock, so that the pump finds the stream when it sees the request's first delta.
         with self._table.lock:
-            request_id = self._core.submit(*prepared, streamed=keep_deltas)
+            request_id = self._core.submit(*prepared, streamed=keep_deltas, cache_space=space)
             stream = Stream(request_id, self._core.cancel, keep_deltas=keep_deltas)
             self._table.streams[request_id] = stream
         return stream
@@ -275,6 +284,14 @@ class BatchEngine:
 
     async def __aexit__(self, *_: object) -> None:
         await asyncio.to_thread(self.close)
+
+
+def request_space(*, cache: bool, cache_salt: str) -> int | None:
+    """The core's number for what a request may share; None: nothing."""
+    if not isinstance(cache, bool):
+        raise TypeError(f"cache must be a bool; got {type(cache).__name__}")
+    space = cache_space(cache_salt)
+    return space if cache else None
 
 
 def is_messages(prompt: object) -> TypeGuard[Sequence[Message]]:

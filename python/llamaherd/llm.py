@@ -9,7 +9,14 @@ from numbers import Integral
 from typing import Any, cast
 
 from llamaherd._core import Delta, FinishReason, InvalidRequestError
-from llamaherd.engine import BatchEngine, Message, Prepared, Prompt, is_messages
+from llamaherd.engine import (
+    BatchEngine,
+    Message,
+    Prepared,
+    Prompt,
+    is_messages,
+    request_space,
+)
 from llamaherd.loading import shows_progress
 from llamaherd.params import EngineConfig, SamplingParams
 from llamaherd.result import Result, Usage
@@ -51,6 +58,8 @@ class LLM:
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         progress: bool | None = None,
+        cache: bool = True,
+        cache_salt: str = "",
     ) -> list[Result]:
         """Generate for all prompts at once.
 
@@ -58,6 +67,8 @@ class LLM:
           prompts: One prompt or a sequence of them; each a text, token ids or chat messages.
           params: For all prompts, or one for each.
           progress: Show a bar. None: as the constructor was told.
+          cache: False: private prompts, which neither use what is cached nor leave anything.
+          cache_salt: Only prompts of the same salt share prefixes.
 
         Returns:
           One result per prompt, in their order. A prompt that breaks a rule (too long, say) gives a
@@ -70,12 +81,13 @@ class LLM:
           KeyboardInterrupt: Passed on, after all requests have been cancelled.
         """
         batch = _as_list(prompts)
+        space = request_space(cache=cache, cache_salt=cache_salt)
         streams: list[Stream | Result] = []
         with self._bar(len(batch), progress) as bar:
             try:
                 jobs = list(zip(batch, _per_prompt(params, len(batch)), strict=True))
                 for begin in range(0, len(jobs), _GROUP):
-                    self._submit_group(jobs[begin : begin + _GROUP], streams)
+                    self._submit_group(jobs[begin : begin + _GROUP], space, streams)
                 for stream in as_completed(s for s in streams if isinstance(s, Stream)):
                     bar.count(stream.result())
             except BaseException:
@@ -129,13 +141,16 @@ class LLM:
         self.close()
 
     def _submit_group(
-        self, jobs: Sequence[tuple[Prompt, SamplingParams | None]], out: list[Stream | Result]
+        self,
+        jobs: Sequence[tuple[Prompt, SamplingParams | None]],
+        space: int | None,
+        out: list[Stream | Result],
     ) -> None:
         """Prepares the jobs, then queues them together, so that their prompts share one step."""
         prepared = [self._prepare_or_refuse(*job) for job in jobs]
         with self.engine._together():
             out.extend(
-                item if isinstance(item, Result) else self._queue_or_refuse(item)
+                item if isinstance(item, Result) else self._queue_or_refuse(item, space)
                 for item in prepared
             )
 
@@ -147,9 +162,9 @@ class LLM:
         except InvalidRequestError as error:
             return _refused(error)
 
-    def _queue_or_refuse(self, prepared: Prepared) -> Stream | Result:
+    def _queue_or_refuse(self, prepared: Prepared, space: int | None) -> Stream | Result:
         try:
-            return self.engine._queue(prepared, keep_deltas=False)
+            return self.engine._queue(prepared, space, keep_deltas=False)
         except InvalidRequestError as error:
             return _refused(error)
 

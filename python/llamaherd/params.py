@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -163,7 +164,14 @@ class EngineConfig:
       deterministic: Compute on the CPU with kernels whose results for a request do not depend on
         its batch mates, on the cache's state or on the number of threads, to the bit. Several
         times slower; needs kv_type f16 or f32 and no GPU.
-      warmup: Run each shape of decode call once at load, for at most about 2 seconds.
+      warmup: Run each shape of decode call once at load, for at most about 2 seconds, and measure
+        what the prefix cache decides by.
+      prefix_cache: Share what prompts begin with. False: every request is computed whole.
+      cache_ram_mib: Host memory in MiB for prefixes that had to leave the KV cache, >= 0.
+      cache_dir: Folder for prefixes that had to leave host memory, and for all when the engine is
+        closed; one started later on the same model finds them. Made if missing; several engines may
+        share it. Its files hold what was asked and answered. Empty: none.
+      cache_disk_mib: MiB of files in it at most, >= 1.
 
     Raises:
       InvalidRequestError: A value is out of range.
@@ -188,8 +196,14 @@ class EngineConfig:
     chat_template: str = ""
     deterministic: bool = False
     warmup: bool = True
+    prefix_cache: bool = True
+    cache_ram_mib: int = 512
+    cache_dir: str | os.PathLike[str] = ""
+    cache_disk_mib: int = 4096
 
     def __post_init__(self) -> None:
+        if isinstance(self.cache_dir, os.PathLike):
+            object.__setattr__(self, "cache_dir", os.fspath(self.cache_dir))
         self._to_core()
 
     def _to_core(self) -> _core.EngineConfig:

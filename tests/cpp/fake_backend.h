@@ -4,7 +4,9 @@
 #include <array>
 #include <atomic>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <map>
 #include <set>
@@ -33,6 +35,7 @@ struct FakeOptions {
   bool contagious = false;
   DecodeStatus curse = DecodeStatus::kFailed;  // what calls with a cursed sequence return
   std::int64_t logits_throw_from = std::numeric_limits<std::int64_t>::max();  // decode call
+  std::int64_t loads_fail_from = std::numeric_limits<std::int64_t>::max();    // load call
   std::int64_t apply_throws_from = std::numeric_limits<std::int64_t>::max();  // decode call
 };
 
@@ -45,7 +48,9 @@ class FakeBackend : public Backend {
   static constexpr SeqId kMaxTags = 256;
 
   explicit FakeBackend(const FakeOptions& options)
-      : options_(options), cells_(options.info.n_ctx), seqs_(kMaxTags) {}
+      : options_(options), cells_(options.info.n_ctx), seqs_(kMaxTags) {
+    options_.info.first_tag = options.info.n_seqs + 1;
+  }
 
   static TokenId poison_token(std::int32_t n_vocab) { return n_vocab - 1; }
   static TokenId cursed_token(std::int32_t n_vocab) { return n_vocab - 2; }
@@ -70,6 +75,34 @@ class FakeBackend : public Backend {
     if (!options_.info.partial_removal && !whole) return false;
     for (auto it = first; it != last; ++it) --cells_[it->second].n_tags;
     held.erase(first, last);
+    return true;
+  }
+
+  std::vector<std::byte> save(SeqId seq, Pos begin, Pos end) override {
+    ++n_saves_;
+    std::vector<Saved> saved;
+    for (const auto& [pos, cell] : seqs_.at(seq)) {
+      if (pos >= begin && pos < end) saved.push_back({pos, cells_[cell].token});
+    }
+    if (static_cast<Pos>(saved.size()) != end - begin) throw std::logic_error("save of a hole");
+    const auto bytes = std::as_bytes(std::span(saved));
+    return {bytes.begin(), bytes.end()};
+  }
+
+  bool load(SeqId seq, Pos begin, Pos end, std::span<const std::byte> data) override {
+    if (n_loads_++ >= options_.loads_fail_from) return false;
+    std::vector<Saved> saved(data.size() / sizeof(Saved));
+    std::memcpy(saved.data(), data.data(), data.size());
+    if (static_cast<std::int32_t>(saved.size()) > options_.info.n_ctx - n_cells_used()) {
+      ++n_refused_;
+      return false;
+    }
+    if (length(seq) != begin) throw std::logic_error("load behind a hole");
+    for (const auto& [pos, token] : saved) {
+      if (pos < begin || pos >= end) continue;
+      write_cell(seq, pos, token);
+    }
+    if (length(seq) != end) throw std::logic_error("load of too little");
     return true;
   }
 
@@ -136,6 +169,9 @@ class FakeBackend : public Backend {
   }
   std::int64_t n_calls() const { return n_calls_; }
 
+  std::int64_t n_saves() const { return n_saves_; }
+  std::int64_t n_loads() const { return n_loads_; }
+
   /// Calls refused for a reason that no script gave.
   std::int64_t n_refused() const { return n_refused_; }
 
@@ -143,6 +179,10 @@ class FakeBackend : public Backend {
   const std::set<SeqId>& faulted_seqs() const { return faulted_seqs_; }
 
  private:
+  struct Saved {
+    Pos pos;
+    TokenId token;
+  };
   struct Cell {
     TokenId token = 0;
     std::int32_t n_tags = 0;
@@ -182,12 +222,16 @@ class FakeBackend : public Backend {
   }
 
   void write(const BatchView& b, std::int32_t n_rows) {
-    std::size_t cell = 0;
     for (std::int32_t row = 0; row < n_rows; ++row) {
-      while (cells_[cell].n_tags > 0) ++cell;
-      cells_[cell] = {b.tokens[row], 1, b.tokens[row] == poison_token(options_.info.n_vocab)};
-      seqs_[b.seqs[row]][b.positions[row]] = static_cast<std::int32_t>(cell);
+      write_cell(b.seqs[row], b.positions[row], b.tokens[row]);
     }
+  }
+
+  void write_cell(SeqId seq, Pos pos, TokenId token) {
+    const auto free = std::find_if(cells_.begin(), cells_.end(),
+                                   [](const Cell& cell) { return cell.n_tags == 0; });
+    *free = {token, 1, token == poison_token(options_.info.n_vocab)};
+    seqs_[seq][pos] = static_cast<std::int32_t>(free - cells_.begin());
   }
 
   void compute_logits(const BatchView& b, bool all_nan) {
@@ -220,6 +264,8 @@ class FakeBackend : public Backend {
   std::map<std::int32_t, std::vector<float>> rows_;
   std::int64_t n_calls_ = 0;
   std::int64_t n_refused_ = 0;
+  std::int64_t n_saves_ = 0;
+  std::int64_t n_loads_ = 0;
   std::set<SeqId> faulted_seqs_;
   std::atomic<bool> abort_ = false;
   std::atomic<bool> hang_ = false;

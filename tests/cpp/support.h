@@ -100,6 +100,7 @@ struct HerdOptions {
   FakeOptions fake;
   Budget budget;
   Limits limits;
+  CacheOptions cache;
 };
 
 inline HerdOptions small_herd() {
@@ -109,6 +110,7 @@ inline HerdOptions small_herd() {
   s.fake.info.n_ctx_train = 256;
   s.fake.info.n_seqs = 4;
   s.fake.info.n_batch = 32;
+  s.fake.info.n_tags = 12;
   s.budget = {16, 8};
   s.limits = {kVocab, 96};
   return s;
@@ -150,12 +152,12 @@ class Herd {
   explicit Herd(const HerdOptions& options)
       : backend(options.fake),
         table(make_table()),
-        engine(backend, table, options.limits, options.budget) {}
+        engine(backend, table, options.limits, options.budget, options.cache) {}
 
-  RequestId submit(const Spec& spec) {
+  RequestId submit(const Spec& spec, const SubmitOptions& options = {}) {
     const RequestId id = next_id_++;
     collector.expect(id);
-    engine.submit(id, spec.prompt, spec.params, spec.seed, now_ns());
+    engine.submit(id, spec.prompt, spec.params, spec.seed, now_ns(), options);
     return id;
   }
 
@@ -182,7 +184,6 @@ class Herd {
       if (::testing::Test::HasFatalFailure()) return;
     }
     EXPECT_TRUE(collector.complete());
-    EXPECT_EQ(backend.n_cells_used(), 0);
     EXPECT_EQ(engine.metrics().n_cells_reserved, 0);
     EXPECT_EQ(backend.n_refused(), 0);
   }
@@ -207,6 +208,8 @@ class Herd {
 /// What the request yields with the engine to itself and nothing going wrong.
 inline Outcome run_alone(const Spec& spec, HerdOptions options = small_herd()) {
   options.fake.faults.clear();
+  options.cache = {};
+  options.cache.enabled = false;
   Herd herd(options);
   const RequestId id = herd.submit(spec);
   herd.run();

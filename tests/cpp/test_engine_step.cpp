@@ -38,7 +38,7 @@ TEST_P(EngineStep, AnUnstreamedRequestGivesItsWholeOutputInItsLastDelta) {
     const RequestId id = streamed.submit(spec);
     streamed.run();
     Herd quiet(options_);
-    quiet.engine.submit(1, spec.prompt, spec.params, spec.seed, 0, false);
+    quiet.engine.submit(1, spec.prompt, spec.params, spec.seed, 0, {.streamed = false});
     std::vector<Delta> deltas;
     while (!quiet.engine.idle()) quiet.engine.step(deltas);
     ASSERT_EQ(deltas.size(), 1u);
@@ -51,7 +51,7 @@ TEST_P(EngineStep, ACancelledUnstreamedRequestKeepsWhatItGained) {
   Herd herd(options_);
   Spec spec = greedy({5, 6, 7}, 40);
   spec.params.ignore_eos = true;
-  herd.engine.submit(1, spec.prompt, spec.params, spec.seed, 0, false);
+  herd.engine.submit(1, spec.prompt, spec.params, spec.seed, 0, {.streamed = false});
   std::vector<Delta> deltas;
   for (int i = 0; i < 6; ++i) herd.engine.step(deltas);
   EXPECT_TRUE(deltas.empty());
@@ -205,7 +205,8 @@ TEST_P(EngineStep, CancellingFreesCellsAtOnce) {
   const std::int32_t n_held = herd.backend.length(0);
   ASSERT_GT(n_held, 0);
   herd.cancel(a);
-  EXPECT_EQ(herd.backend.n_cells_used(), n_used - n_held);
+  EXPECT_EQ(herd.backend.n_cells_used(), n_used);
+  EXPECT_EQ(herd.engine.metrics().cache.n_cells_reclaimable, n_held);
   EXPECT_EQ(herd[a].reason, FinishReason::kCancelled);
   EXPECT_EQ(herd.engine.metrics().n_cells_reserved, 21);
   herd.run();

@@ -12,10 +12,12 @@ namespace {
 Snapshot good_snapshot() {
   Snapshot s;
   s.running = {{7, 0, 4, 6, 5, 10}, {9, 2, 8, 8, 3, 12}};
-  s.sequences = {{true, 5, 5}, {false, 0, 0}, {true, 3, 3}};
+  s.sequences = {{0, true, 5, 5}, {1, false, 0, 0}, {2, true, 3, 3}, {5, false, 4, 4}};
+  s.n_seqs = 3;
   s.n_cells = 30;
-  s.n_cells_used = 8;
-  s.n_cells_reserved = 22;
+  s.n_cells_used = 12;
+  s.n_cells_needed = 8;
+  s.n_cells_promised = 14;
   return s;
 }
 
@@ -35,22 +37,25 @@ TEST(Invariants, EachViolationIsNamed) {
       {"request 9 shares its sequence id", [](Snapshot& s) { s.running[1].seq = 0; }},
       {"request 7 holds a sequence that the pool thinks free",
        [](Snapshot& s) { s.sequences[0].in_use = false; }},
-      {"request 7 committed vs pool length: 4 != 5", [](Snapshot& s) { s.running[0].kv_len = 4; }},
+      {"request 7 committed vs the cache's length: 4 != 5",
+       [](Snapshot& s) { s.running[0].kv_len = 4; }},
       {"request 7 has no token pending", [](Snapshot& s) { s.running[0].n_tokens = 5; }},
       {"request 7 has no token pending", [](Snapshot& s) { s.running[0].kv_len = -1; }},
       {"request 7 lost its prompt", [](Snapshot& s) { s.running[0].n_prompt = 7; }},
       {"request 7 lost its prompt", [](Snapshot& s) { s.running[0].n_prompt = 0; }},
       {"request 7 uses more cells than it reserved",
        [](Snapshot& s) { s.running[0].n_cells_needed = 4; }},
-      {"sequence 2 pool vs backend length: 3 != 4",
+      {"sequence 2 cache vs backend length: 3 != 4",
        [](Snapshot& s) { s.sequences[2].backend_length = 4; }},
-      {"sequence 1 is free but holds cells", [](Snapshot& s) { s.sequences[1].pool_length = 1; }},
-      {"cells used, summed vs counted: 8 != 9", [](Snapshot& s) { s.n_cells_used = 9; }},
-      {"cells reserved, summed vs counted: 22 != 21", [](Snapshot& s) { s.n_cells_reserved = 21; }},
+      {"sequence 5 cache vs backend length: 4 != 0",
+       [](Snapshot& s) { s.sequences[3].backend_length = 0; }},
+      {"sequence 1 is free but holds cells", [](Snapshot& s) { s.sequences[1].cache_length = 1; }},
+      {"a sentence", [](Snapshot& s) { s.cache_violations = {"a sentence"}; }},
+      {"cells promised, summed vs counted: 14 != 13", [](Snapshot& s) { s.n_cells_promised = 13; }},
       {"sequences in use vs running requests: 3 != 2",
        [](Snapshot& s) { s.sequences[1].in_use = true; }},
-      {"more cells used than reserved", [](Snapshot& s) { s.n_cells_reserved = 7; }},
-      {"more cells reserved than there are", [](Snapshot& s) { s.n_cells = 21; }},
+      {"more cells used than there are", [](Snapshot& s) { s.n_cells = 11; }},
+      {"more cells promised than there are", [](Snapshot& s) { s.n_cells = 21; }},
   };
   for (const Row& row : rows) {
     Snapshot s = good_snapshot();

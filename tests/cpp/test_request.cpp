@@ -17,7 +17,7 @@ class RequestTest : public ::testing::Test {
   /// Feeds the tokens until one ends the request.
   Outcome run(const std::vector<TokenId>& outputs, std::int32_t max_len = 64) {
     Request r(1, prompt_, params_, 0, {kVocab, max_len}, table_, 1);
-    r.start(0, 2);
+    r.start(0, 0, 2);
     Outcome o;
     for (TokenId token : outputs) {
       r.commit_step(r.n_tokens(), &token);
@@ -45,7 +45,7 @@ TEST_F(RequestTest, CursorsFollowTheTokenAxis) {
   EXPECT_EQ(r.state(), Request::State::kWaiting);
   EXPECT_EQ(r.n_pending(), 3);
   EXPECT_EQ(r.n_cells_needed(), 6);
-  r.start(5, 2);
+  r.start(5, 0, 2);
   EXPECT_EQ(r.seq(), 5);
   r.commit_step(2, nullptr);
   EXPECT_EQ(r.n_pending(), 1);
@@ -126,7 +126,7 @@ TEST_F(RequestTest, EchoPutsThePromptBeforeTheFirstOutput) {
 TEST_F(RequestTest, FinishGivesOutHeldTextOnce) {
   params_.stop = {"ab"};
   Request r(1, prompt_, params_, 0, {kVocab, 64}, table_, 1);
-  r.start(0, 2);
+  r.start(0, 0, 2);
   r.commit_step(3, &kA);
   EXPECT_EQ(r.take_delta(table_, 3).text, "");
   const Delta last = r.finish(FinishReason::kError, "why", 4);
@@ -139,7 +139,7 @@ TEST_F(RequestTest, FinishGivesOutHeldTextOnce) {
 
 TEST_F(RequestTest, TimingRecordsEachMomentOnce) {
   Request r(1, prompt_, params_, 0, {kVocab, 64}, table_, 10);
-  r.start(0, 20);
+  r.start(0, 0, 20);
   r.commit_step(3, &kA);
   r.take_delta(table_, 30);
   r.commit_step(4, &kB);

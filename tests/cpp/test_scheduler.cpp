@@ -32,30 +32,63 @@ std::vector<Item> items(const CallPlan& call) {
 
 class SchedulerTest : public ::testing::Test {
  protected:
-  void make(const Budget& budget, bool split_prefill, SeqPool pool = {4, 1000}) {
-    pool_ = std::make_unique<SeqPool>(pool);
-    scheduler_ = std::make_unique<Scheduler>(Scheduler::Options{budget, split_prefill}, *pool_);
+  void make(const Budget& budget, bool split_prefill, std::int32_t n_seqs = 4,
+            std::int32_t n_cells = 1000) {
+    pool_ = std::make_unique<SeqPool>(n_seqs);
+    BackendInfo info;
+    info.n_seqs = n_seqs;
+    info.n_ctx = n_cells;
+    info.first_tag = n_seqs + 1;
+    info.n_tags = 16;
+    cache_ = make_cache(info, {});
+    scheduler_ = std::make_unique<Scheduler>(
+        Scheduler::Options{budget, split_prefill, n_cells, false, costs_}, *pool_, *cache_,
+        logits_);
   }
 
-  void submit(RequestId id, std::int32_t n_prompt, std::int32_t max_tokens) {
-    scheduler_->submit(std::make_unique<Request>(id, std::vector<TokenId>(n_prompt, 1),
-                                                 greedy({}, max_tokens).params, 0,
-                                                 Limits{kVocab, 1000}, table_, 0));
+  /// Without a seed the prompt is like no other's.
+  Request* submit(RequestId id, std::int32_t n_prompt, std::int32_t max_tokens) {
+    return submit(id, std::vector<TokenId>(n_prompt, static_cast<TokenId>(id)), max_tokens);
+  }
+
+  Request* submit(RequestId id, std::vector<TokenId> prompt, std::int32_t max_tokens) {
+    auto request = std::make_unique<Request>(id, std::move(prompt), greedy({}, max_tokens).params,
+                                             0, Limits{kVocab, 1000}, table_, 0);
+    request->cache_space = 0;
+    Request* submitted = request.get();
+    scheduler_->submit(std::move(request));
+    return submitted;
   }
 
   /// What the engine does with a plan that went well.
   void commit(const CallPlan& call) {
     const TokenId token = 5;
+    std::vector<KvOp> ops;
     for (const PlannedRequest& p : call.items) {
       p.request->commit_step(p.end, p.logits_row >= 0 ? &token : nullptr);
-      pool_->set_length(p.seq, p.end);
+      cache_->publish(p.seq, p.request->tokens().first(p.end), false, ops);
     }
+  }
+
+  void end(RequestId id) {
+    std::vector<KvOp> ops;
+    const auto request = scheduler_->take(*scheduler_->find(id));
+    if (request->seq() == kNoSeq) return;
+    pool_->release(request->seq());
+    cache_->release(request->seq(), request->tokens(), ops);
   }
 
   StepPlan& plan() { return scheduler_->plan_step(1); }
 
+  std::int32_t n_cells_reserved() const {
+    return cache_->n_cells_needed() + scheduler_->n_cells_promised();
+  }
+
   TokenTable table_ = make_table();
+  Costs costs_;
+  PromptLogits logits_{1 << 20};
   std::unique_ptr<SeqPool> pool_;
+  std::unique_ptr<PrefixCache> cache_;
   std::unique_ptr<Scheduler> scheduler_;
 };
 
@@ -66,23 +99,22 @@ TEST_F(SchedulerTest, AnIdleOnePlansNothing) {
 }
 
 TEST_F(SchedulerTest, AdmitsByReservedCellsFirstComeFirstServed) {
-  make({100, 64}, false, {4, 30});
+  make({100, 64}, false, 4, 30);
   submit(1, 10, 11);  // 20 cells
   submit(2, 8, 4);    // 11: does not fit beside the first
   submit(3, 2, 2);    // 3: would fit, but waits its turn
   plan();
   EXPECT_EQ(scheduler_->running().size(), 1u);
   EXPECT_EQ(scheduler_->waiting().size(), 2u);
-  EXPECT_EQ(pool_->n_cells_reserved(), 20);
-  pool_->release(scheduler_->find(1)->seq());
-  scheduler_->remove(1);
+  EXPECT_EQ(n_cells_reserved(), 20);
+  end(1);
   plan();
   EXPECT_EQ(scheduler_->running().size(), 2u);
-  EXPECT_EQ(pool_->n_cells_reserved(), 14);
+  EXPECT_EQ(n_cells_reserved(), 14);
 }
 
 TEST_F(SchedulerTest, AdmitsNoMoreThanThereAreIds) {
-  make({100, 64}, false, {2, 1000});
+  make({100, 64}, false, 2);
   for (RequestId id = 1; id <= 3; ++id) submit(id, 3, 3);
   plan();
   EXPECT_EQ(scheduler_->running().size(), 2u);
@@ -137,18 +169,17 @@ TEST_F(SchedulerTest, ALongPromptComesInChunksAndWantsLogitsAtItsEndOnly) {
   EXPECT_EQ(items(last.prefill), (std::vector<Item>{{1, 192, 250, 0, 57}}));
 }
 
-TEST_F(SchedulerTest, FindsAndRemovesWaitingAndRunningRequests) {
-  make({100, 64}, false, {1, 1000});
+TEST_F(SchedulerTest, FindsAndGivesAwayWaitingAndRunningRequests) {
+  make({100, 64}, false, 1);
   for (RequestId id : {3, 5, 9}) submit(id, 3, 3);
   plan();
   for (RequestId id : {3, 5, 9}) EXPECT_EQ(scheduler_->find(id)->id(), id);
   for (RequestId id : {1, 4, 10}) EXPECT_EQ(scheduler_->find(id), nullptr);
-  scheduler_->remove(5);
+  end(5);
   EXPECT_EQ(scheduler_->find(5), nullptr);
   EXPECT_NE(scheduler_->find(9), nullptr);
-  pool_->release(scheduler_->find(3)->seq());
-  scheduler_->remove(3);
-  scheduler_->remove(9);
+  end(3);
+  end(9);
   EXPECT_TRUE(scheduler_->idle());
 }
 

@@ -54,6 +54,10 @@ ALL_ENGINE: dict[str, Any] = {
     "chat_template": "{{ messages }}",
     "deterministic": True,
     "warmup": False,
+    "prefix_cache": False,
+    "cache_ram_mib": 64,
+    "cache_dir": "somewhere",
+    "cache_disk_mib": 100,
 }
 OPTIONS = [(SamplingParams, ALL_SAMPLING), (EngineConfig, ALL_ENGINE)]
 CORE_OF: dict[type, type] = {
@@ -234,6 +238,8 @@ OUT_OF_RANGE: list[tuple[type, str, Any, str]] = [
     (SamplingParams, "stop", "\ud800", "not valid Unicode"),
     (EngineConfig, "preset", "fast", "low_latency, balanced, high_throughput; got 'fast'"),
     (EngineConfig, "n_ctx", 0, ">= 1; got 0"),
+    (EngineConfig, "cache_ram_mib", -1, ">= 0; got -1"),
+    (EngineConfig, "cache_disk_mib", 0, ">= 1; got 0"),
     (EngineConfig, "n_ctx", 2**40, "got 1099511627776"),
     (EngineConfig, "max_len", 1, ">= 2; got 1"),
     (EngineConfig, "max_seqs", 0, "in [1, 64]; got 0"),

@@ -229,7 +229,7 @@ def test_leaving_a_stream_cancels_it(llm: LLM) -> None:
         break
     wait_until_idle(llm)
     assert llm.engine.metrics().n_finished_cancelled == n_before + 1
-    assert llm.engine.metrics().n_cells_used == 0
+    assert llm.engine.metrics().n_cells_reserved == 0
 
 
 def test_chat_renders_messages_and_tools_with_the_template(templated: LLM) -> None:

@@ -19,27 +19,43 @@ CORE: dict[str, str] = {
     "types": "",
     "error": "",
     "budget": "",
+    "checksum": "",
+    "costs": "",
+    "eviction": "",
     "metrics": "",
     "text_stream": "",
     "params": "types error",
     "token_table": "types",
-    "backend": "types",
+    "kv_block": "types",
+    "radix_tree": "types",
+    "in_flight": "costs types",
+    "backend": "kv_block types",
     "invariants": "types",
     "logits_math": "types",
     "seq_pool": "types",
+    "disk_tier": "checksum error types",
+    "block_store": "disk_tier kv_block types",
+    "prefix_cache": "backend metrics types",
+    "prompt_logits": "prefix_cache types",
+    "radix_cache": "block_store costs eviction prefix_cache radix_tree",
+    "radix_evict": "radix_cache",
+    "radix_audit": "radix_cache",
+    "snapshot_cache": "eviction prefix_cache",
+    "make_cache": "backend costs prefix_cache radix_cache snapshot_cache",
     "step_plan": "types backend",
     "sampler": "types params token_table logits_math",
     "request": "types params token_table sampler text_stream",
     "batch_builder": "backend step_plan request",
-    "step_guard": "backend step_plan request seq_pool",
-    "scheduler": "budget request seq_pool step_plan",
+    "step_guard": "backend prefix_cache step_plan request",
+    "scheduler": "budget costs in_flight prefix_cache prompt_logits request seq_pool step_plan",
     "engine": (
-        "backend batch_builder invariants metrics sampler scheduler seq_pool step_guard token_table"
+        "backend batch_builder invariants make_cache metrics prefix_cache prompt_logits sampler"
+        " scheduler seq_pool step_guard token_table"
     ),
     "recovery": "engine",
     "engine_thread": "backend engine error params token_table",
     "logits_record": "backend",
-    "warmup": "backend budget error",
+    "warmup": "backend budget costs error",
 }
 LLAMA: dict[str, str] = {
     "llama/log_sink": "",
@@ -47,6 +63,7 @@ LLAMA: dict[str, str] = {
     "llama/thread_pool": "kernels/hook",
     "llama/llama_model": "error params token_table llama/devices llama/log_sink",
     "llama/chat_template": "error llama/llama_model",
+    "llama/fingerprint": "checksum error params llama/llama_model",
     "llama/quantize": "error llama/devices llama/log_sink",
     "llama/llama_backend": (
         "backend error params llama/llama_model llama/log_sink llama/thread_pool"
@@ -62,7 +79,7 @@ BINDINGS: dict[str, str] = {
     "bindings/bind_results": "bindings/bindings metrics types",
     "bindings/bind_engine": (
         "bindings/bindings engine_thread error logits_record warmup"
-        " llama/chat_template llama/llama_backend llama/llama_model"
+        " llama/chat_template llama/fingerprint llama/llama_backend llama/llama_model llama/log_sink"
     ),
     "bindings/bind_llama": (
         "bindings/bindings error llama/devices llama/llama_backend llama/llama_model"
@@ -87,9 +104,10 @@ MODULES: dict[str, str] = {
     "models.resolve": "_core models.cache models.catalogue models.hub models.local_file",
     "loading": "_core logs",
     "stream": "_core result",
-    "engine": "_core loading logs models params stream",
+    "prefix_cache": "_core stream",
+    "engine": "_core loading logs models params prefix_cache stream",
     "llm": "_core engine loading params result stream",
-    "llamaherd": "_core engine llm params result stream",
+    "llamaherd": "_core engine llm params prefix_cache result stream",
     "cli.options": "models params",
     "cli.pull": "models",
     "cli.quantize": "_core models",
@@ -148,7 +166,7 @@ def test_the_core_knows_no_other_folder(unit: str) -> None:
     headers = [name for p in sources() if unit_of(p) == unit for name in includes(p)]
     quoted_elsewhere = [n for n in headers if n.endswith(".h") and not (CSRC / n).is_file()]
     # What is left are C headers of the system.
-    assert set(quoted_elsewhere) <= {"unistd.h", "sys/types.h"}
+    assert set(quoted_elsewhere) <= {"fcntl.h", "sys/stat.h", "sys/types.h", "unistd.h"}
 
 
 def test_the_table_of_includes_is_exact_and_has_no_cycle() -> None:
@@ -157,7 +175,10 @@ def test_the_table_of_includes_is_exact_and_has_no_cycle() -> None:
         used.setdefault(unit_of(path), set()).update(own_includes(path))
     assert used == {unit: set(allowed.split()) for unit, allowed in ALLOWED.items()}
     order = list(TopologicalSorter(used).static_order())
-    layers = "types params sampler request scheduler engine engine_thread bindings/bind_engine"
+    layers = (
+        "types radix_tree prefix_cache radix_cache scheduler engine engine_thread"
+        " bindings/bind_engine"
+    )
     positions = [order.index(unit) for unit in layers.split()]
     assert positions == sorted(positions)
 

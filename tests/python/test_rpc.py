@@ -97,7 +97,7 @@ def test_many_requests_come_and_go_and_leave_no_cell_in_use(llm: LLM) -> None:
     results = [stream.result() for stream in streams]
     assert all(r.finish_reason is not FinishReason.ERROR for r in results)
     metrics = llm.engine.metrics()
-    assert (metrics.n_cells_used, metrics.n_running, metrics.n_waiting) == (0, 0, 0)
+    assert (metrics.n_cells_reserved, metrics.n_running, metrics.n_waiting) == (0, 0, 0)
 
 
 def test_a_seed_gives_the_same_numbers_on_the_device(llm: LLM) -> None:

@@ -1,0 +1,337 @@
+#include "radix_cache.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <utility>
+
+namespace llamaherd {
+namespace {
+
+constexpr Pos kToEnd = -1;
+
+void remove_all(std::vector<KvOp>& ops, SeqId seq, Pos begin = 0) {
+  ops.push_back({KvOp::Kind::kRemove, seq, begin, kToEnd});
+}
+
+void copy(std::vector<KvOp>& ops, SeqId from, Pos begin, Pos end, SeqId to) {
+  ops.push_back({KvOp::Kind::kCopy, from, begin, end, to});
+}
+
+}  // namespace
+
+RadixCache::Holding RadixCache::Holding::split_off(Pos at) {
+  Holding upper;
+  upper.held = held;
+  upper.n_running = n_running;
+  upper.n_held_children = held ? 1 : 0;
+  upper.usage = usage;
+  upper.ghost_since = ghost_since;
+  upper.pinned_end = pinned_end;
+  upper.pin_round = pin_round;
+  for (const auto& block : blocks) {
+    if (block->begin < at) upper.blocks.push_back(block);
+  }
+  std::erase_if(blocks, [at](const auto& block) { return block->end <= at; });
+  return upper;
+}
+
+RadixCache::RadixCache(const Options& options, std::unique_ptr<BlockStore> store)
+    : options_(options), store_(std::move(store)), live_(options.n_seqs), model_(options.n_cells) {
+  for (SeqId i = options.n_tags; i > 0; --i) free_tags_.push_back(options.first_tag + i - 1);
+  adopt_files();
+}
+
+PrefixCache::Match RadixCache::match(CacheSpace space, std::span<const TokenId> tokens) const {
+  const Tree::Match found = tree_.find(space, tokens);
+  Match match;
+  match.n_stored = found.n;
+  // Upwards, for what is above a held node is held.
+  Pos end = found.n;
+  for (const Node* node = found.node; node != nullptr && !node->is_root(); node = node->parent) {
+    const Holding& h = node->payload;
+    if (!h.held) {
+      if (h.ghost() || !worth_restoring(node, end - node->begin)) match.n_stored = node->begin;
+    } else {
+      match.n_held = std::max(match.n_held, end);
+      if (h.n_running == 0) match.n_newly_needed += end - node->begin;
+    }
+    end = node->begin;
+  }
+  return match;
+}
+
+void RadixCache::attach(SeqId seq, std::optional<CacheSpace> space, std::span<const TokenId> tokens,
+                        Pos waited_from, std::vector<KvOp>& ops) {
+  Live& live = live_[seq];
+  if (live.in_use) throw std::logic_error("RadixCache::attach: sequence is in use");
+  live = {};
+  live.in_use = true;
+  if (!space) return;
+  const auto n = static_cast<Pos>(tokens.size());
+  Node* node = tree_.root(*space);
+  if (n > 0) {
+    const Tree::Match found = tree_.find(*space, tokens);
+    if (found.n != n || !found.node->payload.held) {
+      throw std::logic_error("RadixCache::attach to more than is held");
+    }
+    node = n < found.node->end() ? split(found.node, n) : found.node;
+    copy(ops, holder(node), 0, n, seq);
+    for (const Node* p = node; !p->is_root(); p = p->parent) {
+      const Pos n_waited = std::clamp(p->end() - waited_from, 0, p->length());
+      metrics_.n_from_in_flight += n_waited;
+      (p->payload.n_running > 0 ? metrics_.n_from_running : metrics_.n_from_finished) +=
+          p->length() - n_waited;
+    }
+    for (Node* p = node; !p->is_root(); p = p->parent) touch(p);
+  }
+  enter(node, seq);
+}
+
+void RadixCache::publish(SeqId seq, std::span<const TokenId> tokens, bool /*at_boundary*/,
+                         std::vector<KvOp>& ops) {
+  Live& live = live_[seq];
+  const auto n = static_cast<Pos>(tokens.size());
+  if (live.node == nullptr) {
+    n_private_ += n - live.n_private;
+    live.n_private = n;
+    return;
+  }
+  while (live.node->end() < n) {
+    const std::span<const TokenId> rest = tokens.subspan(live.node->end());
+    // Unless others have come to stand at its end meanwhile.
+    const bool alone = live.node->payload.attached.size() == 1 && live.node->children.empty();
+    if (live.owns_leaf && alone) {
+      const auto n_new = static_cast<std::int32_t>(rest.size());
+      tree_.append(live.node, rest);
+      model_.grow(live.node->payload.usage, n_new);
+      model_.advance(n_new);
+      n_held_ += n_new;
+      n_running_ += n_new;
+    } else if (Node* child = live.node->child(rest[0])) {
+      follow(seq, child, rest, ops);
+    } else {
+      child = add_child(live.node, rest);
+      set_held(child, true);
+      touch(child);
+      descend(child, seq);
+      live.owns_leaf = true;
+    }
+  }
+}
+
+/// The sequence has computed what `child` begins with as well.
+void RadixCache::follow(SeqId seq, Node* child, std::span<const TokenId> rest,
+                        std::vector<KvOp>& ops) {
+  const Pos begin = child->begin;
+  const Pos n = Tree::common(*child, rest);
+  if (n < child->length()) child = split(child, begin + n);
+  if (child->payload.held) {
+    ops.push_back({KvOp::Kind::kRemove, seq, begin, begin + n});
+    copy(ops, holder(child), begin, begin + n, seq);
+  } else {
+    set_held(child, true);
+  }
+  touch(child);
+  descend(child, seq);
+}
+
+Pos RadixCache::advance(SeqId seq, std::span<const TokenId> tokens, std::vector<KvOp>& ops) {
+  Live& live = live_[seq];
+  if (live.node == nullptr) return live.n_private;
+  const auto n = static_cast<Pos>(tokens.size());
+  while (live.node->end() < n) {
+    const std::span<const TokenId> rest = tokens.subspan(live.node->end());
+    Node* child = live.node->child(rest[0]);
+    if (child == nullptr || !child->payload.held) break;
+    const Pos end = child->begin + Tree::common(*child, rest);
+    if (end < child->end()) child = split(child, end);
+    copy(ops, holder(child), child->begin, end, seq);
+    metrics_.n_from_in_flight += child->length();
+    touch(child);
+    descend(child, seq);
+  }
+  return live.node->end();
+}
+
+std::optional<PrefixCache::Restore> RadixCache::next_restore(SeqId seq,
+                                                             std::span<const TokenId> tokens) {
+  Node* node = live_[seq].node;
+  const auto n = static_cast<Pos>(tokens.size());
+  if (node == nullptr || node->end() >= n) return {};
+  const std::span<const TokenId> rest = tokens.subspan(node->end());
+  Node* child = node->child(rest[0]);
+  if (child == nullptr || child->payload.held || child->payload.ghost()) return {};
+  Restore piece{child->payload.blocks.at(0), child->begin, 0, {}};
+  piece.end = std::min(child->begin + Tree::common(*child, rest), piece.block->end);
+  if (piece.block->bytes.empty() && piece.block->file != 0) {
+    auto data = store_->disk()->read(piece.block->file, tokens.first(piece.end));
+    if (data) piece.from_file = std::move(*data);
+  }
+  if (!piece.data().empty()) return piece;
+  ++metrics_.n_damaged;
+  make_ghost(child);
+  return {};
+}
+
+void RadixCache::restored(SeqId seq, const Restore& piece, bool loaded) {
+  Node* child = nullptr;
+  Node* node = live_[seq].node;
+  for (const auto& [token, next] : node->children) {
+    const auto& blocks = next->payload.blocks;
+    if (!next->payload.held && !blocks.empty() && blocks[0] == piece.block) child = next.get();
+  }
+  if (child == nullptr) throw std::logic_error("RadixCache::restored: no such block");
+  if (!loaded) {
+    ++metrics_.n_damaged;
+    make_ghost(child);
+    return;
+  }
+  if (piece.end < child->end()) child = split(child, piece.end);
+  (piece.from_file.empty() ? metrics_.n_from_ram : metrics_.n_from_disk) += child->length();
+  set_held(child, true);
+  touch(child);
+  descend(child, seq);
+}
+
+void RadixCache::release(SeqId seq, std::span<const TokenId> /*tokens*/, std::vector<KvOp>& ops) {
+  Node* node = live_[seq].node;
+  leave(seq);
+  if (node != nullptr) {
+    const Holding& h = node->payload;
+    if (node->is_root()) {
+      prune_root(node);
+    } else if (h.attached.empty() && h.n_held_children == 0) {
+      keep(node, seq, ops);
+    }
+  }
+  remove_all(ops, seq);
+  live_[seq] = {};
+}
+
+void RadixCache::drop(SeqId seq) {
+  throw std::logic_error("RadixCache::drop of sequence " + std::to_string(seq) +
+                         ": this memory can be trimmed");
+}
+
+/// Gives the path to `node`, until now held by the idle `seq` alone, a tag, or gives it up.
+void RadixCache::keep(Node* node, SeqId seq, std::vector<KvOp>& ops) {
+  Holding& h = node->payload;
+  unfile(node);
+  if (h.tag == kNoSeq) {
+    h.tag = acquire_tag(ops);
+    h.tag_end = 0;
+  }
+  if (h.tag == kNoSeq) {
+    reason_ = &CacheMetrics::n_evicted_for_tags;
+    for (bool held_by_others = false; !held_by_others;) {
+      Node* parent = node->parent;
+      held_by_others = parent->is_root() || !parent->payload.attached.empty() ||
+                       parent->payload.n_held_children > 1;
+      cut(node, node->begin, seq, ops);
+      node = parent;
+    }
+    reason_ = &CacheMetrics::n_evicted_for_cells;
+    return;
+  }
+  copy(ops, seq, h.tag_end, node->end(), h.tag);
+  h.tag_end = node->end();
+  refile(node);
+}
+
+RadixCache::Node* RadixCache::split(Node* node, Pos at) {
+  unfile(node);
+  Node* upper = tree_.split(node, at);
+  upper->payload.id = next_id_++;
+  ++metrics_.n_nodes;
+  refile(upper);
+  refile(node);
+  return upper;
+}
+
+RadixCache::Node* RadixCache::add_child(Node* parent, std::span<const TokenId> tokens) {
+  Node* child = tree_.add_child(parent, tokens);
+  ++metrics_.n_nodes;
+  child->payload.id = next_id_++;
+  return child;
+}
+
+/// Attaches a sequence that so far is nowhere.
+void RadixCache::enter(Node* node, SeqId seq) {
+  live_[seq].node = node;
+  node->payload.attached.push_back(seq);
+  for (Node* p = node; p != nullptr; p = p->parent) {
+    if (p->payload.n_running++ > 0) continue;
+    n_running_ += p->length();
+    refile(p);
+  }
+}
+
+/// Moves an attached sequence down to a held child.
+void RadixCache::descend(Node* child, SeqId seq) {
+  Live& live = live_[seq];
+  std::erase(live.node->payload.attached, seq);
+  live.node = child;
+  live.owns_leaf = false;
+  child->payload.attached.push_back(seq);
+  if (child->payload.n_running++ == 0) n_running_ += child->length();
+  refile(child);
+}
+
+void RadixCache::leave(SeqId seq) {
+  Live& live = live_[seq];
+  if (!live.in_use) throw std::logic_error("RadixCache::release of an idle sequence");
+  n_private_ -= live.n_private;
+  if (live.node == nullptr) return;
+  std::erase(live.node->payload.attached, seq);
+  for (Node* p = live.node; p != nullptr; p = p->parent) {
+    if (--p->payload.n_running > 0) continue;
+    n_running_ -= p->length();
+    refile(p);
+  }
+}
+
+void RadixCache::touch(Node* node) {
+  model_.touch(node->payload.usage, node->length());
+  refile(node);
+}
+
+/// A sequence or tag that holds the whole path to the end of a held node.
+SeqId RadixCache::holder(const Node* node) const {
+  for (;;) {
+    const Holding& h = node->payload;
+    if (!h.attached.empty()) return h.attached.front();
+    if (h.n_held_children == 0) return h.tag;
+    for (const auto& [token, child] : node->children) {
+      if (child->payload.held) node = child.get();
+    }
+  }
+}
+
+void RadixCache::forget_all() {
+  for (Live& live : live_) live = {};
+  for (Order* order : {&evictable_, &stored_leaves_, &in_ram_, &ghosts_}) order->clear();
+  n_ghost_tokens_ = 0;
+  tree_.clear();
+  store_->reap();
+  metrics_.n_nodes = 0;
+  to_flush_.clear();
+  unsettled_.clear();
+  n_held_ = n_running_ = n_private_ = 0;
+  free_tags_.clear();
+  for (SeqId i = options_.n_tags; i > 0; --i) free_tags_.push_back(options_.first_tag + i - 1);
+}
+
+void RadixCache::pin(const std::string& name, CacheSpace space, std::vector<TokenId> tokens,
+                     std::int64_t expires_ns) {
+  pins_[name] = {space, std::move(tokens), expires_ns};
+}
+
+bool RadixCache::unpin(const std::string& name) { return pins_.erase(name) > 0; }
+
+void RadixCache::expire_pins(std::int64_t now_ns) {
+  std::erase_if(pins_, [now_ns](const auto& pin) {
+    return pin.second.expires_ns != 0 && pin.second.expires_ns <= now_ns;
+  });
+}
+
+}  // namespace llamaherd

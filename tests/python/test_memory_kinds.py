@@ -1,0 +1,133 @@
+"""Each kind of model memory: what is cached changes no logit, under eviction, tiers and faults."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from llamaherd import EngineConfig, SamplingParams, _core
+from tiny_models import N_VOCAB, write
+
+KINDS = ["plain", "sliding_window", "recurrent", "hybrid"]
+N_OUTPUT = 8
+
+
+def conversations() -> list[list[int]]:
+    """Prompts with common beginnings: system prompts, conversations below each, turns of each."""
+    rng = random.Random(5)
+
+    def tokens(n: int) -> list[int]:
+        return [rng.randrange(1, N_VOCAB) for _ in range(n)]
+
+    prompts = []
+    for _ in range(3):
+        system = tokens(70)
+        for _ in range(4):
+            prompt = system + tokens(9)
+            for _ in range(3):
+                prompts.append(prompt)
+                prompt = prompt + tokens(14)
+    return prompts
+
+
+class Run:
+    """All prompts through one deterministic engine, in a fixed random order, each twice."""
+
+    def __init__(self, path: Path, **config: Any) -> None:
+        # Without a warm-up the costs are the defaults, by which restoring always pays.
+        options = {"max_len": 200, "n_threads": 1, "token_budget": 64, "warmup": False, **config}
+        record = _core.LogitsRecord()
+        engine = _core.BatchEngine(
+            str(path),
+            EngineConfig(deterministic=True, **options)._to_core(),
+            _core.LoadProgress(),
+            False,
+            record,
+        )
+        prompts = conversations()
+        order = [*range(len(prompts)), *range(len(prompts))]
+        random.Random(9).shuffle(order)
+        params = SamplingParams(temperature=0, max_tokens=N_OUTPUT, ignore_eos=True)._to_core()
+        prompt_of: dict[int, int] = {}
+        self.outputs: dict[int, list[int]] = {}
+
+        def step() -> bool:
+            more = engine.step()
+            for delta in engine.drain(0):
+                assert not delta.error
+                self.outputs.setdefault(delta.request_id, []).extend(delta.token_ids)
+            return more
+
+        for i, prompt in enumerate(order):
+            prompt_of[engine.submit(prompts[prompt], params)] = prompt
+            while i % 3 == 2 and i % 5 and step():
+                pass
+        while step():
+            pass
+        self.by_prompt = {(prompt_of[r], tuple(tokens)) for r, tokens in self.outputs.items()}
+        self.metrics = engine.metrics()
+        self.info = engine.model_info()
+        self.rows = record.rows()
+        engine.close()
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def path(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(kind, tmp_path_factory.mktemp(kind) / f"{kind}.gguf")
+
+
+@pytest.fixture(scope="module")
+def alone(path: Path) -> Run:
+    return Run(path, n_ctx=200, max_seqs=1, prefix_cache=False)
+
+
+@pytest.mark.parametrize("n_ctx", [4096, 900, 420])
+def test_cached_logits_are_those_computed_whole(
+    kind: str, path: Path, alone: Run, n_ctx: int
+) -> None:
+    run = Run(path, n_ctx=n_ctx, max_seqs=4, cache_ram_mib=1)
+    assert run.info["memory_kind"] == kind
+    shares_any = kind in {"plain", "sliding_window"}
+    assert run.info["prefix_sharing"] == ("any_prefix" if shares_any else "snapshots")
+    assert run.by_prompt == alone.by_prompt
+    assert len(run.by_prompt) == len(conversations())
+    assert run.rows.keys() <= alone.rows.keys()
+    assert all(set(hashes) == set(alone.rows[prefix]) for prefix, hashes in run.rows.items())
+    cache = run.metrics.cache
+    share = 0.5 if shares_any else 0.75
+    assert run.metrics.n_prefill_rows < share * alone.metrics.n_prefill_rows
+    assert cache["hit_rate"] > 1 - share
+    assert run.metrics.n_cells_reserved == run.metrics.n_no_room == run.metrics.n_failed == 0
+    if n_ctx == 420:
+        assert cache["n_evicted_for_cells"] > 0
+        assert shares_any == (cache["n_from_ram"] > 0)
+
+
+def test_without_the_cache_nothing_is_shared(alone: Run) -> None:
+    assert alone.info["prefix_sharing"] == "none"
+    assert alone.metrics.cache["n_looked_up"] == alone.metrics.cache["n_tags"] == 0
+    assert alone.metrics.n_prefill_rows == 2 * sum(map(len, conversations()))
+
+
+def test_files_of_one_engine_serve_the_next(
+    kind: str, path: Path, alone: Run, tmp_path: Path
+) -> None:
+    if kind in {"recurrent", "hybrid"}:
+        pytest.skip("snapshots have no lower tiers")
+    config = {"n_ctx": 420, "max_seqs": 4, "cache_ram_mib": 0, "cache_dir": str(tmp_path)}
+    first = Run(path, **config)
+    files = list(tmp_path.glob("*.llkv"))
+    assert files
+    second = Run(path, **config)
+    for run in (first, second):
+        assert run.by_prompt == alone.by_prompt
+        assert all(set(h) == set(alone.rows[prefix]) for prefix, h in run.rows.items())
+    assert second.metrics.cache["n_from_disk"] > first.metrics.cache["n_from_disk"] > 0
+    assert second.metrics.n_prefill_rows < first.metrics.n_prefill_rows / 2
