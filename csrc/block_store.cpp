@@ -1,5 +1,6 @@
 #include "block_store.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace llamaherd {
@@ -42,7 +43,8 @@ bool BlockStore::fits_disk(std::int64_t n_bytes) const {
 bool BlockStore::write(KvBlock& block, std::uint64_t space, std::span<const TokenId> path) {
   if (block.file != 0 || !disk_) return block.file != 0;
   std::vector<std::uint64_t> evicted;  // found missing when somebody asks for them
-  const auto file = disk_->write(space, path.first(block.end), block.begin, block.bytes, evicted);
+  const std::size_t n = std::min(path.size(), static_cast<std::size_t>(block.end));
+  const auto file = disk_->write(space, path.first(n), block.begin, block.bytes, evicted);
   block.file = file.value_or(0);
   return file.has_value();
 }

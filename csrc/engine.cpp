@@ -79,20 +79,21 @@ void Engine::restore(const StepPlan& plan) {
   for (Request* request : plan.restores) {
     do {
       const auto tokens = request->tokens().first(request->n_restorable);
-      const auto piece = cache_->next_restore(request->seq(), tokens);
-      if (!piece) {
-        request->n_restorable = 0;
-        break;
-      }
-      const Pos n_block = piece->block->end - piece->block->begin;
-      if (!cache_->make_room(n_block, ops_)) {
-        request->n_restorable = 0;  // it is computed instead
-        break;
-      }
+      const std::int32_t n_cells = cache_->n_cells_to_restore(request->seq(), tokens);
+      // Before the piece is asked for: what makes room may move it, or forget it.
+      const bool fits = n_cells > 0 && cache_->make_room(n_cells, ops_);
       apply(ops_);
+      const auto piece = fits ? cache_->next_restore(request->seq(), tokens) : std::nullopt;
+      if (!piece) {
+        request->n_restorable = 0;  // the rest is computed
+        break;
+      }
       const bool loaded = backend_.load(request->seq(), piece->begin, piece->end, piece->data());
       cache_->restored(request->seq(), *piece, loaded);
-      if (loaded) request->share(piece->end);
+      if (!loaded) continue;
+      cache_->publish(request->seq(), tokens.first(piece->end), false, ops_);
+      apply(ops_);
+      request->share(piece->end);
     } while (request->n_restorable > request->kv_len() && plan.decode.items.empty());
   }
 }

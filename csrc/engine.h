@@ -77,7 +77,9 @@ class Engine {
   void emit(Request& request, std::int64_t now, std::vector<Delta>& out);
 
   bool bisect(const CallPlan& call, Outcome outcome, std::vector<Delta>& out);
-  void isolate_poison(const CallPlan& call, std::vector<Delta>& out);
+  bool strike(Request& request, Outcome outcome, std::vector<Delta>& out);
+  bool retry_alone(Request& request, std::vector<Delta>& out);
+  void isolate_poison(const std::vector<Request*>& suspects, std::vector<Delta>& out);
   Outcome run_alone(Request& request, std::vector<Delta>& out);
   CallPlan replan(std::span<const PlannedRequest> items) const;
   void rebuild_cache();

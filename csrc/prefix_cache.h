@@ -68,11 +68,16 @@ class PrefixCache {
   /// Returns its new length.
   virtual Pos advance(SeqId seq, std::span<const TokenId> tokens, std::vector<KvOp>& ops) = 0;
 
-  /// The next piece of `tokens` behind what the sequence holds that lies in a lower tier and is
-  /// worth loading; nothing if there is none or it cannot be read.
+  /// Cells that loading the next piece takes, which may be more than it has tokens; 0: there is
+  /// none.
+  virtual std::int32_t n_cells_to_restore(SeqId seq, std::span<const TokenId> tokens) const = 0;
+
+  /// The next piece of `tokens` behind what the sequence holds that lies in a lower tier; nothing
+  /// if there is none or it cannot be read. Valid until the next call of any other method.
   virtual std::optional<Restore> next_restore(SeqId seq, std::span<const TokenId> tokens) = 0;
 
-  /// The piece was loaded into the sequence's cells, or could not be and is forgotten.
+  /// The piece was loaded into the sequence's cells, and is to be published; or it could not be and
+  /// is forgotten.
   virtual void restored(SeqId seq, const Restore& piece, bool loaded) = 0;
 
   /// The sequence ends or stops for now; the id is idle again. What it holds, a part of `tokens`,

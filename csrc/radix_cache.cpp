@@ -98,41 +98,83 @@ void RadixCache::publish(SeqId seq, std::span<const TokenId> tokens, bool /*at_b
   }
   while (live.node->end() < n) {
     const std::span<const TokenId> rest = tokens.subspan(live.node->end());
+    Node* child = live.node->child(rest[0]);
     // Unless others have come to stand at its end meanwhile.
-    const bool alone = live.node->payload.attached.size() == 1 && live.node->children.empty();
-    if (live.owns_leaf && alone) {
-      const auto n_new = static_cast<std::int32_t>(rest.size());
-      tree_.append(live.node, rest);
-      model_.grow(live.node->payload.usage, n_new);
-      model_.advance(n_new);
-      n_held_ += n_new;
-      n_running_ += n_new;
-    } else if (Node* child = live.node->child(rest[0])) {
-      follow(seq, child, rest, ops);
-    } else {
+    const bool own = live.owns_leaf && live.node->payload.attached.size() == 1;
+    if (own && live.node->children.empty()) {
+      grow(live.node, rest);
+    } else if (child == nullptr) {
       child = add_child(live.node, rest);
       set_held(child, true);
       touch(child);
       descend(child, seq);
       live.owns_leaf = true;
+    } else if (own && live.node->children.size() == 1 &&
+               Tree::common(*child, rest) < child->length()) {
+      absorb(seq, child, Tree::common(*child, rest), ops);
+    } else {
+      follow(seq, child, rest, ops);
     }
   }
+}
+
+/// A running sequence's own leaf gets longer.
+void RadixCache::grow(Node* leaf, std::span<const TokenId> tokens) {
+  const auto n = static_cast<std::int32_t>(tokens.size());
+  tree_.append(leaf, tokens);
+  model_.grow(leaf->payload.usage, n);
+  model_.advance(n);
+  n_held_ += n;
+  n_running_ += n;
 }
 
 /// The sequence has computed what `child` begins with as well.
 void RadixCache::follow(SeqId seq, Node* child, std::span<const TokenId> rest,
                         std::vector<KvOp>& ops) {
-  const Pos begin = child->begin;
   const Pos n = Tree::common(*child, rest);
-  if (n < child->length()) child = split(child, begin + n);
+  const bool is_part = n < child->length();
+  if (is_part) child = split(child, child->begin + n);
   if (child->payload.held) {
-    ops.push_back({KvOp::Kind::kRemove, seq, begin, begin + n});
-    copy(ops, holder(child), begin, begin + n, seq);
+    give_up_copy(seq, child, child->begin, child->end(), ops);
   } else {
     set_held(child, true);
   }
   touch(child);
   descend(child, seq);
+  live_[seq].owns_leaf = is_part;
+}
+
+/// The same for the next n tokens, one by one as they are decoded: the node that the sequence made
+/// when it began to follow gets longer, or each token would add one.
+void RadixCache::absorb(SeqId seq, Node* child, Pos n, std::vector<KvOp>& ops) {
+  Node* node = live_[seq].node;
+  Holding& h = child->payload;
+  const Pos begin = child->begin;
+  unfile(child);
+  if (h.held) {
+    give_up_copy(seq, child, begin, begin + n, ops);
+    if (h.n_running == 0) n_running_ += n;
+  } else {
+    n_held_ += n;
+    n_running_ += n;
+    model_.advance(n);
+  }
+  for (const auto& block : h.split_off(begin + n).blocks) {
+    const auto& own = node->payload.blocks;
+    if (block->file != 0 && (own.empty() || own.back() != block)) {
+      node->payload.blocks.push_back(block);
+    }
+  }
+  tree_.shift(node, n);
+  model_.grow(node->payload.usage, n);
+  refile(child);
+}
+
+/// What the sequence has computed of a held node's edge is held once again.
+void RadixCache::give_up_copy(SeqId seq, const Node* node, Pos begin, Pos end,
+                              std::vector<KvOp>& ops) {
+  ops.push_back({KvOp::Kind::kRemove, seq, begin, end});
+  copy(ops, holder(node), begin, end, seq);
 }
 
 Pos RadixCache::advance(SeqId seq, std::span<const TokenId> tokens, std::vector<KvOp>& ops) {
@@ -153,15 +195,28 @@ Pos RadixCache::advance(SeqId seq, std::span<const TokenId> tokens, std::vector<
   return live.node->end();
 }
 
+/// The stored node that begins where the sequence ends and goes on as `tokens` do, or null.
+RadixCache::Node* RadixCache::stored_behind(SeqId seq, std::span<const TokenId> tokens) const {
+  const Node* node = live_[seq].node;
+  if (node == nullptr || node->end() >= static_cast<Pos>(tokens.size())) return nullptr;
+  Node* child = node->child(tokens[node->end()]);
+  const bool is_stored = child != nullptr && !child->payload.held && !child->payload.ghost();
+  return is_stored ? child : nullptr;
+}
+
+std::int32_t RadixCache::n_cells_to_restore(SeqId seq, std::span<const TokenId> tokens) const {
+  const Node* child = stored_behind(seq, tokens);
+  if (child == nullptr) return 0;
+  const KvBlock& block = *child->payload.blocks.front();
+  return block.end - block.begin;
+}
+
 std::optional<PrefixCache::Restore> RadixCache::next_restore(SeqId seq,
                                                              std::span<const TokenId> tokens) {
-  Node* node = live_[seq].node;
-  const auto n = static_cast<Pos>(tokens.size());
-  if (node == nullptr || node->end() >= n) return {};
-  const std::span<const TokenId> rest = tokens.subspan(node->end());
-  Node* child = node->child(rest[0]);
-  if (child == nullptr || child->payload.held || child->payload.ghost()) return {};
-  Restore piece{child->payload.blocks.at(0), child->begin, 0, {}};
+  Node* child = stored_behind(seq, tokens);
+  if (child == nullptr) return {};
+  const std::span<const TokenId> rest = tokens.subspan(child->begin);
+  Restore piece{child->payload.blocks.front(), child->begin, 0, {}};
   piece.end = std::min(child->begin + Tree::common(*child, rest), piece.block->end);
   if (piece.block->bytes.empty() && piece.block->file != 0) {
     auto data = store_->disk()->read(piece.block->file, tokens.first(piece.end));
@@ -174,23 +229,18 @@ std::optional<PrefixCache::Restore> RadixCache::next_restore(SeqId seq,
 }
 
 void RadixCache::restored(SeqId seq, const Restore& piece, bool loaded) {
-  Node* child = nullptr;
-  Node* node = live_[seq].node;
-  for (const auto& [token, next] : node->children) {
-    const auto& blocks = next->payload.blocks;
-    if (!next->payload.held && !blocks.empty() && blocks[0] == piece.block) child = next.get();
-  }
-  if (child == nullptr) throw std::logic_error("RadixCache::restored: no such block");
-  if (!loaded) {
-    ++metrics_.n_damaged;
-    make_ghost(child);
+  if (loaded) {
+    (piece.from_file.empty() ? metrics_.n_from_ram : metrics_.n_from_disk) +=
+        piece.end - piece.begin;
     return;
   }
-  if (piece.end < child->end()) child = split(child, piece.end);
-  (piece.from_file.empty() ? metrics_.n_from_ram : metrics_.n_from_disk) += child->length();
-  set_held(child, true);
-  touch(child);
-  descend(child, seq);
+  ++metrics_.n_damaged;
+  for (const auto& [token, child] : live_[seq].node->children) {
+    const auto& blocks = child->payload.blocks;
+    if (child->payload.held || blocks.empty() || blocks.front() != piece.block) continue;
+    make_ghost(child.get());
+    return;
+  }
 }
 
 void RadixCache::release(SeqId seq, std::span<const TokenId> /*tokens*/, std::vector<KvOp>& ops) {
@@ -296,14 +346,14 @@ void RadixCache::touch(Node* node) {
 }
 
 /// A sequence or tag that holds the whole path to the end of a held node.
-SeqId RadixCache::holder(const Node* node) const {
+SeqId RadixCache::holder(const Node* node) {
   for (;;) {
     const Holding& h = node->payload;
     if (!h.attached.empty()) return h.attached.front();
     if (h.n_held_children == 0) return h.tag;
-    for (const auto& [token, child] : node->children) {
-      if (child->payload.held) node = child.get();
-    }
+    node = std::ranges::find_if(node->children, [](const auto& child) {
+             return child.second->payload.held;
+           })->second.get();
   }
 }
 

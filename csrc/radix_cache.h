@@ -40,6 +40,7 @@ class RadixCache final : public PrefixCache {
   void publish(SeqId seq, std::span<const TokenId> tokens, bool at_boundary,
                std::vector<KvOp>& ops) override;
   Pos advance(SeqId seq, std::span<const TokenId> tokens, std::vector<KvOp>& ops) override;
+  std::int32_t n_cells_to_restore(SeqId seq, std::span<const TokenId> tokens) const override;
   std::optional<Restore> next_restore(SeqId seq, std::span<const TokenId> tokens) override;
   void restored(SeqId seq, const Restore& piece, bool loaded) override;
   void release(SeqId seq, std::span<const TokenId> tokens, std::vector<KvOp>& ops) override;
@@ -106,10 +107,14 @@ class RadixCache final : public PrefixCache {
   void descend(Node* child, SeqId seq);
   void leave(SeqId seq);
   void touch(Node* node);
-  SeqId holder(const Node* node) const;
+  static SeqId holder(const Node* node);
+  void grow(Node* leaf, std::span<const TokenId> tokens);
   void follow(SeqId seq, Node* child, std::span<const TokenId> rest, std::vector<KvOp>& ops);
+  void absorb(SeqId seq, Node* child, Pos n, std::vector<KvOp>& ops);
+  static void give_up_copy(SeqId seq, const Node* node, Pos begin, Pos end, std::vector<KvOp>& ops);
   void keep(Node* node, SeqId seq, std::vector<KvOp>& ops);
   void prune_root(Node* node);
+  Node* stored_behind(SeqId seq, std::span<const TokenId> tokens) const;
 
   // radix_evict.cpp: what goes, in which order, and where to.
   void refile(Node* node);

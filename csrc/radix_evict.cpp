@@ -191,6 +191,7 @@ void RadixCache::remove(Node* node) {
   Tree::walk(*node, [this](Node& n) {
     unfile(&n);
     --metrics_.n_nodes;
+    if (flushing_) std::erase(to_flush_, &n);
   });
   Node* parent = node->parent;
   tree_.remove(node);
@@ -218,6 +219,7 @@ SeqId RadixCache::acquire_tag(std::vector<KvOp>& ops) {
     live.node->payload.tag_end = 0;
     free_tag(std::exchange(live.node->payload.tag, kNoSeq), ops);
   }
+  if (free_tags_.empty()) mark_pins();
   reason_ = &CacheMetrics::n_evicted_for_tags;
   while (free_tags_.empty()) {
     Node* victim = tag_victim();
@@ -247,7 +249,10 @@ double RadixCache::tag_worth(const Node* leaf) const {
 }
 
 RadixCache::Node* RadixCache::tag_victim() const {
-  const auto worth = [this](const auto& filed) { return tag_worth(filed.second); };
+  const auto worth = [this](const auto& filed) {
+    const Node* leaf = filed.second;
+    return std::pair(pinned_end(leaf) > leaf->begin, tag_worth(leaf));
+  };
   const auto it = std::ranges::min_element(evictable_, {}, worth);
   return it == evictable_.end() ? nullptr : it->second;
 }
@@ -255,7 +260,9 @@ RadixCache::Node* RadixCache::tag_victim() const {
 void RadixCache::settle() {
   for (auto& [node, block] : std::exchange(unsettled_, {})) {
     store_->count(*block);
-    if (flushing_ && to_disk(node, *block)) store_->drop_bytes(*block);
+    if (!flushing_) continue;
+    if (!to_disk(node, *block)) std::erase(node->payload.blocks, block);
+    store_->drop_bytes(*block);
   }
   if (store_->over_ram_limit()) shed_ram();
   store_->reap();
@@ -312,6 +319,16 @@ bool RadixCache::to_disk(Node* node, KvBlock& block) {
     store_->reap();
     it = stored_leaves_.begin();
   }
+  // A block that was split over several nodes is named by the path to the last of them.
+  const auto shares = [&block](const auto& item) {
+    const auto& blocks = item.second->payload.blocks;
+    return !blocks.empty() && blocks.front().get() == &block;
+  };
+  while (node->end() < block.end) {
+    const auto it = std::ranges::find_if(node->children, shares);
+    if (it == node->children.end()) break;
+    node = it->second.get();
+  }
   return store_->write(block, node->space, path_of(node));
 }
 
@@ -366,9 +383,7 @@ bool RadixCache::flush_next(std::vector<KvOp>& ops) {
       if (ops.size() > n_before) return true;
       continue;
     }
-    for (const auto& block : h.blocks) {
-      if (!block->bytes.empty() && !to_disk(node, *block)) return false;
-    }
+    for (const auto& block : h.blocks) to_disk(node, *block);
   }
   return false;
 }
@@ -396,6 +411,7 @@ void RadixCache::clear(std::vector<KvOp>& ops) {
   }
   reason_ = &CacheMetrics::n_evicted_for_cells;
   remove_unheld();
+  tree_.for_each([](Node& node) { node.payload.blocks.clear(); });
   if (store_->disk() != nullptr) store_->disk()->clear();
 }
 

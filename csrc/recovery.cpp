@@ -1,5 +1,6 @@
 // The part of Engine that runs when a call did not go well.
 
+#include <algorithm>
 #include <vector>
 
 #include "engine.h"
@@ -22,9 +23,14 @@ bool Engine::execute(const CallPlan& call, std::vector<Delta>& out) {
       return true;
     case Outcome::kAborted:
       return false;  // all undone; the next step runs it again, without those cancelled meanwhile
-    case Outcome::kPoisoned:
-      isolate_poison(call, out);
+    case Outcome::kPoisoned: {
+      std::vector<Request*> suspects;
+      for (std::size_t i = 0; i < call.items.size(); ++i) {
+        if (staged_[i].poisoned) suspects.push_back(call.items[i].request);
+      }
+      isolate_poison(suspects, out);
       return false;
+    }
     default:
       return bisect(call, outcome, out);
   }
@@ -34,14 +40,14 @@ bool Engine::execute(const CallPlan& call, std::vector<Delta>& out) {
 bool Engine::bisect(const CallPlan& call, Outcome outcome, std::vector<Delta>& out) {
   const std::span<const PlannedRequest> items(call.items);
   if (items.size() == 1) {
-    Request& request = *items[0].request;
-    // Validation has no luck: refused alone is refused for ever.
-    const bool hopeless = outcome == Outcome::kInvalidBatch;
-    if (hopeless || ++request.n_strikes >= kMaxStrikes) {
-      end(request, FinishReason::kError, failure_, out);
-      return true;
-    }
-    return execute(replan(items), out);
+    return strike(*items[0].request, outcome, out) || retry_alone(*items[0].request, out);
+  }
+  // Sequences that were dropped whole start over: a part of the call would end before what failed.
+  const bool started_over = std::ranges::any_of(
+      items, [](const PlannedRequest& item) { return item.request->kv_len() < item.begin; });
+  if (started_over) {
+    return std::ranges::all_of(
+        items, [&](const PlannedRequest& item) { return retry_alone(*item.request, out); });
   }
   const std::size_t n_part = outcome == Outcome::kInvalidBatch ? 1 : (items.size() + 1) / 2;
   for (std::size_t i = 0; i < items.size(); i += n_part) {
@@ -49,6 +55,29 @@ bool Engine::bisect(const CallPlan& call, Outcome outcome, std::vector<Delta>& o
     if (!execute(part, out)) return false;
   }
   return true;
+}
+
+/// A request failed alone. Returns whether that was once too often and it has been ended.
+bool Engine::strike(Request& request, Outcome outcome, std::vector<Delta>& out) {
+  // Validation has no luck: refused alone is refused for ever.
+  const bool hopeless = outcome == Outcome::kInvalidBatch;
+  if (!hopeless && ++request.n_strikes < kMaxStrikes) return false;
+  end(request, FinishReason::kError, failure_, out);
+  return true;
+}
+
+/// Runs a request alone until it gained a token or ended. Returns what execute() does.
+bool Engine::retry_alone(Request& request, std::vector<Delta>& out) {
+  for (;;) {
+    const Outcome outcome = run_alone(request, out);
+    if (outcome == Outcome::kOk) return true;
+    if (outcome == Outcome::kAborted) return false;
+    if (outcome == Outcome::kPoisoned) {
+      isolate_poison({&request}, out);
+      return false;
+    }
+    if (strike(request, outcome, out)) return true;
+  }
 }
 
 /// The same requests from where they stand now: a sequence that had to be dropped starts over.
@@ -71,11 +100,7 @@ CallPlan Engine::replan(std::span<const PlannedRequest> items) const {
 /// is cleared with its data and each of them runs alone in the clean one. Who is poisoned even
 /// there is the source and ends; the others' caches are rebuilt from their tokens by the next
 /// steps.
-void Engine::isolate_poison(const CallPlan& call, std::vector<Delta>& out) {
-  std::vector<Request*> suspects;
-  for (std::size_t i = 0; i < call.items.size(); ++i) {
-    if (staged_[i].poisoned) suspects.push_back(call.items[i].request);
-  }
+void Engine::isolate_poison(const std::vector<Request*>& suspects, std::vector<Delta>& out) {
   if (suspects.size() == 1) {
     const Outcome outcome = run_alone(*suspects[0], out);
     if (outcome == Outcome::kOk || outcome == Outcome::kAborted) return;

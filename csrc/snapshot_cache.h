@@ -32,6 +32,7 @@ class SnapshotCache final : public PrefixCache {
   void publish(SeqId seq, std::span<const TokenId> tokens, bool at_boundary,
                std::vector<KvOp>& ops) override;
   Pos advance(SeqId seq, std::span<const TokenId> tokens, std::vector<KvOp>& ops) override;
+  std::int32_t n_cells_to_restore(SeqId, std::span<const TokenId>) const override { return 0; }
   std::optional<Restore> next_restore(SeqId, std::span<const TokenId>) override { return {}; }
   void restored(SeqId, const Restore&, bool) override {}
   void release(SeqId seq, std::span<const TokenId> tokens, std::vector<KvOp>& ops) override;

@@ -51,6 +51,7 @@ class Replay {
     while (const auto piece = cache_.next_restore(0, all.first(match.n_stored))) {
       if (!room(piece->block->end - piece->block->begin)) break;
       cache_.restored(0, *piece, true);
+      cache_.publish(0, all.first(piece->end), false, ops_);
       n_restored_ += piece->end - n;
       n = piece->end;
     }

@@ -89,6 +89,7 @@ class CacheDriver {
     info.n_ctx = info.n_ctx_train = info.n_batch = n_ctx;
     info.n_seqs = n_seqs;
     info.n_tags = n_tags;
+    info.n_block = 32;
     return info;
   }
 
@@ -149,22 +150,17 @@ class CacheDriver {
   /// Returns whether something was brought back.
   bool restore(SeqId seq) {
     Run& run = runs_[seq];
-    auto piece = cache->next_restore(seq, run.tokens);
-    if (!piece) return false;
-    const bool fits = cache->make_room(piece->block->end - piece->block->begin, ops_);
+    // Before the piece is asked for: what makes room may move it, or forget it.
+    const bool fits = cache->make_room(cache->n_cells_to_restore(seq, run.tokens), ops_);
     apply();
     if (!fits) return false;
-    if (getenv("AGAIN")) {
-      piece.reset();
-      piece = cache->next_restore(seq, run.tokens);
-      if (!piece ||
-          piece->block->end - piece->block->begin > backend.info().n_ctx - backend.n_cells_used())
-        return false;
-    }
+    auto piece = cache->next_restore(seq, run.tokens);
+    if (!piece) return false;
     const bool loaded = backend.load(seq, piece->begin, piece->end, piece->data());
     cache->restored(seq, *piece, loaded);
     if (loaded) run.length = piece->end;
     piece.reset();  // its bytes count for as long as it lives
+    if (loaded) publish(seq);
     check();
     return loaded;
   }
@@ -191,6 +187,14 @@ class CacheDriver {
 
   void flush() {
     while (cache->flush_next(ops_)) apply();
+  }
+
+  /// As when a part of an untrimmable sequence should be undone.
+  void drop(SeqId seq) {
+    backend.apply({KvOp::Kind::kRemove, seq, 0, -1});
+    cache->drop(seq);
+    runs_[seq].length = 0;
+    check();
   }
 
   /// After the cache and the memory were made to forget all.

@@ -79,7 +79,8 @@ BINDINGS: dict[str, str] = {
     "bindings/bind_results": "bindings/bindings metrics types",
     "bindings/bind_engine": (
         "bindings/bindings engine_thread error logits_record warmup"
-        " llama/chat_template llama/fingerprint llama/llama_backend llama/llama_model llama/log_sink"
+        " llama/chat_template llama/fingerprint llama/llama_backend llama/llama_model"
+        " llama/log_sink"
     ),
     "bindings/bind_llama": (
         "bindings/bindings error llama/devices llama/llama_backend llama/llama_model"

@@ -18,7 +18,7 @@ WINDOW = 32
 
 
 def write(kind: str, path: Path) -> Path:
-    """A model of two layers whose memory is of this kind: plain, sliding_window, recurrent, hybrid."""
+    """A model of two layers whose memory is plain, sliding_window, recurrent or hybrid."""
     architecture = {
         "plain": "llama",
         "sliding_window": "gemma3",
