@@ -166,7 +166,12 @@ void EngineThread::stop(FinishReason reason, const std::string& error) {
   }
   engine_.finish_all(reason, error, deltas_);
   publish(true);
-  if (reason == FinishReason::kCancelled) engine_.flush_cache();
+  if (reason != FinishReason::kCancelled) return;
+  try {
+    engine_.flush_cache();
+  } catch (const std::exception&) {
+    // What is not saved will have to be computed again.
+  }
 }
 
 void EngineThread::close() {

@@ -15,8 +15,6 @@ struct KvBlock {
   Pos end = 0;
   std::vector<std::byte> bytes;  // empty: not in memory
   std::uint64_t file = 0;        // id in the disk tier; 0: none
-
-  bool exists() const { return !bytes.empty() || file != 0; }
 };
 
 }  // namespace llamaherd

@@ -1,12 +1,15 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "backend.h"
@@ -20,9 +23,17 @@ class LogitsRecord {
   /// Hashes (FNV-1a, 64 bits) of every row seen for a token prefix's hash, in the order they came.
   using Rows = std::map<std::uint64_t, std::vector<std::uint64_t>>;
 
-  void add(std::uint64_t prefix, std::uint64_t row) {
+  /// The likeliest token of a row and by how much it leads the next one, in the same order.
+  using Tops = std::map<std::uint64_t, std::vector<std::pair<TokenId, float>>>;
+
+  void add(std::uint64_t prefix, std::uint64_t row, std::pair<TokenId, float> top) {
     const std::lock_guard lock(mutex_);
     rows_[prefix].push_back(row);
+    tops_[prefix].push_back(top);
+  }
+  Tops tops() const {
+    const std::lock_guard lock(mutex_);
+    return tops_;
   }
   Rows rows() const {
     const std::lock_guard lock(mutex_);
@@ -32,6 +43,7 @@ class LogitsRecord {
  private:
   mutable std::mutex mutex_;
   Rows rows_;
+  Tops tops_;
 };
 
 /// Passes everything on and notes each logits row that is asked for.
@@ -82,7 +94,7 @@ class RecordingBackend final : public Backend {
 
   std::span<float> logits(std::int32_t row) override {
     const std::span<float> logits = inner_->logits(row);
-    record_->add(prefixes_[row], fingerprint(std::span<const float>(logits)));
+    record_->add(prefixes_[row], fingerprint(std::span<const float>(logits)), top_of(logits));
     return logits;
   }
 
@@ -97,6 +109,15 @@ class RecordingBackend final : public Backend {
     const std::size_t last = end < 0 ? from.size() : static_cast<std::size_t>(end);
     if (to.size() < last) to.resize(last, 0);
     for (auto pos = static_cast<std::size_t>(begin); pos < last; ++pos) to[pos] = from[pos];
+  }
+
+  static std::pair<TokenId, float> top_of(std::span<const float> logits) {
+    const auto first = std::max_element(logits.begin(), logits.end());
+    float next = -std::numeric_limits<float>::infinity();
+    for (auto it = logits.begin(); it != logits.end(); ++it) {
+      if (it != first) next = std::max(next, *it);
+    }
+    return {static_cast<TokenId>(first - logits.begin()), *first - next};
   }
 
   template <typename Values>

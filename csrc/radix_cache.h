@@ -18,9 +18,10 @@ namespace llamaherd {
 ///
 /// Every cell of a sequence that is not private belongs to exactly one node of a radix tree: what
 /// two sequences have computed twice is given up by the second as soon as it is published. A node
-/// is *held* (its tokens have cells) or *stored* (a lower tier has their data); what is below a
-/// stored node is stored. The path to a held node is held by the sequences attached at its end and,
-/// if it is the last held one of a path nobody runs on, by a tag; inner nodes borrow these.
+/// is *held* (its tokens have cells), *stored* (a lower tier has their data) or a *ghost* (only how
+/// it was used is remembered, for a while); below a stored node nothing is held, below a ghost
+/// nothing else is. The path to a held node is held by the sequences attached at its end and, if it
+/// is the last held one of a path nobody runs on, by a tag; inner nodes borrow these.
 class RadixCache final : public PrefixCache {
  public:
   struct Options {

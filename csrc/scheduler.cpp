@@ -139,7 +139,7 @@ void Scheduler::start(Queue::iterator it, const Admission& admission, std::int64
                 plan.kv_ops);
   request->start(seq, n_held, now_ns);
   request->n_restorable = admission.match.n_stored;
-  request->cuts.insert(admission.match.n_seen);
+  if (admission.match.n_seen > 0) request->cuts.insert(admission.match.n_seen);
   if (!admission.logits.empty()) plan.known_starts.push_back({request.get(), admission.logits});
   running_.push_back(std::move(request));
 }

@@ -238,7 +238,9 @@ void bind_engine(py::module_& m) {
       m, "LogitsRecord", "Fingerprints of an engine's logits, to compare runs to the bit.")
       .def(py::init<>())
       .def("rows", &LogitsRecord::rows,
-           "Hash of a token prefix -> hashes of the logits rows computed from it.");
+           "Hash of a token prefix -> hashes of the logits rows computed from it.")
+      .def("tops", &LogitsRecord::tops,
+           "Hash of a token prefix -> (likeliest token, its lead in logits) of these rows.");
 
   py::class_<PyBatchEngine>(m, "BatchEngine", "The core of llamaherd.BatchEngine.")
       .def(py::init<const std::string&, const EngineConfig&, LoadProgress&, bool,
