@@ -49,7 +49,7 @@ class BareLoop:
 def engine(llm: LLM, prompts: list[list[int]], n_new: int) -> float:
     params = SamplingParams(temperature=0, max_tokens=n_new, ignore_eos=True)
     begin = time.perf_counter()
-    results = llm.generate(prompts, params, progress=False)
+    results = llm.generate(prompts, params, progress=False, cache=False)
     seconds = time.perf_counter() - begin
     assert all(result.usage.n_completion == n_new for result in results)
     return len(prompts) * n_new / seconds

@@ -53,6 +53,7 @@ def _print_model(console: Console, name: str) -> None:
         table.add_row(key, _text(facts[key]))
     table.add_row("trained context", _text(facts["n_ctx_train"]))
     table.add_row("memory", facts["memory_kind"])
+    table.add_row("shares prefixes", facts["prefix_sharing"])
     table.add_row("chat template", "yes" if facts["has_chat_template"] else "no")
     for key in ("general.name", "general.architecture", "general.license"):
         if key in metadata:
