@@ -354,6 +354,10 @@ class LogitsRecord:
         """
         Hash of a token prefix -> hashes of the logits rows computed from it.
         """
+    def tops(self) -> dict[int, list[tuple[int, float]]]:
+        """
+        Hash of a token prefix -> (likeliest token, its lead in logits) of these rows.
+        """
 class BatchEngine:
     """
     The core of llamaherd.BatchEngine.

@@ -116,11 +116,8 @@ def test_without_the_cache_nothing_is_shared(alone: Run) -> None:
     assert alone.metrics.n_prefill_rows == 2 * sum(map(len, conversations()))
 
 
-def test_files_of_one_engine_serve_the_next(
-    kind: str, path: Path, alone: Run, tmp_path: Path
-) -> None:
-    if kind in {"recurrent", "hybrid"}:
-        pytest.skip("snapshots have no lower tiers")
+@pytest.mark.parametrize("kind", ["plain", "sliding_window"], indirect=True)
+def test_files_of_one_engine_serve_the_next(path: Path, alone: Run, tmp_path: Path) -> None:
     config = {"n_ctx": 420, "max_seqs": 4, "cache_ram_mib": 0, "cache_dir": str(tmp_path)}
     first = Run(path, **config)
     files = list(tmp_path.glob("*.llkv"))
