@@ -86,17 +86,20 @@ Scheduler::Decision Scheduler::decide(Request& request, Room& room, Admission& a
 }
 
 Scheduler::Admission Scheduler::look_up(const Request& request) {
-  if (!request.cache_space) return {};
-  const CacheSpace space = *request.cache_space;
-  const std::span<const TokenId> tokens = request.tokens();
-  if (request.n_output() == 0) {
-    const std::span<const float> logits = logits_.find(space, tokens);
+  if (request.cache_space && request.n_output() == 0) {
+    const auto logits = logits_.find(*request.cache_space, request.tokens());
     if (!logits.empty()) {
-      const PrefixCache::Match whole = cache_.match(space, tokens);
+      const PrefixCache::Match whole = cache_.match(*request.cache_space, request.tokens());
       if (whole.n_held == request.n_tokens()) return {whole, logits};
     }
   }
-  return {cache_.match(space, tokens.first(tokens.size() - 1)), {}};
+  return {match_all_but_last(request), {}};
+}
+
+/// The last token is computed: its logits are wanted.
+PrefixCache::Match Scheduler::match_all_but_last(const Request& request) const {
+  if (!request.cache_space) return {};
+  return cache_.match(*request.cache_space, request.tokens().first(request.n_tokens() - 1));
 }
 
 bool Scheduler::still_leads(const Request::Following& following) {
@@ -148,7 +151,7 @@ bool Scheduler::admit_now(RequestId id, std::int64_t now_ns, std::vector<KvOp>& 
   const auto it = std::lower_bound(waiting_.begin(), waiting_.end(), id, has_lower_id);
   if (it == waiting_.end() || (*it)->id() != id) return false;
   const Room left = room();
-  const Admission admission = look_up(**it);
+  const Admission admission{match_all_but_last(**it), {}};
   const std::int32_t n_cells =
       (*it)->n_cells_needed() - admission.match.n_held + admission.match.n_newly_needed;
   if (left.n_seqs == 0 || n_cells > left.n_cells) return false;

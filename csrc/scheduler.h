@@ -39,7 +39,7 @@ class Scheduler {
   /// this scheduler owns; it is valid until the next call of any method.
   StepPlan& plan_step(std::int64_t now_ns);
 
-  /// Admits one waiting request out of turn, if it fits.
+  /// Admits one waiting request out of turn, if it fits; it will have at least one token to run.
   bool admit_now(RequestId id, std::int64_t now_ns, std::vector<KvOp>& ops);
 
   /// A running request whose sequence has been released waits again, at its old place.
@@ -80,6 +80,7 @@ class Scheduler {
   void admit(std::int64_t now_ns);
   Decision decide(Request& request, Room& room, Admission& admission, std::int64_t now_ns);
   Admission look_up(const Request& request);
+  PrefixCache::Match match_all_but_last(const Request& request) const;
   Request* leader_of(const Request& request, Pos n_have);
   bool still_leads(const Request::Following& following);
   void start(Queue::iterator it, const Admission& admission, std::int64_t now_ns, StepPlan& plan);

@@ -100,6 +100,17 @@ TEST_P(EngineFaults, ManyAbortsInARowOnlyTakeTime) {
   EXPECT_EQ(herd.engine.metrics().n_aborted, 30);
 }
 
+TEST_P(EngineFaults, IdenticalPromptsThatWereSpoiledTogetherAreBothRunAgain) {
+  // Too short to wait for each other; when the second is run again, the first has left its logits.
+  options_.fake.faults[0] = {Fault::Kind::kNan};
+  Herd herd(options_);
+  const Spec spec = greedy({5, 6, 7}, 10);
+  const auto outcomes = run_together(herd, {spec, spec});
+  EXPECT_EQ(outcomes[0], run_alone(spec));
+  EXPECT_EQ(outcomes[1], run_alone(spec));
+  EXPECT_EQ(herd.engine.metrics().n_cache_rebuilds, 1);
+}
+
 TEST_P(EngineFaults, FailingAloneOnceIsForgiven) {
   options_.fake.faults[2] = {Fault::Kind::kThrow, DecodeStatus::kFailed, 1};
   options_.fake.faults[5] = {Fault::Kind::kThrow, DecodeStatus::kFailed, 1};
