@@ -243,7 +243,7 @@ class CacheDriver {
       ASSERT_EQ(backend.length(seq), run.length) << "sequence " << seq;
       std::vector<std::pair<Pos, TokenId>> cells(run.length);
       const auto bytes = backend.save(seq, 0, run.length);
-      std::memcpy(cells.data(), bytes.data(), bytes.size());
+      if (!bytes.empty()) std::memcpy(cells.data(), bytes.data(), bytes.size());
       for (Pos i = 0; i < run.length; ++i) {
         ASSERT_EQ(cells[i], std::pair(i, run.tokens[i])) << "sequence " << seq;
       }
