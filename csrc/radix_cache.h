@@ -117,7 +117,7 @@ class RadixCache final : public PrefixCache {
   void prune_root(Node* node);
   Node* stored_behind(SeqId seq, std::span<const TokenId> tokens) const;
 
-  // radix_evict.cpp: what goes, in which order, and where to.
+  // radix_evict.cpp: what goes and in which order; radix_tiers.cpp: where to, and back.
   void refile(Node* node);
   static bool has_stored_child(const Node* node);
   void unfile(Node* node);

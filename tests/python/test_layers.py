@@ -40,6 +40,7 @@ CORE: dict[str, str] = {
     "prompt_logits": "prefix_cache types",
     "radix_cache": "block_store costs eviction prefix_cache radix_tree",
     "radix_evict": "radix_cache",
+    "radix_tiers": "radix_cache",
     "radix_audit": "radix_cache",
     "snapshot_cache": "eviction prefix_cache",
     "make_cache": "backend costs prefix_cache radix_cache snapshot_cache",
