@@ -34,7 +34,9 @@ def agent_prompts(engine: BatchEngine, trajectories: Path, n: int, n_most: int) 
             if role == "assistant" and len(messages) > 1:
                 system = engine.tokenize(messages[0]["content"])[:400]
                 text, _ = engine.apply_chat_template(messages[1:])
-                prompt = system + engine.tokenize(text)[: n_most - N_FORCED - len(system)]
+                prompt = system + engine.tokenize(text)
+                if len(prompt) + N_FORCED > n_most:
+                    break
                 prompts += [prompt, prompt + engine.tokenize(content)[:N_FORCED]]
                 if len(prompts) >= n:
                     return prompts[:n]
