@@ -8,8 +8,6 @@ namespace llamaherd {
 BlockStore::BlockStore(std::int64_t max_ram_bytes, std::unique_ptr<DiskTier> disk)
     : max_ram_bytes_(max_ram_bytes), disk_(std::move(disk)) {}
 
-BlockStore::~BlockStore() = default;
-
 std::shared_ptr<KvBlock> BlockStore::make(Pos begin, Pos end) {
   const auto forget = [ledger = ledger_](KvBlock* block) {
     ledger->n_ram_bytes -= static_cast<std::int64_t>(block->bytes.size());

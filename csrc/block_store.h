@@ -13,17 +13,16 @@
 namespace llamaherd {
 
 /// The lower tiers' blocks: counts their bytes in host memory, moves them to files and back. A
-/// block that nobody refers to any more is gone, its file too.
+/// block that nobody refers to any more is gone, its file too, but for what the store leaves behind
+/// when it goes itself.
 class BlockStore {
  public:
   /// `disk` may be null.
   BlockStore(std::int64_t max_ram_bytes, std::unique_ptr<DiskTier> disk);
-  ~BlockStore();  // leaves the files
 
   /// Whether there is any tier below the KV cache.
   bool enabled() const { return max_ram_bytes_ > 0 || disk_ != nullptr; }
   DiskTier* disk() { return disk_.get(); }
-  const DiskTier* disk() const { return disk_.get(); }
 
   std::shared_ptr<KvBlock> make(Pos begin, Pos end);
   /// A block whose data lies in a file already.

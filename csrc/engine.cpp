@@ -54,13 +54,14 @@ void Engine::step(std::vector<Delta>& out) {
 
 /// Carries out what the cache asked for, and forgets it.
 void Engine::apply(std::vector<KvOp>& ops) {
-  for (const KvOp& op : std::exchange(ops, {})) {
+  for (const KvOp& op : ops) {
     if (op.kind == KvOp::Kind::kSave) {
       save(op);
     } else if (!backend_.apply(op)) {
       throw std::logic_error("a planned cache operation was refused");
     }
   }
+  ops.clear();
   cache_->settle();
 }
 

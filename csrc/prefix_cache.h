@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -12,9 +13,6 @@
 #include "types.h"
 
 namespace llamaherd {
-
-/// Separates what must not be shared though its tokens are the same: tenants now.
-using CacheSpace = std::uint64_t;
 
 /// Who holds which cells of the KV cache, and what of it a new request can share.
 ///
@@ -101,11 +99,11 @@ class PrefixCache {
 
   /// Evicts [0, tokens.size()) last, whenever it is cached, until `expires_ns` (0: never). A name
   /// that is pinned already is pinned anew.
-  virtual void pin(const std::string& name, CacheSpace space, std::vector<TokenId> tokens,
-                   std::int64_t expires_ns) = 0;
+  void pin(const std::string& name, CacheSpace space, std::vector<TokenId> tokens,
+           std::int64_t expires_ns);
   /// Returns whether there was such a pin.
-  virtual bool unpin(const std::string& name) = 0;
-  virtual void expire_pins(std::int64_t now_ns) = 0;
+  bool unpin(const std::string& name);
+  void expire_pins(std::int64_t now_ns);
 
   /// Writes a piece of what is cached and not yet on disk there, if there is a disk tier, when the
   /// operations have been applied and settle() is called. Returns false when nothing is left.
@@ -117,6 +115,14 @@ class PrefixCache {
   virtual std::vector<Belief> beliefs() const = 0;
   /// One sentence per rule its own books break.
   virtual std::vector<std::string> violations() const = 0;
+
+ protected:
+  struct Pin {
+    CacheSpace space = 0;
+    std::vector<TokenId> tokens;
+    std::int64_t expires_ns = 0;
+  };
+  std::map<std::string, Pin> pins_;
 };
 
 }  // namespace llamaherd

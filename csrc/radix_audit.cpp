@@ -9,7 +9,7 @@ namespace llamaherd {
 void RadixCache::fill(CacheMetrics& metrics) const {
   metrics = metrics_;
   metrics.n_tags = options_.n_tags;
-  metrics.n_tags_used = options_.n_tags - static_cast<std::int32_t>(free_tags_.size());
+  metrics.n_tags_used = options_.n_tags - tags_.n_free();
   metrics.n_pins = static_cast<std::int32_t>(pins_.size());
   metrics.n_cells_reclaimable = n_held_ - n_running_;
   metrics.n_bytes_ram = store_->n_ram_bytes();
@@ -40,7 +40,7 @@ std::vector<std::string> RadixCache::violations() const {
     }
   };
   std::int64_t n_held = 0, n_running = 0, n_nodes = 0, n_ram_bytes = 0;
-  std::set<SeqId> tags(free_tags_.begin(), free_tags_.end());
+  std::set<SeqId> tags;
   std::set<const KvBlock*> blocks;
   tree_.for_each([&](const Node& node) {
     const Holding& h = node.payload;
@@ -87,7 +87,7 @@ std::vector<std::string> RadixCache::violations() const {
       expect(covered >= node.end(), node, "stored, but its data is not");
     }
     if (h.tag != kNoSeq) {
-      expect(tags.insert(h.tag).second, node, "shares its tag");
+      expect(tags.insert(h.tag).second && tags_.in_use(h.tag), node, "shares its tag");
       expect(h.held && n_held_children == 0, node, "has a tag it does not need");
     }
   });
@@ -99,7 +99,8 @@ std::vector<std::string> RadixCache::violations() const {
   expect_equal(n_held, n_held_, "cells held, summed vs counted");
   expect_equal(n_running, n_running_, "cells of running sequences, summed vs counted");
   expect_equal(n_nodes, metrics_.n_nodes, "nodes");
-  expect_equal(static_cast<std::int64_t>(tags.size()), options_.n_tags, "tags used and free");
+  expect_equal(static_cast<std::int64_t>(tags.size()), options_.n_tags - tags_.n_free(),
+               "tags, found vs counted");
   expect_equal(n_ram_bytes, store_->n_ram_bytes(), "bytes in host memory, summed vs counted");
   return found;
 }

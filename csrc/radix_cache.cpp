@@ -36,8 +36,11 @@ RadixCache::Holding RadixCache::Holding::split_off(Pos at) {
 }
 
 RadixCache::RadixCache(const Options& options, std::unique_ptr<BlockStore> store)
-    : options_(options), store_(std::move(store)), live_(options.n_seqs), model_(options.n_cells) {
-  for (SeqId i = options.n_tags; i > 0; --i) free_tags_.push_back(options.first_tag + i - 1);
+    : options_(options),
+      store_(std::move(store)),
+      live_(options.n_seqs),
+      tags_(options.n_tags, options.first_tag),
+      model_(options.n_cells) {
   adopt_files();
 }
 
@@ -272,15 +275,13 @@ void RadixCache::keep(Node* node, SeqId seq, std::vector<KvOp>& ops) {
     h.tag_end = 0;
   }
   if (h.tag == kNoSeq) {
-    reason_ = &CacheMetrics::n_evicted_for_tags;
     for (bool held_by_others = false; !held_by_others;) {
       Node* parent = node->parent;
       held_by_others = parent->is_root() || !parent->payload.attached.empty() ||
                        parent->payload.n_held_children > 1;
-      cut(node, node->begin, seq, ops);
+      cut(node, node->begin, seq, &CacheMetrics::n_evicted_for_tags, ops);
       node = parent;
     }
-    reason_ = &CacheMetrics::n_evicted_for_cells;
     return;
   }
   copy(ops, seq, h.tag_end, node->end(), h.tag);
@@ -367,21 +368,7 @@ void RadixCache::forget_all() {
   to_flush_.clear();
   unsettled_.clear();
   n_held_ = n_running_ = n_private_ = 0;
-  free_tags_.clear();
-  for (SeqId i = options_.n_tags; i > 0; --i) free_tags_.push_back(options_.first_tag + i - 1);
-}
-
-void RadixCache::pin(const std::string& name, CacheSpace space, std::vector<TokenId> tokens,
-                     std::int64_t expires_ns) {
-  pins_[name] = {space, std::move(tokens), expires_ns};
-}
-
-bool RadixCache::unpin(const std::string& name) { return pins_.erase(name) > 0; }
-
-void RadixCache::expire_pins(std::int64_t now_ns) {
-  std::erase_if(pins_, [now_ns](const auto& pin) {
-    return pin.second.expires_ns != 0 && pin.second.expires_ns <= now_ns;
-  });
+  tags_ = SeqPool(options_.n_tags, options_.first_tag);
 }
 
 }  // namespace llamaherd

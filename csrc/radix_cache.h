@@ -11,6 +11,7 @@
 #include "eviction.h"
 #include "prefix_cache.h"
 #include "radix_tree.h"
+#include "seq_pool.h"
 
 namespace llamaherd {
 
@@ -50,10 +51,6 @@ class RadixCache final : public PrefixCache {
   void settle() override;
   void clear(std::vector<KvOp>& ops) override;
   void forget_all() override;
-  void pin(const std::string& name, CacheSpace space, std::vector<TokenId> tokens,
-           std::int64_t expires_ns) override;
-  bool unpin(const std::string& name) override;
-  void expire_pins(std::int64_t now_ns) override;
   bool flush_next(std::vector<KvOp>& ops) override;
 
   std::int32_t n_cells_used() const override { return n_held_ + n_private_; }
@@ -84,6 +81,8 @@ class RadixCache final : public PrefixCache {
     bool ghost() const { return !held && blocks.empty(); }
     Holding split_off(Pos at);
   };
+  // Why something goes: which counter is told.
+  using Reason = std::int64_t CacheMetrics::*;
   using Tree = RadixTree<Holding>;
   using Node = Tree::Node;
   using Order = std::map<Rank, Node*>;
@@ -93,12 +92,6 @@ class RadixCache final : public PrefixCache {
     Node* node = nullptr;  // null while in use: private
     Pos n_private = 0;
     bool owns_leaf = false;  // made `node`, and alone extends it
-  };
-
-  struct Pin {
-    CacheSpace space = 0;
-    std::vector<TokenId> tokens;
-    std::int64_t expires_ns = 0;
   };
 
   // radix_cache.cpp: sequences come, grow and go.
@@ -125,7 +118,7 @@ class RadixCache final : public PrefixCache {
   void mark_pins();
   Pos pinned_end(const Node* node) const;
   Node* cell_victim(bool pinned_too) const;
-  void cut(Node* leaf, Pos at, SeqId holder, std::vector<KvOp>& ops);
+  void cut(Node* leaf, Pos at, SeqId holder, Reason reason, std::vector<KvOp>& ops);
   bool save(Node* node, SeqId holder, std::vector<KvOp>& ops);
   void make_ghost(Node* node);
   void shed_ghosts();
@@ -134,7 +127,7 @@ class RadixCache final : public PrefixCache {
   void free_tag(SeqId tag, std::vector<KvOp>& ops);
   Node* tag_victim() const;
   double tag_worth(const Node* leaf) const;
-  void drop_tail(Node* leaf, std::int64_t CacheMetrics::*reason);
+  void drop_tail(Node* leaf, Reason reason);
   void shed_ram();
   bool to_disk(Node* node, KvBlock& block);
   void adopt_files();
@@ -145,18 +138,16 @@ class RadixCache final : public PrefixCache {
   Options options_;
   std::unique_ptr<BlockStore> store_;
   Tree tree_;
-  std::vector<Live> live_;        // by sequence id
-  std::vector<SeqId> free_tags_;  // a stack
-  Order evictable_;               // held, without held children, needed by nobody who runs
-  Order stored_leaves_;           // stored, without children
-  Order in_ram_;                  // stored, with data in host memory
-  Order ghosts_;                  // the oldest first
+  std::vector<Live> live_;  // by sequence id
+  SeqPool tags_;
+  Order evictable_;      // held, without held children, needed by nobody who runs
+  Order stored_leaves_;  // stored, without children
+  Order in_ram_;         // stored, with data in host memory
+  Order ghosts_;         // the oldest first
   std::int64_t n_ghost_tokens_ = 0;
   std::vector<std::pair<Node*, std::shared_ptr<KvBlock>>> unsettled_;  // a save is under way
   std::vector<Node*> to_flush_;                                        // a stack
   bool flushing_ = false;
-  bool saves_ = true;
-  std::map<std::string, Pin> pins_;
   ReuseModel model_;
   std::int64_t n_evictions_ = 0;
   std::int64_t pin_round_ = 0;
@@ -165,8 +156,6 @@ class RadixCache final : public PrefixCache {
   std::int32_t n_running_ = 0;  // of those with n_running > 0
   std::int32_t n_private_ = 0;
   CacheMetrics metrics_;
-  // Why cells are being freed: which counter of metrics_ is told.
-  std::int64_t CacheMetrics::*reason_ = &CacheMetrics::n_evicted_for_cells;
 };
 
 }  // namespace llamaherd

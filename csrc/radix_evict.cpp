@@ -104,7 +104,8 @@ bool RadixCache::make_room(std::int32_t n, std::vector<KvOp>& ops) {
       if (victim == nullptr) break;
       const Pos floor = pinned_too ? victim->begin : pinned_end(victim);
       const Pos n_wanted = (n - n_free() + kEvictedPiece - 1) / kEvictedPiece * kEvictedPiece;
-      cut(victim, std::max(floor, victim->end() - n_wanted), victim->payload.tag, ops);
+      cut(victim, std::max(floor, victim->end() - n_wanted), victim->payload.tag,
+          &CacheMetrics::n_evicted_for_cells, ops);
     }
   }
   return n <= n_free();
@@ -118,12 +119,12 @@ RadixCache::Node* RadixCache::cell_victim(bool pinned_too) const {
 }
 
 /// Takes the cells of [at, end) from a held leaf that nobody who runs needs; `holder` holds them.
-void RadixCache::cut(Node* leaf, Pos at, SeqId holder, std::vector<KvOp>& ops) {
+void RadixCache::cut(Node* leaf, Pos at, SeqId holder, Reason reason, std::vector<KvOp>& ops) {
   if (at > leaf->begin) split(leaf, at);
   Node* parent = leaf->parent;
   Holding& h = leaf->payload;
-  const bool saved = save(leaf, holder, ops);
-  metrics_.*reason_ += leaf->length();
+  const bool saved = reason != &CacheMetrics::n_evicted_by_clear && save(leaf, holder, ops);
+  metrics_.*reason += leaf->length();
   const SeqId tag = std::exchange(h.tag, kNoSeq);
   set_held(leaf, false);
   if (tag != kNoSeq) {
@@ -183,36 +184,31 @@ void RadixCache::prune_root(Node* node) {
 
 void RadixCache::free_tag(SeqId tag, std::vector<KvOp>& ops) {
   ops.push_back({KvOp::Kind::kRemove, tag, 0, -1});
-  free_tags_.push_back(tag);
+  tags_.release(tag);
 }
 
 /// A tag for a path that is about to be kept; none only if those who run need all the others.
 SeqId RadixCache::acquire_tag(std::vector<KvOp>& ops) {
   for (const Live& live : live_) {
-    if (!free_tags_.empty()) break;
+    if (tags_.n_free() > 0) break;
     // Whoever runs holds its leaf itself.
     if (live.node == nullptr || live.node->payload.tag == kNoSeq) continue;
     live.node->payload.tag_end = 0;
     free_tag(std::exchange(live.node->payload.tag, kNoSeq), ops);
   }
-  if (free_tags_.empty()) mark_pins();
-  reason_ = &CacheMetrics::n_evicted_for_tags;
-  while (free_tags_.empty()) {
+  if (tags_.n_free() == 0) mark_pins();
+  while (tags_.n_free() == 0) {
     Node* victim = tag_victim();
     if (victim == nullptr) break;
     // Up to where another path branches off and keeps the rest.
     for (bool freed = false; !freed;) {
       Node* parent = victim->parent;
-      cut(victim, victim->begin, victim->payload.tag, ops);
-      freed = !free_tags_.empty();
+      cut(victim, victim->begin, victim->payload.tag, &CacheMetrics::n_evicted_for_tags, ops);
+      freed = tags_.n_free() > 0;
       victim = parent;
     }
   }
-  reason_ = &CacheMetrics::n_evicted_for_cells;
-  if (free_tags_.empty()) return kNoSeq;
-  const SeqId tag = free_tags_.back();
-  free_tags_.pop_back();
-  return tag;
+  return tags_.n_free() > 0 ? tags_.acquire() : kNoSeq;
 }
 
 /// With its tag goes all that no other path shares: a doubling of it is worth one mean gap, as is a
@@ -246,15 +242,10 @@ void RadixCache::clear(std::vector<KvOp>& ops) {
   };
   pins_.clear();
   remove_unheld();
-  reason_ = &CacheMetrics::n_evicted_by_clear;
   while (!evictable_.empty()) {
     Node* leaf = evictable_.begin()->second;
-    leaf->payload.blocks.clear();
-    saves_ = false;
-    cut(leaf, leaf->begin, leaf->payload.tag, ops);
-    saves_ = true;
+    cut(leaf, leaf->begin, leaf->payload.tag, &CacheMetrics::n_evicted_by_clear, ops);
   }
-  reason_ = &CacheMetrics::n_evicted_for_cells;
   remove_unheld();
   tree_.for_each([](Node& node) { node.payload.blocks.clear(); });
   if (store_->disk() != nullptr) store_->disk()->clear();

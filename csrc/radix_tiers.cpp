@@ -14,7 +14,7 @@ constexpr Pos kMinSaved = 16;
 
 /// Plans the copies of a node's data out of the cells. Returns false if it is to be dropped.
 bool RadixCache::save(Node* node, SeqId holder, std::vector<KvOp>& ops) {
-  if (!store_->enabled() || !saves_) return false;
+  if (!store_->enabled()) return false;
   Holding& h = node->payload;
   Pos covered = node->begin;
   for (const auto& block : h.blocks) {
@@ -74,7 +74,7 @@ void RadixCache::shed_ram() {
 }
 
 /// Forgets the last block of a stored leaf.
-void RadixCache::drop_tail(Node* leaf, std::int64_t CacheMetrics::*reason) {
+void RadixCache::drop_tail(Node* leaf, Reason reason) {
   const Pos at = leaf->payload.blocks.empty() ? 0 : leaf->payload.blocks.back()->begin;
   if (at > leaf->begin) split(leaf, at);
   metrics_.*reason += leaf->length();

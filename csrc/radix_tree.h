@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <map>
 #include <memory>
 #include <span>
 #include <utility>
 #include <vector>
 
+#include "common_length.h"
 #include "types.h"
 
 namespace llamaherd {
@@ -67,14 +67,7 @@ class RadixTree {
 
   /// How many of `tokens` the edge of `node` begins with.
   static Pos common(const Node& node, std::span<const TokenId> tokens) {
-    // In pieces, which memcmp compares many times faster than a loop with an exit does.
-    constexpr std::size_t kPiece = 64;
-    const std::size_t n = std::min(node.tokens.size(), tokens.size());
-    const TokenId* a = node.tokens.data();
-    const TokenId* b = tokens.data();
-    std::size_t i = 0;
-    while (i + kPiece <= n && std::memcmp(a + i, b + i, kPiece * sizeof(TokenId)) == 0) i += kPiece;
-    return static_cast<Pos>(std::mismatch(a + i, a + n, b + i).first - a);
+    return common_length(node.tokens, tokens);
   }
 
   /// The root of a space, made if it is not there.

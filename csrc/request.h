@@ -31,7 +31,7 @@ class Request {
           std::int64_t submit_ns);
 
   /// How it uses the prefix cache; none: privately.
-  std::optional<std::uint64_t> cache_space;
+  std::optional<CacheSpace> cache_space;
 
   /// While it waits for tokens that another request is computing: whose, and up to which.
   struct Following {

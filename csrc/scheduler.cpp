@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "common_length.h"
 #include "in_flight.h"
 
 namespace llamaherd {
@@ -10,11 +11,6 @@ namespace {
 
 bool has_lower_id(const std::unique_ptr<Request>& request, RequestId id) {
   return request->id() < id;
-}
-
-Pos common_length(std::span<const TokenId> a, std::span<const TokenId> b) {
-  const std::size_t n = std::min(a.size(), b.size());
-  return static_cast<Pos>(std::mismatch(a.begin(), a.begin() + n, b.begin()).first - a.begin());
 }
 
 }  // namespace
@@ -63,7 +59,7 @@ Scheduler::Decision Scheduler::decide(Request& request, Room& room, Admission& a
   bool follows = following && still_leads(*following);
   if (!follows) {
     admission = look_up(request);
-    const Pos n_have = std::max(admission.match.n_held, admission.match.n_stored);
+    const Pos n_have = admission.match.n_stored;
     if (Request* leader = leader_of(request, n_have)) {
       follows = true;
       if (!following) {

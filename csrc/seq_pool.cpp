@@ -13,14 +13,14 @@ SeqId SeqPool::acquire() {
   }
   *it = true;
   ++n_in_use_;
-  return static_cast<SeqId>(it - in_use_.begin());
+  return first_ + static_cast<SeqId>(it - in_use_.begin());
 }
 
 void SeqPool::release(SeqId seq) {
-  if (!in_use_[seq]) {
+  if (!in_use(seq)) {
     throw std::logic_error("SeqPool::release: sequence " + std::to_string(seq) + " is free");
   }
-  in_use_[seq] = false;
+  in_use_[seq - first_] = false;
   --n_in_use_;
 }
 

@@ -4,30 +4,44 @@
 #include <stdexcept>
 #include <utility>
 
+#include "common_length.h"
+
 namespace llamaherd {
 namespace {
 
 // A boundary less far from the last one is not worth an id.
 constexpr Pos kMinPiece = 16;
 
-Pos common_length(std::span<const TokenId> a, std::span<const TokenId> b) {
-  const std::size_t n = std::min(a.size(), b.size());
-  return static_cast<Pos>(std::mismatch(a.begin(), a.begin() + n, b.begin()).first - a.begin());
-}
-
 }  // namespace
 
 SnapshotCache::SnapshotCache(const Options& options)
-    : options_(options), live_(options.n_seqs), model_(options.n_cells) {
-  for (SeqId i = options.n_tags; i > 0; --i) free_tags_.push_back(options.first_tag + i - 1);
+    : options_(options),
+      live_(options.n_seqs),
+      tags_(options.n_tags, options.first_tag),
+      model_(options.n_cells) {}
+
+/// Makes what a sequence has added by itself a piece that snapshots can share.
+void SnapshotCache::share_cells(Live& live) {
+  if (live.length == live.n_shared) return;
+  const auto count_out = [used = n_used_](const std::int32_t* n) {
+    *used -= *n;
+    delete n;
+  };
+  live.cells.emplace_back(new std::int32_t(live.length - live.n_shared), count_out);
+  live.n_shared = live.length;
 }
 
-SnapshotCache::Cells SnapshotCache::new_cells(std::int32_t n) {
-  *n_used_ += n;
-  return {new std::int32_t(n), [used = n_used_](const std::int32_t* cells) {
-            *used -= *cells;
-            delete cells;
-          }};
+void SnapshotCache::drop_cells(Live& live) {
+  *n_used_ -= live.length - live.n_shared;
+  live.cells.clear();
+  live.length = live.n_shared = 0;
+}
+
+SnapshotCache::Snapshots::iterator SnapshotCache::find_same(CacheSpace space,
+                                                            std::span<const TokenId> tokens) {
+  return std::ranges::find_if(snapshots_, [&](const Snapshot& s) {
+    return s.space == space && std::ranges::equal(s.tokens, tokens);
+  });
 }
 
 const SnapshotCache::Snapshot* SnapshotCache::find(CacheSpace space,
@@ -55,7 +69,7 @@ PrefixCache::Match SnapshotCache::match(CacheSpace space, std::span<const TokenI
 
 void SnapshotCache::fork(const Snapshot& from, SeqId seq, std::vector<KvOp>& ops) {
   ops.push_back({KvOp::Kind::kCopy, from.tag, 0, -1, seq});
-  live_[seq].length = from.length();
+  live_[seq].length = live_[seq].n_shared = from.length();
   live_[seq].cells = from.cells;
 }
 
@@ -69,15 +83,14 @@ void SnapshotCache::attach(SeqId seq, std::optional<CacheSpace> space,
   live.space = space;
   if (!space) return;
   if (tokens.empty()) return;
-  const auto it = std::ranges::find_if(snapshots_, [&](const Snapshot& s) {
-    return s.space == *space && std::ranges::equal(s.tokens, tokens);
-  });
+  const auto it = find_same(*space, tokens);
   if (it == snapshots_.end()) throw std::logic_error("SnapshotCache::attach to what is not held");
   model_.touch(it->usage, it->length());
   fork(*it, seq, ops);
   const Pos n_waited = std::max(0, it->length() - waited_from);
   metrics_.n_from_in_flight += n_waited;
-  (it->of_running ? metrics_.n_from_running : metrics_.n_from_finished) += it->length() - n_waited;
+  (it->maker != kNoSeq ? metrics_.n_from_running : metrics_.n_from_finished) +=
+      it->length() - n_waited;
 }
 
 void SnapshotCache::publish(SeqId seq, std::span<const TokenId> tokens, bool at_boundary,
@@ -85,7 +98,7 @@ void SnapshotCache::publish(SeqId seq, std::span<const TokenId> tokens, bool at_
   Live& live = live_[seq];
   const auto length = static_cast<Pos>(tokens.size());
   const Pos n_new = length - live.length;
-  live.cells.push_back(new_cells(n_new));
+  *n_used_ += n_new;
   live.length = length;
   model_.advance(n_new);
   const bool is_chunk_end = n_new > 1;
@@ -102,9 +115,7 @@ void SnapshotCache::publish(SeqId seq, std::span<const TokenId> tokens, bool at_
 SnapshotCache::Snapshot* SnapshotCache::take(SeqId seq, std::span<const TokenId> tokens,
                                              std::vector<KvOp>& ops) {
   Live& live = live_[seq];
-  const auto same = std::ranges::find_if(snapshots_, [&](const Snapshot& s) {
-    return s.space == *live.space && std::ranges::equal(s.tokens, tokens);
-  });
+  const auto same = find_same(*live.space, tokens);
   if (same != snapshots_.end()) {
     model_.touch(same->usage, same->length());
     return nullptr;
@@ -115,10 +126,10 @@ SnapshotCache::Snapshot* SnapshotCache::take(SeqId seq, std::span<const TokenId>
   s.tag = tag;
   s.space = *live.space;
   s.tokens.assign(tokens.begin(), tokens.end());
+  share_cells(live);
   s.cells = live.cells;
-  s.of_running = true;
+  s.maker = seq;
   model_.touch(s.usage, s.length());
-  live.made.push_back(&s);
   ops.push_back({KvOp::Kind::kCopy, seq, 0, -1, tag});
   return &s;
 }
@@ -136,25 +147,23 @@ void SnapshotCache::release(SeqId seq, std::span<const TokenId> tokens, std::vec
   Live& live = live_[seq];
   if (!live.in_use) throw std::logic_error("SnapshotCache::release of an idle sequence");
   if (live.space && live.length > 0) take(seq, tokens.first(live.length), ops);
-  for (Snapshot* s : live.made) s->of_running = false;
+  for (Snapshot& s : snapshots_) {
+    if (s.maker == seq) s.maker = kNoSeq;
+  }
   ops.push_back({KvOp::Kind::kRemove, seq, 0, -1});
+  drop_cells(live);
   live = {};
 }
 
-void SnapshotCache::drop(SeqId seq) {
-  live_[seq].cells.clear();
-  live_[seq].length = 0;
-}
+void SnapshotCache::drop(SeqId seq) { drop_cells(live_[seq]); }
 
 SeqId SnapshotCache::acquire_tag(std::vector<KvOp>& ops) {
-  if (free_tags_.empty()) {
+  if (tags_.n_free() == 0) {
     Snapshot* s = victim();
     if (s == nullptr) return kNoSeq;
     evict(s, &CacheMetrics::n_evicted_for_tags, ops);
   }
-  const SeqId tag = free_tags_.back();
-  free_tags_.pop_back();
-  return tag;
+  return tags_.acquire();
 }
 
 bool SnapshotCache::pinned(const Snapshot& s) const {
@@ -171,15 +180,13 @@ SnapshotCache::Snapshot* SnapshotCache::victim() {
 }
 
 /// Without a reason: it is replaced by a better one.
-void SnapshotCache::evict(Snapshot* snapshot, std::int64_t CacheMetrics::*reason,
-                          std::vector<KvOp>& ops) {
+void SnapshotCache::evict(Snapshot* snapshot, Reason reason, std::vector<KvOp>& ops) {
   if (reason != nullptr) metrics_.*reason += snapshot->length();
   for (Live& live : live_) {
-    std::erase(live.made, snapshot);
     if (live.last_chunk == snapshot) live.last_chunk = nullptr;
   }
   ops.push_back({KvOp::Kind::kRemove, snapshot->tag, 0, -1});
-  free_tags_.push_back(snapshot->tag);
+  tags_.release(snapshot->tag);
   snapshots_.remove_if([snapshot](const Snapshot& s) { return &s == snapshot; });
 }
 
@@ -201,20 +208,11 @@ void SnapshotCache::clear(std::vector<KvOp>& ops) {
 
 void SnapshotCache::forget_all() {
   snapshots_.clear();
-  for (Live& live : live_) live = {};
-  free_tags_.clear();
-  for (SeqId i = options_.n_tags; i > 0; --i) free_tags_.push_back(options_.first_tag + i - 1);
-}
-
-void SnapshotCache::pin(const std::string& name, CacheSpace space, std::vector<TokenId> tokens,
-                        std::int64_t expires_ns) {
-  pins_[name] = {space, std::move(tokens), expires_ns};
-}
-
-void SnapshotCache::expire_pins(std::int64_t now_ns) {
-  std::erase_if(pins_, [now_ns](const auto& pin) {
-    return pin.second.expires_ns != 0 && pin.second.expires_ns <= now_ns;
-  });
+  for (Live& live : live_) {
+    drop_cells(live);
+    live = {};
+  }
+  tags_ = SeqPool(options_.n_tags, options_.first_tag);
 }
 
 std::int32_t SnapshotCache::n_cells_needed() const {
@@ -235,17 +233,19 @@ void SnapshotCache::fill(CacheMetrics& metrics) const {
 std::vector<PrefixCache::Belief> SnapshotCache::beliefs() const {
   std::vector<Belief> beliefs;
   for (SeqId seq = 0; seq < options_.n_seqs; ++seq) beliefs.push_back({seq, live_[seq].length});
-  for (const SeqId tag : free_tags_) beliefs.push_back({tag, 0});
+  for (SeqId tag = options_.first_tag; tag < options_.first_tag + options_.n_tags; ++tag) {
+    if (!tags_.in_use(tag)) beliefs.push_back({tag, 0});
+  }
   for (const Snapshot& s : snapshots_) beliefs.push_back({s.tag, s.length()});
   return beliefs;
 }
 
 std::vector<std::string> SnapshotCache::violations() const {
   std::vector<std::string> found;
-  const std::size_t n_tags = free_tags_.size() + snapshots_.size();
-  if (n_tags != static_cast<std::size_t>(options_.n_tags)) {
-    found.push_back("tags used and free: " + std::to_string(n_tags) +
-                    " != " + std::to_string(options_.n_tags));
+  const std::int32_t n_tags_used = options_.n_tags - tags_.n_free();
+  if (static_cast<std::size_t>(n_tags_used) != snapshots_.size()) {
+    found.push_back("snapshots vs tags: " + std::to_string(snapshots_.size()) +
+                    " != " + std::to_string(n_tags_used));
   }
   const auto check = [&found](const std::vector<Cells>& cells, Pos length, const char* what) {
     std::int64_t n = 0;
@@ -255,7 +255,7 @@ std::vector<std::string> SnapshotCache::violations() const {
                       std::to_string(n) + " cells");
     }
   };
-  for (const Live& live : live_) check(live.cells, live.length, "a sequence");
+  for (const Live& live : live_) check(live.cells, live.n_shared, "a sequence");
   for (const Snapshot& s : snapshots_) check(s.cells, s.length(), "a snapshot");
   return found;
 }

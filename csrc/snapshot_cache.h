@@ -1,13 +1,13 @@
 #pragma once
 
 #include <list>
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "eviction.h"
 #include "prefix_cache.h"
+#include "seq_pool.h"
 
 namespace llamaherd {
 
@@ -41,10 +41,6 @@ class SnapshotCache final : public PrefixCache {
   void settle() override {}
   void clear(std::vector<KvOp>& ops) override;
   void forget_all() override;
-  void pin(const std::string& name, CacheSpace space, std::vector<TokenId> tokens,
-           std::int64_t expires_ns) override;
-  bool unpin(const std::string& name) override { return pins_.erase(name) > 0; }
-  void expire_pins(std::int64_t now_ns) override;
   bool flush_next(std::vector<KvOp>&) override { return false; }
 
   std::int32_t n_cells_used() const override { return *n_used_; }
@@ -64,42 +60,38 @@ class SnapshotCache final : public PrefixCache {
     std::vector<TokenId> tokens;
     std::vector<Cells> cells;
     Usage usage;
-    bool of_running = false;  // made by a sequence that still runs
+    SeqId maker = kNoSeq;  // the sequence that made it, while that runs
 
     Pos length() const { return static_cast<Pos>(tokens.size()); }
   };
   using Snapshots = std::list<Snapshot>;
+  using Reason = std::int64_t CacheMetrics::*;
 
   struct Live {
     bool in_use = false;
     std::optional<CacheSpace> space;
     Pos length = 0;
-    std::vector<Cells> cells;
+    std::vector<Cells> cells;  // shared with snapshots; what was added since is its own
+    Pos n_shared = 0;
     Snapshot* last_chunk = nullptr;  // replaced by the next one
-    std::vector<Snapshot*> made;
   };
 
-  struct Pin {
-    CacheSpace space = 0;
-    std::vector<TokenId> tokens;
-    std::int64_t expires_ns = 0;
-  };
-
-  Cells new_cells(std::int32_t n);
+  void share_cells(Live& live);
+  void drop_cells(Live& live);
+  Snapshots::iterator find_same(CacheSpace space, std::span<const TokenId> tokens);
   void fork(const Snapshot& from, SeqId seq, std::vector<KvOp>& ops);
   const Snapshot* find(CacheSpace space, std::span<const TokenId> tokens) const;
   Snapshot* take(SeqId seq, std::span<const TokenId> tokens, std::vector<KvOp>& ops);
   SeqId acquire_tag(std::vector<KvOp>& ops);
   bool pinned(const Snapshot& snapshot) const;
   Snapshot* victim();
-  void evict(Snapshot* snapshot, std::int64_t CacheMetrics::*reason, std::vector<KvOp>& ops);
+  void evict(Snapshot* snapshot, Reason reason, std::vector<KvOp>& ops);
 
   Options options_;
   std::shared_ptr<std::int32_t> n_used_ = std::make_shared<std::int32_t>(0);
   std::vector<Live> live_;
-  std::vector<SeqId> free_tags_;
+  SeqPool tags_;
   Snapshots snapshots_;
-  std::map<std::string, Pin> pins_;
   ReuseModel model_;
   CacheMetrics metrics_;
 };

@@ -14,6 +14,9 @@ using SeqId = std::int32_t;
 /// Unique for the life of an engine, never reused.
 using RequestId = std::uint64_t;
 
+/// Separates what must not be shared though its tokens are the same: tenants now.
+using CacheSpace = std::uint64_t;
+
 inline constexpr SeqId kNoSeq = -1;
 
 enum class FinishReason {

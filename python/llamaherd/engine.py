@@ -18,7 +18,7 @@ from llamaherd._core import Delta, EngineDeadError, InvalidRequestError, Metrics
 from llamaherd.loading import load_core
 from llamaherd.models import resolve
 from llamaherd.params import EngineConfig, SamplingParams, require_unicode
-from llamaherd.prefix_cache import PrefixCache, cache_space
+from llamaherd.prefix_cache import PrefixCache, request_space
 from llamaherd.stream import Stream, Waiter
 
 if TYPE_CHECKING:  # numpy costs a third of this package's import time
@@ -75,7 +75,6 @@ class BatchEngine:
             self.path, self.config._to_core(), progress=progress, threaded=threaded
         )
         self._table = _StreamTable()
-        self.cache = PrefixCache(self._core, self._compute_prefix)
         pump = None
         if threaded:
             # Neither may hold the engine itself: it could then never be dropped.
@@ -249,6 +248,12 @@ class BatchEngine:
             self._table.deliver(self._core.drain(0))
             logs.forward()
 
+    @property
+    def cache(self) -> PrefixCache:
+        """What the engine remembers of prompts and answers, to look at and to steer."""
+        # Made anew: kept here it would hold the engine, which could then never be dropped.
+        return PrefixCache(self._core, self._compute_prefix)
+
     def metrics(self) -> Metrics:
         """Counters since the engine was made and its present state, as of the last step."""
         return self._core.metrics()
@@ -284,14 +289,6 @@ class BatchEngine:
 
     async def __aexit__(self, *_: object) -> None:
         await asyncio.to_thread(self.close)
-
-
-def request_space(*, cache: bool, cache_salt: str) -> int | None:
-    """The core's number for what a request may share; None: nothing."""
-    if not isinstance(cache, bool):
-        raise TypeError(f"cache must be a bool; got {type(cache).__name__}")
-    space = cache_space(cache_salt)
-    return space if cache else None
 
 
 def is_messages(prompt: object) -> TypeGuard[Sequence[Message]]:

@@ -15,10 +15,10 @@ from llamaherd.engine import (
     Prepared,
     Prompt,
     is_messages,
-    request_space,
 )
 from llamaherd.loading import shows_progress
 from llamaherd.params import EngineConfig, SamplingParams
+from llamaherd.prefix_cache import request_space
 from llamaherd.result import Result, Usage
 from llamaherd.stream import Stream, as_completed
 

@@ -93,3 +93,11 @@ def cache_space(salt: str) -> int:
     if not salt:
         return 0
     return int.from_bytes(hashlib.sha256(salt.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+
+
+def request_space(*, cache: bool, cache_salt: str) -> int | None:
+    """The core's number for what a request may share; None: nothing."""
+    if not isinstance(cache, bool):
+        raise TypeError(f"cache must be a bool; got {type(cache).__name__}")
+    space = cache_space(cache_salt)
+    return space if cache else None

@@ -27,7 +27,8 @@ CORE: dict[str, str] = {
     "params": "types error",
     "token_table": "types",
     "kv_block": "types",
-    "radix_tree": "types",
+    "common_length": "types",
+    "radix_tree": "common_length types",
     "in_flight": "costs types",
     "backend": "kv_block types",
     "invariants": "types",
@@ -38,18 +39,20 @@ CORE: dict[str, str] = {
     "block_store": "disk_tier kv_block types",
     "prefix_cache": "backend metrics types",
     "prompt_logits": "prefix_cache types",
-    "radix_cache": "block_store costs eviction prefix_cache radix_tree",
+    "radix_cache": "block_store costs eviction prefix_cache radix_tree seq_pool",
     "radix_evict": "radix_cache",
     "radix_tiers": "radix_cache",
     "radix_audit": "radix_cache",
-    "snapshot_cache": "eviction prefix_cache",
+    "snapshot_cache": "common_length eviction prefix_cache seq_pool",
     "make_cache": "backend costs prefix_cache radix_cache snapshot_cache",
     "step_plan": "types backend",
     "sampler": "types params token_table logits_math",
     "request": "types params token_table sampler text_stream",
     "batch_builder": "backend step_plan request",
     "step_guard": "backend prefix_cache step_plan request",
-    "scheduler": "budget costs in_flight prefix_cache prompt_logits request seq_pool step_plan",
+    "scheduler": (
+        "budget common_length costs in_flight prefix_cache prompt_logits request seq_pool step_plan"
+    ),
     "engine": (
         "backend batch_builder invariants make_cache metrics prefix_cache prompt_logits sampler"
         " scheduler seq_pool step_guard token_table"
@@ -109,7 +112,7 @@ MODULES: dict[str, str] = {
     "stream": "_core result",
     "prefix_cache": "_core stream",
     "engine": "_core loading logs models params prefix_cache stream",
-    "llm": "_core engine loading params result stream",
+    "llm": "_core engine loading params prefix_cache result stream",
     "llamaherd": "_core engine llm params prefix_cache result stream",
     "cli.options": "models params",
     "cli.pull": "models",
