@@ -1,12 +1,9 @@
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <map>
 #include <random>
-#include <set>
 #include <vector>
 
-#include "support.h"
+#include "schedule.h"
 
 namespace llamaherd {
 namespace {
@@ -23,24 +20,13 @@ HerdOptions random_herd(std::mt19937& rng, int n_faults_in_100) {
   fake.curse = rng() % 2 ? DecodeStatus::kFailed : DecodeStatus::kInvalidBatch;
   options.budget.n_rows = 1 + static_cast<std::int32_t>(rng() % fake.info.n_batch);
   options.budget.n_prefill_beside_decode = 1 + static_cast<std::int32_t>(rng() % 40);
-  constexpr DecodeStatus kStatuses[] = {DecodeStatus::kNoRoom, DecodeStatus::kInvalidBatch,
-                                        DecodeStatus::kAborted, DecodeStatus::kFailed};
-  for (std::int64_t call = 0; call < 3000; ++call) {
-    if (static_cast<int>(rng() % 100) >= n_faults_in_100) continue;
-    fake.faults[call] = {static_cast<Fault::Kind>(rng() % 3), kStatuses[rng() % 4],
-                         static_cast<std::int32_t>(rng() % 20)};
-  }
+  add_random_faults(rng, n_faults_in_100, 3000, fake);
   return options;
-}
-
-bool is_prefix(const std::vector<TokenId>& part, const std::vector<TokenId>& whole) {
-  return part.size() <= whole.size() && std::equal(part.begin(), part.end(), whole.begin());
 }
 
 struct Tally {
   std::int64_t n_steps = 0;
-  int n_whole = 0;
-  int n_errors = 0;
+  Ends ends;
 };
 
 /// A schedule of arrivals and cancellations; every request's output is compared with its own when
@@ -50,48 +36,21 @@ void run_schedule(std::uint32_t seed, int n_faults_in_100, Tally& tally) {
   std::mt19937 rng(seed);
   const HerdOptions options = random_herd(rng, n_faults_in_100);
   Herd herd(options);
-  std::map<RequestId, Spec> specs;
-  std::set<RequestId> spoiled, cancelled;
+  Schedule schedule;
   for (int i = 0; i < 25; ++i) {
     Spec spec = random_spec(rng, 60, 30);
     const bool spoil = rng() % 12 == 0;
     if (spoil) spec.prompt[rng() % spec.prompt.size()] = rng() % 2 ? kPoison : kCursed;
     const RequestId id = herd.submit(spec);
-    specs[id] = spec;
-    if (spoil) spoiled.insert(id);
+    schedule.specs[id] = spec;
+    if (spoil) schedule.spoiled.insert(id);
     for (std::size_t n = rng() % 10; n > 0; --n) herd.step();
-    if (rng() % 6) continue;
-    const RequestId victim = 1 + rng() % specs.size();
-    if (!herd[victim].reason) cancelled.insert(victim);
-    herd.cancel(victim);
+    schedule.maybe_cancel(rng, herd);
   }
   herd.run();
   tally.n_steps += herd.n_steps;
 
-  HerdOptions quiet = options;
-  quiet.fake.info.n_ctx = 256;
-  for (const auto& [id, spec] : specs) {
-    const Outcome& got = herd[id];
-    if (cancelled.count(id)) {
-      ASSERT_EQ(got.reason, FinishReason::kCancelled);
-    } else if (spoiled.count(id)) {
-      ASSERT_EQ(got.reason, FinishReason::kError);
-    } else if (n_faults_in_100 == 0) {
-      ASSERT_NE(got.reason, FinishReason::kError) << got.error;
-    }
-    if (spoiled.count(id)) {
-      ASSERT_TRUE(got.token_ids.empty());
-      continue;
-    }
-    const Outcome alone = run_alone(spec, quiet);
-    if (got.reason == FinishReason::kCancelled || got.reason == FinishReason::kError) {
-      tally.n_errors += got.reason == FinishReason::kError;
-      ASSERT_TRUE(is_prefix(got.token_ids, alone.token_ids)) << got << " of " << alone;
-    } else {
-      ++tally.n_whole;
-      ASSERT_EQ(got, alone) << "request " << id;
-    }
-  }
+  expect_outputs_of_each_alone(herd, schedule, n_faults_in_100 > 0, options, tally.ends);
 }
 
 TEST(Fuzz, ArrivalsCancellationsAndSpoiledRequestsChangeNoOtherOutput) {
@@ -101,7 +60,7 @@ TEST(Fuzz, ArrivalsCancellationsAndSpoiledRequestsChangeNoOtherOutput) {
     if (HasFatalFailure() || HasNonfatalFailure()) return;
   }
   EXPECT_GT(tally.n_steps, 5000);
-  EXPECT_GT(tally.n_whole, 1000);
+  EXPECT_GT(tally.ends.n_whole, 1000);
 }
 
 TEST(Fuzz, FaultsAtRandomCallsChangeNoSurvivorsOutput) {
@@ -111,8 +70,8 @@ TEST(Fuzz, FaultsAtRandomCallsChangeNoSurvivorsOutput) {
     if (HasFatalFailure() || HasNonfatalFailure()) return;
   }
   EXPECT_GT(tally.n_steps, 10000);
-  EXPECT_GT(tally.n_whole, 1500);
-  EXPECT_GT(tally.n_errors, 20);
+  EXPECT_GT(tally.ends.n_whole, 1500);
+  EXPECT_GT(tally.ends.n_errors, 20);
 }
 
 TEST(Fuzz, ABackendThatFailsEveryOtherTimeStillEndsEveryRequest) {

@@ -1,14 +1,12 @@
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <map>
 #include <random>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "cache_driver.h"
-#include "support.h"
+#include "schedule.h"
 
 namespace llamaherd {
 namespace {
@@ -19,8 +17,7 @@ struct Setup {
 };
 
 struct Tally {
-  std::int64_t n_whole = 0;
-  std::int64_t n_errors = 0;
+  Ends ends;
   CacheMetrics cache;
   std::int64_t n_known_starts = 0;
 };
@@ -48,18 +45,8 @@ HerdOptions random_herd(std::mt19937& rng, const Setup& setup, const TempFolder&
     cache.disk_folder = folder.path();
     cache.max_disk_bytes = 64 * 1024 + static_cast<std::int64_t>(rng() % 8000);
   }
-  constexpr DecodeStatus kStatuses[] = {DecodeStatus::kNoRoom, DecodeStatus::kInvalidBatch,
-                                        DecodeStatus::kAborted, DecodeStatus::kFailed};
-  for (std::int64_t call = 0; call < 1000; ++call) {
-    if (static_cast<int>(rng() % 100) >= setup.n_faults_in_100) continue;
-    fake.faults[call] = {static_cast<Fault::Kind>(rng() % 3), kStatuses[rng() % 4],
-                         static_cast<std::int32_t>(rng() % 20)};
-  }
+  add_random_faults(rng, setup.n_faults_in_100, 1000, fake);
   return options;
-}
-
-bool is_prefix(const Tokens& part, const Tokens& whole) {
-  return part.size() <= whole.size() && std::equal(part.begin(), part.end(), whole.begin());
 }
 
 /// Prompts cut from a few trunks, and conversations that go on with the engine's own output.
@@ -104,8 +91,8 @@ void run_schedule(std::uint32_t seed, const Setup& setup, Tally& tally) {
   const HerdOptions options = random_herd(rng, setup, folder);
   Herd herd(options);
   Prompts prompts(rng);
-  std::map<RequestId, Spec> specs;
-  std::set<RequestId> spoiled, cancelled, continued;
+  Schedule schedule;
+  std::set<RequestId> continued;
   for (int i = 0; i < 14; ++i) {
     Spec spec = random_spec(rng, 1, 16);
     spec.prompt = prompts.next();
@@ -115,8 +102,8 @@ void run_schedule(std::uint32_t seed, const Setup& setup, Tally& tally) {
     if (rng() % 8 == 0) submit.cache_space = 1;
     if (rng() % 16 == 0) submit.cache_space.reset();
     const RequestId id = herd.submit(spec, submit);
-    specs[id] = spec;
-    if (spoil) spoiled.insert(id);
+    schedule.specs[id] = spec;
+    if (spoil) schedule.spoiled.insert(id);
     if (rng() % 2) {
       for (std::size_t n = rng() % 16; n > 0; --n) herd.step();
     }
@@ -124,41 +111,16 @@ void run_schedule(std::uint32_t seed, const Setup& setup, Tally& tally) {
     if (rng() % 10 == 0) herd.engine.unpin("it");
     if (rng() % 20 == 0) herd.engine.clear_cache();
     if (setup.disk && rng() % 20 == 0) folder.damage();
-    for (const auto& [done, s] : specs) {
-      if (!herd[done].reason || spoiled.count(done) || !continued.insert(done).second) continue;
+    for (const auto& [done, s] : schedule.specs) {
+      if (!herd[done].reason || schedule.spoiled.count(done) || !continued.insert(done).second)
+        continue;
       prompts.add(s.prompt + herd[done].token_ids + random_prompt(rng, rng() % 6));
     }
-    if (rng() % 6) continue;
-    const RequestId victim = 1 + rng() % specs.size();
-    if (!herd[victim].reason) cancelled.insert(victim);
-    herd.cancel(victim);
+    schedule.maybe_cancel(rng, herd);
   }
   herd.run();
 
-  HerdOptions quiet = options;
-  quiet.fake.info.n_ctx = 256;
-  for (const auto& [id, spec] : specs) {
-    const Outcome& got = herd[id];
-    if (cancelled.count(id)) {
-      ASSERT_EQ(got.reason, FinishReason::kCancelled);
-    } else if (spoiled.count(id)) {
-      ASSERT_EQ(got.reason, FinishReason::kError);
-    } else if (setup.n_faults_in_100 == 0) {
-      ASSERT_NE(got.reason, FinishReason::kError) << got.error;
-    }
-    if (spoiled.count(id)) {
-      ASSERT_TRUE(got.token_ids.empty());
-      continue;
-    }
-    const Outcome alone = run_alone(spec, quiet);
-    if (got.reason == FinishReason::kCancelled || got.reason == FinishReason::kError) {
-      tally.n_errors += got.reason == FinishReason::kError;
-      ASSERT_TRUE(is_prefix(got.token_ids, alone.token_ids)) << got << " of " << alone;
-    } else {
-      ++tally.n_whole;
-      ASSERT_EQ(got, alone) << "request " << id;
-    }
-  }
+  expect_outputs_of_each_alone(herd, schedule, setup.n_faults_in_100 > 0, options, tally.ends);
   herd.engine.flush_cache();
   const Metrics m = herd.engine.metrics();
   tally.n_known_starts += m.n_known_starts;
@@ -180,7 +142,7 @@ void run_schedules(std::uint32_t first, std::uint32_t n, const Setup& setup, Tal
 TEST(SharedPrefixFuzz, SharingChangesNoOutput) {
   Tally tally;
   run_schedules(1, 700, {}, tally);
-  EXPECT_GT(tally.n_whole, 5000);
+  EXPECT_GT(tally.ends.n_whole, 5000);
   EXPECT_GT(tally.n_known_starts, 100);
   EXPECT_GT(tally.cache.n_followers, 300);
   EXPECT_GT(tally.cache.n_from_running, 10000);
@@ -194,8 +156,8 @@ TEST(SharedPrefixFuzz, FaultsChangeNoSurvivorsOutput) {
   for (std::uint32_t i = 0; i < 10; ++i) {
     run_schedules(10000 + 70 * i, 70, {.n_faults_in_100 = 1 + static_cast<int>(i)}, tally);
   }
-  EXPECT_GT(tally.n_whole, 5000);
-  EXPECT_GT(tally.n_errors, 5);
+  EXPECT_GT(tally.ends.n_whole, 5000);
+  EXPECT_GT(tally.ends.n_errors, 5);
 }
 
 TEST(SharedPrefixFuzz, NeitherDoesADisk) {
