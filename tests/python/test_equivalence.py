@@ -6,49 +6,28 @@ import random
 from pathlib import Path
 
 import pytest
-from llamaherd import EngineConfig, SamplingParams, _core
 from llamaherd.cli.demo import QUESTIONS
+from recorded import RecordedEngine, assert_rows_are_those_of
 
 N_TOKENS = 12
 
 
-class Run:
-    """Drives one deterministic engine by hand and notes every logits row by its token prefix."""
+class Run(RecordedEngine):
+    """The demo's questions, each with a length of its own."""
 
-    def __init__(self, path: Path, **config: int) -> None:
-        self.record = _core.LogitsRecord()
-        self.engine = _core.BatchEngine(
-            str(path),
-            EngineConfig(deterministic=True, n_ctx=4096, **config)._to_core(),
-            _core.LoadProgress(),
-            False,
-            self.record,
-        )
-        self.questions: dict[int, int] = {}
-        self.outputs: dict[int, list[int]] = {}
+    def __init__(self, path: Path, **options: int) -> None:
+        super().__init__(path, n_ctx=4096, **options)
+        self.questions: dict[int, int] = {}  # request id -> question
 
-    def submit(self, question: int) -> int:
-        tokens = self.engine.tokenize(QUESTIONS[question], True, True)
+    def ask(self, question: int) -> None:
         # Lengths differ, so that requests end at different steps and leave holes in the cache.
         n_tokens = N_TOKENS + 3 * (question % 4)
-        params = SamplingParams(temperature=0, max_tokens=n_tokens, ignore_eos=True)
-        request = self.engine.submit(tokens, params._to_core())
-        self.questions[request] = question
-        self.outputs[question] = []
-        return request
+        tokens = self.engine.tokenize(QUESTIONS[question], True, True)
+        self.questions[self.submit(tokens, n_tokens)] = question
 
-    def step(self) -> bool:
-        more = self.engine.step()
-        for delta in self.engine.drain(0):
-            assert not delta.error
-            self.outputs[self.questions[delta.request_id]] += delta.token_ids
-        return more
-
-    def finish(self) -> Run:
-        while self.step():
-            pass
-        self.engine.close()
-        return self
+    def answers(self) -> dict[int, list[int]]:
+        """Output tokens by question."""
+        return {question: self.outputs[request] for request, question in self.questions.items()}
 
 
 @pytest.fixture(scope="module")
@@ -56,27 +35,26 @@ def alone(model_path: Path) -> Run:
     """Each question with the engine to itself."""
     run = Run(model_path, max_seqs=1)
     for question in range(len(QUESTIONS)):
-        run.submit(question)
+        run.ask(question)
         while run.step():
             pass
-    return run.finish()
+    run.finish()
+    return run
 
 
 def assert_same_to_the_bit(run: Run, alone: Run) -> None:
-    assert run.outputs == alone.outputs
-    expected = alone.record.rows()
-    rows = run.record.rows()
-    assert rows.keys() == expected.keys()
-    for prefix, hashes in rows.items():
-        assert set(hashes) == set(expected[prefix])
-    assert len(rows) > N_TOKENS * len(QUESTIONS)
+    assert run.answers() == alone.answers()
+    assert run.rows().keys() == alone.rows().keys()
+    assert_rows_are_those_of(run, alone)
+    assert len(run.rows()) > N_TOKENS * len(QUESTIONS)
 
 
 def test_batched_logits_are_those_of_each_request_alone(model_path: Path, alone: Run) -> None:
     run = Run(model_path, max_seqs=16)
     for question in range(len(QUESTIONS)):
-        run.submit(question)
-    assert_same_to_the_bit(run.finish(), alone)
+        run.ask(question)
+    run.finish()
+    assert_same_to_the_bit(run, alone)
 
 
 def test_staggered_logits_are_those_of_each_request_alone(model_path: Path, alone: Run) -> None:
@@ -84,10 +62,11 @@ def test_staggered_logits_are_those_of_each_request_alone(model_path: Path, alon
     order = list(range(len(QUESTIONS)))
     random.Random(7).shuffle(order)
     for question in order:
-        run.submit(question)
+        run.ask(question)
         run.step()
         run.step()
-    assert_same_to_the_bit(run.finish(), alone)
+    run.finish()
+    assert_same_to_the_bit(run, alone)
 
 
 def test_logits_after_freed_neighbours_are_those_of_each_request_alone(
@@ -97,53 +76,47 @@ def test_logits_after_freed_neighbours_are_those_of_each_request_alone(
     # Neighbours that decode in lockstep interleave their cells; cancelling every other one leaves
     # holes of single cells that the questions' cells then fill out of order.
     tokens = run.engine.tokenize("Once upon a time there was a herd of llamas.", True, True)
-    params = SamplingParams(temperature=0.5, seed=1, max_tokens=64, ignore_eos=True)._to_core()
-    neighbours = [run.engine.submit([*tokens, i], params) for i in range(8)]
-    for neighbour in neighbours:
-        run.questions[neighbour] = -1
-    run.outputs[-1] = []
+    neighbours = [run.submit([*tokens, i], 64, temperature=0.5, seed=1) for i in range(8)]
     for _ in range(24):
         run.step()
     for neighbour in neighbours[::2]:
         run.engine.cancel(neighbour)
-    noise = set(run.record.rows())
+    noise = set(run.rows())
     for question in range(len(QUESTIONS)):
-        run.submit(question)
+        run.ask(question)
         run.step()
     run.finish()
-    del run.outputs[-1]
-    assert run.outputs == alone.outputs
-    expected, rows = alone.record.rows(), run.record.rows()
+    assert run.answers() == alone.answers()
+    expected, rows = alone.rows(), run.rows()
     assert expected.keys() <= rows.keys() - noise
     assert all(set(rows[prefix]) == set(expected[prefix]) for prefix in expected)
 
 
-def test_chunked_prefill_and_one_thread_give_the_same_logits(model_path: Path, alone: Run) -> None:
-    long_prompt = " ".join(QUESTIONS)
+def test_chunked_prefill_and_one_thread_give_the_same_logits(model_path: Path) -> None:
     runs = []
-    for config in ({"max_seqs": 1, "token_budget": 2048}, {"max_seqs": 4, "token_budget": 64}):
-        run = Run(model_path, n_threads=(runs and 1) or 2, **config)
-        tokens = run.engine.tokenize(long_prompt, True, True)
+    for options in (
+        {"max_seqs": 1, "token_budget": 2048, "n_threads": 2},
+        {"max_seqs": 4, "token_budget": 64, "n_threads": 1},
+    ):
+        run = Run(model_path, **options)
+        tokens = run.engine.tokenize(" ".join(QUESTIONS), True, True)
         assert len(tokens) > 128
-        request = run.engine.submit(
-            tokens, SamplingParams(temperature=0, max_tokens=N_TOKENS, ignore_eos=True)._to_core()
-        )
-        run.questions[request] = 0
-        run.outputs[0] = []
-        runs.append(run.finish())
-    assert runs[0].outputs == runs[1].outputs
-    assert runs[0].record.rows() == runs[1].record.rows()
+        run.submit(tokens, N_TOKENS)
+        run.finish()
+        runs.append(run)
+    assert [*runs[0].outputs.values()] == [*runs[1].outputs.values()]
+    assert runs[0].rows() == runs[1].rows()
 
 
 def test_a_seeded_request_draws_the_same_tokens_whatever_runs_beside_it(model_path: Path) -> None:
-    params = SamplingParams(temperature=1.2, top_k=50, seed=42, max_tokens=N_TOKENS)._to_core()
+    drawn = {"temperature": 1.2, "top_k": 50, "seed": 42, "ignore_eos": False}
     outputs = []
     for n_neighbours in (0, 5):
         run = Run(model_path, max_seqs=6)
         for question in range(n_neighbours):
-            run.submit(question)
-        request = run.engine.submit(run.engine.tokenize(QUESTIONS[9], True, True), params)
-        run.questions[request] = 99
-        run.outputs[99] = []
-        outputs.append(run.finish().outputs[99])
+            run.ask(question)
+        tokens = run.engine.tokenize(QUESTIONS[9], True, True)
+        request = run.submit(tokens, N_TOKENS, **drawn)
+        run.finish()
+        outputs.append(run.outputs[request])
     assert outputs[0] == outputs[1]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llamaherd import EngineConfig, SamplingParams, _core
+from recorded import RecordedEngine, assert_rows_are_those_of
 from tiny_models import N_VOCAB, write
 
 KINDS = ["plain", "sliding_window", "recurrent", "hybrid"]
@@ -32,45 +32,23 @@ def conversations() -> list[list[int]]:
     return prompts
 
 
-class Run:
-    """All prompts through one deterministic engine, in a fixed random order, each twice."""
+class Run(RecordedEngine):
+    """All prompts through one engine, in a fixed random order, each twice."""
 
-    def __init__(self, path: Path, **config: Any) -> None:
+    def __init__(self, path: Path, **options: Any) -> None:
         # Without a warm-up the costs are the defaults, by which restoring always pays.
-        options = {"max_len": 200, "n_threads": 1, "token_budget": 64, "warmup": False, **config}
-        record = _core.LogitsRecord()
-        engine = _core.BatchEngine(
-            str(path),
-            EngineConfig(deterministic=True, **options)._to_core(),
-            _core.LoadProgress(),
-            False,
-            record,
-        )
+        usual = {"max_len": 200, "n_threads": 1, "token_budget": 64, "warmup": False}
+        super().__init__(path, **usual, **options)
         prompts = conversations()
         order = [*range(len(prompts)), *range(len(prompts))]
         random.Random(9).shuffle(order)
-        params = SamplingParams(temperature=0, max_tokens=N_OUTPUT, ignore_eos=True)._to_core()
         prompt_of: dict[int, int] = {}
-        self.outputs: dict[int, list[int]] = {}
-
-        def step() -> bool:
-            more = engine.step()
-            for delta in engine.drain(0):
-                assert not delta.error
-                self.outputs.setdefault(delta.request_id, []).extend(delta.token_ids)
-            return more
-
         for i, prompt in enumerate(order):
-            prompt_of[engine.submit(prompts[prompt], params)] = prompt
-            while i % 3 == 2 and i % 5 and step():
+            prompt_of[self.submit(prompts[prompt], N_OUTPUT)] = prompt
+            while i % 3 == 2 and i % 5 and self.step():
                 pass
-        while step():
-            pass
+        self.finish()
         self.by_prompt = {(prompt_of[r], tuple(tokens)) for r, tokens in self.outputs.items()}
-        self.metrics = engine.metrics()
-        self.info = engine.model_info()
-        self.rows = record.rows()
-        engine.close()
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -98,8 +76,7 @@ def test_cached_logits_are_those_computed_whole(
     assert run.info["prefix_sharing"] == ("any_prefix" if shares_any else "snapshots")
     assert run.by_prompt == alone.by_prompt
     assert len(run.by_prompt) == len(conversations())
-    assert run.rows.keys() <= alone.rows.keys()
-    assert all(set(hashes) == set(alone.rows[prefix]) for prefix, hashes in run.rows.items())
+    assert_rows_are_those_of(run, alone)
     cache = run.metrics.cache
     share = 0.5 if shares_any else 0.75
     assert run.metrics.n_prefill_rows < share * alone.metrics.n_prefill_rows
@@ -125,6 +102,6 @@ def test_files_of_one_engine_serve_the_next(path: Path, alone: Run, tmp_path: Pa
     second = Run(path, **config)
     for run in (first, second):
         assert run.by_prompt == alone.by_prompt
-        assert all(set(h) == set(alone.rows[prefix]) for prefix, h in run.rows.items())
+        assert_rows_are_those_of(run, alone)
     assert second.metrics.cache["n_from_disk"] > first.metrics.cache["n_from_disk"] > 0
     assert second.metrics.n_prefill_rows < first.metrics.n_prefill_rows / 2

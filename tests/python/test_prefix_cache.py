@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -18,8 +19,8 @@ from llamaherd import (
     EngineDeadError,
     InvalidRequestError,
     SamplingParams,
-    _core,
 )
+from recorded import RecordedEngine, assert_rows_are_those_of
 
 FOUR_TOKENS = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
 
@@ -67,10 +68,10 @@ def written_turns() -> Iterator[list[dict[str, str]]]:
         for i in range(1, 13)
     ]
     system = "You are an agent of an airline. Follow the policy.\n" + "\n".join(rules)
-    while True:
+    for n_turns in itertools.chain([12], itertools.repeat(4)):
         name, place = rng.choice(["Ada", "Bo", "Cy", "Di"]), rng.choice(places)
         messages = [{"role": "system", "content": system}]
-        for turn in range(4):
+        for turn in range(n_turns):
             messages.append(
                 {
                     "role": "user",
@@ -97,64 +98,43 @@ def recorded_turns(path: Path) -> Iterator[list[dict[str, str]]]:
 
 
 def agent_prompts(tokenizer: BatchEngine, n: int) -> list[list[int]]:
-    """Prompts of growing conversations that all begin with the same part of one system prompt: most
-    of 200 tokens at most, for the time that takes, every twelfth of up to 800."""
+    """Prompts of up to 800 tokens that begin with the same part of one system prompt."""
     folder = os.environ.get("LLAMAHERD_TEST_DATA")
     recorded = Path(folder or "") / "tau_bench_airline_80.json"
     turns = recorded_turns(recorded) if folder and recorded.is_file() else written_turns()
     prompts = []
-    for messages in turns:
-        n_most = 800 if len(prompts) % 12 == 0 else 200
-        system = tokenizer.tokenize(messages[0]["content"])[:120]
+    for messages in itertools.islice(turns, n):
+        system = tokenizer.tokenize(messages[0]["content"])[:60]
         text, _ = tokenizer.apply_chat_template(messages[1:])
-        prompts.append(system + tokenizer.tokenize(text)[: n_most - len(system)])
-        if len(prompts) == n:
-            break
+        prompts.append((system + tokenizer.tokenize(text))[:800])
     return prompts
 
 
-class Replay:
-    """Prompts through one deterministic engine driven by hand, some steps apart."""
+class Replay(RecordedEngine):
+    """Prompts some steps apart."""
 
     def __init__(self, path: Path, prompts: list[list[int]], **options: Any) -> None:
-        record = _core.LogitsRecord()
-        config = EngineConfig(deterministic=True, warmup=False, **options)._to_core()
-        engine = _core.BatchEngine(str(path), config, _core.LoadProgress(), False, record)
-        params = SamplingParams(temperature=0, max_tokens=3, ignore_eos=True)._to_core()
-        self.outputs: dict[int, list[int]] = {}
-
-        def step() -> bool:
-            more = engine.step()
-            for delta in engine.drain(0):
-                assert not delta.error
-                self.outputs.setdefault(delta.request_id, []).extend(delta.token_ids)
-            return more
-
+        super().__init__(path, warmup=False, **options)
         for i, prompt in enumerate(prompts):
-            engine.submit(prompt, params)
+            self.submit(prompt, 3)
             if i % 3 == 2:
-                step()
-        while step():
-            pass
-        self.metrics = engine.metrics()
-        self.rows = record.rows()
-        engine.close()
+                self.step()
+        self.finish()
 
 
 def test_agents_logits_are_those_computed_whole_to_the_bit(
     model_path: Path, engine: BatchEngine
 ) -> None:
     prompts = agent_prompts(engine, 60)
+    assert len({tuple(prompt) for prompt in prompts}) > 50
     distinct = {tuple(p[: i + 1]) for p in prompts for i in range(len(p))}
-    assert len(prompts) == 60
-    n_cells = max(max(map(len, prompts)) + 8, len(distinct) // 3)
     max_len = max(map(len, prompts)) + 8
+    n_cells = max(max_len, len(distinct) // 3)
     cached = Replay(model_path, prompts, n_ctx=n_cells, max_len=max_len, cache_ram_mib=8)
     n_ctx = 8 * max_len
     whole = Replay(model_path, prompts, n_ctx=n_ctx, max_len=max_len, prefix_cache=False)
-    assert cached.outputs == whole.outputs
-    assert cached.rows.keys() <= whole.rows.keys()
-    assert all(set(h) == set(whole.rows[prefix]) for prefix, h in cached.rows.items())
+    assert [*cached.outputs.values()] == [*whole.outputs.values()]
+    assert_rows_are_those_of(cached, whole)
     assert cached.metrics.cache["hit_rate"] > 0.5
     assert cached.metrics.n_prefill_rows < whole.metrics.n_prefill_rows / 2
 
