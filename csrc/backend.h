@@ -50,12 +50,12 @@ struct BackendInfo {
   std::int32_t n_ctx_train = 0;  // tokens the model was trained to see at once
   std::int32_t n_seqs = 0;       // sequence ids a batch may name: [0, n_seqs)
   std::int32_t n_batch = 0;      // rows of one decode call
+  SeqId pad_seq = kNoSeq;        // no request's: for rows that only fill a call up, if at all
   SeqId first_tag = 0;           // ids [first_tag, first_tag + n_tags) never stand in a batch: they
   std::int32_t n_tags = 0;       // keep cells that no running sequence holds
   std::int32_t n_block =
       256;  // kSave takes ranges within one of [0, n_block), [n_block, 2 n_block)...
   bool partial_removal = true;  // kRemove of a part of a sequence works
-  bool split_prefill = false;   // prefill rows are better in a call of their own
 };
 
 /// The one seam between the engine and what runs the model. Not thread-safe but for abort().

@@ -16,7 +16,7 @@ void check(bool ok, const char* what, const PlannedRequest& item) {
 
 }  // namespace
 
-BatchView BatchBuilder::build(const CallPlan& call) {
+BatchView BatchBuilder::build(const CallPlan& call, std::int32_t n_pad) {
   tokens_.clear();
   positions_.clear();
   seqs_.clear();
@@ -38,6 +38,12 @@ BatchView BatchBuilder::build(const CallPlan& call) {
               item.end == item.request->n_tokens(),
           "logits row", item);
     wants_logits_.back() = 1;
+  }
+  for (Pos pos = 0; pos < n_pad; ++pos) {
+    tokens_.push_back(0);
+    positions_.push_back(pos);
+    seqs_.push_back(pad_seq_);
+    wants_logits_.push_back(0);
   }
   return {tokens_, positions_, seqs_, wants_logits_};
 }

@@ -12,11 +12,14 @@ namespace llamaherd {
 /// give logits.
 class BatchBuilder {
  public:
-  /// The view is valid until the next build(). Throws std::logic_error if the rows come out
-  /// elsewhere than the plan says.
-  BatchView build(const CallPlan& call);
+  explicit BatchBuilder(SeqId pad_seq) : pad_seq_(pad_seq) {}
+
+  /// With n_pad rows that nobody needs behind the plan's. The view is valid until the next build().
+  /// Throws std::logic_error if the rows come out elsewhere than the plan says.
+  BatchView build(const CallPlan& call, std::int32_t n_pad);
 
  private:
+  SeqId pad_seq_;
   std::vector<TokenId> tokens_;
   std::vector<Pos> positions_;
   std::vector<SeqId> seqs_;

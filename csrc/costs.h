@@ -2,8 +2,8 @@
 
 namespace llamaherd {
 
-/// What things cost on this machine with this model, in nanoseconds: measured at load by warm_up(),
-/// these defaults otherwise. Only their ratios matter.
+/// What things cost on this machine with this model, in nanoseconds, in short; see CostModel. Only
+/// their ratios matter.
 struct Costs {
   double prefill_token_ns = 1e6;
   double step_ns = 10e6;             // one decode call, whatever is in it

@@ -17,7 +17,7 @@ std::int64_t now_ns() {
 }
 
 Engine::Engine(Backend& backend, const TokenTable& table, const Limits& limits,
-               const Budget& budget, const CacheOptions& cache)
+               const PlanOptions& plan, const CacheOptions& cache)
     : backend_(backend),
       table_(table),
       limits_(limits),
@@ -25,9 +25,11 @@ Engine::Engine(Backend& backend, const TokenTable& table, const Limits& limits,
       cache_(make_cache(backend.info(), cache)),
       logits_(kMaxPromptLogitsBytes),
       caches_(cache.enabled),
-      scheduler_({budget, backend.info().split_prefill, backend.info().n_ctx,
-                  !backend.info().partial_removal, cache.costs},
-                 pool_, *cache_, logits_) {}
+      learns_(plan.learns),
+      costs_(plan.calibration ? CostModel(*plan.calibration) : CostModel()),
+      scheduler_({plan.packing, backend.info().n_ctx, !backend.info().partial_removal}, costs_,
+                 pool_, *cache_, logits_),
+      builder_(backend.info().pad_seq) {}
 
 void Engine::submit(RequestId id, std::vector<TokenId> prompt, const SamplingParams& params,
                     std::uint64_t seed, std::int64_t submit_ns, const SubmitOptions& options) {
@@ -44,11 +46,15 @@ void Engine::step(std::vector<Delta>& out) {
   cache_->expire_pins(begin_ns);
   StepPlan& plan = scheduler_.plan_step(begin_ns);
   if (plan.empty()) return;
+  const bool any_decode = plan.any_decode;
   apply(plan.kv_ops);
   restore(plan);
   start_known(plan, out);
-  if (execute(plan.decode, out)) execute(plan.prefill, out);
+  for (const CallPlan& call : plan.calls) {
+    if (!execute(call, out)) break;
+  }
   ++metrics_.n_steps;
+  metrics_.n_decode_steps += any_decode;
   metrics_.step_ns += now_ns() - begin_ns;
 }
 
@@ -95,7 +101,7 @@ void Engine::restore(const StepPlan& plan) {
       cache_->publish(request->seq(), tokens.first(piece->end), false, ops_);
       apply(ops_);
       request->share(piece->end);
-    } while (request->n_restorable > request->kv_len() && plan.decode.items.empty());
+    } while (request->n_restorable > request->kv_len() && !plan.any_decode);
   }
 }
 
@@ -112,10 +118,11 @@ void Engine::start_known(const StepPlan& plan, std::vector<Delta>& out) {
 
 /// Decodes, samples and commits one call, or undoes it.
 Engine::Outcome Engine::attempt(const CallPlan& call, std::vector<Delta>& out) {
-  cache_->make_room(call.n_rows, ops_);
+  const bool fits = cache_->make_room(call.n_rows + call.n_pad, ops_);
+  if (!fits) cache_->make_room(call.n_rows, ops_);
   apply(ops_);
   StepGuard guard(call, backend_, *cache_);
-  const DecodeStatus status = decode(call);
+  const DecodeStatus status = decode(call, fits ? call.n_pad : 0);
   bool any_poisoned = false;
   if (status == DecodeStatus::kOk) {
     any_poisoned = sample(call);
@@ -148,10 +155,15 @@ Engine::Outcome Engine::attempt(const CallPlan& call, std::vector<Delta>& out) {
   throw std::logic_error("unknown decode status");
 }
 
-DecodeStatus Engine::decode(const CallPlan& call) {
-  const BatchView batch = builder_.build(call);
+DecodeStatus Engine::decode(const CallPlan& call, std::int32_t n_pad) {
+  const BatchView batch = builder_.build(call, n_pad);
   std::int32_t n_decode_rows = 0;
-  for (const PlannedRequest& item : call.items) n_decode_rows += item.end == item.begin + 1;
+  ShapeSum sum;
+  for (const PlannedRequest& item : call.items) {
+    n_decode_rows += item.end == item.begin + 1;
+    sum.add(item.begin, item.end - item.begin);
+  }
+  sum.pad(n_pad);
   const std::int64_t begin_ns = now_ns();
   DecodeStatus status = DecodeStatus::kFailed;
   failure_ = "the decode call failed";
@@ -161,6 +173,11 @@ DecodeStatus Engine::decode(const CallPlan& call) {
     failure_ = std::string("the decode call failed: ") + error.what();
   }
   const std::int64_t spent_ns = now_ns() - begin_ns;
+  if (n_pad > 0) backend_.apply({KvOp::Kind::kRemove, backend_.info().pad_seq, 0, -1});
+  if (learns_ && status == DecodeStatus::kOk) {
+    costs_.observe(sum.shape(cache_->n_cells_used()), static_cast<double>(spent_ns));
+  }
+  metrics_.n_pad_rows += n_pad;
   if (n_decode_rows > 0) {
     ++metrics_.n_decode_calls;
     metrics_.decode_ns += spent_ns;
@@ -300,6 +317,8 @@ Metrics Engine::metrics() const {
   Metrics m = metrics_;
   m.n_running = static_cast<std::int32_t>(scheduler_.running().size());
   m.n_waiting = static_cast<std::int32_t>(scheduler_.waiting().size());
+  m.pace = costs_.pace();
+  m.prefill_budget_ns = static_cast<std::int64_t>(scheduler_.prefill_budget_ns());
   m.n_seqs = pool_.n_seqs();
   m.n_cells = backend_.info().n_ctx;
   m.n_cells_used = cache_->n_cells_used();

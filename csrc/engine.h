@@ -8,6 +8,7 @@
 
 #include "backend.h"
 #include "batch_builder.h"
+#include "cost_model.h"
 #include "invariants.h"
 #include "make_cache.h"
 #include "metrics.h"
@@ -27,12 +28,19 @@ struct SubmitOptions {
   std::optional<CacheSpace> cache_space = 0;  // none: shares nothing and leaves nothing
 };
 
+/// What steps are planned by.
+struct PlanOptions {
+  PackingOptions packing;
+  std::optional<Calibration> calibration;  // none: of the costs only the ratios are assumed
+  bool learns = true;                      // costs are refined by what calls took
+};
+
 /// Runs many requests over one backend, step by step. Single-threaded: EngineThread gives it a
 /// thread, tests drive it directly.
 class Engine {
  public:
   /// `backend` and `table` must outlive the engine.
-  Engine(Backend& backend, const TokenTable& table, const Limits& limits, const Budget& budget,
+  Engine(Backend& backend, const TokenTable& table, const Limits& limits, const PlanOptions& plan,
          const CacheOptions& cache = {});
 
   /// `prompt` and `params` must be valid for `limits`; ids must grow from call to call.
@@ -71,7 +79,7 @@ class Engine {
   void publish(const CallPlan& call);
   bool execute(const CallPlan& call, std::vector<Delta>& out);
   Outcome attempt(const CallPlan& call, std::vector<Delta>& out);
-  DecodeStatus decode(const CallPlan& call);
+  DecodeStatus decode(const CallPlan& call, std::int32_t n_pad);
   bool sample(const CallPlan& call);
   void emit(const CallPlan& call, std::vector<Delta>& out);
   void emit(Request& request, std::int64_t now, std::vector<Delta>& out);
@@ -96,6 +104,8 @@ class Engine {
   std::unique_ptr<PrefixCache> cache_;
   PromptLogits logits_;
   bool caches_ = true;
+  bool learns_ = true;
+  CostModel costs_;
   Scheduler scheduler_;
   BatchBuilder builder_;
   SamplerScratch scratch_;

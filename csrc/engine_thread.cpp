@@ -9,12 +9,12 @@
 namespace llamaherd {
 
 EngineThread::EngineThread(std::unique_ptr<Backend> backend, TokenTable table, const Limits& limits,
-                           const Budget& budget, Mode mode, const CacheOptions& cache)
+                           const PlanOptions& plan, Mode mode, const CacheOptions& cache)
     : backend_(std::move(backend)),
       table_(std::move(table)),
       limits_(limits),
       mode_(mode),
-      engine_(*backend_, table_, limits_, budget, cache),
+      engine_(*backend_, table_, limits_, plan, cache),
       metrics_(engine_.metrics()),
       seeds_((static_cast<std::uint64_t>(std::random_device{}()) << 32) | std::random_device{}()) {
   if (mode_ == Mode::kThreaded) thread_ = std::thread([this] { run(); });

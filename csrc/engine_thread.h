@@ -29,7 +29,7 @@ class EngineThread {
   };
 
   EngineThread(std::unique_ptr<Backend> backend, TokenTable table, const Limits& limits,
-               const Budget& budget, Mode mode, const CacheOptions& cache = {});
+               const PlanOptions& plan, Mode mode, const CacheOptions& cache = {});
   ~EngineThread();  // closes
   EngineThread(const EngineThread&) = delete;
   EngineThread& operator=(const EngineThread&) = delete;

@@ -35,10 +35,12 @@ struct CacheMetrics {
 /// wall time of the engine's thread.
 struct Metrics {
   std::int64_t n_steps = 0;
-  std::int64_t n_decode_calls = 0;  // calls with at least one row of a request that decodes
+  std::int64_t n_decode_steps = 0;  // steps with at least one request that decodes
+  std::int64_t n_decode_calls = 0;  // calls with at least one row of such a request
   std::int64_t n_decode_rows = 0;
   std::int64_t n_prefill_calls = 0;  // calls with prefill rows only
   std::int64_t n_prefill_rows = 0;
+  std::int64_t n_pad_rows = 0;  // nobody's, in calls that are quicker with more rows
   std::int64_t n_output_tokens = 0;
   std::int64_t n_known_starts = 0;  // first tokens sampled from logits kept of the same prompt
 
@@ -61,6 +63,8 @@ struct Metrics {
   std::int64_t prefill_ns = 0;  // of it, in calls counted by n_prefill_calls
   std::int64_t sample_ns = 0;
 
+  std::int64_t prefill_budget_ns = 0;  // the last step's, beside requests that decode; 0: none did
+  double pace = 1;                     // how much longer calls take now than when calibrated
   std::int32_t n_running = 0;
   std::int32_t n_waiting = 0;
   std::int32_t n_seqs = 0;  // as many can run at once

@@ -17,7 +17,7 @@ template <std::integral T>
 std::string text(T value) {
   return std::to_string(value);
 }
-std::string text(float value) {
+std::string text(double value) {
   std::array<char, 32> buffer;
   std::snprintf(buffer.data(), buffer.size(), "%g", value);
   return buffer.data();
@@ -110,6 +110,10 @@ void validate(const EngineConfig& c) {
   if (c.token_budget) {
     require(*c.token_budget >= 64 && *c.token_budget <= 65536, "token_budget", "in [64, 65536]",
             *c.token_budget);
+  }
+  if (c.target_itl_ms) {
+    require(std::isfinite(*c.target_itl_ms) && *c.target_itl_ms > 0, "target_itl_ms",
+            "finite and > 0", *c.target_itl_ms);
   }
   if (c.n_threads) {
     require(*c.n_threads >= 1 && *c.n_threads <= 512, "n_threads", "in [1, 512]", *c.n_threads);

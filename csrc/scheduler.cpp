@@ -119,7 +119,7 @@ Request* Scheduler::leader_of(const Request& request, Pos n_have) {
     lead.n_common = n_common;
     lead.n_leader = other->kv_len();
   }
-  return best != nullptr && worth_waiting(lead, options_.costs) ? best : nullptr;
+  return best != nullptr && worth_waiting(lead, model_.costs()) ? best : nullptr;
 }
 
 void Scheduler::start(Queue::iterator it, const Admission& admission, std::int64_t now_ns,
@@ -166,8 +166,8 @@ void Scheduler::requeue(Request& request) {
 }
 
 void Scheduler::pack() {
-  packed_.clear();
-  n_pending_.clear();
+  packable_.clear();
+  candidates_.clear();
   for (const auto& request : running_) {
     if (request->n_pending() > 1) {
       // Others may have computed, or brought back, more of it since it was admitted.
@@ -179,28 +179,26 @@ void Scheduler::pack() {
       plan_.restores.push_back(request.get());
       continue;
     }
-    packed_.push_back(request.get());
-    n_pending_.push_back(request->n_pending());
+    packable_.push_back(request.get());
+    candidates_.push_back({request->n_pending(), request->kv_len()});
+    plan_.any_decode |= request->n_pending() == 1;
   }
-  n_granted_.resize(n_pending_.size());
-  pack_tokens(n_pending_, options_.budget, n_granted_);
-
-  auto add = [&](CallPlan& call, std::size_t i) {
-    Request& request = *packed_[i];
-    const auto cut = request.cuts.upper_bound(request.kv_len());
-    if (cut != request.cuts.end()) {
-      n_granted_[i] = std::min(n_granted_[i], *cut - request.kv_len());
+  const Load load{static_cast<std::int32_t>(waiting_.size()), cache_.n_cells_used()};
+  for (const PackedCall& packed : packer_.pack(candidates_, load, model_)) {
+    CallPlan& call = plan_.calls.emplace_back();
+    call.n_pad = packed.n_pad;
+    for (const PackedCall::Item& item : packed.items) {
+      add(call, *packable_[item.candidate], item.n_rows);
     }
-    call.add(&request, request.seq(), request.kv_len(), request.kv_len() + n_granted_[i],
-             n_granted_[i] == n_pending_[i]);
-  };
-  CallPlan& prefill = options_.split_prefill ? plan_.prefill : plan_.decode;
-  for (std::size_t i = 0; i < packed_.size(); ++i) {
-    if (n_granted_[i] > 0 && n_pending_[i] == 1) add(plan_.decode, i);
   }
-  for (std::size_t i = 0; i < packed_.size(); ++i) {
-    if (n_granted_[i] > 0 && n_pending_[i] > 1) add(prefill, i);
-  }
+}
+
+/// The next n tokens of the request, or as many as there are before a cut.
+void Scheduler::add(CallPlan& call, Request& request, std::int32_t n) {
+  const auto cut = request.cuts.upper_bound(request.kv_len());
+  if (cut != request.cuts.end()) n = std::min(n, *cut - request.kv_len());
+  call.add(&request, request.seq(), request.kv_len(), request.kv_len() + n,
+           n == request.n_pending());
 }
 
 Request* Scheduler::find(RequestId id) {

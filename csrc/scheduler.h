@@ -5,8 +5,8 @@
 #include <memory>
 #include <vector>
 
-#include "budget.h"
-#include "costs.h"
+#include "cost_model.h"
+#include "packing.h"
 #include "prefix_cache.h"
 #include "prompt_logits.h"
 #include "request.h"
@@ -23,15 +23,19 @@ namespace llamaherd {
 class Scheduler {
  public:
   struct Options {
-    Budget budget;
-    bool split_prefill = false;
+    PackingOptions packing;
     std::int32_t n_cells = 0;
     bool shares_at_cuts = false;  // only where prefill stopped can a sequence be shared
-    Costs costs;
   };
 
-  Scheduler(const Options& options, SeqPool& pool, PrefixCache& cache, PromptLogits& logits)
-      : options_(options), pool_(pool), cache_(cache), logits_(logits) {}
+  Scheduler(const Options& options, const CostModel& model, SeqPool& pool, PrefixCache& cache,
+            PromptLogits& logits)
+      : options_(options),
+        model_(model),
+        pool_(pool),
+        cache_(cache),
+        logits_(logits),
+        packer_(options.packing, pool.n_seqs()) {}
 
   void submit(std::unique_ptr<Request> request) { waiting_.push_back(std::move(request)); }
 
@@ -63,6 +67,9 @@ class Scheduler {
   std::int64_t n_followers() const { return n_followers_; }
   std::int64_t follower_wait_ns() const { return follower_wait_ns_; }
 
+  /// Nanoseconds of prefill the last step was allowed beside decoding; 0: nothing decoded.
+  double prefill_budget_ns() const { return packer_.prefill_budget_ns(); }
+
  private:
   // What is left to give away while the queue is gone through.
   struct Room {
@@ -85,17 +92,19 @@ class Scheduler {
   bool still_leads(const Request::Following& following);
   void start(Queue::iterator it, const Admission& admission, std::int64_t now_ns, StepPlan& plan);
   void pack();
+  static void add(CallPlan& call, Request& request, std::int32_t n);
 
   Options options_;
+  const CostModel& model_;
   SeqPool& pool_;
   PrefixCache& cache_;
   PromptLogits& logits_;
   Queue waiting_;                                  // by id: in order of submission
   std::vector<std::unique_ptr<Request>> running_;  // in order of admission
   StepPlan plan_;
-  std::vector<Request*> packed_;
-  std::vector<std::int32_t> n_pending_;
-  std::vector<std::int32_t> n_granted_;
+  Packer packer_;
+  std::vector<Request*> packable_;
+  std::vector<Candidate> candidates_;  // the same
   std::int64_t n_looked_up_ = 0;
   std::int64_t n_followers_ = 0;
   std::int64_t follower_wait_ns_ = 0;

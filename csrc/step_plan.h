@@ -24,16 +24,13 @@ struct PlannedRequest {
 /// One decode call: the unit that is committed or undone.
 struct CallPlan {
   std::vector<PlannedRequest> items;
-  std::int32_t n_rows = 0;
+  std::int32_t n_rows = 0;  // of the items
+  std::int32_t n_pad = 0;   // rows that are to fill it up, where there is room
 
   void add(Request* request, SeqId seq, Pos begin, Pos end, bool wants_logits) {
     const std::int32_t logits_row = wants_logits ? n_rows + (end - begin) - 1 : -1;
     items.push_back({request, seq, begin, end, n_rows, logits_row});
     n_rows += end - begin;
-  }
-  void clear() {
-    items.clear();
-    n_rows = 0;
   }
 };
 
@@ -48,20 +45,17 @@ struct StepPlan {
   std::vector<KvOp> kv_ops;  // applied in this order before all else
   std::vector<KnownStart> known_starts;
   std::vector<Request*> restores;  // get data from the cache's lower tiers, and no rows
-  CallPlan decode;                 // with split prefill off, prefill rows stand here too, behind
-  CallPlan prefill;
+  std::vector<CallPlan> calls;     // in this order; no request stands in two of them
+  bool any_decode = false;         // somebody waits for the next token
 
   void clear() {
     kv_ops.clear();
     known_starts.clear();
     restores.clear();
-    decode.clear();
-    prefill.clear();
+    calls.clear();
+    any_decode = false;
   }
-  bool empty() const {
-    return decode.items.empty() && prefill.items.empty() && known_starts.empty() &&
-           restores.empty();
-  }
+  bool empty() const { return calls.empty() && known_starts.empty() && restores.empty(); }
 };
 
 }  // namespace llamaherd

@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "bindings.h"
+#include "calibration.h"
 #include "engine_thread.h"
 #include "error.h"
 #include "llama/chat_template.h"
@@ -15,14 +16,12 @@
 #include "llama/llama_model.h"
 #include "llama/log_sink.h"
 #include "logits_record.h"
-#include "warmup.h"
 
 namespace py = pybind11;
 
 namespace llamaherd {
 namespace {
 
-constexpr double kWarmupBudgetS = 2.0;
 // Longer waits would keep a closing interpreter's thread in C++.
 constexpr double kMaxDrainS = 0.1;
 
@@ -79,8 +78,9 @@ struct Model {
 class PyBatchEngine {
  public:
   PyBatchEngine(const std::string& path, const EngineConfig& config, LoadProgress& progress,
-                bool threaded, std::optional<std::shared_ptr<LogitsRecord>> record)
-      : pid_(getpid()) {
+                bool threaded, std::optional<std::shared_ptr<LogitsRecord>> record,
+                std::optional<Calibration> calibration)
+      : pid_(getpid()), calibration_(std::move(calibration)) {
     validate(config);
     const py::gil_scoped_release release;
     model_ = std::make_shared<Model>(path, config, progress);
@@ -88,14 +88,22 @@ class PyBatchEngine {
         std::shared_ptr<const LlamaModel>(model_, &model_->llama), config);
     info_ = backend->info();
     CacheOptions cache = cache_options(path, config);
-    if (config.warmup) cache.costs = warm_up(*backend, kWarmupBudgetS);
+    if (calibration_) {
+      validate(*calibration_);
+      warm_up(*backend, {.now_ns = now_ns});
+    } else if (config.warmup) {
+      calibration_ = calibrate(*backend, {.now_ns = now_ns});
+    }
+    if (calibration_) cache.costs = CostModel(*calibration_).costs();
+    PlanOptions plan{{}, calibration_, true};
     if (record) backend = std::make_unique<RecordingBackend>(std::move(backend), *record);
     const Limits limits{info_.n_vocab, resolve_max_len(config)};
-    // Beside running decoders a full prefill step would be a stall for each of them.
-    const std::int32_t token_budget = std::min(resolve_preset(config).token_budget, info_.n_batch);
-    const Budget budget{token_budget, std::max(token_budget / 4, kChunkRows)};
+    plan.packing.n_rows = std::min(resolve_preset(config).token_budget, info_.n_batch);
+    plan.packing.n_batch = info_.n_batch;
+    plan.packing.target_itl_ns = config.target_itl_ms.value_or(0) * 1e6;
+    plan.packing.may_pad = info_.pad_seq != kNoSeq;
     engine_ = std::make_unique<EngineThread>(
-        std::move(backend), model_->llama.make_token_table(), limits, budget,
+        std::move(backend), model_->llama.make_token_table(), limits, plan,
         threaded ? EngineThread::Mode::kThreaded : EngineThread::Mode::kStepped, cache);
   }
 
@@ -109,6 +117,8 @@ class PyBatchEngine {
     const py::gil_scoped_release release;
     engine_.reset();
   }
+
+  const std::optional<Calibration>& calibration() const { return calibration_; }
 
   EngineThread& engine() {
     if (getpid() != pid_) {
@@ -224,6 +234,7 @@ class PyBatchEngine {
   }
 
   pid_t pid_;
+  std::optional<Calibration> calibration_;
   BackendInfo info_;
   std::mutex model_mutex_;
   std::shared_ptr<Model> model_;
@@ -244,9 +255,9 @@ void bind_engine(py::module_& m) {
 
   py::class_<PyBatchEngine>(m, "BatchEngine", "The core of llamaherd.BatchEngine.")
       .def(py::init<const std::string&, const EngineConfig&, LoadProgress&, bool,
-                    std::optional<std::shared_ptr<LogitsRecord>>>(),
+                    std::optional<std::shared_ptr<LogitsRecord>>, std::optional<Calibration>>(),
            py::arg("path"), py::arg("config"), py::arg("progress"), py::arg("threaded"),
-           py::arg("record") = py::none(), R"pbdoc(
+           py::arg("record") = py::none(), py::arg("calibration") = py::none(), R"pbdoc(
 Load a model and start its engine.
 
 Args:
@@ -255,6 +266,7 @@ Args:
   progress: Watched and cancelled from other threads while this runs.
   threaded: False: no thread; the caller drives step().
   record: If given, notes every logits row. For tests.
+  calibration: What calls cost, if that is known; else config.warmup says whether to measure it.
 
 Raises:
   ModelLoadError: The file or the context cannot be used.
@@ -335,6 +347,8 @@ Thread safety:
       .def("apply_chat_template", &PyBatchEngine::apply_chat_template, py::arg("messages_json"),
            py::arg("tools_json"), py::arg("add_generation_prompt"),
            "The prompt text, and strings that end the answer. Any thread.")
+      .def_property_readonly("calibration", &PyBatchEngine::calibration,
+                             "What calls cost, as it was given or measured at load; None: neither.")
       .def("model_info", &PyBatchEngine::model_info, "Facts of the model and limits in force.");
 }
 

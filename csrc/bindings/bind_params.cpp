@@ -1,11 +1,27 @@
 #include <pybind11/stl.h>
 
 #include "bindings.h"
+#include "cost_model.h"
 #include "params.h"
 
 namespace py = pybind11;
 
 namespace llamaherd {
+namespace {
+
+using Pair = std::pair<double, double>;
+
+template <Calibration::Attention Calibration::*field>
+Pair get_attention(const Calibration& self) {
+  return {(self.*field).attended_ns, (self.*field).scanned_ns};
+}
+
+template <Calibration::Attention Calibration::*field>
+void set_attention(Calibration& self, const Pair& pair) {
+  self.*field = {pair.first, pair.second};
+}
+
+}  // namespace
 
 // Plain holders: llamaherd.SamplingParams and llamaherd.EngineConfig, which users see, fill one and
 // let validate() here judge it, so that each rule stands once.
@@ -32,6 +48,30 @@ void bind_params(py::module_& m) {
           "validate", [](const SamplingParams& self) { validate(self); },
           "Raises InvalidRequestError if a value is out of range whatever the model.");
 
+  py::class_<Calibration>(m, "Calibration", "What decode calls cost, as measured; nanoseconds.")
+      .def(py::init<>())
+      .def_property(
+          "points",
+          [](const Calibration& self) {
+            std::vector<std::pair<std::int32_t, double>> points;
+            for (const auto& [n_rows, ns] : self.points) points.emplace_back(n_rows, ns);
+            return points;
+          },
+          [](Calibration& self, const std::vector<std::pair<std::int32_t, double>>& points) {
+            self.points.clear();
+            for (const auto& [n_rows, ns] : points) self.points.push_back({n_rows, ns});
+          },
+          "(rows, time of a call on an empty cache), ascending.")
+      .def_property("few", &get_attention<&Calibration::few>, &set_attention<&Calibration::few>,
+                    "(per cell that a row attends to, per cell in use and row), below 64 rows.")
+      .def_property("many", &get_attention<&Calibration::many>, &set_attention<&Calibration::many>,
+                    "The same from 64 rows on.")
+      .def_readwrite("load_token_ns", &Calibration::load_token_ns,
+                     "Per token of KV data brought back from host memory.")
+      .def(
+          "validate", [](const Calibration& self) { validate(self); },
+          "Raises InvalidRequestError if it breaks a rule.");
+
   py::class_<EngineConfig>(m, "EngineConfig", "The core's form of llamaherd.EngineConfig.")
       .def(py::init<>())
       .def_readwrite("preset", &EngineConfig::preset)
@@ -39,6 +79,7 @@ void bind_params(py::module_& m) {
       .def_readwrite("max_len", &EngineConfig::max_len)
       .def_readwrite("max_seqs", &EngineConfig::max_seqs)
       .def_readwrite("token_budget", &EngineConfig::token_budget)
+      .def_readwrite("target_itl_ms", &EngineConfig::target_itl_ms)
       .def_readwrite("n_threads", &EngineConfig::n_threads)
       .def_readwrite("poll", &EngineConfig::poll)
       .def_readwrite("n_gpu_layers", &EngineConfig::n_gpu_layers)

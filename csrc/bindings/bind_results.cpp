@@ -15,7 +15,7 @@ double ratio(double part, double whole) { return whole > 0 ? part / whole : 0.0;
 
 double batch_utilisation(const Metrics& m) {
   return ratio(static_cast<double>(m.n_decode_rows),
-               static_cast<double>(m.n_decode_calls) * m.n_seqs);
+               static_cast<double>(m.n_decode_steps) * m.n_seqs);
 }
 
 double time_per_token_s(const Metrics& m) {
@@ -67,10 +67,12 @@ py::typing::Dict<py::str, py::object> as_dict(const Metrics& m) {
   py::typing::Dict<py::str, py::object> d;
 #define LLAMAHERD_PUT(field) d[#field] = m.field
   LLAMAHERD_PUT(n_steps);
+  LLAMAHERD_PUT(n_decode_steps);
   LLAMAHERD_PUT(n_decode_calls);
   LLAMAHERD_PUT(n_decode_rows);
   LLAMAHERD_PUT(n_prefill_calls);
   LLAMAHERD_PUT(n_prefill_rows);
+  LLAMAHERD_PUT(n_pad_rows);
   LLAMAHERD_PUT(n_output_tokens);
   LLAMAHERD_PUT(n_known_starts);
   LLAMAHERD_PUT(n_submitted);
@@ -89,6 +91,8 @@ py::typing::Dict<py::str, py::object> as_dict(const Metrics& m) {
   LLAMAHERD_PUT(decode_ns);
   LLAMAHERD_PUT(prefill_ns);
   LLAMAHERD_PUT(sample_ns);
+  LLAMAHERD_PUT(prefill_budget_ns);
+  LLAMAHERD_PUT(pace);
   LLAMAHERD_PUT(n_running);
   LLAMAHERD_PUT(n_waiting);
   LLAMAHERD_PUT(n_seqs);

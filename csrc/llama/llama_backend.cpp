@@ -60,7 +60,6 @@ LlamaBackend::LlamaBackend(std::shared_ptr<const LlamaModel> model, const Engine
   info_.n_ctx = resolve_n_ctx(config, preset.max_seqs, info_.n_ctx_train);
   info_.n_seqs = preset.max_seqs;
   info_.n_batch = std::max(preset.token_budget, preset.max_seqs);
-  info_.split_prefill = !model_->on_gpu();
   plan_ids(config);
 
   llama_context_params params = llama_context_default_params();
@@ -99,6 +98,7 @@ void LlamaBackend::plan_ids(const EngineConfig& config) {
   info_.partial_removal = kind == "plain" || kind == "sliding_window";
   info_.first_tag = info_.n_seqs + 1;
   n_batch_ids_ = info_.first_tag;
+  if (kind == "plain") info_.pad_seq = info_.n_seqs;
   if (!config.prefix_cache) return;
   if (!info_.partial_removal) {
     // State rows exist for ids that a batch may name only.

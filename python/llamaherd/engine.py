@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
 
-from llamaherd import _core, logs
+from llamaherd import _core, calibration, logs
 from llamaherd._core import Delta, EngineDeadError, InvalidRequestError, Metrics
 from llamaherd.loading import load_core
 from llamaherd.models import resolve
@@ -71,9 +71,16 @@ class BatchEngine:
             raise TypeError(f"config must be an EngineConfig; got {type(config).__name__}")
         self._pid = os.getpid()
         self.path: Path = resolve(model, progress=progress)
+        kept = calibration.load(self.path, self.config) if self.config.warmup else None
         self._core = load_core(
-            self.path, self.config._to_core(), progress=progress, threaded=threaded
+            self.path,
+            self.config._to_core(),
+            progress=progress,
+            threaded=threaded,
+            calibration=kept,
         )
+        if kept is None and self._core.calibration is not None:
+            calibration.store(self.path, self.config, self._core.calibration)
         self._table = _StreamTable()
         pump = None
         if threaded:
@@ -253,6 +260,11 @@ class BatchEngine:
         """What the engine remembers of prompts and answers, to look at and to steer."""
         # Made anew: kept here it would hold the engine, which could then never be dropped.
         return PrefixCache(self._core, self._compute_prefix)
+
+    @property
+    def calibration(self) -> _core.Calibration | None:
+        """What decode calls cost, as known when the engine was made; None with warmup=False."""
+        return self._core.calibration
 
     def metrics(self) -> Metrics:
         """Counters since the engine was made and its present state, as of the last step."""

@@ -18,7 +18,12 @@ _RPC_TIMEOUT_S = 5.0
 
 
 def load_core(
-    path: Path, config: _core.EngineConfig, *, progress: bool | None, threaded: bool
+    path: Path,
+    config: _core.EngineConfig,
+    *,
+    progress: bool | None,
+    threaded: bool,
+    calibration: _core.Calibration | None = None,
 ) -> _core.BatchEngine:
     """Load `path` and start its engine.
 
@@ -36,7 +41,9 @@ def load_core(
 
     def load() -> None:
         try:
-            outcome.append(_core.BatchEngine(str(path), config, watch, threaded))
+            outcome.append(
+                _core.BatchEngine(str(path), config, watch, threaded, calibration=calibration)
+            )
         except BaseException as error:
             outcome.append(error)
 

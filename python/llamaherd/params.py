@@ -145,8 +145,11 @@ class EngineConfig:
       max_len: Tokens of one request, prompt and output together; in [2, n_ctx]. None: the smaller
         of n_ctx and the trained context.
       max_seqs: Requests that run at once, in [1, 64].
-      token_budget: Prompt tokens of one step while nobody decodes, in [64, 65536]; a quarter of it
-        beside running decoders.
+      token_budget: Prompt tokens of one step at most, in [64, 65536].
+      target_itl_ms: Milliseconds that may lie between two tokens of a running request because of
+        others' prompts, > 0: prefill takes what is left of them, at least 16 tokens a step, and up
+        to four times as long while more prompts are in line than requests run. None: as long as
+        decoding and 64 prompt tokens take.
       n_threads: CPU threads of the model's computation, in [1, 512]. None: one per CPU this
         process may run on.
       poll: How eagerly idle workers wait for work, in [0, 100]: 0 sleeps at once, 100 spins. High
@@ -164,8 +167,9 @@ class EngineConfig:
       deterministic: Compute on the CPU with kernels whose results for a request do not depend on
         its batch mates, on the cache's state or on the number of threads, to the bit. Several
         times slower; needs kv_type f16 or f32 and no GPU.
-      warmup: Run each shape of decode call once at load, for at most about 2 seconds, and measure
-        what the prefix cache decides by.
+      warmup: Run each shape of decode call at load and measure what it costs, which is what steps
+        are planned by: for the longer of 2 seconds and 12 decode steps, the first time a model is
+        used with these options on this machine; then kept. False: learn it while running.
       prefix_cache: Share what prompts begin with. False: every request is computed whole.
       cache_ram_mib: Host memory in MiB for prefixes that had to leave the KV cache, >= 0.
       cache_dir: Folder for prefixes that had to leave host memory, and for all when the engine is
@@ -183,6 +187,7 @@ class EngineConfig:
     max_len: int | None = None
     max_seqs: int | None = None
     token_budget: int | None = None
+    target_itl_ms: float | None = None
     n_threads: int | None = None
     poll: int = 1
     n_gpu_layers: int = -1

@@ -20,7 +20,7 @@ class EngineThreadTest : public ::testing::Test {
     auto backend = std::make_unique<FakeBackend>(options_.fake);
     backend_ = backend.get();
     engine_ = std::make_unique<EngineThread>(std::move(backend), make_table(), options_.limits,
-                                             options_.budget, mode, options_.cache);
+                                             options_.plan, mode, options_.cache);
   }
 
   RequestId submit(const Spec& spec) {

@@ -49,6 +49,7 @@ class FakeBackend : public Backend {
 
   explicit FakeBackend(const FakeOptions& options)
       : options_(options), cells_(options.info.n_ctx), seqs_(kMaxTags) {
+    options_.info.pad_seq = options.info.n_seqs;
     options_.info.first_tag = options.info.n_seqs + 1;
   }
 
@@ -204,7 +205,7 @@ class FakeBackend : public Backend {
     std::map<SeqId, Pos> next;
     for (std::size_t row = 0; row < n; ++row) {
       if (b.tokens[row] < 0 || b.tokens[row] >= options_.info.n_vocab) return false;
-      if (b.seqs[row] < 0 || b.seqs[row] >= options_.info.n_seqs) return false;
+      if (b.seqs[row] < 0 || b.seqs[row] > options_.info.pad_seq) return false;
       const auto it = next.try_emplace(b.seqs[row], length(b.seqs[row])).first;
       if (b.positions[row] != it->second++) return false;
     }

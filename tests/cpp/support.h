@@ -98,10 +98,31 @@ inline std::ostream& operator<<(std::ostream& os, const Outcome& o) {
 
 struct HerdOptions {
   FakeOptions fake;
-  Budget budget;
+  PlanOptions plan;
   Limits limits;
   CacheOptions cache;
 };
+
+/// By which prefill rows are best put into decode's call, and a call carries all rows.
+inline Calibration joint_calibration() { return {{{1, 10e6}, {kChunkRows, 64e6}}}; }
+
+/// By which it makes no difference, so that prefill rows get a call of their own.
+inline Calibration split_calibration() { return {{{1, 1e6}, {kChunkRows, 64e6}}}; }
+
+/// Any step budget, and a curve by which rows are joined, split and filled up at random.
+inline PlanOptions random_plan(const BackendInfo& info, std::mt19937& rng) {
+  PlanOptions plan;
+  plan.learns = false;
+  plan.packing.n_rows = 1 + static_cast<std::int32_t>(rng() % info.n_batch);
+  plan.packing.n_batch = info.n_batch;
+  plan.packing.may_pad = rng() % 2;
+  plan.packing.target_itl_ns = rng() % 2 ? 0 : static_cast<double>(rng() % 50);
+  Calibration& calibration = plan.calibration.emplace();
+  for (std::int32_t n = 1; n <= 40; ++n) {
+    calibration.points.push_back({n, 1 + static_cast<double>(rng() % 20)});
+  }
+  return plan;
+}
 
 inline HerdOptions small_herd() {
   HerdOptions s;
@@ -111,7 +132,9 @@ inline HerdOptions small_herd() {
   s.fake.info.n_seqs = 4;
   s.fake.info.n_batch = 32;
   s.fake.info.n_tags = 12;
-  s.budget = {16, 8};
+  s.plan.packing.n_rows = 16;
+  s.plan.packing.n_batch = 32;
+  s.plan.learns = false;
   s.limits = {kVocab, 96};
   return s;
 }
@@ -152,7 +175,7 @@ class Herd {
   explicit Herd(const HerdOptions& options)
       : backend(options.fake),
         table(make_table()),
-        engine(backend, table, options.limits, options.budget, options.cache) {}
+        engine(backend, table, options.limits, options.plan, options.cache) {}
 
   RequestId submit(const Spec& spec, const SubmitOptions& options = {}) {
     const RequestId id = next_id_++;

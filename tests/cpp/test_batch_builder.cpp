@@ -26,7 +26,7 @@ class BatchBuilderTest : public ::testing::Test {
   }
 
   TokenTable table_ = make_table();
-  BatchBuilder builder_;
+  BatchBuilder builder_{9};
 };
 
 TEST_F(BatchBuilderTest, LaysRowsOutInPlanOrder) {
@@ -35,11 +35,21 @@ TEST_F(BatchBuilderTest, LaysRowsOutInPlanOrder) {
   CallPlan call;
   call.add(&a, 3, 2, 3, true);
   call.add(&b, 0, 1, 4, false);
-  const BatchView batch = builder_.build(call);
+  const BatchView batch = builder_.build(call, 0);
   EXPECT_EQ(copy(batch.tokens), (std::vector<TokenId>{12, 21, 22, 23}));
   EXPECT_EQ(copy(batch.positions), (std::vector<Pos>{2, 1, 2, 3}));
   EXPECT_EQ(copy(batch.seqs), (std::vector<SeqId>{3, 0, 0, 0}));
   EXPECT_EQ(copy(batch.wants_logits), (std::vector<std::uint8_t>{1, 0, 0, 0}));
+}
+
+TEST_F(BatchBuilderTest, FillsUpWithRowsOfASequenceThatIsNobodys) {
+  Request a = make(1, {10, 11}, 1);
+  CallPlan call;
+  call.add(&a, 3, 1, 2, true);
+  const BatchView batch = builder_.build(call, 2);
+  EXPECT_EQ(copy(batch.positions), (std::vector<Pos>{1, 0, 1}));
+  EXPECT_EQ(copy(batch.seqs), (std::vector<SeqId>{3, 9, 9}));
+  EXPECT_EQ(copy(batch.wants_logits), (std::vector<std::uint8_t>{1, 0, 0}));
 }
 
 TEST_F(BatchBuilderTest, OnlyTheLastRowOfAPromptWantsLogits) {
@@ -47,16 +57,16 @@ TEST_F(BatchBuilderTest, OnlyTheLastRowOfAPromptWantsLogits) {
   CallPlan call;
   call.add(&a, 0, 0, 3, true);
   EXPECT_EQ(call.items[0].logits_row, 2);
-  EXPECT_EQ(copy(builder_.build(call).wants_logits), (std::vector<std::uint8_t>{0, 0, 1}));
+  EXPECT_EQ(copy(builder_.build(call, 0).wants_logits), (std::vector<std::uint8_t>{0, 0, 1}));
 }
 
 TEST_F(BatchBuilderTest, ASecondBuildForgetsTheFirst) {
   Request a = make(1, {10, 11, 12}, 0);
   CallPlan call;
   call.add(&a, 0, 0, 3, true);
-  builder_.build(call);
-  EXPECT_EQ(builder_.build(call).tokens.size(), 3u);
-  EXPECT_TRUE(builder_.build(CallPlan{}).tokens.empty());
+  builder_.build(call, 0);
+  EXPECT_EQ(builder_.build(call, 0).tokens.size(), 3u);
+  EXPECT_TRUE(builder_.build(CallPlan{}, 0).tokens.empty());
 }
 
 TEST_F(BatchBuilderTest, ContradictionsThrow) {
@@ -84,11 +94,11 @@ TEST_F(BatchBuilderTest, ContradictionsThrow) {
   CallPlan good;
   good.add(&a, 0, 1, 4, true);
   good.add(&b, 1, 1, 4, true);
-  EXPECT_NO_THROW(builder_.build(good));
+  EXPECT_NO_THROW(builder_.build(good, 0));
   for (const Row& row : rows) {
     CallPlan bad = good;
     row.spoil(bad.items[1]);
-    EXPECT_THROW(builder_.build(bad), std::logic_error) << row.name;
+    EXPECT_THROW(builder_.build(bad, 0), std::logic_error) << row.name;
   }
 }
 

@@ -14,7 +14,7 @@ namespace {
 class EngineFaults : public ::testing::TestWithParam<std::tuple<bool, bool>> {
  protected:
   EngineFaults() : options_(small_herd()) {
-    options_.fake.info.split_prefill = std::get<0>(GetParam());
+    options_.plan.calibration = std::get<0>(GetParam()) ? split_calibration() : joint_calibration();
     options_.fake.info.partial_removal = std::get<1>(GetParam());
   }
 
@@ -102,6 +102,7 @@ TEST_P(EngineFaults, ManyAbortsInARowOnlyTakeTime) {
 
 TEST_P(EngineFaults, IdenticalPromptsThatWereSpoiledTogetherAreBothRunAgain) {
   // Too short to wait for each other; when the second is run again, the first has left its logits.
+  options_.plan.calibration = joint_calibration();
   options_.fake.faults[0] = {Fault::Kind::kNan};
   Herd herd(options_);
   const Spec spec = greedy({5, 6, 7}, 10);

@@ -13,7 +13,9 @@ namespace {
 /// Backends differ in whether prompts get calls of their own.
 class EngineStep : public ::testing::TestWithParam<bool> {
  protected:
-  EngineStep() : options_(small_herd()) { options_.fake.info.split_prefill = GetParam(); }
+  EngineStep() : options_(small_herd()) {
+    options_.plan.calibration = GetParam() ? split_calibration() : joint_calibration();
+  }
 
   HerdOptions options_;
 };
@@ -152,7 +154,8 @@ TEST_P(EngineStep, ChunkSizesDoNotMatter) {
   Herd whole(options_);
   const auto expected = run_together(whole, specs);
   for (std::int32_t n_rows : {1, 2, 7, 64, 100, 200}) {
-    options_.budget = {n_rows, std::max(1, n_rows / 2)};
+    options_.plan.packing.n_rows = n_rows;
+    options_.plan.packing.n_batch = 256;
     Herd herd(options_);
     EXPECT_EQ(run_together(herd, specs), expected) << n_rows << " rows";
   }

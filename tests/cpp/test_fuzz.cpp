@@ -14,12 +14,10 @@ HerdOptions random_herd(std::mt19937& rng, int n_faults_in_100) {
   fake.info.n_seqs = 1 + static_cast<std::int32_t>(rng() % 6);
   fake.info.n_ctx = 96 + static_cast<std::int32_t>(rng() % 200);
   fake.info.n_batch = 8 + static_cast<std::int32_t>(rng() % 100);
-  fake.info.split_prefill = rng() % 2;
   fake.info.partial_removal = rng() % 3 > 0;
   fake.contagious = rng() % 2;
   fake.curse = rng() % 2 ? DecodeStatus::kFailed : DecodeStatus::kInvalidBatch;
-  options.budget.n_rows = 1 + static_cast<std::int32_t>(rng() % fake.info.n_batch);
-  options.budget.n_prefill_beside_decode = 1 + static_cast<std::int32_t>(rng() % 40);
+  options.plan = random_plan(fake.info, rng);
   add_random_faults(rng, n_faults_in_100, 3000, fake);
   return options;
 }

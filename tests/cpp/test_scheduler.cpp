@@ -32,7 +32,7 @@ std::vector<Item> items(const CallPlan& call) {
 
 class SchedulerTest : public ::testing::Test {
  protected:
-  void make(const Budget& budget, bool split_prefill, std::int32_t n_seqs = 4,
+  void make(std::int32_t n_rows, const Calibration& calibration, std::int32_t n_seqs = 4,
             std::int32_t n_cells = 1000) {
     pool_ = std::make_unique<SeqPool>(n_seqs);
     BackendInfo info;
@@ -41,9 +41,9 @@ class SchedulerTest : public ::testing::Test {
     info.first_tag = n_seqs + 1;
     info.n_tags = 16;
     cache_ = make_cache(info, {});
-    scheduler_ = std::make_unique<Scheduler>(
-        Scheduler::Options{budget, split_prefill, n_cells, false, costs_}, *pool_, *cache_,
-        logits_);
+    costs_ = CostModel(calibration);
+    scheduler_ = std::make_unique<Scheduler>(Scheduler::Options{{n_rows, 4096}, n_cells, false},
+                                             costs_, *pool_, *cache_, logits_);
   }
 
   /// Without a seed the prompt is like no other's.
@@ -85,7 +85,7 @@ class SchedulerTest : public ::testing::Test {
   }
 
   TokenTable table_ = make_table();
-  Costs costs_;
+  CostModel costs_;
   PromptLogits logits_{1 << 20};
   std::unique_ptr<SeqPool> pool_;
   std::unique_ptr<PrefixCache> cache_;
@@ -93,13 +93,13 @@ class SchedulerTest : public ::testing::Test {
 };
 
 TEST_F(SchedulerTest, AnIdleOnePlansNothing) {
-  make({100, 64}, false);
+  make(100, joint_calibration());
   EXPECT_TRUE(plan().empty());
   EXPECT_TRUE(scheduler_->idle());
 }
 
 TEST_F(SchedulerTest, AdmitsByReservedCellsFirstComeFirstServed) {
-  make({100, 64}, false, 4, 30);
+  make(100, joint_calibration(), 4, 30);
   submit(1, 10, 11);  // 20 cells
   submit(2, 8, 4);    // 11: does not fit beside the first
   submit(3, 2, 2);    // 3: would fit, but waits its turn
@@ -114,7 +114,7 @@ TEST_F(SchedulerTest, AdmitsByReservedCellsFirstComeFirstServed) {
 }
 
 TEST_F(SchedulerTest, AdmitsNoMoreThanThereAreIds) {
-  make({100, 64}, false, 2);
+  make(100, joint_calibration(), 2);
   for (RequestId id = 1; id <= 3; ++id) submit(id, 3, 3);
   plan();
   EXPECT_EQ(scheduler_->running().size(), 2u);
@@ -123,54 +123,55 @@ TEST_F(SchedulerTest, AdmitsNoMoreThanThereAreIds) {
 }
 
 TEST_F(SchedulerTest, OneCallHoldsDecodeRowsFirstThenPrompts) {
-  make({100, 64}, false);
+  make(100, joint_calibration());
   submit(1, 4, 5);
   submit(2, 3, 5);
-  commit(plan().decode);
+  commit(plan().calls[0]);
   submit(3, 6, 5);
   const StepPlan& next = plan();
-  EXPECT_EQ(items(next.decode),
+  ASSERT_EQ(next.calls.size(), 1u);
+  EXPECT_EQ(items(next.calls[0]),
             (std::vector<Item>{{1, 4, 5, 0, 0}, {2, 3, 4, 1, 1}, {3, 0, 6, 2, 7}}));
-  EXPECT_EQ(next.decode.n_rows, 8);
-  EXPECT_TRUE(next.prefill.items.empty());
+  EXPECT_EQ(next.calls[0].n_rows, 8);
   EXPECT_TRUE(next.kv_ops.empty());
 }
 
 TEST_F(SchedulerTest, DecodeRowsStandFirstWhereAnEarlierRequestStillPrefills) {
-  make({64, 64}, false);
+  make(64, joint_calibration());
   submit(1, 200, 5);
   submit(2, 1, 5);
   const StepPlan& first = plan();
-  EXPECT_EQ(items(first.decode), (std::vector<Item>{{2, 0, 1, 0, 0}, {1, 0, 63, 1, -1}}));
+  EXPECT_EQ(items(first.calls[0]), (std::vector<Item>{{2, 0, 1, 0, 0}, {1, 0, 63, 1, -1}}));
 }
 
-TEST_F(SchedulerTest, SplitPrefillGetsACallOfItsOwn) {
-  make({100, 64}, true);
+TEST_F(SchedulerTest, WherePrefillGetsACallOfItsOwnDecodeComesFirst) {
+  make(100, split_calibration());
   submit(1, 4, 5);
   const StepPlan& first = plan();
-  EXPECT_TRUE(first.decode.items.empty());
-  EXPECT_EQ(items(first.prefill), (std::vector<Item>{{1, 0, 4, 0, 3}}));
-  commit(first.prefill);
+  ASSERT_EQ(first.calls.size(), 1u);
+  EXPECT_EQ(items(first.calls[0]), (std::vector<Item>{{1, 0, 4, 0, 3}}));
+  commit(first.calls[0]);
   submit(2, 6, 5);
   const StepPlan& next = plan();
-  EXPECT_EQ(items(next.decode), (std::vector<Item>{{1, 4, 5, 0, 0}}));
-  EXPECT_EQ(items(next.prefill), (std::vector<Item>{{2, 0, 6, 0, 5}}));
+  ASSERT_EQ(next.calls.size(), 2u);
+  EXPECT_EQ(items(next.calls[0]), (std::vector<Item>{{1, 4, 5, 0, 0}}));
+  EXPECT_EQ(items(next.calls[1]), (std::vector<Item>{{2, 0, 6, 0, 5}}));
 }
 
 TEST_F(SchedulerTest, ALongPromptComesInChunksAndWantsLogitsAtItsEndOnly) {
-  make({100, 64}, true);
+  make(100, split_calibration());
   submit(1, 250, 5);
   const StepPlan& first = plan();
-  EXPECT_EQ(items(first.prefill), (std::vector<Item>{{1, 0, 64, 0, -1}}));
-  commit(first.prefill);
-  commit(plan().prefill);
-  commit(plan().prefill);
+  EXPECT_EQ(items(first.calls[0]), (std::vector<Item>{{1, 0, 64, 0, -1}}));
+  commit(first.calls[0]);
+  commit(plan().calls[0]);
+  commit(plan().calls[0]);
   const StepPlan& last = plan();
-  EXPECT_EQ(items(last.prefill), (std::vector<Item>{{1, 192, 250, 0, 57}}));
+  EXPECT_EQ(items(last.calls[0]), (std::vector<Item>{{1, 192, 250, 0, 57}}));
 }
 
 TEST_F(SchedulerTest, FindsAndGivesAwayWaitingAndRunningRequests) {
-  make({100, 64}, false, 1);
+  make(100, joint_calibration(), 1);
   for (RequestId id : {3, 5, 9}) submit(id, 3, 3);
   plan();
   for (RequestId id : {3, 5, 9}) EXPECT_EQ(scheduler_->find(id)->id(), id);

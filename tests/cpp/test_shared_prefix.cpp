@@ -20,13 +20,14 @@ constexpr std::int32_t kOutput = 8;
 class SharedPrefix : public ::testing::TestWithParam<std::tuple<bool, bool>> {
  protected:
   SharedPrefix() : options_(small_herd()) {
-    options_.fake.info.split_prefill = std::get<0>(GetParam());
+    options_.plan.calibration = std::get<0>(GetParam()) ? split_calibration() : joint_calibration();
     options_.fake.info.partial_removal = std::get<1>(GetParam());
     options_.fake.info.n_ctx = options_.fake.info.n_ctx_train = 8192;
     options_.fake.info.n_seqs = 8;
     options_.fake.info.n_tags = 64;
     options_.fake.info.n_batch = 256;
-    options_.budget = {128, 64};
+    options_.plan.packing.n_rows = 128;
+    options_.plan.packing.n_batch = 256;
     options_.limits = {kVocab, 1024};
   }
 

@@ -30,14 +30,12 @@ HerdOptions random_herd(std::mt19937& rng, const Setup& setup, const TempFolder&
   fake.info.n_block = 32;
   fake.info.n_ctx = 170 + static_cast<std::int32_t>(rng() % 150);
   fake.info.n_batch = 8 + static_cast<std::int32_t>(rng() % 100);
-  fake.info.split_prefill = rng() % 2;
   fake.info.partial_removal = setup.disk || rng() % 3 > 0;
   fake.contagious = rng() % 2;
   fake.curse = rng() % 2 ? DecodeStatus::kFailed : DecodeStatus::kInvalidBatch;
   if (rng() % 4 == 0) fake.loads_fail_from = static_cast<std::int64_t>(rng() % 20);
   options.limits.max_len = 160;
-  options.budget.n_rows = 1 + static_cast<std::int32_t>(rng() % fake.info.n_batch);
-  options.budget.n_prefill_beside_decode = 1 + static_cast<std::int32_t>(rng() % 40);
+  options.plan = random_plan(fake.info, rng);
   CacheOptions& cache = options.cache;
   if (rng() % 4) cache.max_ram_bytes = static_cast<std::int64_t>(rng() % 4000);
   if (rng() % 2) cache.costs.load_call_ns = cache.costs.step_ns = 0;

@@ -18,7 +18,6 @@ PACKAGE = ROOT / "python" / "llamaherd"
 CORE: dict[str, str] = {
     "types": "",
     "error": "",
-    "budget": "",
     "checksum": "",
     "costs": "",
     "eviction": "",
@@ -30,6 +29,9 @@ CORE: dict[str, str] = {
     "common_length": "types",
     "radix_tree": "common_length types",
     "in_flight": "costs types",
+    "cost_model": "costs error types",
+    "widths": "cost_model",
+    "packing": "cost_model types widths",
     "backend": "kv_block types",
     "invariants": "types",
     "logits_math": "types",
@@ -51,16 +53,17 @@ CORE: dict[str, str] = {
     "batch_builder": "backend step_plan request",
     "step_guard": "backend prefix_cache step_plan request",
     "scheduler": (
-        "budget common_length costs in_flight prefix_cache prompt_logits request seq_pool step_plan"
+        "common_length cost_model in_flight packing prefix_cache prompt_logits request seq_pool"
+        " step_plan"
     ),
     "engine": (
-        "backend batch_builder invariants make_cache metrics prefix_cache prompt_logits sampler"
-        " scheduler seq_pool step_guard token_table"
+        "backend batch_builder cost_model invariants make_cache metrics prefix_cache prompt_logits"
+        " sampler scheduler seq_pool step_guard token_table"
     ),
     "recovery": "engine",
     "engine_thread": "backend engine error params token_table",
     "logits_record": "backend",
-    "warmup": "backend budget costs error",
+    "calibration": "backend cost_model error",
 }
 LLAMA: dict[str, str] = {
     "llama/log_sink": "",
@@ -80,10 +83,10 @@ BINDINGS: dict[str, str] = {
     "bindings/bindings": "",
     "bindings/module": "bindings/bindings",
     "bindings/bind_errors": "bindings/bindings error",
-    "bindings/bind_params": "bindings/bindings params",
+    "bindings/bind_params": "bindings/bindings cost_model params",
     "bindings/bind_results": "bindings/bindings metrics types",
     "bindings/bind_engine": (
-        "bindings/bindings engine_thread error logits_record warmup"
+        "bindings/bindings calibration engine_thread error logits_record"
         " llama/chat_template llama/fingerprint llama/llama_backend llama/llama_model"
         " llama/log_sink"
     ),
@@ -111,13 +114,14 @@ MODULES: dict[str, str] = {
     "loading": "_core logs",
     "stream": "_core result",
     "prefix_cache": "_core stream",
-    "engine": "_core loading logs models params prefix_cache stream",
+    "calibration": "_core models params",
+    "engine": "_core calibration loading logs models params prefix_cache stream",
     "llm": "_core engine loading params prefix_cache result stream",
     "llamaherd": "_core engine llm params prefix_cache result stream",
     "cli.options": "models params",
     "cli.pull": "models",
     "cli.quantize": "_core models",
-    "cli.info": "llamaherd _core models",
+    "cli.info": "llamaherd _core calibration cli.options models",
     "cli.chat": "llamaherd cli.options",
     "cli.demo": "llamaherd cli.options",
     "cli.generate": "llamaherd cli.options engine stream",

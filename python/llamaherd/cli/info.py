@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from llamaherd import _core, models
+from llamaherd.cli import options
 
+_BAR_WIDTH = 40
 _SAMPLING_PREFIX = "general.sampling."
 
 
@@ -17,6 +19,15 @@ def info(
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Also show this model's facts.")
     ] = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate",
+            help="Measure anew what decode calls of the model (or the default one) cost, keep it "
+            "for later loads, and show it.",
+        ),
+    ] = False,
+    preset: options.Preset = "balanced",
 ) -> None:
     """Show versions, devices and CPU features, and a model's facts."""
     console = Console(highlight=False)
@@ -31,6 +42,8 @@ def info(
     console.print(_devices_table())
     if model is not None:
         _print_model(console, model)
+    if calibrate:
+        _print_costs(console, model or models.DEFAULT_MODEL, preset)
 
 
 def _devices_table() -> Table:
@@ -66,6 +79,34 @@ def _print_model(console: Console, name: str) -> None:
     sampling = ", ".join(f"{key} {value}" for key, value in recommended.items())
     table.add_row("recommended sampling", sampling or "none stated in the file")
     console.print(table)
+
+
+def _print_costs(console: Console, name: str, preset: str) -> None:
+    from llamaherd import BatchEngine, EngineConfig, calibration
+
+    config = EngineConfig(preset=preset)
+    calibration.forget(models.resolve(name), config)
+    with BatchEngine(name, config) as engine:
+        costs = engine.calibration
+    assert costs is not None
+    best = max(n_rows / ns for n_rows, ns in costs.points)
+    table = Table("rows in a call", "ms", "ms / row", "rows / s", "")
+    for n_rows, ns in costs.points:
+        bar = "█" * max(1, round(_BAR_WIDTH * n_rows / ns / best))
+        table.add_row(
+            str(n_rows),
+            f"{ns / 1e6:.2f}",
+            f"{ns / 1e6 / n_rows:.2f}",
+            f"{n_rows / ns * 1e9:.0f}",
+            bar,
+        )
+    console.print(table)
+    for kind, (attended_ns, scanned_ns) in (("below", costs.few), ("from", costs.many)):
+        console.print(
+            f"attention, calls {kind} 64 rows: {attended_ns:.0f} ns per row and cell attended to, "
+            f"{scanned_ns:.0f} per cell passed over"
+        )
+    console.print(f"KV data from host memory: {costs.load_token_ns / 1e3:.1f} us per token")
 
 
 def _text(value: Any) -> str:

@@ -1,0 +1,194 @@
+#include "calibration.h"
+
+#include <algorithm>
+#include <bit>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "error.h"
+
+namespace llamaherd {
+namespace {
+
+// Deep enough for attention to stand out, short enough for the time there is.
+constexpr Pos kDepth = 256;
+constexpr std::int32_t kDeepSeqs = 8;
+
+std::int32_t largest_power_of_2(std::int32_t n) {
+  return std::int32_t(std::bit_floor(std::uint32_t(n)));
+}
+
+class Calibrator {
+ public:
+  Calibrator(Backend& backend, const CalibrationOptions& options)
+      : backend_(backend),
+        options_(options),
+        info_(backend.info()),
+        n_chunk_max_(std::min(info_.n_batch, info_.n_ctx)),
+        begin_ns_(options.now_ns()),
+        budget_ns_(options.budget_s * 1e9) {}
+
+  void warm_up() {
+    for (const std::int32_t n : first_shapes()) measure(n, false);
+  }
+
+  Calibration run() {
+    warm_up();
+    for (const std::int32_t n : first_shapes()) {
+      measure(n, true);
+      if (n == 1 && best_ns_.contains(1)) {
+        budget_ns_ = std::max(budget_ns_, options_.n_steps * best_ns_.at(1));
+      }
+    }
+    if (best_ns_.empty()) return CostModel().calibration();
+    measure_depth();
+    // All shapes, then again for the least time.
+    for (int pass = 0; pass < 2; ++pass) {
+      for (const std::int32_t n : all_shapes()) {
+        if (pass == 1 || !best_ns_.contains(n)) measure(n, true);
+      }
+    }
+    for (const auto& [n_rows, ns] : best_ns_) result_.points.push_back({n_rows, ns});
+    return result_;
+  }
+
+ private:
+  std::vector<std::int32_t> first_shapes() const {
+    std::vector<std::int32_t> shapes;
+    for (std::int32_t n = 1; n < n_decode_max(); n *= 2) shapes.push_back(n);
+    shapes.push_back(n_decode_max());
+    if (n_chunk_max_ >= kChunkRows && n_decode_max() < kChunkRows) shapes.push_back(kChunkRows);
+    return shapes;
+  }
+
+  std::vector<std::int32_t> all_shapes() const {
+    std::vector<std::int32_t> shapes;
+    for (std::int32_t n = 1; n <= n_decode_max(); ++n) shapes.push_back(n);
+    for (std::int32_t n : {24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048}) {
+      if (n > n_decode_max() && n <= n_chunk_max_) shapes.push_back(n);
+    }
+    return shapes;
+  }
+
+  std::int32_t n_decode_max() const { return std::min(info_.n_seqs, n_chunk_max_); }
+
+  /// Runs n rows on an empty cache, if there is time: of as many sequences where there are so many,
+  /// else of one.
+  void measure(std::int32_t n, bool noted) {
+    if (!fits(n)) return;
+    const bool decodes = n <= n_decode_max();
+    const double ns = time_rows(0, decodes ? n : 1, 0, decodes ? 1 : n);
+    forget(decodes ? n : 1);
+    last_ = {n, ns};
+    if (noted) note(n, ns);
+  }
+
+  /// What rows cost more on a cache that holds something: theirs, or others'.
+  void measure_depth() {
+    const std::int32_t n_deep =
+        std::min(kDeepSeqs, largest_power_of_2(std::max(n_decode_max() / 2, 1)));
+    const Pos depth = std::min({kDepth, n_chunk_max_, info_.n_ctx - kChunkRows - 2 * kDeepSeqs});
+    if (depth < kChunkRows || !fits(depth)) return;
+    note(depth, time_rows(0, 1, 0, depth));
+    if (info_.partial_removal && info_.n_tags > 0) measure_loading(depth);
+    for (SeqId seq = 1; seq < n_deep; ++seq) {
+      backend_.apply({KvOp::Kind::kCopy, 0, 0, depth, seq});
+    }
+    Pos begin = depth;
+    if (best_ns_.contains(n_deep) && fits(2 * n_deep)) {
+      const double cells = static_cast<double>(n_deep) * depth;
+      double base = best_ns_.at(n_deep);
+      if (2 * n_deep <= info_.n_seqs) {
+        const double beside = time_rows(n_deep, n_deep, 0, 1);
+        result_.few.scanned_ns = std::max(0.0, (beside - base) / cells);
+        base = beside;
+      }
+      const double behind = time_rows(0, n_deep, begin++, 1);
+      result_.few.attended_ns = std::max(0.0, (behind - base) / cells);
+    }
+    if (best_ns_.contains(kChunkRows) && fits(kChunkRows)) {
+      const double cells = static_cast<double>(kChunkRows) * depth;
+      const double behind = time_rows(0, 1, begin, kChunkRows);
+      result_.many.attended_ns = std::max(0.0, (behind - best_ns_.at(kChunkRows)) / cells);
+    }
+    forget(std::min(2 * n_deep, info_.n_seqs));
+  }
+
+  /// What it takes to bring one position back, from the n that sequence 0 holds: what does not grow
+  /// with n is left at its default.
+  void measure_loading(Pos n) {
+    const std::vector<std::byte> data = backend_.save(0, 0, n);
+    forget(1);
+    const std::int64_t begin_ns = options_.now_ns();
+    backend_.load(0, 0, n, data);
+    result_.load_token_ns = static_cast<double>(options_.now_ns() - begin_ns) / n;
+  }
+
+  /// Nanoseconds of a call with n_each rows of each of the sequences. Leaves them in the cache.
+  double time_rows(SeqId first_seq, std::int32_t n_seqs, Pos begin, std::int32_t n_each) {
+    std::vector<Pos> positions;
+    std::vector<SeqId> seqs;
+    std::vector<std::uint8_t> wants_logits;
+    for (SeqId seq = first_seq; seq < first_seq + n_seqs; ++seq) {
+      for (Pos pos = begin; pos < begin + n_each; ++pos) {
+        positions.push_back(pos);
+        seqs.push_back(seq);
+        wants_logits.push_back(pos + 1 == begin + n_each);
+      }
+    }
+    const std::vector<TokenId> tokens(positions.size(), 0);
+    const std::int64_t begin_ns = options_.now_ns();
+    try {
+      if (backend_.decode({tokens, positions, seqs, wants_logits}) != DecodeStatus::kOk) {
+        throw ModelLoadError("it was refused");
+      }
+    } catch (const std::exception& error) {
+      throw ModelLoadError("the model cannot decode " + std::to_string(tokens.size()) +
+                           " rows: " + error.what());
+    }
+    return static_cast<double>(std::max<std::int64_t>(options_.now_ns() - begin_ns, 1));
+  }
+
+  void note(std::int32_t n_rows, double ns) {
+    const auto [at, is_new] = best_ns_.emplace(n_rows, ns);
+    if (!is_new) at->second = std::min(at->second, ns);
+  }
+
+  /// Whether a call of n rows is expected to end in time, if rows cost no more than in one known.
+  bool fits(std::int32_t n_rows) const {
+    const double elapsed_ns = static_cast<double>(options_.now_ns() - begin_ns_);
+    const auto above = best_ns_.upper_bound(n_rows);
+    const bool any_known = above != best_ns_.begin();
+    const std::int32_t n_known = any_known ? std::prev(above)->first : last_.first;
+    const double known_ns = any_known ? std::prev(above)->second : last_.second;
+    const double expected_ns = known_ns * std::max(1.0, static_cast<double>(n_rows) / n_known);
+    return elapsed_ns + expected_ns <= budget_ns_;
+  }
+
+  void forget(std::int32_t n_seqs) {
+    for (SeqId seq = 0; seq < n_seqs; ++seq) backend_.apply({KvOp::Kind::kRemove, seq, 0, -1});
+  }
+
+  Backend& backend_;
+  const CalibrationOptions& options_;
+  const BackendInfo& info_;
+  std::int32_t n_chunk_max_;
+  std::int64_t begin_ns_;
+  double budget_ns_;
+  std::pair<std::int32_t, double> last_{1, 0};  // rows and nanoseconds of the last call
+  std::map<std::int32_t, double> best_ns_;      // by number of rows
+  Calibration result_;
+};
+
+}  // namespace
+
+Calibration calibrate(Backend& backend, const CalibrationOptions& options) {
+  return Calibrator(backend, options).run();
+}
+
+void warm_up(Backend& backend, const CalibrationOptions& options) {
+  Calibrator(backend, options).warm_up();
+}
+
+}  // namespace llamaherd

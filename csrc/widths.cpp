@@ -1,0 +1,53 @@
+#include "widths.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace llamaherd {
+namespace {
+
+// Predictions are not better than this: less is not worth a stranger plan.
+constexpr double kLeastGain = 0.97;
+
+}  // namespace
+
+std::span<const Width> Widths::of(std::int32_t n, const CostModel& model) {
+  if (version_ != model.version()) {
+    solve(model);
+    version_ = model.version();
+  }
+  widths_.clear();
+  while (n > 0) {
+    widths_.push_back(first_[n]);
+    n -= first_[n].n_rows;
+  }
+  std::ranges::sort(widths_, std::greater(), &Width::n_rows);
+  return widths_;
+}
+
+void Widths::solve(const CostModel& model) {
+  std::vector<double> alone_ns(n_max_ + 1);  // of one call with n rows
+  std::vector<std::int32_t> n_pad(n_max_ + 1);
+  std::vector<double> ns(n_max_ + 1);
+  first_.assign(n_max_ + 1, {});
+  const auto rows_ns = [&](std::int32_t n) { return model.call_ns({n}); };
+  for (std::int32_t n = 1; n <= n_max_; ++n) {
+    alone_ns[n] = rows_ns(n);
+    for (std::int32_t pad = 1; pad <= kMaxPad && n + pad <= n_padded_max_; ++pad) {
+      const double padded_ns = rows_ns(n + pad);
+      if (padded_ns >= kLeastGain * alone_ns[n]) continue;
+      alone_ns[n] = padded_ns;
+      n_pad[n] = pad;
+    }
+    ns[n] = alone_ns[n];
+    first_[n] = {n, n_pad[n]};
+    for (std::int32_t k = 1; k < n; ++k) {
+      const double split_ns = alone_ns[k] + ns[n - k];
+      if (split_ns >= kLeastGain * ns[n]) continue;
+      ns[n] = split_ns;
+      first_[n] = {k, n_pad[k]};
+    }
+  }
+}
+
+}  // namespace llamaherd

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "cost_model.h"
+
+namespace llamaherd {
+
+/// A call that carries one row each of n_rows sequences, filled up by n_pad rows that nobody needs.
+struct Width {
+  std::int32_t n_rows = 0;
+  std::int32_t n_pad = 0;
+  bool operator==(const Width&) const = default;
+};
+
+/// Into which calls decode rows are best packed. Kernels like some numbers of rows and take longer
+/// for fewer: then the rows are filled up to the next good number, or go in several calls. Found by
+/// dynamic programming over the cost model's curve, anew when that has changed.
+class Widths {
+ public:
+  static constexpr std::int32_t kMaxPad = 15;
+
+  /// For up to n_max rows, filled up to n_padded_max at most.
+  Widths(std::int32_t n_max, std::int32_t n_padded_max)
+      : n_max_(n_max), n_padded_max_(n_padded_max) {}
+
+  /// The calls for n rows, in [1, n_max], widest first; valid until the next call.
+  std::span<const Width> of(std::int32_t n, const CostModel& model);
+
+ private:
+  void solve(const CostModel& model);
+
+  std::int32_t n_max_;
+  std::int32_t n_padded_max_;
+  std::int64_t version_ = -1;
+  std::vector<Width> first_;  // by number of rows left: the call to make next
+  std::vector<Width> widths_;
+};
+
+}  // namespace llamaherd

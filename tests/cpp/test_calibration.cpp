@@ -1,0 +1,121 @@
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "calibration.h"
+#include "error.h"
+#include "support.h"
+
+namespace llamaherd {
+namespace {
+
+/// A fake whose calls take the time that a curve and attention say, on a clock of its own.
+class TimedBackend : public FakeBackend {
+ public:
+  using FakeBackend::FakeBackend;
+
+  std::function<double(std::int32_t)> rows_ns = [](std::int32_t n) { return 1e6 * n; };
+  double attended_ns = 0;
+  double scanned_ns = 0;
+  double load_token_ns = 0;
+  double first_call_ns = 0;  // more, for the first call of each number of rows
+
+  DecodeStatus decode(const BatchView& batch) override {
+    const auto n = static_cast<std::int32_t>(batch.tokens.size());
+    double ns = rows_ns(n) + scanned_ns * n * n_cells_used();
+    for (const SeqId seq : batch.seqs) ns += attended_ns * length(seq);
+    if (seen_.insert(n).second) ns += first_call_ns;
+    now_ns_ += static_cast<std::int64_t>(ns);
+    return FakeBackend::decode(batch);
+  }
+  bool load(SeqId seq, Pos begin, Pos end, std::span<const std::byte> data) override {
+    now_ns_ += static_cast<std::int64_t>(load_token_ns * (end - begin));
+    return FakeBackend::load(seq, begin, end, data);
+  }
+
+  Calibration calibrate(double budget_s = 1e9) {
+    return llamaherd::calibrate(*this, {budget_s, 12, [this] { return now_ns_; }});
+  }
+  double spent_s() const { return static_cast<double>(now_ns_) * 1e-9; }
+
+ private:
+  std::int64_t now_ns_ = 0;
+  std::set<std::int32_t> seen_;
+};
+
+FakeOptions big(std::int32_t n_seqs = 12) {
+  FakeOptions options = small_herd().fake;
+  options.info.n_seqs = n_seqs;
+  options.info.n_ctx = 1024;
+  options.info.n_batch = 512;
+  return options;
+}
+
+TEST(Calibration, MeasuresTheCurveAttentionAndLoading) {
+  TimedBackend backend(big());
+  backend.rows_ns = [](std::int32_t n) { return n % 4 == 0 ? 1e6 * n : 1.5e6 * n; };
+  backend.attended_ns = 1000;
+  backend.scanned_ns = 100;
+  backend.load_token_ns = 50;
+  backend.first_call_ns = 1e9;
+  const CostModel model(backend.calibrate());
+  for (std::int32_t n : {1, 2, 3, 4, 7, 11, 12, 64, 128, 512}) {
+    EXPECT_NEAR(model.call_ns({n}) / backend.rows_ns(n), 1, 0.01) << n;
+  }
+  EXPECT_NEAR(model.call_ns({6, 6000, 10000}) - model.call_ns({6}), 6000 * 1000 + 10000 * 100, 1e5);
+  EXPECT_NEAR(model.call_ns({64, 6000}) - model.call_ns({64}), 6000 * 1100, 1e5);
+  EXPECT_NEAR(model.costs().load_token_ns, 50, 1);
+}
+
+TEST(Calibration, LeavesTheCacheEmptyAndBreaksNoRule) {
+  for (std::int32_t n_seqs : {1, 2, 6, 64}) {
+    for (std::int32_t n_ctx : {5, 70, 300, 2000}) {
+      for (bool partial_removal : {false, true}) {
+        FakeOptions options = big(n_seqs);
+        options.info.n_ctx = n_ctx;
+        options.info.partial_removal = partial_removal;
+        TimedBackend backend(options);
+        EXPECT_FALSE(backend.calibrate().points.empty());
+        EXPECT_EQ(backend.n_cells_used(), 0);
+        EXPECT_EQ(backend.n_refused(), 0);
+        EXPECT_EQ(backend.n_saves(), backend.n_loads());
+      }
+    }
+  }
+}
+
+TEST(Calibration, KeepsToItsTime) {
+  for (const double row_s : {0.001, 0.01, 0.1, 1.0}) {
+    TimedBackend backend(big());
+    backend.rows_ns = [row_s](std::int32_t n) { return row_s * 1e9 * n; };
+    const Calibration calibration = backend.calibrate(2);
+    EXPECT_EQ(calibration.points.front().n_rows, 1);
+    EXPECT_LE(backend.spent_s(), std::max(2.0, 12 * row_s) * 1.001);
+    EXPECT_GE(backend.spent_s(), std::min(1.0, 6 * row_s));
+  }
+}
+
+TEST(Calibration, WithoutTimeItAssumes) {
+  TimedBackend backend(big());
+  const Calibration calibration = backend.calibrate(-1);
+  EXPECT_EQ(backend.n_calls(), 0);
+  EXPECT_FALSE(calibration.points.empty());
+}
+
+TEST(Calibration, AFailedCallIsALoadErrorThatSaysWhy) {
+  for (Fault::Kind kind : {Fault::Kind::kStatus, Fault::Kind::kThrow}) {
+    FakeOptions options = big();
+    options.faults[1] = {kind, DecodeStatus::kFailed, 1};
+    TimedBackend backend(options);
+    try {
+      backend.calibrate();
+      FAIL();
+    } catch (const ModelLoadError& error) {
+      const std::string why = kind == Fault::Kind::kThrow ? "scripted" : "it was refused";
+      EXPECT_EQ(error.what(), "the model cannot decode 2 rows: " + why);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace llamaherd
