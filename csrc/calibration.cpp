@@ -19,6 +19,13 @@ std::int32_t largest_power_of_2(std::int32_t n) {
   return std::int32_t(std::bit_floor(std::uint32_t(n)));
 }
 
+double median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::ranges::nth_element(values, middle);
+  return *middle;
+}
+
 class Calibrator {
  public:
   Calibrator(Backend& backend, const CalibrationOptions& options)
@@ -49,6 +56,8 @@ class Calibrator {
         if (pass == 1 || !best_ns_.contains(n)) measure(n, true);
       }
     }
+    measure(1, true);
+    result_.noise = median(ratios_);
     for (const auto& [n_rows, ns] : best_ns_) result_.points.push_back({n_rows, ns});
     return result_;
   }
@@ -152,7 +161,9 @@ class Calibrator {
 
   void note(std::int32_t n_rows, double ns) {
     const auto [at, is_new] = best_ns_.emplace(n_rows, ns);
-    if (!is_new) at->second = std::min(at->second, ns);
+    if (is_new) return;
+    ratios_.push_back(std::max(at->second, ns) / std::min(at->second, ns));
+    at->second = std::min(at->second, ns);
   }
 
   /// Whether a call of n rows is expected to end in time, if rows cost no more than in one known.
@@ -178,6 +189,7 @@ class Calibrator {
   double budget_ns_;
   std::pair<std::int32_t, double> last_{1, 0};  // rows and nanoseconds of the last call
   std::map<std::int32_t, double> best_ns_;      // by number of rows
+  std::vector<double> ratios_;                  // of measurements of the same number of rows
   Calibration result_;
 };
 

@@ -52,6 +52,8 @@ struct Calibration {
   Attention few{};            // in calls of fewer than kChunkRows rows
   Attention many{};           // in calls of at least so many
   double load_token_ns = Costs().load_token_ns;
+  double noise = 0;  // median ratio of two measurements of one shape, the longer to the shorter; 0:
+                     // nothing was measured twice
 };
 
 /// Throws InvalidRequestError unless it is one that a CostModel can be made of.

@@ -68,6 +68,8 @@ void bind_params(py::module_& m) {
                     "The same from 64 rows on.")
       .def_readwrite("load_token_ns", &Calibration::load_token_ns,
                      "Per token of KV data brought back from host memory.")
+      .def_readwrite("noise", &Calibration::noise,
+                     "Median ratio of two measurements of one shape; 0: none was measured twice.")
       .def(
           "validate", [](const Calibration& self) { validate(self); },
           "Raises InvalidRequestError if it breaks a rule.");

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import enum
 import typing
-__all__: list[str] = ['BatchEngine', 'Delta', 'DeviceInfo', 'EngineConfig', 'EngineDeadError', 'FinishReason', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'Metrics', 'ModelLoadError', 'SamplingParams', 'Timing', 'cpu_features', 'default_n_threads', 'drain_log', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'serve_rpc']
+__all__: list[str] = ['BatchEngine', 'Calibration', 'Delta', 'DeviceInfo', 'EngineConfig', 'EngineDeadError', 'FinishReason', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'Metrics', 'ModelLoadError', 'SamplingParams', 'Timing', 'cpu_features', 'default_n_threads', 'drain_log', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'serve_rpc']
 class LlamaHerdError(RuntimeError):
     """
     Base of all errors that llamaherd raises.
@@ -118,6 +118,56 @@ class SamplingParams:
     @typical_p.setter
     def typical_p(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
         ...
+class Calibration:
+    """
+    What decode calls cost, as measured; nanoseconds.
+    """
+    def __init__(self) -> None:
+        ...
+    def validate(self) -> None:
+        """
+        Raises InvalidRequestError if it breaks a rule.
+        """
+    @property
+    def few(self) -> tuple[float, float]:
+        """
+        (per cell that a row attends to, per cell in use and row), below 64 rows.
+        """
+    @few.setter
+    def few(self, arg1: tuple[typing.SupportsFloat | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]) -> None:
+        ...
+    @property
+    def load_token_ns(self) -> float:
+        """
+        Per token of KV data brought back from host memory.
+        """
+    @load_token_ns.setter
+    def load_token_ns(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def many(self) -> tuple[float, float]:
+        """
+        The same from 64 rows on.
+        """
+    @many.setter
+    def many(self, arg1: tuple[typing.SupportsFloat | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]) -> None:
+        ...
+    @property
+    def noise(self) -> float:
+        """
+        Median ratio of two measurements of one shape; 0: none was measured twice.
+        """
+    @noise.setter
+    def noise(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def points(self) -> list[tuple[int, float]]:
+        """
+        (rows, time of a call on an empty cache), ascending.
+        """
+    @points.setter
+    def points(self, arg1: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]]) -> None:
+        ...
 class EngineConfig:
     """
     The core's form of llamaherd.EngineConfig.
@@ -197,6 +247,12 @@ class EngineConfig:
         ...
     @poll.setter
     def poll(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def target_itl_ms(self) -> float | None:
+        ...
+    @target_itl_ms.setter
+    def target_itl_ms(self, arg0: typing.SupportsFloat | typing.SupportsIndex | None) -> None:
         ...
     @property
     def tensor_split(self) -> list[float]:
@@ -362,7 +418,7 @@ class BatchEngine:
     """
     The core of llamaherd.BatchEngine.
     """
-    def __init__(self, path: str, config: EngineConfig, progress: LoadProgress, threaded: bool, record: LogitsRecord | None = None) -> None:
+    def __init__(self, path: str, config: EngineConfig, progress: LoadProgress, threaded: bool, record: LogitsRecord | None = None, calibration: Calibration | None = None) -> None:
         """
         Load a model and start its engine.
         
@@ -372,6 +428,7 @@ class BatchEngine:
           progress: Watched and cancelled from other threads while this runs.
           threaded: False: no thread; the caller drives step().
           record: If given, notes every logits row. For tests.
+          calibration: What calls cost, if that is known; else config.warmup says whether to measure it.
         
         Raises:
           ModelLoadError: The file or the context cannot be used.
@@ -465,6 +522,11 @@ class BatchEngine:
     def unpin(self, name: str) -> None:
         """
         End a pin. Any thread.
+        """
+    @property
+    def calibration(self) -> Calibration | None:
+        """
+        What calls cost, as it was given or measured at load; None: neither.
         """
 def cpu_features() -> list[tuple[str, str]]:
     """

@@ -38,6 +38,12 @@ _OPTIONS = (
 )
 
 
+_FIELDS = ("points", "few", "many", "load_token_ns", "noise")
+
+# Two measurements of the same on an idle machine differ by a few percent.
+_MOST_NOISE = 1.3
+
+
 def load(path: Path, config: EngineConfig) -> _core.Calibration | None:
     """What was kept for this model and these options on this machine; None: nothing of use."""
     try:
@@ -52,9 +58,12 @@ def load(path: Path, config: EngineConfig) -> _core.Calibration | None:
 
 
 def store(path: Path, config: EngineConfig, calibration: _core.Calibration) -> None:
-    """Keeps it for `load()`; where that is not possible, the next load measures again."""
+    """Keeps it for `load()`, unless it was measured on a busy machine: then, and where it cannot be
+    kept, the next load measures again."""
+    if not 0 < calibration.noise < _MOST_NOISE:
+        return
     file = _file(path, config)
-    kept = {name: getattr(calibration, name) for name in ("points", "few", "many", "load_token_ns")}
+    kept = {name: getattr(calibration, name) for name in _FIELDS}
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(

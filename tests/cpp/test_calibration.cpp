@@ -65,6 +65,16 @@ TEST(Calibration, MeasuresTheCurveAttentionAndLoading) {
   EXPECT_NEAR(model.call_ns({6, 6000, 10000}) - model.call_ns({6}), 6000 * 1000 + 10000 * 100, 1e5);
   EXPECT_NEAR(model.call_ns({64, 6000}) - model.call_ns({64}), 6000 * 1100, 1e5);
   EXPECT_NEAR(model.costs().load_token_ns, 50, 1);
+  EXPECT_EQ(model.calibration().noise, 1);
+}
+
+TEST(Calibration, SaysHowNoisyItWas) {
+  TimedBackend backend(big());
+  std::mt19937 rng(1);
+  backend.rows_ns = [&](std::int32_t n) { return 1e6 * n * (rng() % 2 ? 1 : 3); };
+  EXPECT_GT(backend.calibrate().noise, 1.5);
+  TimedBackend hurried(big());
+  EXPECT_EQ(hurried.calibrate(-1).noise, 0);
 }
 
 TEST(Calibration, LeavesTheCacheEmptyAndBreaksNoRule) {

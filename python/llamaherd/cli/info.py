@@ -11,7 +11,7 @@ from rich.table import Table
 from llamaherd import _core, models
 from llamaherd.cli import options
 
-_BAR_WIDTH = 40
+_BAR_WIDTH = 28
 _SAMPLING_PREFIX = "general.sampling."
 
 
@@ -106,6 +106,7 @@ def _print_costs(console: Console, name: str, preset: str) -> None:
             f"attention, calls {kind} 64 rows: {attended_ns:.0f} ns per row and cell attended to, "
             f"{scanned_ns:.0f} per cell passed over"
         )
+    console.print(f"two measurements of the same differ by a factor of {costs.noise:.2f}")
     console.print(f"KV data from host memory: {costs.load_token_ns / 1e3:.1f} us per token")
 
 
