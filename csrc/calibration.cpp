@@ -88,6 +88,7 @@ class Calibrator {
     if (!fits(n)) return;
     const bool decodes = n <= n_decode_max();
     const double ns = time_rows(0, decodes ? n : 1, 0, decodes ? 1 : n);
+    ++n_runs_[n];
     forget(decodes ? n : 1);
     last_ = {n, ns};
     if (noted) note(n, ns);
@@ -162,7 +163,8 @@ class Calibrator {
   void note(std::int32_t n_rows, double ns) {
     const auto [at, is_new] = best_ns_.emplace(n_rows, ns);
     if (is_new) return;
-    ratios_.push_back(std::max(at->second, ns) / std::min(at->second, ns));
+    // Of three runs two were warm.
+    if (n_runs_[n_rows] > 2) ratios_.push_back(std::max(at->second, ns) / std::min(at->second, ns));
     at->second = std::min(at->second, ns);
   }
 
@@ -189,6 +191,7 @@ class Calibrator {
   double budget_ns_;
   std::pair<std::int32_t, double> last_{1, 0};  // rows and nanoseconds of the last call
   std::map<std::int32_t, double> best_ns_;      // by number of rows
+  std::map<std::int32_t, int> n_runs_;          // likewise
   std::vector<double> ratios_;                  // of measurements of the same number of rows
   Calibration result_;
 };

@@ -102,11 +102,14 @@ def agent_prompts(tokenizer: BatchEngine, n: int) -> list[list[int]]:
     folder = os.environ.get("LLAMAHERD_TEST_DATA")
     recorded = Path(folder or "") / "tau_bench_airline_80.json"
     turns = recorded_turns(recorded) if folder and recorded.is_file() else written_turns()
-    prompts = []
-    for messages in itertools.islice(turns, n):
+    prompts: list[list[int]] = []
+    while len(prompts) < n:
+        messages = next(turns)
         system = tokenizer.tokenize(messages[0]["content"])[:60]
         text, _ = tokenizer.apply_chat_template(messages[1:])
-        prompts.append((system + tokenizer.tokenize(text))[:800])
+        prompt = system + tokenizer.tokenize(text)
+        if len(prompt) <= 800:
+            prompts.append(prompt)
     return prompts
 
 

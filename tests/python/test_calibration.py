@@ -1,0 +1,114 @@
+"""What calls cost is measured at load, kept, and used again only for the same set-up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from llamaherd import BatchEngine, EngineConfig, InvalidRequestError, _core, calibration
+
+CONFIG = EngineConfig(n_ctx=512, max_seqs=2, n_threads=1)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LLAMAHERD_CACHE", str(tmp_path))
+    return tmp_path / "calibration"
+
+
+def measured(noise: float = 1.1) -> _core.Calibration:
+    made = _core.Calibration()
+    made.points = [(1, 5e6), (64, 1.25e8)]
+    made.few = made.many = (2000.0, 100.0)
+    made.load_token_ns = 3000
+    made.noise = noise
+    return made
+
+
+def test_it_is_measured_once_and_used_again(
+    model_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "_MOST_NOISE", float("inf"))
+    with BatchEngine(model_path, CONFIG) as engine:
+        first = engine.calibration
+    assert first is not None
+    rows = [n_rows for n_rows, _ in first.points]
+    assert rows[:2] == [1, 2]
+    assert max(rows) >= 64
+    assert all(ns > 0 for _, ns in first.points)
+    (file,) = own_cache.iterdir()
+    kept = json.loads(file.read_text())
+    kept["load_token_ns"] = 12345.0
+    file.write_text(json.dumps(kept))
+    with BatchEngine(model_path, CONFIG) as engine:
+        assert engine.calibration is not None
+        assert engine.calibration.load_token_ns == 12345.0
+        assert engine.calibration.points == first.points
+        assert engine.submit("Once").result().usage.n_completion > 0
+
+
+def test_what_was_kept_comes_back_for_the_same_set_up_only(model_path: Path) -> None:
+    calibration.store(model_path, CONFIG, measured())
+    again = calibration.load(model_path, CONFIG)
+    assert again is not None
+    for name in ("points", "few", "many", "load_token_ns", "noise"):
+        assert getattr(again, name) == getattr(measured(), name)
+    for other in (EngineConfig(), EngineConfig(n_ctx=512, max_seqs=2, n_threads=2)):
+        assert calibration.load(model_path, other) is None
+    free = EngineConfig(n_ctx=512, max_seqs=2, n_threads=1, target_itl_ms=50, cache_ram_mib=0)
+    assert calibration.load(model_path, free) is not None
+    calibration.forget(model_path, CONFIG)
+    assert calibration.load(model_path, CONFIG) is None
+    calibration.forget(model_path, CONFIG)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.5])
+def test_what_was_measured_on_a_busy_machine_is_not_kept(model_path: Path, noise: float) -> None:
+    calibration.store(model_path, CONFIG, measured(noise))
+    assert calibration.load(model_path, CONFIG) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        '{"points": []}',
+        '{"points": [[1, -5]]}',
+        '{"points": [[2, 5], [1, 5]]}',
+        '{"points": [[1, 5]], "few": [1]}',
+        '{"points": [[1, 5]], "few": [NaN, 1]}',
+        '{"points": [[1, 5]], "other": 1}',
+        '{"points": "x"}',
+    ],
+)
+def test_a_file_that_makes_no_sense_is_none(model_path: Path, own_cache: Path, text: str) -> None:
+    calibration.store(model_path, CONFIG, measured())
+    (file,) = own_cache.iterdir()
+    file.write_text(text)
+    assert calibration.load(model_path, CONFIG) is None
+
+
+def test_where_nothing_can_be_kept_it_is_measured_each_time(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("LLAMAHERD_CACHE", str(file))
+    with BatchEngine(model_path, CONFIG) as engine:
+        assert engine.calibration is not None
+
+
+def test_without_a_warm_up_nothing_is_measured(model_path: Path, own_cache: Path) -> None:
+    config = EngineConfig(n_ctx=512, max_seqs=2, n_threads=1, warmup=False)
+    with BatchEngine(model_path, config) as engine:
+        assert engine.calibration is None
+        assert engine.submit("Once").result().usage.n_completion > 0
+    assert not own_cache.exists()
+
+
+def test_rules_are_stated() -> None:
+    with pytest.raises(InvalidRequestError, match="a calibration must have at least 1 point"):
+        _core.Calibration().validate()
