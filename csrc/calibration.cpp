@@ -58,7 +58,9 @@ class Calibrator {
     }
     measure(1, true);
     result_.noise = median(ratios_);
-    for (const auto& [n_rows, ns] : best_ns_) result_.points.push_back({n_rows, ns});
+    for (const auto& [n_rows, ns] : best_ns_) {
+      result_.points.push_back({n_rows, ns - own_attention_ns(n_rows, ns)});
+    }
     return result_;
   }
 
@@ -158,6 +160,13 @@ class Calibrator {
                            " rows: " + error.what());
     }
     return static_cast<double>(std::max<std::int64_t>(options_.now_ns() - begin_ns, 1));
+  }
+
+  /// What of the time of a chunk on an empty cache was attention to its own rows.
+  double own_attention_ns(std::int32_t n_rows, double ns) const {
+    if (n_rows <= n_decode_max()) return 0;
+    const auto& attention = n_rows < kChunkRows ? result_.few : result_.many;
+    return std::min(attention.attended_ns * n_rows * n_rows / 2, ns / 2);
   }
 
   void note(std::int32_t n_rows, double ns) {

@@ -53,7 +53,7 @@ void ShapeSum::add(Pos begin, std::int32_t n) {
     decode_cells_ += begin;
   } else {
     if (prefill_cells_ == 0) first_prefill_cells_ = begin;
-    prefill_cells_ += static_cast<double>(n) * begin;
+    prefill_cells_ += n * (begin + n / 2.0);  // of its own rows each sees those before it
   }
 }
 

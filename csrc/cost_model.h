@@ -42,7 +42,7 @@ class ShapeSum {
 struct Calibration {
   struct Point {
     std::int32_t n_rows = 0;
-    double ns = 0;  // of a call on an empty cache
+    double ns = 0;  // of a call whose rows attend to nothing
   };
   struct Attention {
     double attended_ns = 0;  // per cell and row

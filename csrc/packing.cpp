@@ -96,13 +96,15 @@ void Packer::pad_usefully(Candidates candidates, std::size_t n_served) {
 }
 
 std::int32_t Packer::n_prefill_rows(Candidates candidates, const CostModel& model) {
+  if (decoders_.empty()) return best_chunk(model);
   const Pos depth = candidates[prompts_[0]].kv_len;
-  if (decoders_.empty()) return best_chunk(depth, model);
   const double n_in_line = static_cast<double>(prompts_.size()) + load_.n_waiting;
   const double widening =
       std::clamp(n_in_line / static_cast<double>(decoders_.size()), 1.0, kMaxWidening);
-  prefill_budget_ns_ = options_.target_itl_ns > 0 ? options_.target_itl_ns * widening - decode_ns_
-                                                  : chunk_ns(kChunkRows, depth, model) * widening;
+  prefill_budget_ns_ =
+      options_.target_itl_ns > 0
+          ? options_.target_itl_ns * widening - decode_ns_
+          : chunk_ns(static_cast<std::int32_t>(widening) * kChunkRows, depth, model);
   const std::int32_t n_most = options_.n_rows - static_cast<std::int32_t>(decoders_.size());
   if (n_most < kChunkRows && chunk_ns(std::max(n_most, 1), depth, model) <= prefill_budget_ns_) {
     return std::max(n_most, 1);
@@ -116,13 +118,15 @@ std::int32_t Packer::n_prefill_rows(Candidates candidates, const CostModel& mode
   return std::max(1, std::min(n_most, kLeastChunkRows));
 }
 
-/// The chunk that takes least time per row.
-std::int32_t Packer::best_chunk(Pos depth, const CostModel& model) const {
+/// The chunk that takes least time per row. Attention does not count: every prompt's rows attend to
+/// those before them, whichever calls they stand in.
+std::int32_t Packer::best_chunk(const CostModel& model) const {
+  const auto row_ns = [&](std::int32_t n) { return model.call_ns({n}) / n; };
   const std::int32_t n_most = options_.n_rows / kChunkRows * kChunkRows;
   std::int32_t best = std::min(options_.n_rows, kChunkRows);
-  double best_ns = chunk_ns(best, depth, model) / best;
+  double best_ns = row_ns(best);
   for (std::int32_t n = best + kChunkRows; n <= n_most; n += kChunkRows) {
-    const double ns = chunk_ns(n, depth, model) / n;
+    const double ns = row_ns(n);
     if (ns > kChunkTolerance * best_ns) continue;
     best = n;
     best_ns = std::min(best_ns, ns);

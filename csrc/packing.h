@@ -67,7 +67,7 @@ class Packer {
   void pack_prefill(Candidates candidates, const CostModel& model);
   void pad_usefully(Candidates candidates, std::size_t n_served);
   std::int32_t n_prefill_rows(Candidates candidates, const CostModel& model);
-  std::int32_t best_chunk(Pos depth, const CostModel& model) const;
+  std::int32_t best_chunk(const CostModel& model) const;
   double call_ns(const PackedCall& call, Candidates candidates, const CostModel& model) const;
   double chunk_ns(std::int32_t n_rows, Pos depth, const CostModel& model) const;
 

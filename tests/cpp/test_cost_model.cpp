@@ -41,10 +41,10 @@ TEST(CostModel, ATileOfRowsPaysForAllCellsItsRowsSee) {
   ShapeSum few;
   for (Pos begin : {100, 200}) few.add(begin, 1);
   few.add(50, 10);
-  EXPECT_DOUBLE_EQ(few.shape(1000).n_attended, 100 + 200 + 500);
+  EXPECT_DOUBLE_EQ(few.shape(1000).n_attended, 100 + 200 + 550);
   EXPECT_DOUBLE_EQ(few.shape(1000).n_scanned, 12 * 1000);
   few.add(0, 52);
-  EXPECT_DOUBLE_EQ(few.shape(1000).n_attended, 500 + 64 * 300 + 2 * 50);
+  EXPECT_DOUBLE_EQ(few.shape(1000).n_attended, 550 + 52 * 26 + 64 * 300 + 2 * 50);
   few.pad(4);
   EXPECT_EQ(few.shape(1000).n_rows, 68);
 }

@@ -81,7 +81,7 @@ TEST(Packing, PrefillTakesTheTimeBetweenTokensThatIsLeft) {
     return grants.back()[1];
   };
   EXPECT_EQ(n_prefill(10 + 300), 256);
-  EXPECT_EQ(n_prefill(10 + 64), 64);
+  EXPECT_EQ(n_prefill(10 + 65), 64);
   EXPECT_EQ(n_prefill(10 + 63), 32);
   EXPECT_EQ(n_prefill(5), 16);
   EXPECT_EQ(n_prefill(1e9), 1023 / 64 * 64);
