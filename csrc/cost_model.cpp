@@ -67,7 +67,9 @@ CallShape ShapeSum::shape(std::int32_t n_cells_used) const {
   return {n_rows_, n_attended, static_cast<double>(n_rows_) * n_cells_used};
 }
 
-CostModel::CostModel() : CostModel(Calibration{{{1, 10e6}, {kDense, 64e6}}, {}, {}}) {}
+CostModel::CostModel() : CostModel(Calibration{{{1, 10e6}, {kDense, 64e6}}, {}, {}}) {
+  for (Node& node : nodes_) node.known = false;
+}
 
 CostModel::CostModel(const Calibration& calibration) : calibration_(calibration) {
   for (std::int32_t n = 1; n <= kMaxRows;) {
@@ -139,7 +141,8 @@ void CostModel::observe(const CallShape& shape, double ns) {
   const Place at = place(shape.n_rows);
   Node& nearest = nodes_[at.share_above > 0.5 ? at.above : at.below];
   if (!nearest.known) {
-    nearest.ns *= std::max((ns / pace_ - parts.attended - parts.scanned) / parts.rows, 0.1);
+    const double total_ns = ns / pace_;
+    nearest.ns *= std::max(total_ns - parts.attended - parts.scanned, total_ns / 10) / parts.rows;
     nearest.known = true;
     interpolate();
     ++version_;
@@ -175,6 +178,7 @@ Costs CostModel::costs() const {
 
 Calibration CostModel::calibration() const {
   Calibration now = calibration_;
+  if (std::ranges::none_of(nodes_, &Node::known)) return now;
   now.points.clear();
   for (const Node& node : nodes_) {
     if (node.known) now.points.push_back({node.n_rows, node.ns});

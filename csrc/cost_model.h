@@ -65,7 +65,7 @@ void validate(const Calibration& calibration);
 /// peculiar to a shape into its point of the curve, slowly.
 class CostModel {
  public:
-  /// Without a calibration only the ratios of its answers mean something.
+  /// Until a call was observed, only the ratios of its answers mean something.
   CostModel();
   explicit CostModel(const Calibration& calibration);
 

@@ -98,6 +98,19 @@ TEST(CostModel, LearnsACrookedCurveAndAttentionUnderNoise) {
   }
 }
 
+TEST(CostModel, WithoutACalibrationTheFirstCallsAreBelieved) {
+  CostModel model;
+  EXPECT_GT(ns(model, 8), ns(model, 1));
+  model.observe({8}, 800);
+  EXPECT_NEAR(ns(model, 8), 800, 1);
+  EXPECT_NEAR(ns(model, 16), 1600, 1);
+  model.observe({1}, 300);
+  EXPECT_NEAR(ns(model, 1), 300, 1);
+  EXPECT_NEAR(ns(model, 8), 800, 1);
+  EXPECT_EQ(model.pace(), 1);
+  EXPECT_EQ(model.calibration().points.size(), 2u);
+}
+
 TEST(CostModel, GivesBackWhatItWasMadeOf) {
   Calibration calibration{{{1, 100}, {4, 160}, {512, 9000}}};
   calibration.few = {3, 0.5};
