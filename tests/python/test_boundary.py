@@ -179,7 +179,9 @@ def test_replacing_checks_the_new_value() -> None:
 
 WRONG_TYPES: list[tuple[type, str, Any]] = [
     *((SamplingParams, name, "many") for name in ALL_SAMPLING if name not in {"stop"}),
-    *((EngineConfig, name, 1.5) for name in ALL_ENGINE),
+    *((EngineConfig, name, 1.5) for name in ALL_ENGINE if name != "target_itl_ms"),
+    (EngineConfig, "target_itl_ms", "soon"),
+    (EngineConfig, "target_itl_ms", True),
     *((SamplingParams, "max_tokens", value) for value in (5.0, True, np.float32(5.7))),
     (SamplingParams, "max_tokens", Decimal("5.7")),
     (SamplingParams, "temperature", None),
