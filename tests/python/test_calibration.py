@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-from llamaherd import BatchEngine, EngineConfig, InvalidRequestError, _core, calibration
+from llamaherd import (
+    BatchEngine,
+    EngineConfig,
+    InvalidRequestError,
+    SamplingParams,
+    _core,
+    calibration,
+)
 
 CONFIG = EngineConfig(n_ctx=512, max_seqs=2, n_threads=1)
+FEW_TOKENS = SamplingParams(temperature=0, max_tokens=4)
 
 
 @pytest.fixture(autouse=True)
@@ -27,25 +34,20 @@ def measured(noise: float = 1.1) -> _core.Calibration:
 
 
 def test_it_is_measured_once_and_used_again(
-    model_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+    model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibration, "_MOST_NOISE", float("inf"))
-    with BatchEngine(model_path, CONFIG) as engine:
-        first = engine.calibration
-    assert first is not None
-    rows = [n_rows for n_rows, _ in first.points]
-    assert rows[:2] == [1, 2]
-    assert max(rows) >= 64
-    assert all(ns > 0 for _, ns in first.points)
-    (file,) = own_cache.iterdir()
-    kept = json.loads(file.read_text())
-    kept["load_token_ns"] = 12345.0
-    file.write_text(json.dumps(kept))
+    stored: list[_core.Calibration] = []
+    monkeypatch.setattr(calibration, "store", lambda *arguments: stored.append(arguments[-1]))
     with BatchEngine(model_path, CONFIG) as engine:
         assert engine.calibration is not None
-        assert engine.calibration.load_token_ns == 12345.0
-        assert engine.calibration.points == first.points
-        assert engine.submit("Once").result().usage.n_completion > 0
+        assert engine.calibration.points[0][0] == 1
+        assert [made.points for made in stored] == [engine.calibration.points]
+    monkeypatch.undo()
+    monkeypatch.setattr(calibration, "load", lambda *arguments: measured())
+    with BatchEngine(model_path, CONFIG) as engine:
+        assert engine.calibration is not None
+        assert engine.calibration.points == measured().points
+        assert engine.submit("Once", FEW_TOKENS).result().usage.n_completion > 0
 
 
 def test_what_was_kept_comes_back_for_the_same_set_up_only(model_path: Path) -> None:
@@ -105,7 +107,7 @@ def test_without_a_warm_up_nothing_is_measured(model_path: Path, own_cache: Path
     config = EngineConfig(n_ctx=512, max_seqs=2, n_threads=1, warmup=False)
     with BatchEngine(model_path, config) as engine:
         assert engine.calibration is None
-        assert engine.submit("Once").result().usage.n_completion > 0
+        assert engine.submit("Once", FEW_TOKENS).result().usage.n_completion > 0
     assert not own_cache.exists()
 
 
