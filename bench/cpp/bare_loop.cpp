@@ -13,9 +13,10 @@
 #include <stdexcept>
 #include <vector>
 
+#include "calibration.h"
+#include "engine.h"
 #include "llama/llama_backend.h"
 #include "llama/llama_model.h"
-#include "warmup.h"
 
 using namespace llamaherd;
 
@@ -87,7 +88,7 @@ int main(int argc, char** argv) {
 
   LoadProgress progress;
   LlamaBackend backend(std::make_shared<LlamaModel>(argv[1], config, progress), config);
-  warm_up(backend, 2.0);
+  warm_up(backend, {.now_ns = now_ns});
 
   char line[16];
   while (std::fgets(line, sizeof line, stdin)) run(backend, n_seqs, n_prompt, n_new);
