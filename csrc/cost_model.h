@@ -28,6 +28,7 @@ class ShapeSum {
   void add(Pos begin, std::int32_t n);
   void pad(std::int32_t n) { n_rows_ += n; }
 
+  std::int32_t n_decode_rows() const { return n_decode_rows_; }
   CallShape shape(std::int32_t n_cells_used) const;
 
  private:

@@ -46,15 +46,16 @@ void Engine::step(std::vector<Delta>& out) {
   cache_->expire_pins(begin_ns);
   StepPlan& plan = scheduler_.plan_step(begin_ns);
   if (plan.empty()) return;
-  const bool any_decode = plan.any_decode;
   apply(plan.kv_ops);
+  metrics_.n_decode_steps += plan.any_decode;
   restore(plan);
   start_known(plan, out);
-  for (const CallPlan& call : plan.calls) {
+  // Recovery plans anew while a call of this plan is still at hand.
+  const std::vector<CallPlan> calls = std::exchange(plan.calls, {});
+  for (const CallPlan& call : calls) {
     if (!execute(call, out)) break;
   }
   ++metrics_.n_steps;
-  metrics_.n_decode_steps += any_decode;
   metrics_.step_ns += now_ns() - begin_ns;
 }
 
@@ -157,13 +158,10 @@ Engine::Outcome Engine::attempt(const CallPlan& call, std::vector<Delta>& out) {
 
 DecodeStatus Engine::decode(const CallPlan& call, std::int32_t n_pad) {
   const BatchView batch = builder_.build(call, n_pad);
-  std::int32_t n_decode_rows = 0;
   ShapeSum sum;
-  for (const PlannedRequest& item : call.items) {
-    n_decode_rows += item.end == item.begin + 1;
-    sum.add(item.begin, item.end - item.begin);
-  }
+  for (const PlannedRequest& item : call.items) sum.add(item.begin, item.end - item.begin);
   sum.pad(n_pad);
+  const std::int32_t n_decode_rows = sum.n_decode_rows();
   const std::int64_t begin_ns = now_ns();
   DecodeStatus status = DecodeStatus::kFailed;
   failure_ = "the decode call failed";
