@@ -69,6 +69,7 @@ CallShape ShapeSum::shape(std::int32_t n_cells_used) const {
 
 CostModel::CostModel() : CostModel(Calibration{{{1, 10e6}, {kDense, 64e6}}, {}, {}}) {
   for (Node& node : nodes_) node.known = false;
+  measured_ = false;
 }
 
 CostModel::CostModel(const Calibration& calibration) : calibration_(calibration) {
@@ -136,6 +137,7 @@ CostModel::Parts CostModel::parts(const CallShape& shape) const {
 double CostModel::call_ns(const CallShape& shape) const { return pace_ * parts(shape).sum(); }
 
 void CostModel::observe(const CallShape& shape, double ns) {
+  measured_ = true;
   const Parts parts = this->parts(shape);
   const double ratio = ns / parts.sum();
   const Place at = place(shape.n_rows);

@@ -76,6 +76,9 @@ class CostModel {
   /// A call of this shape took so long.
   void observe(const CallShape& shape, double ns);
 
+  /// Whether its answers are times, not only ratios.
+  bool measured() const { return measured_; }
+
   /// In short, for decisions of all or nothing.
   Costs costs() const;
 
@@ -117,6 +120,7 @@ class CostModel {
   std::vector<Node> nodes_;
   Calibration calibration_;
   double pace_ = 1;
+  bool measured_ = true;
   std::int64_t n_observed_ = 0;
   std::int64_t version_ = 0;
 };

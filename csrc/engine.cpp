@@ -1,5 +1,6 @@
 #include "engine.h"
 
+#include <algorithm>
 #include <chrono>
 #include <stdexcept>
 #include <utility>
@@ -9,6 +10,8 @@ namespace {
 
 // Some tens of rows of any vocabulary.
 constexpr std::size_t kMaxPromptLogitsBytes = std::size_t{16} << 20;
+
+constexpr double kMeanStepRate = 0.1;
 
 }  // namespace
 
@@ -27,8 +30,8 @@ Engine::Engine(Backend& backend, const TokenTable& table, const Limits& limits,
       caches_(cache.enabled),
       learns_(plan.learns),
       costs_(plan.calibration ? CostModel(*plan.calibration) : CostModel()),
-      scheduler_({plan.packing, backend.info().n_ctx, !backend.info().partial_removal}, costs_,
-                 pool_, *cache_, logits_),
+      scheduler_({plan.packing, backend.info().n_ctx, !backend.info().partial_removal, plan.queue},
+                 costs_, pool_, *cache_, logits_),
       builder_(backend.info().pad_seq) {}
 
 void Engine::submit(RequestId id, std::vector<TokenId> prompt, const SamplingParams& params,
@@ -38,15 +41,19 @@ void Engine::submit(RequestId id, std::vector<TokenId> prompt, const SamplingPar
       std::make_unique<Request>(id, std::move(prompt), params, seed, limits_, table_, submit_ns);
   request->streamed = options.streamed;
   if (caches_) request->cache_space = options.cache_space;
-  scheduler_.submit(std::move(request));
+  request->turn = options.turn;
+  request->trace = &trace_;
+  scheduler_.submit(std::move(request), submit_ns);
 }
 
 void Engine::step(std::vector<Delta>& out) {
   const std::int64_t begin_ns = now_ns();
+  const std::int64_t n_prefill_rows = metrics_.n_prefill_rows;
   cache_->expire_pins(begin_ns);
+  end_overdue(begin_ns, out);
   StepPlan& plan = scheduler_.plan_step(begin_ns);
-  if (plan.empty()) return;
   apply(plan.kv_ops);
+  if (plan.empty()) return;
   metrics_.n_decode_steps += plan.any_decode;
   restore(plan);
   start_known(plan, out);
@@ -57,6 +64,69 @@ void Engine::step(std::vector<Delta>& out) {
   }
   ++metrics_.n_steps;
   metrics_.step_ns += now_ns() - begin_ns;
+  watch_step(begin_ns, metrics_.n_prefill_rows - n_prefill_rows);
+}
+
+/// What can no longer be of use to who asked.
+void Engine::end_overdue(std::int64_t now, std::vector<Delta>& out) {
+  while (Request* request = scheduler_.overdue(now)) {
+    metrics_.n_shed += request->n_output() == 0 && request->n_computed() == 0;
+    end(*request, FinishReason::kDeadline, "", out);
+  }
+}
+
+/// Keeps the means that forecasts are made of.
+void Engine::watch_step(std::int64_t begin_ns, std::int64_t n_prefill_rows) {
+  const auto ns = static_cast<double>(now_ns() - begin_ns);
+  mean_step_ns_ += (mean_step_ns_ == 0 ? 1 : kMeanStepRate) * (ns - mean_step_ns_);
+  const double change = static_cast<double>(n_prefill_rows) - mean_prefill_rows_;
+  mean_prefill_rows_ += kMeanStepRate * change;
+}
+
+Forecast Engine::forecast() const {
+  std::vector<Remaining> remaining;
+  for (const auto& r : scheduler_.running()) {
+    remaining.push_back({r->n_pending(), lengths_.expected_left(r->n_output(), r->max_tokens())});
+  }
+  return {remaining, mean_step_ns_, mean_prefill_rows_};
+}
+
+void Engine::spend_all(Spent kind, std::int64_t now) {
+  for (const auto& request : scheduler_.running()) request->spend(kind, now);
+}
+
+/// What the call that has just ended was to everybody who runs.
+void Engine::account_for(const CallPlan& call, std::int64_t now) {
+  ShapeSum all, decode;
+  for (const PlannedRequest& item : call.items) {
+    all.add(item.begin, item.end - item.begin);
+    if (item.request->decodes()) decode.add(item.begin, 1);
+  }
+  const std::int32_t n_cells = cache_->n_cells_used();
+  const std::int32_t n_decode = decode.n_decode_rows();
+  const std::int32_t n_prefill = call.n_rows - n_decode;
+  double decode_share = n_prefill == 0 ? 1 : 0;
+  if (n_decode > 0 && n_prefill > 0) {
+    const double alone_ns = costs_.call_ns(decode.shape(n_cells));
+    decode_share = std::min(1.0, alone_ns / costs_.call_ns(all.shape(n_cells)));
+  }
+  for (const PlannedRequest& item : call.items) {
+    Request& r = *item.request;
+    if (r.decodes()) {
+      r.spend({{Spent::kOthersPrefill, 1 - decode_share}, {Spent::kDecode, decode_share}}, now);
+      continue;
+    }
+    const double own_share =
+        (1 - decode_share) * (item.end - item.begin) / static_cast<double>(n_prefill);
+    r.spend({{Spent::kOthersDecode, decode_share},
+             {Spent::kOthersPrefill, 1 - decode_share - own_share},
+             {item.begin < r.n_computed() ? Spent::kPrefillAgain : Spent::kPrefill, own_share}},
+            now);
+  }
+  for (const auto& r : scheduler_.running()) {
+    const Spent others = r->decodes() ? Spent::kDecode : Spent::kOthersDecode;
+    r->spend({{Spent::kOthersPrefill, 1 - decode_share}, {others, decode_share}}, now);
+  }
 }
 
 /// Carries out what the cache asked for, and forgets it.
@@ -84,6 +154,8 @@ void Engine::save(const KvOp& op) {
 /// Brings back what lies in the cache's lower tiers: all of it, or a piece each while others wait
 /// for their next token.
 void Engine::restore(const StepPlan& plan) {
+  if (plan.restores.empty()) return;
+  spend_all(Spent::kEngine, now_ns());
   for (Request* request : plan.restores) {
     do {
       const auto tokens = request->tokens().first(request->n_restorable);
@@ -103,6 +175,9 @@ void Engine::restore(const StepPlan& plan) {
       apply(ops_);
       request->share(piece->end);
     } while (request->n_restorable > request->kv_len() && !plan.any_decode);
+    const std::int64_t now = now_ns();
+    request->spend(Spent::kPrefillShared, now);
+    spend_all(Spent::kOthersPrefill, now);
   }
 }
 
@@ -162,7 +237,11 @@ DecodeStatus Engine::decode(const CallPlan& call, std::int32_t n_pad) {
   for (const PlannedRequest& item : call.items) sum.add(item.begin, item.end - item.begin);
   sum.pad(n_pad);
   const std::int32_t n_decode_rows = sum.n_decode_rows();
+  const std::int32_t n_cells_used = cache_->n_cells_used();
+  const double predicted_ns = costs_.measured() ? costs_.call_ns(sum.shape(n_cells_used)) : 0;
   const std::int64_t begin_ns = now_ns();
+  spend_all(Spent::kEngine, begin_ns);
+  watchdog_.call_begins(begin_ns, predicted_ns, n_decode_rows, call.n_rows - n_decode_rows);
   DecodeStatus status = DecodeStatus::kFailed;
   failure_ = "the decode call failed";
   try {
@@ -170,10 +249,15 @@ DecodeStatus Engine::decode(const CallPlan& call, std::int32_t n_pad) {
   } catch (const std::exception& error) {
     failure_ = std::string("the decode call failed: ") + error.what();
   }
-  const std::int64_t spent_ns = now_ns() - begin_ns;
+  const std::int64_t end_ns = now_ns();
+  const std::int64_t spent_ns = end_ns - begin_ns;
+  watchdog_.call_ends(end_ns, status == DecodeStatus::kOk);
+  account_for(call, end_ns);
+  trace_.called({begin_ns, end_ns, predicted_ns, n_decode_rows, call.n_rows - n_decode_rows, n_pad,
+                 static_cast<std::int32_t>(scheduler_.queue().size()), n_cells_used});
   if (n_pad > 0) backend_.apply({KvOp::Kind::kRemove, backend_.info().pad_seq, 0, -1});
   if (learns_ && status == DecodeStatus::kOk) {
-    costs_.observe(sum.shape(cache_->n_cells_used()), static_cast<double>(spent_ns));
+    costs_.observe(sum.shape(n_cells_used), static_cast<double>(spent_ns));
   }
   metrics_.n_pad_rows += n_pad;
   if (n_decode_rows > 0) {
@@ -206,7 +290,9 @@ bool Engine::sample(const CallPlan& call) {
     metrics_.n_poisoned_rows += staged_[i].poisoned;
     any_poisoned |= staged_[i].poisoned;
   }
-  metrics_.sample_ns += now_ns() - begin_ns;
+  const std::int64_t end_ns = now_ns();
+  metrics_.sample_ns += end_ns - begin_ns;
+  spend_all(Spent::kSampling, end_ns);
   return any_poisoned;
 }
 
@@ -242,6 +328,7 @@ void Engine::emit(Request& request, std::int64_t now, std::vector<Delta>& out) {
   }
   out.push_back(std::move(delta));
   if (!reason) return;
+  lengths_.finished(request.n_output(), request.max_tokens());
   count_finish(*reason);
   retire(request);
 }
@@ -258,7 +345,7 @@ void Engine::finish_all(FinishReason reason, const std::string& error, std::vect
       // The backend may be what broke; the request is ended and gone all the same.
     }
   }
-  while (!scheduler_.waiting().empty()) end(*scheduler_.waiting().back(), reason, error, out);
+  while (Request* request = scheduler_.queue().any()) end(*request, reason, error, out);
 }
 
 void Engine::end(Request& request, FinishReason reason, const std::string& error,
@@ -305,6 +392,9 @@ void Engine::count_finish(FinishReason reason) {
     case FinishReason::kCancelled:
       ++metrics_.n_finished_cancelled;
       break;
+    case FinishReason::kDeadline:
+      ++metrics_.n_finished_deadline;
+      break;
     case FinishReason::kError:
       ++metrics_.n_finished_error;
       break;
@@ -314,7 +404,8 @@ void Engine::count_finish(FinishReason reason) {
 Metrics Engine::metrics() const {
   Metrics m = metrics_;
   m.n_running = static_cast<std::int32_t>(scheduler_.running().size());
-  m.n_waiting = static_cast<std::int32_t>(scheduler_.waiting().size());
+  m.n_waiting = static_cast<std::int32_t>(scheduler_.queue().size());
+  m.n_preempted = scheduler_.n_preempted();
   m.pace = costs_.pace();
   m.prefill_budget_ns = static_cast<std::int64_t>(scheduler_.prefill_budget_ns());
   m.n_seqs = pool_.n_seqs();
@@ -343,7 +434,6 @@ Snapshot Engine::snapshot() const {
   s.n_cells = backend_.info().n_ctx;
   s.n_cells_used = cache_->n_cells_used();
   s.n_cells_needed = cache_->n_cells_needed();
-  s.n_cells_promised = scheduler_.n_cells_promised();
   return s;
 }
 

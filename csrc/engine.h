@@ -9,6 +9,7 @@
 #include "backend.h"
 #include "batch_builder.h"
 #include "cost_model.h"
+#include "forecast.h"
 #include "invariants.h"
 #include "make_cache.h"
 #include "metrics.h"
@@ -19,6 +20,8 @@
 #include "seq_pool.h"
 #include "step_guard.h"
 #include "token_table.h"
+#include "trace_log.h"
+#include "watchdog.h"
 
 namespace llamaherd {
 
@@ -26,11 +29,13 @@ namespace llamaherd {
 struct SubmitOptions {
   bool streamed = true;                       // false: only the last delta comes out, with all
   std::optional<CacheSpace> cache_space = 0;  // none: shares nothing and leaves nothing
+  Turn turn = {};
 };
 
 /// What steps are planned by.
 struct PlanOptions {
   PackingOptions packing;
+  RequestQueue::Options queue;
   std::optional<Calibration> calibration;  // none: of the costs only the ratios are assumed
   bool learns = true;                      // costs are refined by what calls took
 };
@@ -69,6 +74,14 @@ class Engine {
   Metrics metrics() const;
   Snapshot snapshot() const;
 
+  /// Who runs, who waits and how much, for what is told before a request is queued.
+  Forecast forecast() const;
+  std::int64_t n_tokens_waiting() const { return scheduler_.queue().n_tokens(); }
+
+  /// Thread-safe.
+  Watchdog& watchdog() { return watchdog_; }
+  TraceLog& trace() { return trace_; }
+
  private:
   enum class Outcome { kOk, kPoisoned, kNoRoom, kInvalidBatch, kAborted, kFailed };
 
@@ -77,6 +90,10 @@ class Engine {
   void start_known(const StepPlan& plan, std::vector<Delta>& out);
   void restore(const StepPlan& plan);
   void publish(const CallPlan& call);
+  void spend_all(Spent kind, std::int64_t now);
+  void account_for(const CallPlan& call, std::int64_t now);
+  void watch_step(std::int64_t begin_ns, std::int64_t n_prefill_rows);
+  void end_overdue(std::int64_t now, std::vector<Delta>& out);
   bool execute(const CallPlan& call, std::vector<Delta>& out);
   Outcome attempt(const CallPlan& call, std::vector<Delta>& out);
   DecodeStatus decode(const CallPlan& call, std::int32_t n_pad);
@@ -113,6 +130,11 @@ class Engine {
   std::vector<float> known_logits_;
   std::vector<KvOp> ops_;
   std::string failure_;  // what the last failed decode said
+  OutputLengths lengths_;
+  double mean_step_ns_ = 0;  // of late
+  double mean_prefill_rows_ = 0;
+  Watchdog watchdog_;
+  TraceLog trace_;
   Metrics metrics_;
 };
 

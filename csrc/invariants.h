@@ -30,8 +30,7 @@ struct Snapshot {
   std::int32_t n_seqs = 0;
   std::int32_t n_cells = 0;
   std::int32_t n_cells_used = 0;
-  std::int32_t n_cells_needed = 0;    // of them, by running requests
-  std::int32_t n_cells_promised = 0;  // to them, and not used yet
+  std::int32_t n_cells_needed = 0;  // of them, by running requests
 };
 
 /// One sentence per rule that `snapshot` breaks; empty when all hold.

@@ -48,7 +48,10 @@ struct Metrics {
   std::int64_t n_finished_stop = 0;
   std::int64_t n_finished_length = 0;
   std::int64_t n_finished_cancelled = 0;
+  std::int64_t n_finished_deadline = 0;
   std::int64_t n_finished_error = 0;
+  std::int64_t n_shed = 0;       // of those ended for a deadline, before anything was computed
+  std::int64_t n_preempted = 0;  // times that a running request had to wait again
 
   std::int64_t n_no_room = 0;  // decode calls by failure
   std::int64_t n_invalid_batch = 0;

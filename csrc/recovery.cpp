@@ -136,7 +136,9 @@ void Engine::rebuild_cache() {
   backend_.clear();
   cache_->forget_all();
   logits_.clear();
-  while (!scheduler_.running().empty()) scheduler_.requeue(*scheduler_.running().back());
+  while (!scheduler_.running().empty()) {
+    scheduler_.requeue(*scheduler_.running().back(), now_ns());
+  }
 }
 
 }  // namespace llamaherd

@@ -12,6 +12,12 @@ std::int32_t fitting_max_tokens(const SamplingParams& params, std::size_t n_prom
                   limits.max_len - static_cast<std::int32_t>(n_prompt));
 }
 
+std::int32_t least_output(const SamplingParams& params, std::int32_t max_tokens) {
+  const bool ends_by_length =
+      params.ignore_eos && params.stop.empty() && params.stop_token_ids.empty();
+  return ends_by_length ? max_tokens : std::clamp(params.min_tokens, 1, max_tokens);
+}
+
 }  // namespace
 
 Request::Request(RequestId id, std::vector<TokenId> prompt, const SamplingParams& params,
@@ -22,33 +28,67 @@ Request::Request(RequestId id, std::vector<TokenId> prompt, const SamplingParams
       n_prompt_(static_cast<Pos>(tokens_.size())),
       max_tokens_(fitting_max_tokens(params, tokens_.size(), limits)),
       min_tokens_(params.min_tokens),
+      n_output_least_(least_output(params, max_tokens_)),
       ignore_eos_(params.ignore_eos),
       echo_pending_(params.echo),
       stop_token_ids_(params.stop_token_ids),
       sampler_(params, seed, table, tokens_, max_tokens_),
       text_(params.stop) {
   tokens_.reserve(tokens_.size() + max_tokens_);  // commit_step() must not throw
-  timing_.submit_ns = submit_ns;
+  timing_.submit_ns = spent_until_ns_ = submit_ns;
 }
 
 void Request::start(SeqId seq, Pos kv_len, std::int64_t now_ns) {
+  spend(waiting_kind(), now_ns);
+  following.reset();
   seq_ = seq;
   state_ = State::kRunning;
   if (timing_.start_ns == 0) timing_.start_ns = now_ns;
   share(kv_len);
+  started_at_ = kv_len;
 }
 
-void Request::stop() {
+void Request::stop(std::int64_t now_ns) {
+  spend(Spent::kEngine, now_ns);
   seq_ = kNoSeq;
   state_ = State::kWaiting;
-  kv_len_ = 0;
+  n_computed_ = std::max(n_computed_, kv_len_);
+  kv_len_ = started_at_ = 0;
   n_restorable = 0;
-  if (n_output() == 0) n_cached_ = 0;
 }
 
+void Request::preempt(std::int64_t now_ns) {
+  stop(now_ns);
+  ++timing_.n_preempted;
+}
+
+/// What the request had computed itself does not count as cached when it is found again.
 void Request::share(Pos kv_len) {
-  if (n_output() == 0) n_cached_ += kv_len - kv_len_;
+  if (n_output() == 0) n_cached_ += std::max(0, kv_len - std::max(kv_len_, n_computed_));
   kv_len_ = kv_len;
+}
+
+Spent Request::waiting_kind() const {
+  if (following) return Spent::kFollowing;
+  return timing_.start_ns == 0 ? Spent::kQueued : Spent::kPreempted;
+}
+
+void Request::spend(Spent kind, std::int64_t now_ns) {
+  if (now_ns <= spent_until_ns_) return;
+  timing_.spent[static_cast<std::size_t>(kind)] += now_ns - spent_until_ns_;
+  if (trace != nullptr) trace->spent(id_, kind, spent_until_ns_, now_ns);
+  spent_until_ns_ = now_ns;
+}
+
+void Request::spend(std::initializer_list<std::pair<Spent, double>> weights, std::int64_t now_ns) {
+  double left = 0;
+  for (const auto& [kind, weight] : weights) left += weight;
+  for (const auto& [kind, weight] : weights) {
+    if (weight <= 0) continue;
+    const auto n = static_cast<double>(now_ns - spent_until_ns_) * std::min(1.0, weight / left);
+    spend(kind, weight < left ? spent_until_ns_ + static_cast<std::int64_t>(n) : now_ns);
+    left -= weight;
+  }
 }
 
 void Request::commit_step(Pos kv_len, const TokenId* sampled) noexcept {
@@ -64,6 +104,7 @@ bool Request::is_stop_token(TokenId token, const TokenTable& table) const {
 }
 
 Delta Request::make_delta(std::int64_t now_ns) {
+  spend(state_ == State::kWaiting ? waiting_kind() : Spent::kEngine, now_ns);
   timing_.last_ns = now_ns;
   Delta delta;
   delta.request_id = id_;

@@ -1,19 +1,30 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <set>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "params.h"
 #include "sampler.h"
 #include "text_stream.h"
 #include "token_table.h"
+#include "trace_log.h"
 #include "types.h"
 
 namespace llamaherd {
+
+/// What decides whose turn it is.
+struct Turn {
+  std::int32_t priority = 0;  // the class: lower first. Becomes lower as the request waits.
+  std::string tenant;
+  std::int64_t deadline_ns = kNever;       // by when it should have ended
+  std::int64_t ttft_deadline_ns = kNever;  // by when it should have its first token
+};
 
 /// One request's cursors and state. The token axis, with 0 <= kv_len <= n_tokens:
 ///
@@ -29,6 +40,18 @@ class Request {
   Request(RequestId id, std::vector<TokenId> prompt, const SamplingParams& params,
           std::uint64_t seed, const Limits& limits, const TokenTable& table,
           std::int64_t submit_ns);
+
+  Turn turn;
+
+  /// Where it stands in the queue: see RequestQueue, which sets these.
+  std::int64_t ages_ns = kNever;
+  std::int64_t latest_start_ns = kNever;
+
+  /// Tokens its tenant has been charged in advance.
+  std::int32_t n_charged = 0;
+
+  /// Requests behind it that were admitted while it did not fit.
+  std::int32_t n_passed = 0;
 
   /// How it uses the prefix cache; none: privately.
   std::optional<CacheSpace> cache_space;
@@ -56,17 +79,43 @@ class Request {
   Pos n_output() const { return n_tokens() - n_prompt_; }
   Pos kv_len() const { return kv_len_; }
   Pos n_pending() const { return n_tokens() - kv_len_; }
+  /// Its next row is for its next token.
+  bool decodes() const { return n_pending() == 1 && n_output() > 0; }
   std::span<const TokenId> tokens() const { return tokens_; }
   const Sampler& sampler() const { return sampler_; }
 
   /// Cells this request can come to hold: all its tokens but the last output, which is never run.
   std::int32_t n_cells_needed() const { return n_prompt_ + max_tokens_ - 1; }
 
+  std::int32_t max_tokens() const { return max_tokens_; }
+  /// Output tokens it will have at least, unless it is cancelled.
+  std::int32_t n_output_least() const { return n_output_least_; }
+
+  std::int32_t n_preempted() const { return timing_.n_preempted; }
+  /// Tokens run since it was started last.
+  Pos n_progress() const { return kv_len_ - started_at_; }
+  /// Tokens below this one were in its cache before.
+  Pos n_computed() const { return n_computed_; }
+
   /// `kv_len` tokens are in the sequence's cache already.
   void start(SeqId seq, Pos kv_len, std::int64_t now_ns);
 
   /// Back to waiting: its sequence is gone, its tokens and its sampler stay as they are.
-  void stop();
+  void stop(std::int64_t now_ns);
+
+  /// As stop(), in favour of others.
+  void preempt(std::int64_t now_ns);
+
+  /// The time since the last call went into this; or into several, in proportion to their weights.
+  void spend(Spent kind, std::int64_t now_ns);
+  void spend(std::initializer_list<std::pair<Spent, double>> weights, std::int64_t now_ns);
+  std::int64_t spent_until_ns() const { return spent_until_ns_; }
+
+  /// Is told what spend() is told.
+  TraceLog* trace = nullptr;
+
+  /// What waiting is now.
+  Spent waiting_kind() const;
 
   /// Tokens up to `kv_len` came into the cache without being computed for this request.
   void share(Pos kv_len);
@@ -75,7 +124,10 @@ class Request {
   void commit_step(Pos kv_len, const TokenId* sampled) noexcept;
 
   /// After the cache lost this sequence: all of it is pending again.
-  void forget_kv() noexcept { kv_len_ = 0; }
+  void forget_kv() noexcept {
+    if (kv_len_ > n_computed_) n_computed_ = kv_len_;
+    kv_len_ = started_at_ = 0;
+  }
 
   /// Failures this request met alone, or together with the whole cache.
   int n_strikes = 0;
@@ -103,18 +155,22 @@ class Request {
   std::vector<TokenId> tokens_;
   Pos n_prompt_;
   Pos kv_len_ = 0;
+  Pos started_at_ = 0;
+  Pos n_computed_ = 0;
   Pos n_cached_ = 0;
   Pos n_shown_ = 0;  // output tokens handed out in deltas
   std::vector<TokenId> held_token_ids_;
   std::string held_text_;
   std::int32_t max_tokens_;
   std::int32_t min_tokens_;
+  std::int32_t n_output_least_;
   bool ignore_eos_;
   bool echo_pending_;
   std::vector<TokenId> stop_token_ids_;
   Sampler sampler_;
   TextStream text_;
   Timing timing_;
+  std::int64_t spent_until_ns_;
 };
 
 }  // namespace llamaherd

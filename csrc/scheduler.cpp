@@ -1,173 +1,135 @@
 #include "scheduler.h"
 
 #include <algorithm>
+#include <limits>
+#include <tuple>
 #include <utility>
 
-#include "common_length.h"
-#include "in_flight.h"
-
 namespace llamaherd {
-namespace {
-
-bool has_lower_id(const std::unique_ptr<Request>& request, RequestId id) {
-  return request->id() < id;
-}
-
-}  // namespace
 
 StepPlan& Scheduler::plan_step(std::int64_t now_ns) {
   plan_.clear();
+  passed_.clear();
+  make_room_to_grow(now_ns);
   admit(now_ns);
   pack();
   return plan_;
 }
 
+std::int32_t Scheduler::n_promised(const Request& request) {
+  const std::int32_t n_left = request.n_cells_needed() - request.n_tokens();
+  return request.n_pending() + headroom(n_left, request.n_preempted());
+}
+
 std::int32_t Scheduler::n_cells_promised() const {
   std::int32_t n = 0;
-  for (const auto& request : running_) n += request->n_cells_needed() - request->kv_len();
+  for (const auto& request : running_) n += n_promised(*request);
   return n;
 }
 
-Scheduler::Room Scheduler::room() const {
-  return {pool_.n_free(), options_.n_cells - cache_.n_cells_needed() - n_cells_promised()};
+Scheduler::Room Scheduler::room(const Room& reserved) const {
+  return {pool_.n_free() - reserved.n_seqs,
+          options_.n_cells - cache_.n_cells_needed() - n_cells_promised() - reserved.n_cells};
 }
 
-/// Goes through the queue until somebody does not fit. Who waits for another's prefill keeps its
-/// place: what it will need is not given to those behind.
-void Scheduler::admit(std::int64_t now_ns) {
-  Room left = room();
-  for (std::size_t i = 0; i < waiting_.size();) {
-    Admission admission;
-    switch (decide(*waiting_[i], left, admission, now_ns)) {
-      case Decision::kBlocked:
-        return;
-      case Decision::kFollow:
-        ++i;
-        break;
-      case Decision::kAdmit:
-        start(waiting_.begin() + static_cast<std::ptrdiff_t>(i), admission, now_ns, plan_);
-        break;
-    }
+/// Preempts until what is pending of those who run fits.
+void Scheduler::make_room_to_grow(std::int64_t now_ns) {
+  const auto lacks_cells = [this] {
+    std::int32_t n_pending = 0;
+    for (const auto& request : running_) n_pending += request->n_pending();
+    return n_pending > options_.n_cells - cache_.n_cells_needed();
+  };
+  while (running_.size() > 1 && lacks_cells()) {
+    constexpr auto kAnyClass = std::numeric_limits<std::int32_t>::min();
+    Request* request = victim(kAnyClass, false);
+    preempt(request != nullptr ? *request : *victim(kAnyClass, true), now_ns);
   }
 }
 
-/// Takes what the request needs out of `room` unless it is blocked.
-Scheduler::Decision Scheduler::decide(Request& request, Room& room, Admission& admission,
-                                      std::int64_t now_ns) {
-  if (room.n_seqs == 0) return Decision::kBlocked;
-  std::optional<Request::Following>& following = request.following;
-  bool follows = following && still_leads(*following);
-  if (!follows) {
-    admission = look_up(request);
-    const Pos n_have = admission.match.n_stored;
-    if (Request* leader = leader_of(request, n_have)) {
-      follows = true;
-      if (!following) {
-        following = {leader->id(), 0, n_have, now_ns};
-        ++n_followers_;
-      }
-      following->leader = leader->id();
-      following->until = common_length(request.tokens(), leader->tokens());
-      if (options_.shares_at_cuts) leader->cuts.insert(following->until);
-    }
-  }
-  // Of what a leader computes nothing will be needed a second time.
-  const std::int32_t n_cells =
-      request.n_cells_needed() -
-      (follows ? following->until : admission.match.n_held - admission.match.n_newly_needed);
-  if (n_cells > room.n_cells) return Decision::kBlocked;
-  --room.n_seqs;
-  room.n_cells -= n_cells;
-  return follows ? Decision::kFollow : Decision::kAdmit;
-}
-
-Scheduler::Admission Scheduler::look_up(const Request& request) {
-  if (request.cache_space && request.n_output() == 0) {
-    const auto logits = logits_.find(*request.cache_space, request.tokens());
-    if (!logits.empty()) {
-      const PrefixCache::Match whole = cache_.match(*request.cache_space, request.tokens());
-      if (whole.n_held == request.n_tokens()) return {whole, logits};
-    }
-  }
-  return {match_all_but_last(request), {}};
-}
-
-/// The last token is computed: its logits are wanted.
-PrefixCache::Match Scheduler::match_all_but_last(const Request& request) const {
-  if (!request.cache_space) return {};
-  return cache_.match(*request.cache_space, request.tokens().first(request.n_tokens() - 1));
-}
-
-bool Scheduler::still_leads(const Request::Following& following) {
-  return std::ranges::any_of(running_, [&](const auto& r) {
-    return r->id() == following.leader && r->kv_len() < following.until;
-  });
-}
-
-/// Who is computing most of what the request still lacks, if waiting for it pays.
-Request* Scheduler::leader_of(const Request& request, Pos n_have) {
-  if (!request.cache_space) return nullptr;
-  Request* best = nullptr;
-  Lead lead{n_have, n_have, 0, 0};
+/// Preempts requests of lower classes for this one, if that makes it fit.
+bool Scheduler::make_way(const Request& request, const Admission& admission, const Room& reserved,
+                         std::int64_t now_ns) {
+  Room most = room(reserved);
   for (const auto& other : running_) {
-    if (other->n_pending() <= 1) continue;
-    lead.n_ahead += other->n_pending();
-    if (other->cache_space != request.cache_space) continue;
-    const Pos n_common = common_length(request.tokens(), other->tokens());
-    if (n_common <= std::max(lead.n_common, other->kv_len())) continue;
-    best = other.get();
-    lead.n_common = n_common;
-    lead.n_leader = other->kv_len();
+    const bool may_go = other->turn.priority > request.turn.priority &&
+                        (other->n_preempted() == 0 || other->n_progress() >= kLeastProgress);
+    if (!may_go) continue;
+    ++most.n_seqs;
+    most.n_cells += other->kv_len() + n_promised(*other);
   }
-  return best != nullptr && worth_waiting(lead, model_.costs()) ? best : nullptr;
-}
-
-void Scheduler::start(Queue::iterator it, const Admission& admission, std::int64_t now_ns,
-                      StepPlan& plan) {
-  std::unique_ptr<Request> request = std::move(*it);
-  waiting_.erase(it);
-  const SeqId seq = pool_.acquire();
-  const Pos n_held = admission.match.n_held;
-  Pos waited_from = n_held;
-  if (const auto following = std::exchange(request->following, {})) {
-    follower_wait_ns_ += now_ns - following->since_ns;
-    waited_from = following->n_had;
+  if (!fits(admission, most)) return false;
+  while (!fits(admission, room(reserved))) {
+    Request* other = victim(request.turn.priority, false);
+    if (other == nullptr) return false;
+    preempt(*other, now_ns);
   }
-  if (request->cache_space) n_looked_up_ += request->n_tokens();
-  cache_.attach(seq, request->cache_space, request->tokens().first(n_held), waited_from,
-                plan.kv_ops);
-  request->start(seq, n_held, now_ns);
-  request->n_restorable = admission.match.n_stored;
-  if (admission.match.n_seen > 0) request->cuts.insert(admission.match.n_seen);
-  if (!admission.logits.empty()) plan.known_starts.push_back({request.get(), admission.logits});
-  running_.push_back(std::move(request));
-}
-
-bool Scheduler::admit_now(RequestId id, std::int64_t now_ns, std::vector<KvOp>& ops) {
-  const auto it = std::lower_bound(waiting_.begin(), waiting_.end(), id, has_lower_id);
-  if (it == waiting_.end() || (*it)->id() != id) return false;
-  const Room left = room();
-  const Admission admission{match_all_but_last(**it), {}};
-  const std::int32_t n_cells =
-      (*it)->n_cells_needed() - admission.match.n_held + admission.match.n_newly_needed;
-  if (left.n_seqs == 0 || n_cells > left.n_cells) return false;
-  plan_.clear();
-  start(it, admission, now_ns, plan_);
-  ops.insert(ops.end(), plan_.kv_ops.begin(), plan_.kv_ops.end());
   return true;
 }
 
-void Scheduler::requeue(Request& request) {
+/// Of the running requests of higher numbers than this priority, who gives way; nullptr: nobody.
+Request* Scheduler::victim(std::int32_t above_priority, bool whoever) {
+  runners_.clear();
+  runner_requests_.clear();
+  for (const auto& r : running_) {
+    if (r->turn.priority <= above_priority) continue;
+    runners_.push_back({r->id(), r->turn.priority, r->n_preempted(), r->n_progress()});
+    runner_requests_.push_back(r.get());
+  }
+  const auto chosen = choose_victim(runners_, whoever);
+  return chosen ? runner_requests_[*chosen] : nullptr;
+}
+
+void Scheduler::preempt(Request& request, std::int64_t now_ns) {
+  std::unique_ptr<Request> owned = take_running(request);
   pool_.release(request.seq());
-  request.stop();
-  std::unique_ptr<Request> owned = take(request);
-  waiting_.insert(std::lower_bound(waiting_.begin(), waiting_.end(), owned->id(), has_lower_id),
-                  std::move(owned));
+  cache_.release(request.seq(), request.tokens(), plan_.kv_ops);
+  request.preempt(now_ns);
+  passed_.push_back(&request);
+  queue_.push(std::move(owned), now_ns);
+  ++n_preempted_;
+}
+
+void Scheduler::requeue(Request& request, std::int64_t now_ns) {
+  std::unique_ptr<Request> owned = take_running(request);
+  pool_.release(request.seq());
+  request.stop(now_ns);
+  queue_.push(std::move(owned), now_ns);
+}
+
+Request* Scheduler::find(RequestId id) {
+  for (const auto& request : running_) {
+    if (request->id() == id) return request.get();
+  }
+  return queue_.find(id);
+}
+
+std::unique_ptr<Request> Scheduler::take(Request& request) {
+  return request.seq() == kNoSeq ? queue_.take(request.id()) : take_running(request);
+}
+
+std::unique_ptr<Request> Scheduler::take_running(Request& request) {
+  const auto it = std::ranges::find(running_, &request, &std::unique_ptr<Request>::get);
+  std::unique_ptr<Request> taken = std::move(*it);
+  running_.erase(it);
+  queue_.settle(request, request.n_progress());
+  return taken;
+}
+
+Request* Scheduler::overdue(std::int64_t now_ns) {
+  for (const auto& r : running_) {
+    if (now_ns >= r->turn.deadline_ns) return r.get();
+    if (r->n_output() == 0 && now_ns >= r->turn.ttft_deadline_ns) return r.get();
+  }
+  while (Request* request = queue_.overdue(now_ns)) {
+    const std::int64_t latest_ns = latest_start_ns(*request, match_all_but_last(*request).n_held);
+    if (latest_ns <= now_ns) return request;
+    queue_.set_latest_start(*request, latest_ns);
+  }
+  return nullptr;
 }
 
 void Scheduler::pack() {
   packable_.clear();
-  candidates_.clear();
   for (const auto& request : running_) {
     if (request->n_pending() > 1) {
       // Others may have computed, or brought back, more of it since it was admitted.
@@ -180,10 +142,14 @@ void Scheduler::pack() {
       continue;
     }
     packable_.push_back(request.get());
-    candidates_.push_back({request->n_pending(), request->kv_len()});
     plan_.any_decode |= request->n_pending() == 1;
   }
-  const Load load{static_cast<std::int32_t>(waiting_.size()), cache_.n_cells_used()};
+  std::ranges::stable_sort(packable_, {}, [](const Request* r) {
+    return std::tuple(r->turn.priority, r->turn.deadline_ns, r->id());
+  });
+  candidates_.clear();
+  for (const Request* r : packable_) candidates_.push_back({r->n_pending(), r->kv_len()});
+  const Load load{static_cast<std::int32_t>(queue_.size()), cache_.n_cells_used()};
   for (const PackedCall& packed : packer_.pack(candidates_, load, model_)) {
     CallPlan& call = plan_.calls.emplace_back();
     call.n_pad = packed.n_pad;
@@ -199,27 +165,6 @@ void Scheduler::add(CallPlan& call, Request& request, std::int32_t n) {
   if (cut != request.cuts.end()) n = std::min(n, *cut - request.kv_len());
   call.add(&request, request.seq(), request.kv_len(), request.kv_len() + n,
            n == request.n_pending());
-}
-
-Request* Scheduler::find(RequestId id) {
-  for (const auto& request : running_) {
-    if (request->id() == id) return request.get();
-  }
-  const auto it = std::lower_bound(waiting_.begin(), waiting_.end(), id, has_lower_id);
-  return it != waiting_.end() && (*it)->id() == id ? it->get() : nullptr;
-}
-
-std::unique_ptr<Request> Scheduler::take(const Request& request) {
-  const auto is_it = [&request](const auto& owned) { return owned.get() == &request; };
-  const auto take_from = [&is_it](auto& owners) {
-    const auto it = std::ranges::find_if(owners, is_it);
-    if (it == owners.end()) return std::unique_ptr<Request>();
-    std::unique_ptr<Request> taken = std::move(*it);
-    owners.erase(it);
-    return taken;
-  };
-  std::unique_ptr<Request> taken = take_from(running_);
-  return taken ? std::move(taken) : take_from(waiting_);
 }
 
 }  // namespace llamaherd

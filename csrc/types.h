@@ -1,6 +1,9 @@
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -23,8 +26,31 @@ enum class FinishReason {
   kStop,       // end-of-generation token, stop token or stop string
   kLength,     // max_tokens or the context's end
   kCancelled,  // by the caller, or because the engine was closed
+  kDeadline,   // it has passed, or could no longer be kept
   kError,      // see Delta::error
 };
+
+/// A moment of the steady clock that never comes.
+inline constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
+
+/// What a request's time goes into.
+enum class Spent : std::uint8_t {
+  kQueued,         // waiting to run for the first time
+  kFollowing,      // waiting for a prefix that another request computes
+  kPreempted,      // waiting to run again
+  kPrefill,        // calls with its own prompt tokens
+  kPrefillShared,  // tokens brought back from the cache's lower tiers
+  kPrefillAgain,   // calls with tokens it had computed before and lost
+  kDecode,         // calls for its next token, whoever else is in them
+  kOthersPrefill,  // others' prompt tokens, in its steps
+  kOthersDecode,   // others' next tokens, while its prompt is computed
+  kSampling,
+  kEngine,  // planning, delivery and all else between calls
+};
+inline constexpr std::size_t kSpentKinds = 11;
+
+/// Nanoseconds by kind; they add up to the time since the request was submitted.
+using Breakdown = std::array<std::int64_t, kSpentKinds>;
 
 /// Moments of one request's life in nanoseconds of the steady clock; 0 = not reached.
 struct Timing {
@@ -32,6 +58,8 @@ struct Timing {
   std::int64_t start_ns = 0;        // admitted: first planned into a step
   std::int64_t first_token_ns = 0;  // first output token committed
   std::int64_t last_ns = 0;         // this delta made
+  std::int32_t n_preempted = 0;
+  Breakdown spent{};
 };
 
 /// What one request gained in one step. Exactly one delta per request has a finish_reason, and it

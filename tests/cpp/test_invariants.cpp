@@ -17,7 +17,6 @@ Snapshot good_snapshot() {
   s.n_cells = 30;
   s.n_cells_used = 12;
   s.n_cells_needed = 8;
-  s.n_cells_promised = 14;
   return s;
 }
 
@@ -43,7 +42,7 @@ TEST(Invariants, EachViolationIsNamed) {
       {"request 7 has no token pending", [](Snapshot& s) { s.running[0].kv_len = -1; }},
       {"request 7 lost its prompt", [](Snapshot& s) { s.running[0].n_prompt = 7; }},
       {"request 7 lost its prompt", [](Snapshot& s) { s.running[0].n_prompt = 0; }},
-      {"request 7 uses more cells than it reserved",
+      {"request 7 uses more cells than it may",
        [](Snapshot& s) { s.running[0].n_cells_needed = 4; }},
       {"sequence 2 cache vs backend length: 3 != 4",
        [](Snapshot& s) { s.sequences[2].backend_length = 4; }},
@@ -51,11 +50,10 @@ TEST(Invariants, EachViolationIsNamed) {
        [](Snapshot& s) { s.sequences[3].backend_length = 0; }},
       {"sequence 1 is free but holds cells", [](Snapshot& s) { s.sequences[1].cache_length = 1; }},
       {"a sentence", [](Snapshot& s) { s.cache_violations = {"a sentence"}; }},
-      {"cells promised, summed vs counted: 14 != 13", [](Snapshot& s) { s.n_cells_promised = 13; }},
       {"sequences in use vs running requests: 3 != 2",
        [](Snapshot& s) { s.sequences[1].in_use = true; }},
       {"more cells used than there are", [](Snapshot& s) { s.n_cells = 11; }},
-      {"more cells promised than there are", [](Snapshot& s) { s.n_cells = 21; }},
+      {"more cells needed than there are", [](Snapshot& s) { s.n_cells = 7; }},
   };
   for (const Row& row : rows) {
     Snapshot s = good_snapshot();

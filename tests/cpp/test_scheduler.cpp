@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <set>
 #include <vector>
 
 #include "scheduler.h"
@@ -56,7 +57,8 @@ class SchedulerTest : public ::testing::Test {
                                              0, Limits{kVocab, 1000}, table_, 0);
     request->cache_space = 0;
     Request* submitted = request.get();
-    scheduler_->submit(std::move(request));
+    request->turn = turn_;
+    scheduler_->submit(std::move(request), now_ns_);
     return submitted;
   }
 
@@ -78,12 +80,20 @@ class SchedulerTest : public ::testing::Test {
     cache_->release(request->seq(), request->tokens(), ops);
   }
 
-  StepPlan& plan() { return scheduler_->plan_step(1); }
+  StepPlan& plan() { return scheduler_->plan_step(now_ns_); }
+
+  std::set<RequestId> ids_running() const {
+    std::set<RequestId> ids;
+    for (const auto& request : scheduler_->running()) ids.insert(request->id());
+    return ids;
+  }
 
   std::int32_t n_cells_reserved() const {
     return cache_->n_cells_needed() + scheduler_->n_cells_promised();
   }
 
+  std::int64_t now_ns_ = 1;
+  Turn turn_;  // of what is submitted next
   TokenTable table_ = make_table();
   CostModel costs_;
   PromptLogits logits_{1 << 20};
@@ -98,19 +108,21 @@ TEST_F(SchedulerTest, AnIdleOnePlansNothing) {
   EXPECT_TRUE(scheduler_->idle());
 }
 
-TEST_F(SchedulerTest, AdmitsByReservedCellsFirstComeFirstServed) {
-  make(100, joint_calibration(), 4, 30);
-  submit(1, 10, 11);  // 20 cells
-  submit(2, 8, 4);    // 11: does not fit beside the first
-  submit(3, 2, 2);    // 3: would fit, but waits its turn
+TEST_F(SchedulerTest, StartsWhatFindsCellsForItsTokensAndSomeGrowth) {
+  make(100, joint_calibration(), 4, 100);
+  submit(1, 10, 11);              // 20 cells at most
+  submit(2, 30, 30);              // 59 at most
+  submit(3, 20, kHeadroom + 50);  // 20 and headroom: does not fit beside them
   plan();
-  EXPECT_EQ(scheduler_->running().size(), 1u);
-  EXPECT_EQ(scheduler_->waiting().size(), 2u);
-  EXPECT_EQ(n_cells_reserved(), 20);
+  EXPECT_EQ(ids_running(), (std::set<RequestId>{1, 2}));
+  EXPECT_EQ(n_cells_reserved(), 79);
   end(1);
   plan();
-  EXPECT_EQ(scheduler_->running().size(), 2u);
-  EXPECT_EQ(n_cells_reserved(), 14);
+  EXPECT_EQ(ids_running(), (std::set<RequestId>{2}));
+  end(2);
+  plan();
+  EXPECT_EQ(ids_running(), (std::set<RequestId>{3}));
+  EXPECT_EQ(n_cells_reserved(), 20 + kHeadroom);
 }
 
 TEST_F(SchedulerTest, AdmitsNoMoreThanThereAreIds) {
