@@ -11,7 +11,10 @@ namespace {
 // Some tens of rows of any vocabulary.
 constexpr std::size_t kMaxPromptLogitsBytes = std::size_t{16} << 20;
 
-constexpr double kMeanStepRate = 0.1;
+constexpr double kMeanRate = 0.1;
+
+/// The first value is believed.
+void learn(double& mean, double value) { mean += (mean == 0 ? 1 : kMeanRate) * (value - mean); }
 
 }  // namespace
 
@@ -77,10 +80,8 @@ void Engine::end_overdue(std::int64_t now, std::vector<Delta>& out) {
 
 /// Keeps the means that forecasts are made of.
 void Engine::watch_step(std::int64_t begin_ns, std::int64_t n_prefill_rows) {
-  const auto ns = static_cast<double>(now_ns() - begin_ns);
-  mean_step_ns_ += (mean_step_ns_ == 0 ? 1 : kMeanStepRate) * (ns - mean_step_ns_);
-  const double change = static_cast<double>(n_prefill_rows) - mean_prefill_rows_;
-  mean_prefill_rows_ += kMeanStepRate * change;
+  learn(mean_step_ns_, static_cast<double>(now_ns() - begin_ns));
+  learn(mean_prefill_rows_, static_cast<double>(n_prefill_rows));
 }
 
 Forecast Engine::forecast() const {
@@ -88,7 +89,9 @@ Forecast Engine::forecast() const {
   for (const auto& r : scheduler_.running()) {
     remaining.push_back({r->n_pending(), lengths_.expected_left(r->n_output(), r->max_tokens())});
   }
-  return {remaining, mean_step_ns_, mean_prefill_rows_};
+  const double assumed_ns = kDefaultMaxTokens * costs_.costs().step_ns;
+  return {remaining, mean_step_ns_, mean_prefill_rows_,
+          mean_request_ns_ > 0 ? mean_request_ns_ : assumed_ns};
 }
 
 void Engine::spend_all(Spent kind, std::int64_t now) {
@@ -322,6 +325,7 @@ void Engine::emit(Request& request, std::int64_t now, std::vector<Delta>& out) {
   ++metrics_.n_output_tokens;
   Delta delta = request.take_delta(table_, now);
   const auto reason = delta.finish_reason;
+  const auto request_ns = static_cast<double>(now - delta.timing.start_ns);
   if (!reason && !request.streamed) {
     request.hold(std::move(delta));
     return;
@@ -329,6 +333,7 @@ void Engine::emit(Request& request, std::int64_t now, std::vector<Delta>& out) {
   out.push_back(std::move(delta));
   if (!reason) return;
   lengths_.finished(request.n_output(), request.max_tokens());
+  learn(mean_request_ns_, request_ns);
   count_finish(*reason);
   retire(request);
 }

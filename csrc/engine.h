@@ -70,6 +70,9 @@ class Engine {
   /// Writes what is cached to the disk tier; nothing may run any more.
   void flush_cache();
 
+  /// The request, waiting or running, or nullptr. Valid until the next call.
+  Request* find(RequestId id) { return scheduler_.find(id); }
+
   bool idle() const { return scheduler_.idle(); }
   Metrics metrics() const;
   Snapshot snapshot() const;
@@ -80,6 +83,7 @@ class Engine {
 
   /// Thread-safe.
   Watchdog& watchdog() { return watchdog_; }
+  const Watchdog& watchdog() const { return watchdog_; }
   TraceLog& trace() { return trace_; }
 
  private:
@@ -133,6 +137,7 @@ class Engine {
   OutputLengths lengths_;
   double mean_step_ns_ = 0;  // of late
   double mean_prefill_rows_ = 0;
+  double mean_request_ns_ = 0;  // from the first start to the end
   Watchdog watchdog_;
   TraceLog trace_;
   Metrics metrics_;

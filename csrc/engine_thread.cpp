@@ -1,12 +1,24 @@
 #include "engine_thread.h"
 
+#include <algorithm>
 #include <chrono>
 #include <iterator>
 #include <stdexcept>
+#include <utility>
 
 #include "error.h"
 
 namespace llamaherd {
+namespace {
+
+// A forecast is no better than this; whoever was told 0 would ask again at once.
+constexpr double kLeastRetryS = 1e-3;
+
+std::int64_t deadline_ns(const std::optional<double>& seconds, std::int64_t now) {
+  return seconds ? now + static_cast<std::int64_t>(*seconds * 1e9) : kNever;
+}
+
+}  // namespace
 
 EngineThread::EngineThread(std::unique_ptr<Backend> backend, TokenTable table, const Limits& limits,
                            const PlanOptions& plan, Mode mode, const CacheOptions& cache)
@@ -30,17 +42,53 @@ void EngineThread::require_alive() const {
 }
 
 RequestId EngineThread::submit(std::vector<TokenId> prompt, const SamplingParams& params,
-                               const SubmitOptions& options) {
+                               const SubmitOptions& options, const Service& service) {
   validate(params);
   validate(prompt, params, limits_);
-  Submission submission{0, std::move(prompt), params, 0, now_ns(), options};
+  validate(service);
+  const std::int64_t now = now_ns();
+  Submission submission{0, std::move(prompt), params, 0, now, options};
+  submission.options.turn = {service.priority, service.tenant, deadline_ns(service.deadline_s, now),
+                             deadline_ns(service.ttft_deadline_s, now)};
   const std::lock_guard lock(mutex_);
   require_alive();
+  require_place(submission.prompt.size(), now);
   submission.id = next_id_++;
   submission.seed = params.seed ? *params.seed : seeds_();
+  n_tokens_queued_ += static_cast<std::int64_t>(submission.prompt.size());
+  live_.insert(submission.id);
   inbox_.submissions.push_back(std::move(submission));
   inbox_filled_.notify_one();
   return inbox_.submissions.back().id;
+}
+
+/// Who can start at once does not wait.
+void EngineThread::require_place(std::size_t n_tokens, std::int64_t now) const {
+  const auto n_live = static_cast<std::int64_t>(live_.size());
+  const std::int32_t n_free = metrics_.n_waiting == 0 ? metrics_.n_seqs - metrics_.n_running : 0;
+  const std::int64_t n_waiting = n_live - metrics_.n_running - n_free;
+  if (limits_.max_queued && n_waiting >= *limits_.max_queued) {
+    throw QueueFullError("at most " + std::to_string(*limits_.max_queued) +
+                             " requests may wait (max_queued), and " + std::to_string(n_waiting) +
+                             " do",
+                         retry_after_s(n_waiting - *limits_.max_queued + 1, now));
+  }
+  if (!limits_.max_queued_tokens || n_waiting < 0 || n_tokens_queued_ == 0) return;
+  const std::int64_t n_over =
+      n_tokens_queued_ + static_cast<std::int64_t>(n_tokens) - *limits_.max_queued_tokens;
+  if (n_over <= 0) return;
+  const std::int64_t n_each = std::max<std::int64_t>(1, n_tokens_queued_ / (n_waiting + 1));
+  throw QueueFullError("prompts of at most " + std::to_string(*limits_.max_queued_tokens) +
+                           " tokens may wait (max_queued_tokens); " +
+                           std::to_string(n_tokens_queued_) + " do and this one has " +
+                           std::to_string(n_tokens),
+                       retry_after_s((n_over + n_each - 1) / n_each, now));
+}
+
+/// Until as many as n_over of those who wait have started.
+double EngineThread::retry_after_s(std::int64_t n_over, std::int64_t now) const {
+  const double from_then_ns = forecast_.until_started_ns(static_cast<std::int32_t>(n_over));
+  return std::max(kLeastRetryS, 1e-9 * (from_then_ns - static_cast<double>(now - published_ns_)));
 }
 
 void EngineThread::hold() {
@@ -59,6 +107,16 @@ void EngineThread::cancel(RequestId id) {
   if (closing_ || ended_) return;
   inbox_.cancels.push_back(id);
   inbox_filled_.notify_one();
+  if (!live_.contains(id)) return;
+  cancelled_.insert(id);
+  if (cancelled_.size() == live_.size()) backend_->abort(true);
+}
+
+/// What has come in; the mutex must be held.
+EngineThread::Inbox EngineThread::take_inbox() {
+  backend_->abort(false);
+  cancelled_.clear();
+  return std::exchange(inbox_, {});
 }
 
 void EngineThread::command(CacheCommand command) {
@@ -105,7 +163,7 @@ void EngineThread::run() {
           return closing_ || (n_holds_ == 0 && has_work);
         });
         if (closing_) break;
-        std::swap(inbox, inbox_);
+        inbox = take_inbox();
       }
       iterate(inbox);
     }
@@ -122,7 +180,7 @@ bool EngineThread::step() {
   {
     const std::lock_guard lock(mutex_);
     require_alive();
-    std::swap(inbox, inbox_);
+    inbox = take_inbox();
   }
   try {
     iterate(inbox);
@@ -139,14 +197,31 @@ void EngineThread::iterate(Inbox& inbox) {
     engine_.submit(s.id, std::move(s.prompt), s.params, s.seed, s.submit_ns, s.options);
   }
   for (RequestId id : inbox.cancels) engine_.cancel(id, deltas_);
+  watch();
   engine_.step(deltas_);
+  watch();
   publish(false);
 }
 
+void EngineThread::watch() {
+  const Metrics m = engine_.metrics();
+  engine_.watchdog().loads(now_ns(), {m.n_running, m.n_waiting, m.n_cells_used, m.n_cells});
+}
+
 void EngineThread::publish(bool ended) {
+  Forecast forecast = engine_.forecast();
   const std::lock_guard lock(mutex_);
+  for (const Delta& delta : deltas_) {
+    if (delta.finish_reason) live_.erase(delta.request_id);
+  }
   std::move(deltas_.begin(), deltas_.end(), std::back_inserter(outbox_));
   metrics_ = engine_.metrics();
+  forecast_ = std::move(forecast);
+  published_ns_ = now_ns();
+  n_tokens_queued_ = engine_.n_tokens_waiting();
+  for (const Submission& s : inbox_.submissions) {
+    n_tokens_queued_ += static_cast<std::int64_t>(s.prompt.size());
+  }
   ended_ = ended;
   if (!deltas_.empty() || ended) outbox_filled_.notify_all();
   deltas_.clear();
@@ -206,5 +281,19 @@ Metrics EngineThread::metrics() const {
   const std::lock_guard lock(mutex_);
   return metrics_;
 }
+
+Health EngineThread::health() const {
+  {
+    const std::lock_guard lock(mutex_);
+    Health health;
+    if (!fatal_error_.empty()) health.reason = "stopped after a fatal error: " + fatal_error_;
+    if (health.reason.empty() && closing_) health.reason = "closed";
+    health.ok = health.reason.empty();
+    if (!health.ok) return health;
+  }
+  return engine_.watchdog().health(now_ns());
+}
+
+std::string EngineThread::take_incident() { return engine_.watchdog().take_incident(now_ns()); }
 
 }  // namespace llamaherd

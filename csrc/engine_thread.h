@@ -9,6 +9,7 @@
 #include <random>
 #include <string>
 #include <thread>
+#include <unordered_set>
 #include <vector>
 
 #include "backend.h"
@@ -34,16 +35,18 @@ class EngineThread {
   EngineThread(const EngineThread&) = delete;
   EngineThread& operator=(const EngineThread&) = delete;
 
-  /// Throws InvalidRequestError or, once closed or dead, EngineDeadError.
+  /// Deadlines count from now. Throws InvalidRequestError, QueueFullError or, once closed or dead,
+  /// EngineDeadError.
   RequestId submit(std::vector<TokenId> prompt, const SamplingParams& params,
-                   const SubmitOptions& options = {});
+                   const SubmitOptions& options = {}, const Service& service = {});
 
   /// While held, no new step begins, so that requests submitted meanwhile are planned together.
   /// Every hold() needs a release(). Not waiting: a step under way goes on.
   void hold();
   void release();
 
-  /// Asks for the request's end; its last delta says how it ended. Unknown ids are ignored.
+  /// Asks for the request's end; its last delta says how it ended. Unknown ids are ignored. When
+  /// nobody else is left, a decode call under way is aborted where the backend can.
   void cancel(RequestId id);
 
   /// What is done to the prefix cache between two steps; see PrefixCache. All throw EngineDeadError
@@ -71,6 +74,10 @@ class EngineThread {
   std::string fatal_error() const;
 
   Metrics metrics() const;
+  Health health() const;
+  /// The first time something is found to be wrong, what; else empty.
+  std::string take_incident();
+  TraceLog& trace() { return engine_.trace(); }
   const TokenTable& table() const { return table_; }
   const Limits& limits() const { return limits_; }
 
@@ -97,6 +104,10 @@ class EngineThread {
   void publish(bool ended);
   void stop(FinishReason reason, const std::string& error);
   void require_alive() const;
+  void require_place(std::size_t n_tokens, std::int64_t now) const;
+  double retry_after_s(std::int64_t n_over, std::int64_t now) const;
+  Inbox take_inbox();
+  void watch();
 
   std::unique_ptr<Backend> backend_;
   const TokenTable table_;
@@ -111,6 +122,11 @@ class EngineThread {
   Inbox inbox_;
   std::vector<Delta> outbox_;
   Metrics metrics_;
+  Forecast forecast_;
+  std::int64_t published_ns_ = 0;
+  std::int64_t n_tokens_queued_ = 0;         // of prompts that do not run
+  std::unordered_set<RequestId> live_;       // submitted, their last delta not published
+  std::unordered_set<RequestId> cancelled_;  // of these, and the engine does not know it yet
   RequestId next_id_ = 1;
   int n_holds_ = 0;
   std::mt19937_64 seeds_;

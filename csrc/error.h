@@ -1,6 +1,7 @@
 #pragma once
 
 #include <stdexcept>
+#include <string>
 
 namespace llamaherd {
 
@@ -12,6 +13,14 @@ struct LlamaHerdError : std::runtime_error {
 /// The caller's request breaks a rule; the message states the rule and the value.
 struct InvalidRequestError : LlamaHerdError {
   using LlamaHerdError::LlamaHerdError;
+};
+
+/// Too many requests wait already; the message states the bound. An equal one is expected to find a
+/// place after retry_after_s seconds.
+struct QueueFullError : LlamaHerdError {
+  QueueFullError(const std::string& what, double retry_after)
+      : LlamaHerdError(what), retry_after_s(retry_after) {}
+  double retry_after_s;
 };
 
 /// The model file cannot be used; the message says why.

@@ -10,7 +10,9 @@ constexpr double kShareRate = 0.05;
 
 }  // namespace
 
-Forecast::Forecast(const std::vector<Remaining>& remaining, double step_ns, double n_step_prefill) {
+Forecast::Forecast(const std::vector<Remaining>& remaining, double step_ns, double n_step_prefill,
+                   double request_ns)
+    : request_ns_(request_ns) {
   double n_prefill_ahead = 0;
   for (const Remaining& r : remaining) {
     double n_steps = r.n_output;
@@ -24,7 +26,7 @@ Forecast::Forecast(const std::vector<Remaining>& remaining, double step_ns, doub
 }
 
 double Forecast::until_started_ns(std::int32_t n) const {
-  if (ends_ns_.empty()) return 0;
+  if (ends_ns_.empty()) return request_ns_;
   // Who starts then ends, too: the same again after each round.
   const auto n_running = static_cast<std::int32_t>(ends_ns_.size());
   const std::int32_t n_rounds = (n - 1) / n_running;

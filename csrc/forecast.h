@@ -16,14 +16,17 @@ class Forecast {
  public:
   Forecast() = default;
 
-  /// step_ns: mean time of a step now; n_step_prefill: prefill tokens of a step now, >= 1.
-  Forecast(const std::vector<Remaining>& remaining, double step_ns, double n_step_prefill);
+  /// step_ns: mean time of a step now; n_step_prefill: prefill tokens of a step now; request_ns:
+  /// what one request takes, for when none runs.
+  Forecast(const std::vector<Remaining>& remaining, double step_ns, double n_step_prefill,
+           double request_ns);
 
   /// Nanoseconds until n more requests can have been started, n >= 1, behind those who wait.
   double until_started_ns(std::int32_t n) const;
 
  private:
   std::vector<double> ends_ns_;  // ascending
+  double request_ns_ = 0;
 };
 
 /// Learns which part of its max_tokens a request uses.

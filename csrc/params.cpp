@@ -59,6 +59,21 @@ constexpr std::array kPresets = {
     NamedPreset{"high_throughput", {16, 2048}},
 };
 
+constexpr std::int32_t kMaxPriority = 100;
+constexpr std::size_t kMaxTenantBytes = 256;
+constexpr double kMaxDeadlineS = 1e9;
+
+void require_tenant(std::string_view name, const std::string& tenant) {
+  if (tenant.size() <= kMaxTenantBytes) return;
+  throw InvalidRequestError(std::string(name) + " must have at most " +
+                            std::to_string(kMaxTenantBytes) + " bytes; got " +
+                            std::to_string(tenant.size()));
+}
+
+void require_seconds(std::string_view name, const std::optional<double>& value) {
+  if (value) require(*value > 0 && *value <= kMaxDeadlineS, name, "in (0, 1e9] seconds", *value);
+}
+
 // Ids from the number of active sequences to 255 are left to the prefix cache.
 constexpr std::int32_t kMaxSeqs = 64;
 
@@ -97,6 +112,14 @@ void validate(const SamplingParams& p) {
   }
 }
 
+void validate(const Service& s) {
+  require(s.priority >= 0 && s.priority <= kMaxPriority, "priority",
+          "in [0, " + text(kMaxPriority) + "]", s.priority);
+  require_tenant("tenant", s.tenant);
+  require_seconds("deadline_s", s.deadline_s);
+  require_seconds("ttft_deadline_s", s.ttft_deadline_s);
+}
+
 void validate(const EngineConfig& c) {
   std::array<std::string_view, kPresets.size()> names;
   for (std::size_t i = 0; i < names.size(); ++i) names[i] = kPresets[i].name;
@@ -114,6 +137,14 @@ void validate(const EngineConfig& c) {
   if (c.target_itl_ms) {
     require(std::isfinite(*c.target_itl_ms) && *c.target_itl_ms > 0, "target_itl_ms",
             "finite and > 0", *c.target_itl_ms);
+  }
+  if (c.max_queued) require_at_least("max_queued", *c.max_queued, 1);
+  if (c.max_queued_tokens) require_at_least("max_queued_tokens", *c.max_queued_tokens, 1);
+  require(c.aging_s > 0 && !std::isnan(c.aging_s), "aging_s", "> 0", c.aging_s);
+  for (const auto& [tenant, weight] : c.tenant_weights) {
+    require_tenant("a name in tenant_weights", tenant);
+    require(weight >= 1e-6 && weight <= 1e6, "tenant_weights", "in [1e-6, 1e6] for " + text(tenant),
+            weight);
   }
   if (c.n_threads) {
     require(*c.n_threads >= 1 && *c.n_threads <= 512, "n_threads", "in [1, 512]", *c.n_threads);

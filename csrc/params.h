@@ -37,6 +37,18 @@ struct SamplingParams {
 /// Throws InvalidRequestError if a value is out of range whatever the model.
 void validate(const SamplingParams& params);
 
+/// Whose request it is and by when it should be served. Docs: BatchEngine.submit in
+/// python/llamaherd/engine.py.
+struct Service {
+  std::int32_t priority = 0;
+  std::string tenant;
+  std::optional<double> deadline_s;
+  std::optional<double> ttft_deadline_s;
+};
+
+/// Throws InvalidRequestError if a value is out of range.
+void validate(const Service& service);
+
 /// How an engine is set up. Docs: python/llamaherd/params.py.
 struct EngineConfig {
   std::string preset = "balanced";
@@ -45,6 +57,10 @@ struct EngineConfig {
   std::optional<std::int32_t> max_seqs;
   std::optional<std::int32_t> token_budget;
   std::optional<double> target_itl_ms;
+  std::optional<std::int32_t> max_queued;
+  std::optional<std::int64_t> max_queued_tokens;
+  double aging_s = 30;
+  std::vector<std::pair<std::string, double>> tenant_weights;
   std::optional<std::int32_t> n_threads;
   std::int32_t poll = 1;
   std::int32_t n_gpu_layers = -1;
@@ -79,7 +95,9 @@ Preset resolve_preset(const EngineConfig& config);
 /// What a request is checked against; fixed once a model is loaded.
 struct Limits {
   std::int32_t n_vocab = 0;
-  std::int32_t max_len = 0;  // tokens of one request, prompt and output together
+  std::int32_t max_len = 0;                     // tokens of one request, prompt and output together
+  std::optional<std::int32_t> max_queued = {};  // requests that wait
+  std::optional<std::int64_t> max_queued_tokens = {};  // and their prompts' tokens
 };
 
 /// Throws InvalidRequestError if this prompt with these (already valid) parameters can never run.

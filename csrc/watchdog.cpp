@@ -33,10 +33,10 @@ void Watchdog::call_ends(std::int64_t now_ns, bool succeeded) {
   if (succeeded) progress_ns_ = now_ns;
 }
 
-void Watchdog::loads(std::int64_t now_ns, const Load& load, bool held) {
+void Watchdog::loads(std::int64_t now_ns, const Load& load) {
   const std::lock_guard lock(mutex_);
-  // What has just come, or was held back, could not have moved before.
-  if (held || load_.n_running + load_.n_waiting == 0) progress_ns_ = now_ns;
+  // What has just come could not have moved before.
+  if (load_.n_running + load_.n_waiting == 0) progress_ns_ = now_ns;
   load_ = load;
 }
 

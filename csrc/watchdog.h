@@ -36,8 +36,8 @@ class Watchdog {
   void call_begins(std::int64_t now_ns, double predicted_ns, std::int32_t n_decode_rows,
                    std::int32_t n_prefill_rows);
   void call_ends(std::int64_t now_ns, bool succeeded);
-  /// Between two steps. Somebody who holds the engine back keeps it from its work for a reason.
-  void loads(std::int64_t now_ns, const Load& load, bool held = false);
+  /// Before and after each step.
+  void loads(std::int64_t now_ns, const Load& load);
 
   Health health(std::int64_t now_ns) const;
 

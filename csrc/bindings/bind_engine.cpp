@@ -95,13 +95,19 @@ class PyBatchEngine {
       calibration_ = calibrate(*backend, {.now_ns = now_ns});
     }
     if (calibration_) cache.costs = CostModel(*calibration_).costs();
-    PlanOptions plan{{}, calibration_, true};
+    PlanOptions plan;
+    plan.calibration = calibration_;
     if (record) backend = std::make_unique<RecordingBackend>(std::move(backend), *record);
-    const Limits limits{info_.n_vocab, resolve_max_len(config)};
+    const Limits limits{info_.n_vocab, resolve_max_len(config), config.max_queued,
+                        config.max_queued_tokens};
     plan.packing.n_rows = std::min(resolve_preset(config).token_budget, info_.n_batch);
     plan.packing.n_batch = info_.n_batch;
     plan.packing.target_itl_ns = config.target_itl_ms.value_or(0) * 1e6;
     plan.packing.may_pad = info_.pad_seq != kNoSeq;
+    plan.queue.weights = {config.tenant_weights.begin(), config.tenant_weights.end()};
+    // Longer than an engine lives is never.
+    const double aging_ns = config.aging_s * 1e9;
+    if (aging_ns < 1e18) plan.queue.aging_ns = static_cast<std::int64_t>(aging_ns);
     engine_ = std::make_unique<EngineThread>(
         std::move(backend), model_->llama.make_token_table(), limits, plan,
         threaded ? EngineThread::Mode::kThreaded : EngineThread::Mode::kStepped, cache);
@@ -136,10 +142,17 @@ class PyBatchEngine {
   }
 
   RequestId submit(const py::object& prompt, const SamplingParams& params, bool streamed,
-                   std::optional<CacheSpace> cache_space) {
+                   std::optional<CacheSpace> cache_space, const Service& service) {
     std::vector<TokenId> tokens = to_tokens(prompt);
     const py::gil_scoped_release release;
-    return engine().submit(std::move(tokens), params, {streamed, cache_space});
+    return engine().submit(std::move(tokens), params, {streamed, cache_space}, service);
+  }
+
+  /// What is wrong is logged where results are fetched: that happens however the engine does.
+  std::vector<Delta> drain(double timeout_s) {
+    const std::string incident = engine().take_incident();
+    if (!incident.empty()) log_sink::add(LogLevel::kWarning, incident);
+    return engine().drain(std::min(timeout_s, kMaxDrainS));
   }
 
   void pin(const std::string& name, const py::object& prefix, CacheSpace cache_space,
@@ -276,7 +289,8 @@ Thread safety:
   Releases the GIL while it loads.
 )pbdoc")
       .def("submit", &PyBatchEngine::submit, py::arg("prompt"), py::arg("params"),
-           py::arg("streamed") = true, py::arg("cache_space") = CacheSpace{0}, R"pbdoc(
+           py::arg("streamed") = true, py::arg("cache_space") = CacheSpace{0},
+           py::arg("service") = Service{}, R"pbdoc(
 Queue one prompt for generation and return at once.
 
 Args:
@@ -285,6 +299,7 @@ Args:
   streamed: False: only the last delta comes out, with all tokens and text.
   cache_space: Prefixes are shared within a space only, in [0, 2**64). None: shares nothing and
     leaves nothing.
+  service: Copied.
 
 Returns:
   Request id, unique for the life of this engine.
@@ -292,6 +307,7 @@ Returns:
 Raises:
   InvalidRequestError: A rule is broken; the message states it and the value.
   TypeError: The ids are no integers.
+  QueueFullError: As many wait as may.
   EngineDeadError: The engine is closed or stopped.
 
 Thread safety:
@@ -317,14 +333,9 @@ Thread safety:
       .def(
           "clear_cache", [](PyBatchEngine& self) { self.engine().clear_cache(); }, release_gil(),
           "Forget every cached prefix that no running request needs, and all pins. Any thread.")
-      .def(
-          "drain",
-          [](PyBatchEngine& self, double timeout_s) {
-            return self.engine().drain(std::min(timeout_s, kMaxDrainS));
-          },
-          py::arg("timeout_s"), release_gil(),
-          "All deltas since the last call, waiting up to timeout_s seconds (0.1 at most) for the "
-          "first. Any thread.")
+      .def("drain", &PyBatchEngine::drain, py::arg("timeout_s"), release_gil(),
+           "All deltas since the last call, waiting up to timeout_s seconds (0.1 at most) for the "
+           "first. Any thread.")
       .def(
           "step", [](PyBatchEngine& self) { return self.engine().step(); }, release_gil(),
           "Unthreaded engines: run one step. Returns whether there is more to do. Raises "
@@ -340,6 +351,15 @@ Thread safety:
       .def(
           "metrics", [](PyBatchEngine& self) { return self.engine().metrics(); }, release_gil(),
           "As of the last step. Any thread.")
+      .def(
+          "health", [](PyBatchEngine& self) { return self.engine().health(); }, release_gil(),
+          "How the engine does now. Any thread.")
+      .def(
+          "start_trace", [](PyBatchEngine& self) { self.engine().trace().start(); }, release_gil(),
+          "Note from now on what requests' time goes into, and every decode call. Any thread.")
+      .def(
+          "take_trace", [](PyBatchEngine& self) { return self.engine().trace().take(); },
+          release_gil(), "What was noted since start_trace(), which ends with it. Any thread.")
       .def("tokenize", &PyBatchEngine::tokenize, py::arg("text"), py::arg("add_special"),
            py::arg("parse_special"), release_gil(), "Token ids of a text. Any thread.")
       .def("detokenize", &PyBatchEngine::detokenize, py::arg("token_ids"), py::arg("special"),

@@ -16,6 +16,21 @@ void bind_errors(py::module_& m) {
   doc(invalid, "A request or an option breaks a rule; the message states the rule and the value.");
   auto& load = py::register_exception<ModelLoadError>(m, "ModelLoadError", base);
   doc(load, "A model file cannot be used; the message says why.");
+  static const py::handle queue_full =
+      py::exception<QueueFullError>(m, "QueueFullError", base).release();
+  queue_full.attr("__doc__") =
+      "As many requests wait as may (max_queued, max_queued_tokens). retry_after_s: seconds after "
+      "which an equal one is expected to find a place.";
+  queue_full.attr("retry_after_s") = 0.0;
+  py::register_exception_translator([](std::exception_ptr pending) {
+    try {
+      std::rethrow_exception(pending);
+    } catch (const QueueFullError& error) {
+      const py::object raised = queue_full(error.what());
+      raised.attr("retry_after_s") = error.retry_after_s;
+      PyErr_SetObject(queue_full.ptr(), raised.ptr());
+    }
+  });
   auto& dead = py::register_exception<EngineDeadError>(m, "EngineDeadError", base);
   doc(dead, "The engine is closed, or stopped after a fatal error that the message names.");
 }

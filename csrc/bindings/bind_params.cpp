@@ -48,6 +48,16 @@ void bind_params(py::module_& m) {
           "validate", [](const SamplingParams& self) { validate(self); },
           "Raises InvalidRequestError if a value is out of range whatever the model.");
 
+  py::class_<Service>(m, "Service", "Whose request it is and by when it should be served.")
+      .def(py::init<>())
+      .def_readwrite("priority", &Service::priority)
+      .def_readwrite("tenant", &Service::tenant)
+      .def_readwrite("deadline_s", &Service::deadline_s)
+      .def_readwrite("ttft_deadline_s", &Service::ttft_deadline_s)
+      .def(
+          "validate", [](const Service& self) { validate(self); },
+          "Raises InvalidRequestError if a value is out of range.");
+
   py::class_<Calibration>(m, "Calibration", "What decode calls cost, as measured; nanoseconds.")
       .def(py::init<>())
       .def_property(
@@ -82,6 +92,10 @@ void bind_params(py::module_& m) {
       .def_readwrite("max_seqs", &EngineConfig::max_seqs)
       .def_readwrite("token_budget", &EngineConfig::token_budget)
       .def_readwrite("target_itl_ms", &EngineConfig::target_itl_ms)
+      .def_readwrite("max_queued", &EngineConfig::max_queued)
+      .def_readwrite("max_queued_tokens", &EngineConfig::max_queued_tokens)
+      .def_readwrite("aging_s", &EngineConfig::aging_s)
+      .def_readwrite("tenant_weights", &EngineConfig::tenant_weights)
       .def_readwrite("n_threads", &EngineConfig::n_threads)
       .def_readwrite("poll", &EngineConfig::poll)
       .def_readwrite("n_gpu_layers", &EngineConfig::n_gpu_layers)

@@ -2,9 +2,13 @@
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
+#include <array>
+
 #include "bindings.h"
 #include "metrics.h"
+#include "trace_log.h"
 #include "types.h"
+#include "watchdog.h"
 
 namespace py = pybind11;
 
@@ -62,6 +66,19 @@ py::typing::Dict<py::str, py::object> as_dict(const CacheMetrics& m) {
   return d;
 }
 
+const char* name_of(Spent kind) {
+  static constexpr std::array<const char*, kSpentKinds> kNames = {
+      "queued", "following",      "preempted",     "prefill",  "prefill_shared", "prefill_again",
+      "decode", "others_prefill", "others_decode", "sampling", "engine"};
+  return kNames[static_cast<std::size_t>(kind)];
+}
+
+py::typing::Dict<py::str, py::int_> as_dict(const Breakdown& spent) {
+  py::typing::Dict<py::str, py::int_> d;
+  for (std::size_t i = 0; i < kSpentKinds; ++i) d[name_of(static_cast<Spent>(i))] = spent[i];
+  return d;
+}
+
 /// The metrics by name, in the header's order, derived ones last.
 py::typing::Dict<py::str, py::object> as_dict(const Metrics& m) {
   py::typing::Dict<py::str, py::object> d;
@@ -79,7 +96,10 @@ py::typing::Dict<py::str, py::object> as_dict(const Metrics& m) {
   LLAMAHERD_PUT(n_finished_stop);
   LLAMAHERD_PUT(n_finished_length);
   LLAMAHERD_PUT(n_finished_cancelled);
+  LLAMAHERD_PUT(n_finished_deadline);
   LLAMAHERD_PUT(n_finished_error);
+  LLAMAHERD_PUT(n_shed);
+  LLAMAHERD_PUT(n_preempted);
   LLAMAHERD_PUT(n_no_room);
   LLAMAHERD_PUT(n_invalid_batch);
   LLAMAHERD_PUT(n_aborted);
@@ -115,6 +135,8 @@ void bind_results(py::module_& m) {
       .value("STOP", FinishReason::kStop, "End-of-generation token, stop token or stop string.")
       .value("LENGTH", FinishReason::kLength, "max_tokens or max_len reached.")
       .value("CANCELLED", FinishReason::kCancelled, "By the caller, or the engine was closed.")
+      .value("DEADLINE", FinishReason::kDeadline,
+             "Its deadline has passed, or could not be kept any more.")
       .value("ERROR", FinishReason::kError, "See the delta's or the result's error.")
       .finalize();
 
@@ -125,10 +147,49 @@ void bind_results(py::module_& m) {
       .def_readonly("start_ns", &Timing::start_ns, "First planned into a step.")
       .def_readonly("first_token_ns", &Timing::first_token_ns)
       .def_readonly("last_ns", &Timing::last_ns, "This delta was made.")
+      .def_readonly("n_preempted", &Timing::n_preempted,
+                    "Times it had to wait again so that others could run.")
+      .def_property_readonly(
+          "spent_ns", [](const Timing& t) { return as_dict(t.spent); },
+          "Where last_ns - submit_ns went, to which it adds up. queued, following (waiting for a "
+          "prefix that another computes) and preempted: waiting. prefill: its own prompt; "
+          "prefill_shared: brought back from the cache's lower tiers; prefill_again: computed "
+          "before and lost. decode: its next tokens. others_prefill, others_decode: others' part "
+          "of its steps. sampling. engine: all else.")
       .def("__repr__", [](const Timing& t) {
         return py::str("Timing(submit_ns={}, start_ns={}, first_token_ns={}, last_ns={})")
             .format(t.submit_ns, t.start_ns, t.first_token_ns, t.last_ns);
       });
+
+  py::class_<Health>(m, "Health", "How an engine does. Read-only.")
+      .def_readonly("ok", &Health::ok)
+      .def_readonly("reason", &Health::reason, "Why not ok; else empty.")
+      .def_readonly("since_progress_s", &Health::since_progress_s,
+                    "Seconds since a token was computed; 0 if there is nothing to do.")
+      .def_readonly("call_s", &Health::call_s,
+                    "Seconds that the decode call under way has taken; 0: none is.")
+      .def_readonly("call_predicted_s", &Health::call_predicted_s, "And was predicted to take.")
+      .def_readonly("n_running", &Health::n_running)
+      .def_readonly("n_waiting", &Health::n_waiting)
+      .def("__repr__", [](const Health& h) {
+        return py::str("Health(ok={}, reason={!r}, n_running={}, n_waiting={})")
+            .format(h.ok, h.reason, h.n_running, h.n_waiting);
+      });
+
+  py::class_<TraceLog::Span>(m, "TraceSpan", "What one request's time went into for a while.")
+      .def_readonly("request_id", &TraceLog::Span::id)
+      .def_property_readonly("kind", [](const TraceLog::Span& s) { return name_of(s.kind); })
+      .def_readonly("begin_ns", &TraceLog::Span::begin_ns)
+      .def_readonly("end_ns", &TraceLog::Span::end_ns);
+  py::class_<TraceLog::Call>(m, "TraceCall", "One decode call.")
+      .def_readonly("begin_ns", &TraceLog::Call::begin_ns)
+      .def_readonly("end_ns", &TraceLog::Call::end_ns)
+      .def_readonly("predicted_ns", &TraceLog::Call::predicted_ns)
+      .def_readonly("n_decode_rows", &TraceLog::Call::n_decode_rows)
+      .def_readonly("n_prefill_rows", &TraceLog::Call::n_prefill_rows)
+      .def_readonly("n_pad_rows", &TraceLog::Call::n_pad_rows)
+      .def_readonly("n_waiting", &TraceLog::Call::n_waiting)
+      .def_readonly("n_cells_used", &TraceLog::Call::n_cells_used);
 
   py::class_<Delta>(m, "Delta",
                     "What one request gained in one step. Read-only. Exactly one delta per "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import enum
 import typing
-__all__: list[str] = ['BatchEngine', 'Calibration', 'Delta', 'DeviceInfo', 'EngineConfig', 'EngineDeadError', 'FinishReason', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'Metrics', 'ModelLoadError', 'SamplingParams', 'Timing', 'cpu_features', 'default_n_threads', 'drain_log', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'serve_rpc']
+__all__: list[str] = ['BatchEngine', 'Calibration', 'Delta', 'DeviceInfo', 'EngineConfig', 'EngineDeadError', 'FinishReason', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'Metrics', 'ModelLoadError', 'QueueFullError', 'SamplingParams', 'Service', 'Timing', 'TraceCall', 'TraceSpan', 'cpu_features', 'default_n_threads', 'drain_log', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'serve_rpc']
 class LlamaHerdError(RuntimeError):
     """
     Base of all errors that llamaherd raises.
@@ -18,6 +18,11 @@ class ModelLoadError(LlamaHerdError):
     """
     A model file cannot be used; the message says why.
     """
+class QueueFullError(LlamaHerdError):
+    """
+    As many requests wait as may (max_queued, max_queued_tokens). retry_after_s: seconds after which an equal one is expected to find a place.
+    """
+    retry_after_s: typing.ClassVar[float] = 0.0
 class EngineDeadError(LlamaHerdError):
     """
     The engine is closed, or stopped after a fatal error that the message names.
@@ -118,6 +123,35 @@ class SamplingParams:
     @typical_p.setter
     def typical_p(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
         ...
+class Service:
+    """
+    Whose request it is and by when it should be served.
+    """
+    tenant: str
+    def __init__(self) -> None:
+        ...
+    def validate(self) -> None:
+        """
+        Raises InvalidRequestError if a value is out of range.
+        """
+    @property
+    def deadline_s(self) -> float | None:
+        ...
+    @deadline_s.setter
+    def deadline_s(self, arg0: typing.SupportsFloat | typing.SupportsIndex | None) -> None:
+        ...
+    @property
+    def priority(self) -> int:
+        ...
+    @priority.setter
+    def priority(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def ttft_deadline_s(self) -> float | None:
+        ...
+    @ttft_deadline_s.setter
+    def ttft_deadline_s(self, arg0: typing.SupportsFloat | typing.SupportsIndex | None) -> None:
+        ...
 class Calibration:
     """
     What decode calls cost, as measured; nanoseconds.
@@ -189,6 +223,12 @@ class EngineConfig:
         Raises InvalidRequestError if a value is out of range whatever the model.
         """
     @property
+    def aging_s(self) -> float:
+        ...
+    @aging_s.setter
+    def aging_s(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
     def cache_disk_mib(self) -> int:
         ...
     @cache_disk_mib.setter
@@ -217,6 +257,18 @@ class EngineConfig:
         ...
     @max_len.setter
     def max_len(self, arg0: typing.SupportsInt | typing.SupportsIndex | None) -> None:
+        ...
+    @property
+    def max_queued(self) -> int | None:
+        ...
+    @max_queued.setter
+    def max_queued(self, arg0: typing.SupportsInt | typing.SupportsIndex | None) -> None:
+        ...
+    @property
+    def max_queued_tokens(self) -> int | None:
+        ...
+    @max_queued_tokens.setter
+    def max_queued_tokens(self, arg0: typing.SupportsInt | typing.SupportsIndex | None) -> None:
         ...
     @property
     def max_seqs(self) -> int | None:
@@ -255,6 +307,12 @@ class EngineConfig:
     def target_itl_ms(self, arg0: typing.SupportsFloat | typing.SupportsIndex | None) -> None:
         ...
     @property
+    def tenant_weights(self) -> list[tuple[str, float]]:
+        ...
+    @tenant_weights.setter
+    def tenant_weights(self, arg0: collections.abc.Sequence[tuple[str, typing.SupportsFloat | typing.SupportsIndex]]) -> None:
+        ...
+    @property
     def tensor_split(self) -> list[float]:
         ...
     @tensor_split.setter
@@ -271,7 +329,8 @@ class FinishReason(enum.Enum):
     How a request ended.
     """
     CANCELLED = 2
-    ERROR = 3
+    DEADLINE = 3
+    ERROR = 4
     LENGTH = 1
     STOP = 0
 class Timing:
@@ -289,12 +348,101 @@ class Timing:
         This delta was made.
         """
     @property
+    def n_preempted(self) -> int:
+        """
+        Times it had to wait again so that others could run.
+        """
+    @property
+    def spent_ns(self) -> dict[str, int]:
+        """
+        Where last_ns - submit_ns went, to which it adds up. queued, following (waiting for a prefix that another computes) and preempted: waiting. prefill: its own prompt; prefill_shared: brought back from the cache's lower tiers; prefill_again: computed before and lost. decode: its next tokens. others_prefill, others_decode: others' part of its steps. sampling. engine: all else.
+        """
+    @property
     def start_ns(self) -> int:
         """
         First planned into a step.
         """
     @property
     def submit_ns(self) -> int:
+        ...
+class Health:
+    """
+    How an engine does. Read-only.
+    """
+    def __repr__(self) -> str:
+        ...
+    @property
+    def call_predicted_s(self) -> float:
+        """
+        And was predicted to take.
+        """
+    @property
+    def call_s(self) -> float:
+        """
+        Seconds that the decode call under way has taken; 0: none is.
+        """
+    @property
+    def n_running(self) -> int:
+        ...
+    @property
+    def n_waiting(self) -> int:
+        ...
+    @property
+    def ok(self) -> bool:
+        ...
+    @property
+    def reason(self) -> str:
+        """
+        Why not ok; else empty.
+        """
+    @property
+    def since_progress_s(self) -> float:
+        """
+        Seconds since a token was computed; 0 if there is nothing to do.
+        """
+class TraceSpan:
+    """
+    What one request's time went into for a while.
+    """
+    @property
+    def begin_ns(self) -> int:
+        ...
+    @property
+    def end_ns(self) -> int:
+        ...
+    @property
+    def kind(self) -> str:
+        ...
+    @property
+    def request_id(self) -> int:
+        ...
+class TraceCall:
+    """
+    One decode call.
+    """
+    @property
+    def begin_ns(self) -> int:
+        ...
+    @property
+    def end_ns(self) -> int:
+        ...
+    @property
+    def n_cells_used(self) -> int:
+        ...
+    @property
+    def n_decode_rows(self) -> int:
+        ...
+    @property
+    def n_pad_rows(self) -> int:
+        ...
+    @property
+    def n_prefill_rows(self) -> int:
+        ...
+    @property
+    def n_waiting(self) -> int:
+        ...
+    @property
+    def predicted_ns(self) -> float:
         ...
 class Delta:
     """
@@ -469,6 +617,10 @@ class BatchEngine:
         """
         True once closed or dead and every delta was drained. Any thread.
         """
+    def health(self) -> Health:
+        """
+        How the engine does now. Any thread.
+        """
     def hold(self) -> None:
         """
         No new step begins until release(): what is submitted meanwhile is planned together.
@@ -489,11 +641,15 @@ class BatchEngine:
         """
         Ends one hold().
         """
+    def start_trace(self) -> None:
+        """
+        Note from now on what requests' time goes into, and every decode call. Any thread.
+        """
     def step(self) -> bool:
         """
         Unthreaded engines: run one step. Returns whether there is more to do. Raises EngineDeadError. Any thread; one waits for the other.
         """
-    def submit(self, prompt: typing.Any, params: SamplingParams, streamed: bool = True, cache_space: typing.SupportsInt | typing.SupportsIndex | None = 0) -> int:
+    def submit(self, prompt: typing.Any, params: SamplingParams, streamed: bool = True, cache_space: typing.SupportsInt | typing.SupportsIndex | None = 0, service: Service = ...) -> int:
         """
         Queue one prompt for generation and return at once.
         
@@ -503,6 +659,7 @@ class BatchEngine:
           streamed: False: only the last delta comes out, with all tokens and text.
           cache_space: Prefixes are shared within a space only, in [0, 2**64). None: shares nothing and
             leaves nothing.
+          service: Copied.
         
         Returns:
           Request id, unique for the life of this engine.
@@ -510,10 +667,15 @@ class BatchEngine:
         Raises:
           InvalidRequestError: A rule is broken; the message states it and the value.
           TypeError: The ids are no integers.
+          QueueFullError: As many wait as may.
           EngineDeadError: The engine is closed or stopped.
         
         Thread safety:
           Any thread. Does not wait for a step.
+        """
+    def take_trace(self) -> tuple[list[TraceSpan], list[TraceCall]]:
+        """
+        What was noted since start_trace(), which ends with it. Any thread.
         """
     def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
         """

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
 
-from llamaherd import _core, calibration, logs
-from llamaherd._core import Delta, EngineDeadError, InvalidRequestError, Metrics
+from llamaherd import _core, calibration, logs, trace
+from llamaherd._core import Delta, EngineDeadError, Health, InvalidRequestError, Metrics
 from llamaherd.loading import load_core
 from llamaherd.models import resolve
-from llamaherd.params import EngineConfig, SamplingParams, require_unicode
+from llamaherd.params import EngineConfig, SamplingParams, Service, require_unicode
 from llamaherd.prefix_cache import PrefixCache, request_space
 from llamaherd.stream import Stream, Waiter
 
@@ -99,6 +99,10 @@ class BatchEngine:
         tools: Sequence[Mapping[str, Any]] | None = None,
         cache: bool = True,
         cache_salt: str = "",
+        priority: int = 0,
+        tenant: str = "",
+        deadline_s: float | None = None,
+        ttft_deadline_s: float | None = None,
     ) -> Stream:
         """Queue one prompt for generation and return at once.
 
@@ -111,24 +115,41 @@ class BatchEngine:
           cache: False: a private request, which neither uses what is cached nor leaves anything.
           cache_salt: Only requests of the same salt share prefixes: one for each tenant keeps them
             from learning, by how fast an answer comes, what others have asked.
+          priority: Class in [0, 100]; lower ones first, and they may preempt higher ones. Every
+            aging_s seconds of waiting it becomes lower by 1.
+          tenant: On whose account it runs, at most 256 bytes: within a class tenants get tokens in
+            proportion to EngineConfig.tenant_weights.
+          deadline_s: Seconds from now, > 0, by which it should have ended; then it ends with
+            FinishReason.DEADLINE and what it has, and before it starts as soon as it is predicted
+            to be too late. None: none.
+          ttft_deadline_s: The same for its first token.
 
         Returns:
           The stream of its output.
 
         Raises:
           InvalidRequestError: A rule is broken; the message states it and the value.
+          QueueFullError: As many requests wait as EngineConfig.max_queued or max_queued_tokens
+            allow; retry_after_s says when an equal one is expected to find a place.
           TypeError: The prompt is of none of these types.
           EngineDeadError: The engine is closed or stopped.
         """
         space = request_space(cache=cache, cache_salt=cache_salt)
-        return self._queue(self._prepare(prompt, params, tools), space, keep_deltas=True)
+        service = Service(
+            priority=priority,
+            tenant=tenant,
+            deadline_s=deadline_s,
+            ttft_deadline_s=ttft_deadline_s,
+        )
+        prepared = self._prepare(prompt, params, tools)
+        return self._queue(prepared, space, service, keep_deltas=True)
 
     def _compute_prefix(self, prefix: Prompt, space: int) -> tuple[list[int], Stream]:
         """Token ids of a prefix, and a request that computes them."""
         if is_messages(prefix):
             prefix = self.apply_chat_template(prefix, add_generation_prompt=False)[0]
         token_ids, core_params = self._prepare(prefix, _ONE_TOKEN)
-        stream = self._queue((token_ids, core_params), space, keep_deltas=True)
+        stream = self._queue((token_ids, core_params), space, Service(), keep_deltas=True)
         return [int(token) for token in token_ids], stream
 
     def _prepare(
@@ -149,10 +170,15 @@ class BatchEngine:
             core_params.stop = [*core_params.stop, *stop]
         return token_ids, core_params
 
-    def _queue(self, prepared: Prepared, space: int | None, *, keep_deltas: bool) -> Stream:
+    def _queue(
+        self, prepared: Prepared, space: int | None, service: Service, *, keep_deltas: bool
+    ) -> Stream:
+        core_service = service._to_core()
         # Under the lock, so that the pump finds the stream when it sees the request's first delta.
         with self._table.lock:
-            request_id = self._core.submit(*prepared, streamed=keep_deltas, cache_space=space)
+            request_id = self._core.submit(
+                *prepared, streamed=keep_deltas, cache_space=space, service=core_service
+            )
             stream = Stream(request_id, self._core.cancel, keep_deltas=keep_deltas)
             self._table.streams[request_id] = stream
         return stream
@@ -269,6 +295,30 @@ class BatchEngine:
     def metrics(self) -> Metrics:
         """Counters since the engine was made and its present state, as of the last step."""
         return self._core.metrics()
+
+    def health(self) -> Health:
+        """How the engine does: whether it is closed, dead, or gets nowhere; and where it stands.
+
+        A decode call that takes 100 times as long as predicted (and at least 5 seconds), or
+        requests of which no token is computed for 15 seconds, make it not ok; that is also logged,
+        once, as a warning.
+        """
+        return self._core.health()
+
+    def start_trace(self) -> None:
+        """Note from now on what requests' time goes into, and every decode call."""
+        self._core.start_trace()
+
+    def save_trace(self, path: str | os.PathLike[str]) -> None:
+        """Write what was noted since `start_trace()`, and end it.
+
+        Args:
+          path: File to write, in Chrome's trace event format; ui.perfetto.dev opens it.
+
+        Raises:
+          OSError: The file cannot be written.
+        """
+        trace.write(Path(path), *self._core.take_trace())
 
     def model_info(self) -> dict[str, Any]:
         """Facts of the model (sizes, metadata) and limits in force (n_ctx, max_len, max_seqs)."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from numbers import Integral
+from queue import Empty, SimpleQueue
 from typing import Any, cast
 
-from llamaherd._core import Delta, FinishReason, InvalidRequestError
+from llamaherd._core import Delta, FinishReason, InvalidRequestError, QueueFullError
 from llamaherd.engine import (
     BatchEngine,
     Message,
@@ -17,13 +19,13 @@ from llamaherd.engine import (
     is_messages,
 )
 from llamaherd.loading import shows_progress
-from llamaherd.params import EngineConfig, SamplingParams
+from llamaherd.params import EngineConfig, SamplingParams, Service
 from llamaherd.prefix_cache import request_space
 from llamaherd.result import Result, Usage
-from llamaherd.stream import Stream, as_completed
+from llamaherd.stream import Stream
 
-# Prompts that are prepared before the first of them is queued: as many as can run at once.
-_GROUP = 64
+# Prompts that are prepared and put in order before the first of them is queued.
+_WINDOW = 512
 
 
 class LLM:
@@ -60,8 +62,13 @@ class LLM:
         progress: bool | None = None,
         cache: bool = True,
         cache_salt: str = "",
+        priority: int = 0,
+        tenant: str = "",
     ) -> list[Result]:
         """Generate for all prompts at once.
+
+        Prompts that begin alike run beside or after each other, so that their beginnings are
+        computed once. Where the engine bounds its queue, this waits for places in it.
 
         Args:
           prompts: One prompt or a sequence of them; each a text, token ids or chat messages.
@@ -69,6 +76,8 @@ class LLM:
           progress: Show a bar. None: as the constructor was told.
           cache: False: private prompts, which neither use what is cached nor leave anything.
           cache_salt: Only prompts of the same salt share prefixes.
+          priority: As in `BatchEngine.submit`.
+          tenant: Likewise.
 
         Returns:
           One result per prompt, in their order. A prompt that breaks a rule (too long, say) gives a
@@ -82,20 +91,14 @@ class LLM:
         """
         batch = _as_list(prompts)
         space = request_space(cache=cache, cache_salt=cache_salt)
-        streams: list[Stream | Result] = []
-        with self._bar(len(batch), progress) as bar:
-            try:
-                jobs = list(zip(batch, _per_prompt(params, len(batch)), strict=True))
-                for begin in range(0, len(jobs), _GROUP):
-                    self._submit_group(jobs[begin : begin + _GROUP], space, streams)
-                for stream in as_completed(s for s in streams if isinstance(s, Stream)):
-                    bar.count(stream.result())
-            except BaseException:
-                for item in streams:
-                    if isinstance(item, Stream):
-                        item.cancel()
-                raise
-        return [s.result() if isinstance(s, Stream) else s for s in streams]
+        service = Service(priority=priority, tenant=tenant)
+        jobs = list(zip(batch, _per_prompt(params, len(batch)), strict=True))
+        with (
+            self._bar(len(batch), progress) as bar,
+            _Run(self.engine, len(jobs), space, service, bar) as run,
+        ):
+            run.submit(jobs)
+            return run.results()
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
         """Generate for one prompt, giving each delta as it is made.
@@ -140,39 +143,92 @@ class LLM:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _submit_group(
-        self,
-        jobs: Sequence[tuple[Prompt, SamplingParams | None]],
-        space: int | None,
-        out: list[Stream | Result],
-    ) -> None:
-        """Prepares the jobs, then queues them together, so that their prompts share one step."""
-        prepared = [self._prepare_or_refuse(*job) for job in jobs]
-        with self.engine._together():
-            out.extend(
-                item if isinstance(item, Result) else self._queue_or_refuse(item, space)
-                for item in prepared
-            )
-
-    def _prepare_or_refuse(
-        self, prompt: Prompt, params: SamplingParams | None
-    ) -> Prepared | Result:
-        try:
-            return self.engine._prepare(prompt, params)
-        except InvalidRequestError as error:
-            return _refused(error)
-
-    def _queue_or_refuse(self, prepared: Prepared, space: int | None) -> Stream | Result:
-        try:
-            return self.engine._queue(prepared, space, keep_deltas=False)
-        except InvalidRequestError as error:
-            return _refused(error)
-
     def _bar(self, total: int, progress: bool | None) -> AbstractContextManager[_Bar]:
         wanted = self._progress if progress is None else progress
         if total == 0 or not shows_progress(wanted):
             return nullcontext(_Bar())
         return _RichBar(total)
+
+
+class _Run:
+    """One list of prompts on its way through the engine; leaving it by an exception cancels it."""
+
+    def __init__(
+        self, engine: BatchEngine, n_jobs: int, space: int | None, service: Service, bar: _Bar
+    ) -> None:
+        self._engine = engine
+        self._space = space
+        self._service = service
+        self._bar = bar
+        self._items: list[Stream | Result | None] = [None] * n_jobs
+        self._n_open = 0
+        self._ended: SimpleQueue[Stream] = SimpleQueue()
+
+    def submit(self, jobs: Sequence[tuple[Prompt, SamplingParams | None]]) -> None:
+        """Queues all jobs, those of a window that begin alike one behind the other."""
+        for begin in range(0, len(jobs), _WINDOW):
+            prepared = [self._prepare_or_refuse(*job) for job in jobs[begin : begin + _WINDOW]]
+            ready: list[tuple[int, Prepared]] = []
+            for i, item in enumerate(prepared, begin):
+                if isinstance(item, Result):
+                    self._items[i] = item
+                else:
+                    ready.append((i, item))
+            ready.sort(key=lambda item: [int(token) for token in item[1][0]])
+            waiting = deque(ready)
+            while waiting:
+                full = self._queue_some(waiting)
+                if full is not None:
+                    self._take_ended(timeout=full.retry_after_s)
+
+    def results(self) -> list[Result]:
+        while self._n_open > 0:
+            self._take_ended(timeout=None)
+        return [s.result() if isinstance(s, Stream) else s for s in self._items if s is not None]
+
+    def _prepare_or_refuse(
+        self, prompt: Prompt, params: SamplingParams | None
+    ) -> Prepared | Result:
+        try:
+            return self._engine._prepare(prompt, params)
+        except InvalidRequestError as error:
+            return _refused(error)
+
+    def _queue_some(self, waiting: deque[tuple[int, Prepared]]) -> QueueFullError | None:
+        """Queues jobs, planned into one step, until none is left or the queue is full."""
+        with self._engine._together():
+            while waiting:
+                i, prepared = waiting[0]
+                try:
+                    stream = self._engine._queue(
+                        prepared, self._space, self._service, keep_deltas=False
+                    )
+                except QueueFullError as full:
+                    return full
+                except InvalidRequestError as error:
+                    self._items[i] = _refused(error)
+                else:
+                    self._items[i] = stream
+                    self._n_open += 1
+                    stream._put_into_when_done(self._ended)
+                waiting.popleft()
+        return None
+
+    def _take_ended(self, timeout: float | None) -> None:
+        with suppress(Empty):
+            stream = self._ended.get(timeout=timeout)
+            self._n_open -= 1
+            self._bar.count(stream.result())
+
+    def __enter__(self) -> _Run:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            return
+        for item in self._items:
+            if isinstance(item, Stream):
+                item.cancel()
 
 
 def _refused(error: InvalidRequestError) -> Result:

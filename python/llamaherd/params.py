@@ -134,6 +134,21 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Service:
+    """Whose request it is and by when it should be served; see `BatchEngine.submit`."""
+
+    priority: int = 0
+    tenant: str = ""
+    deadline_s: float | None = None
+    ttft_deadline_s: float | None = None
+
+    def _to_core(self) -> _core.Service:
+        core = _core.Service()
+        _fill(core, self)
+        return core
+
+
+@dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """How an engine is set up. Explicit options win over the preset's.
 
@@ -150,6 +165,14 @@ class EngineConfig:
         others' prompts, > 0: prefill takes what is left of them, at least 16 tokens a step, and up
         to four times as long while more prompts are in line than requests run. None: as long as
         decoding and 64 prompt tokens take.
+      max_queued: Requests that may wait, >= 1, beside those that can start at once; more are
+        refused with QueueFullError. None: any number.
+      max_queued_tokens: Tokens of their prompts, >= 1; a single prompt may have more. None: any
+        number.
+      aging_s: Seconds of waiting, > 0, after which a request goes up one priority class. inf:
+        never.
+      tenant_weights: Tenant -> share of the tokens relative to others', in [1e-6, 1e6], while both
+        have requests waiting. Those not named have 1.
       n_threads: CPU threads of the model's computation, in [1, 512]. None: one per CPU this
         process may run on.
       poll: How eagerly idle workers wait for work, in [0, 100]: 0 sleeps at once, 100 spins. High
@@ -188,6 +211,10 @@ class EngineConfig:
     max_seqs: int | None = None
     token_budget: int | None = None
     target_itl_ms: float | None = None
+    max_queued: int | None = None
+    max_queued_tokens: int | None = None
+    aging_s: float = 30.0
+    tenant_weights: Mapping[str, float] | None = None
     n_threads: int | None = None
     poll: int = 1
     n_gpu_layers: int = -1

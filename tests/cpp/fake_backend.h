@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -34,6 +35,7 @@ struct FakeOptions {
   // clear() zeroes it.
   bool contagious = false;
   DecodeStatus curse = DecodeStatus::kFailed;  // what calls with a cursed sequence return
+  std::int64_t decode_ns = 0;                  // what every call takes at least
   std::int64_t logits_throw_from = std::numeric_limits<std::int64_t>::max();  // decode call
   std::int64_t loads_fail_from = std::numeric_limits<std::int64_t>::max();    // load call
   std::int64_t apply_throws_from = std::numeric_limits<std::int64_t>::max();  // decode call
@@ -110,6 +112,9 @@ class FakeBackend : public Backend {
   DecodeStatus decode(const BatchView& batch) override {
     const std::int64_t call = n_calls_++;
     rows_.clear();
+    if (options_.decode_ns > 0) {
+      std::this_thread::sleep_for(std::chrono::nanoseconds(options_.decode_ns));
+    }
     hanging_ = hang_.load();
     while (hang_ && !abort_) std::this_thread::yield();
     hanging_ = false;

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <random>
+#include <string>
 #include <vector>
 
 #include "schedule.h"
@@ -24,8 +25,15 @@ HerdOptions random_herd(std::mt19937& rng, int n_faults_in_100) {
 
 struct Tally {
   std::int64_t n_steps = 0;
+  std::int64_t n_preempted = 0;
   Ends ends;
 };
+
+/// Any class and tenant; a deadline changes outputs, not their order.
+SubmitOptions random_turn(std::mt19937& rng) {
+  const auto priority = static_cast<std::int32_t>(rng() % 3);
+  return {.turn = {priority, std::string(1, static_cast<char>('a' + rng() % 3)), kNever, kNever}};
+}
 
 /// A schedule of arrivals and cancellations; every request's output is compared with its own when
 /// alone: all of it, or what came before the cancellation or error.
@@ -39,7 +47,7 @@ void run_schedule(std::uint32_t seed, int n_faults_in_100, Tally& tally) {
     Spec spec = random_spec(rng, 60, 30);
     const bool spoil = rng() % 12 == 0;
     if (spoil) spec.prompt[rng() % spec.prompt.size()] = rng() % 2 ? kPoison : kCursed;
-    const RequestId id = herd.submit(spec);
+    const RequestId id = herd.submit(spec, random_turn(rng));
     schedule.specs[id] = spec;
     if (spoil) schedule.spoiled.insert(id);
     for (std::size_t n = rng() % 10; n > 0; --n) herd.step();
@@ -47,6 +55,7 @@ void run_schedule(std::uint32_t seed, int n_faults_in_100, Tally& tally) {
   }
   herd.run();
   tally.n_steps += herd.n_steps;
+  tally.n_preempted += herd.engine.metrics().n_preempted;
 
   expect_outputs_of_each_alone(herd, schedule, n_faults_in_100 > 0, options, tally.ends);
 }
@@ -58,6 +67,7 @@ TEST(Fuzz, ArrivalsCancellationsAndSpoiledRequestsChangeNoOtherOutput) {
     if (HasFatalFailure() || HasNonfatalFailure()) return;
   }
   EXPECT_GT(tally.n_steps, 5000);
+  EXPECT_GT(tally.n_preempted, 200);
   EXPECT_GT(tally.ends.n_whole, 1000);
 }
 

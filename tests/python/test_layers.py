@@ -22,6 +22,10 @@ CORE: dict[str, str] = {
     "costs": "",
     "eviction": "",
     "metrics": "",
+    "forecast": "",
+    "watchdog": "",
+    "trace_log": "types",
+    "preemption": "types",
     "text_stream": "",
     "params": "types error",
     "token_table": "types",
@@ -49,16 +53,18 @@ CORE: dict[str, str] = {
     "make_cache": "backend costs prefix_cache radix_cache snapshot_cache",
     "step_plan": "types backend",
     "sampler": "types params token_table logits_math",
-    "request": "types params token_table sampler text_stream",
+    "request": "types params token_table sampler text_stream trace_log",
+    "request_queue": "request types",
     "batch_builder": "backend step_plan request",
     "step_guard": "backend prefix_cache step_plan request",
     "scheduler": (
-        "common_length cost_model in_flight packing prefix_cache prompt_logits request seq_pool"
+        "cost_model packing preemption prefix_cache prompt_logits request request_queue seq_pool"
         " step_plan"
     ),
+    "admission": "common_length in_flight scheduler",
     "engine": (
-        "backend batch_builder cost_model invariants make_cache metrics prefix_cache prompt_logits"
-        " sampler scheduler seq_pool step_guard token_table"
+        "backend batch_builder cost_model forecast invariants make_cache metrics prefix_cache"
+        " prompt_logits sampler scheduler seq_pool step_guard token_table trace_log watchdog"
     ),
     "recovery": "engine",
     "engine_thread": "backend engine error params token_table",
@@ -84,7 +90,7 @@ BINDINGS: dict[str, str] = {
     "bindings/module": "bindings/bindings",
     "bindings/bind_errors": "bindings/bindings error",
     "bindings/bind_params": "bindings/bindings cost_model params",
-    "bindings/bind_results": "bindings/bindings metrics types",
+    "bindings/bind_results": "bindings/bindings metrics trace_log types watchdog",
     "bindings/bind_engine": (
         "bindings/bindings calibration engine_thread error logits_record"
         " llama/chat_template llama/fingerprint llama/llama_backend llama/llama_model"
@@ -112,10 +118,11 @@ MODULES: dict[str, str] = {
     "models.hub": "_core models.disk models.local_file",
     "models.resolve": "_core models.cache models.catalogue models.hub models.local_file",
     "loading": "_core logs",
+    "trace": "_core",
     "stream": "_core result",
     "prefix_cache": "_core stream",
     "calibration": "_core models params",
-    "engine": "_core calibration loading logs models params prefix_cache stream",
+    "engine": "_core calibration loading logs models params prefix_cache stream trace",
     "llm": "_core engine loading params prefix_cache result stream",
     "llamaherd": "_core engine llm params prefix_cache result stream",
     "cli.options": "models params",

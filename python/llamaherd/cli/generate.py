@@ -72,6 +72,10 @@ def generate(
     device: options.Device = None,
     kv_type: options.KvType = "f16",
     deterministic: options.Deterministic = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="Write what happened when, for ui.perfetto.dev.", dir_okay=False),
+    ] = None,
 ) -> None:
     """Generate for many prompts at once; exits with 1 if a request failed."""
     if output not in (None, "text", "jsonl"):
@@ -93,9 +97,20 @@ def generate(
     ).to_config()
     as_jsonl = is_jsonl if output is None else output == "jsonl"
     with BatchEngine(model, config) as engine:
+        if trace is not None:
+            engine.start_trace()
         ok = (_write_jsonl if as_jsonl else _write_text)(engine, jobs, stream)
+        if trace is not None:
+            _save_trace(engine, trace)
     if not ok:
         raise typer.Exit(1)
+
+
+def _save_trace(engine: BatchEngine, path: Path) -> None:
+    try:
+        engine.save_trace(path)
+    except OSError as error:
+        raise typer.BadParameter(f"cannot write {path}: {error.strerror}") from None
 
 
 def _read_jobs(

@@ -1,0 +1,134 @@
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <thread>
+#include <vector>
+
+#include "engine_thread_fixture.h"
+#include "error.h"
+
+namespace llamaherd {
+namespace {
+
+class EngineThreadQueue : public EngineThreadTest {
+ protected:
+  /// The message of the refusal, or "" if it was taken.
+  std::string refusal(const Spec& spec) {
+    try {
+      submit(spec);
+    } catch (const QueueFullError& error) {
+      EXPECT_GT(error.retry_after_s, 0);
+      return error.what();
+    }
+    return "";
+  }
+
+  const Spec spec_ = greedy({5, 6, 7}, 30);
+};
+
+TEST_F(EngineThreadQueue, TakesAsManyAsCanStartAndWait) {
+  options_.limits.max_queued = 3;
+  start(EngineThread::Mode::kStepped);
+  for (int i = 0; i < 4 + 3; ++i) EXPECT_EQ(refusal(spec_), "");
+  EXPECT_EQ(refusal(spec_), "at most 3 requests may wait (max_queued), and 3 do");
+  engine_->step();
+  EXPECT_EQ(refusal(spec_), "at most 3 requests may wait (max_queued), and 3 do");
+  while (engine_->metrics().n_waiting == 3) engine_->step();
+  EXPECT_EQ(refusal(spec_), "");
+  while (engine_->step()) {
+  }
+  collector_.take(engine_->drain(0));
+  EXPECT_TRUE(collector_.complete());
+  for (const auto& [id, outcome] : collector_.all()) EXPECT_EQ(outcome, run_alone(spec_));
+}
+
+TEST_F(EngineThreadQueue, BoundsTheTokensThatWait) {
+  options_.limits.max_queued_tokens = 50;
+  start(EngineThread::Mode::kStepped);
+  for (TokenId i = 1; i <= 4; ++i) {
+    EXPECT_EQ(refusal(greedy(std::vector<TokenId>(20, i), 30)), "");
+  }
+  engine_->step();
+  EXPECT_EQ(refusal(greedy(std::vector<TokenId>(60, 3), 30)), "")
+      << "one may be as long as it likes";
+  EXPECT_EQ(refusal(greedy({1}, 2)),
+            "prompts of at most 50 tokens may wait (max_queued_tokens); 60 do and this one has 1");
+  while (engine_->metrics().n_waiting > 0) engine_->step();
+  EXPECT_EQ(refusal(greedy({1}, 2)), "");
+}
+
+TEST_F(EngineThreadQueue, AFullOneSaysWhenThereWillBeAPlace) {
+  options_.limits.max_queued = 1;
+  options_.fake.info.n_seqs = 1;
+  options_.fake.decode_ns = 1'000'000;
+  start(EngineThread::Mode::kStepped);
+  submit(spec_);
+  submit(spec_);
+  for (int i = 0; i < 20; ++i) engine_->step();
+  double retry_after_s = 0;
+  try {
+    submit(spec_);
+  } catch (const QueueFullError& error) {
+    retry_after_s = error.retry_after_s;
+  }
+  const auto refused = std::chrono::steady_clock::now();
+  while (engine_->metrics().n_waiting > 0) engine_->step();
+  const std::chrono::duration<double> waited = std::chrono::steady_clock::now() - refused;
+  // 10 steps are left. How long one takes is the machine's affair, but not less than it sleeps.
+  EXPECT_GT(retry_after_s, 0.005);
+  EXPECT_GT(waited.count(), 0.005);
+}
+
+TEST_F(EngineThreadQueue, CancellingEverybodyAbortsTheCallUnderWay) {
+  start();
+  backend_->hang(true);
+  std::vector<RequestId> ids;
+  for (int i = 0; i < 6; ++i) ids.push_back(submit(spec_));
+  wait_until_hanging();
+  for (RequestId id : ids) engine_->cancel(id);  // the call hangs until it is aborted
+  drain_all(false);
+  for (RequestId id : ids) EXPECT_EQ(collector_[id].reason, FinishReason::kCancelled);
+  backend_->hang(false);
+  const RequestId next = submit(spec_);
+  drain_all(false);
+  EXPECT_EQ(collector_[next], run_alone(spec_));
+  EXPECT_EQ(engine_->metrics().n_aborted, 1);
+}
+
+TEST_F(EngineThreadQueue, ADeadlineCountsFromSubmission) {
+  options_.fake.decode_ns = 2'000'000;
+  start();
+  const RequestId id = engine_->submit(spec_.prompt, spec_.params, {}, {.deadline_s = 0.02});
+  collector_.expect(id);
+  drain_all(false);
+  EXPECT_EQ(collector_[id].reason, FinishReason::kDeadline);
+}
+
+TEST_F(EngineThreadQueue, RefusesWhatIsOutOfRange) {
+  start();
+  const auto submit_with = [this](const Service& service) {
+    engine_->submit({1}, {}, {}, service);
+  };
+  EXPECT_THROW(submit_with({.priority = -1}), InvalidRequestError);
+  EXPECT_THROW(submit_with({.priority = 101}), InvalidRequestError);
+  EXPECT_THROW(submit_with({.tenant = std::string(257, 'x')}), InvalidRequestError);
+  EXPECT_THROW(submit_with({.deadline_s = 0.0}), InvalidRequestError);
+  EXPECT_THROW(submit_with({.ttft_deadline_s = -1.0}), InvalidRequestError);
+  EXPECT_THROW(submit_with({.ttft_deadline_s = std::numeric_limits<double>::quiet_NaN()}),
+               InvalidRequestError);
+}
+
+TEST_F(EngineThreadQueue, HealthTellsAHangingCallAndAClosedEngine) {
+  start();
+  EXPECT_TRUE(engine_->health().ok);
+  backend_->hang(true);
+  submit(spec_);
+  wait_until_hanging();
+  EXPECT_GT(engine_->health().call_s, 0);
+  EXPECT_EQ(engine_->health().n_waiting + engine_->health().n_running, 1);
+  engine_->close();
+  EXPECT_EQ(engine_->health().reason, "closed");
+}
+
+}  // namespace
+}  // namespace llamaherd

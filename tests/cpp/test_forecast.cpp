@@ -1,0 +1,45 @@
+#include <gtest/gtest.h>
+
+#include "forecast.h"
+
+namespace llamaherd {
+namespace {
+
+TEST(Forecast, TheFirstToEndMakesThePlace) {
+  const Forecast forecast({{1, 40}, {1, 10}, {1, 20}}, 5, 0, 1e3);
+  EXPECT_DOUBLE_EQ(forecast.until_started_ns(1), 50);
+  EXPECT_DOUBLE_EQ(forecast.until_started_ns(2), 100);
+  EXPECT_DOUBLE_EQ(forecast.until_started_ns(3), 200);
+}
+
+TEST(Forecast, MorePlacesTakeRounds) {
+  const Forecast forecast({{1, 10}, {1, 20}}, 5, 0, 1e3);
+  EXPECT_DOUBLE_EQ(forecast.until_started_ns(3), 100 + 50);
+  EXPECT_DOUBLE_EQ(forecast.until_started_ns(6), 200 + 100);
+}
+
+TEST(Forecast, PromptsTakeTheirTurns) {
+  // 64 rows a step: the first prompt's last step is already its first token's.
+  const Forecast forecast({{128, 10}, {128, 10}}, 1, 64, 1e3);
+  EXPECT_DOUBLE_EQ(forecast.until_started_ns(1), 10 + 1);
+  EXPECT_DOUBLE_EQ(forecast.until_started_ns(2), 10 + 3);
+}
+
+TEST(Forecast, WhereNobodyRunsARequestTakesWhatItDoesOnAverage) {
+  EXPECT_DOUBLE_EQ(Forecast({}, 5, 0, 700).until_started_ns(2), 700);
+}
+
+TEST(OutputLengths, LearnWhichPartOfMaxTokensIsUsed) {
+  OutputLengths lengths;
+  EXPECT_EQ(lengths.expected_left(0, 100), 100);
+  EXPECT_EQ(lengths.expected_left(30, 100), 70);
+  for (int i = 0; i < 200; ++i) lengths.finished(25, 100);
+  EXPECT_NEAR(lengths.expected_left(0, 100), 25, 1);
+  EXPECT_NEAR(lengths.expected_left(0, 400), 100, 4);
+  EXPECT_EQ(lengths.expected_left(60, 100), 20)
+      << "longer than expected: somewhere in what is left";
+  EXPECT_EQ(lengths.expected_left(99, 100), 1);
+}
+
+}  // namespace
+}  // namespace llamaherd
