@@ -24,8 +24,9 @@ class LlamaServer:
     def __init__(self, binary: Path, model: Path, options: list[str]) -> None:
         self.port = free_port()
         command = [str(binary), "-m", str(model), "--host", "127.0.0.1", "--port", str(self.port)]
+        command += options
         self._process = subprocess.Popen(
-            [*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         while not self._healthy():
             if self._process.poll() is not None:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from llamaherd import BatchEngine, EngineConfig, FinishReason, QueueFullError, Stream
+from llamaherd import BatchEngine, EngineConfig, FinishReason, QueueFullError, Stream, Timing
 from loads import (
     Backlog,
     Output,
@@ -112,7 +112,7 @@ def serve(
     seconds: float,
 ) -> Phase:
     """A job that never runs out, single requests at their moments, or both."""
-    job = Backlog(3 * MAX_SEQS, submit_job) if submit_job else None
+    job = Backlog(2 * MAX_SEQS, submit_job) if submit_job else None
     top_up = job.top_up if job else None
     with StepWatch(engine) as watch:
         begin_s = time.monotonic() + LEAD_S
@@ -187,15 +187,14 @@ def tenant_ratio(args: argparse.Namespace, weights: dict[str, float], seed: int)
         few = [collect(stream) for stream in streams["few"]]
         cancel(streams["many"])
         many = [collect(stream) for stream in streams["many"]]
-    n_ended = sum(output.reason == FinishReason.LENGTH for output in many)
-    if n_ended == len(many):
-        raise RuntimeError("'many' ran out of requests before 'few' did: raise --requests")
 
-    def ratio_until(end_ns: int) -> float:
+    def ratio_until(moment: Callable[[Timing], int]) -> float:
+        """Until the first of both has come there with its last request."""
+        end_ns = min(max(moment(output.timing) for output in outputs) for outputs in (many, few))
         return count(many, 0, end_ns) / max(1, count(few, 0, end_ns))
 
-    ratio = ratio_until(max(output.timing.last_ns for output in few))
-    queued = ratio_until(max(output.timing.start_ns for output in few))
+    ratio = ratio_until(lambda timing: timing.last_ns)
+    queued = ratio_until(lambda timing: timing.start_ns or timing.last_ns)
     print(f"  {ratio:.3f}; while both have requests that wait {queued:.3f}", flush=True)
     return ratio
 
