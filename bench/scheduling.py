@@ -106,10 +106,10 @@ class Phase:
 
 def serve(
     engine: BatchEngine,
-    submit_job: Callable[[], Stream] | None,
-    submit_urgent: Callable[[], Stream] | None,
-    arrivals: list[float],
     seconds: float,
+    submit_job: Callable[[], Stream] | None,
+    submit_urgent: Callable[[], Stream],
+    arrivals: list[float],
 ) -> Phase:
     """A job that never runs out, single requests at their moments, or both."""
     job = Backlog(2 * MAX_SEQS, submit_job) if submit_job else None
@@ -118,7 +118,7 @@ def serve(
         begin_s = time.monotonic() + LEAD_S
         sleep_until(begin_s, top_up)
         streams = []
-        for moment in arrivals if submit_urgent else []:
+        for moment in arrivals:
             sleep_until(begin_s + moment, top_up)
             streams.append(submit_urgent())
         sleep_until(begin_s + seconds, top_up)
@@ -141,9 +141,9 @@ def interactive(args: argparse.Namespace) -> None:
         quiet, alone, both = [], [], []
         for i in range(args.runs):
             arrivals = poisson(1.0, args.seconds, seed=i)
-            quiet.append(serve(engine, None, urgent, arrivals, args.seconds))
-            alone.append(serve(engine, job, None, [], args.seconds))
-            both.append(serve(engine, job, urgent, arrivals, args.seconds))
+            quiet.append(serve(engine, args.seconds, None, urgent, arrivals))
+            alone.append(serve(engine, args.seconds, job, urgent, []))
+            both.append(serve(engine, args.seconds, job, urgent, arrivals))
             print(
                 f"run {i + 1}: {len(arrivals)} interactive requests; the job "
                 f"{alone[-1].job_tokens_per_s:.1f} tokens/s alone, "
@@ -306,7 +306,7 @@ def overload(args: argparse.Namespace) -> None:
         def job() -> Stream:
             return engine.submit(prompts.make(n_prompt), greedy(n_new))
 
-        phase = serve(engine, job, None, [], args.seconds / 3)
+        phase = serve(engine, args.seconds / 3, job, job, [])
         per_s = phase.job_tokens_per_s / n_new
         # Of what the last in a full queue needs, so that some deadlines pass.
         deadline_s = args.deadline or 0.8 * (max_queued + MAX_SEQS) / per_s

@@ -15,8 +15,8 @@ default only where -np is not given: with the default's four slots the prompt wo
 the four to end); and the same with `-b 256 -ub 256`. Nobody shares prefixes. All stay loaded and
 take turns; what the idle ones use of the processor meanwhile is printed, and should be nothing.
 
-For reference, from the same steps of the engine: one call of 64 prompt rows at the end of the long
-prompt and one step's decode rows of the four. Informational: nothing else may run.
+For reference, from the engine's last steps before the long prompt's first token: 64 prompt rows and
+the next tokens of the four. Informational: nothing else may run.
 """
 
 from __future__ import annotations
@@ -74,17 +74,19 @@ def evaluate(
 
 
 def reference_ms(samples: list[dict[str, Any]], n_last: int = 8) -> float:
-    """One chunk's time and one step's decode time: medians of the last steps that had both."""
-    names = ("n_steps", "n_prefill_calls", "n_prefill_rows", "n_decode_rows")
-    chunks, decodes = [], []
+    """A chunk and the others' next tokens: median of the last steps that had both. Chunks of other
+    sizes count in proportion."""
+    times_ns = []
     for before, after in itertools.pairwise(samples):
-        n_steps, n_chunks, n_rows, n_decoded = (after[name] - before[name] for name in names)
-        if (n_steps, n_chunks, n_rows, n_decoded) == (1, 1, CHUNK_ROWS, N_NEIGHBOURS):
-            chunks.append(after["prefill_ns"] - before["prefill_ns"])
-            decodes.append(after["decode_ns"] - before["decode_ns"])
-    if not chunks:
-        raise RuntimeError(f"no step ran one chunk of {CHUNK_ROWS} rows beside {N_NEIGHBOURS} rows")
-    return 1e-6 * (statistics.median(chunks[-n_last:]) + statistics.median(decodes[-n_last:]))
+        n_steps, n_rows, n_decoded, prefill_ns, decode_ns = (
+            after[name] - before[name]
+            for name in ("n_steps", "n_prefill_rows", "n_decode_rows", "prefill_ns", "decode_ns")
+        )
+        if n_steps == 1 and n_rows > 0 and n_decoded == N_NEIGHBOURS:
+            times_ns.append(prefill_ns * CHUNK_ROWS / n_rows + decode_ns)
+    if not times_ns:
+        raise RuntimeError(f"no step ran prompt rows beside those of {N_NEIGHBOURS} requests")
+    return 1e-6 * statistics.median(times_ns[-n_last:])
 
 
 def run_ours(engine: BatchEngine, work: Work) -> Run:
