@@ -177,6 +177,13 @@ def tenant_ratio(args: argparse.Namespace, weights: dict[str, float], seed: int)
     numbers = {"many": 10 * args.requests, "few": args.requests}
     with make_engine(args, 2048, tenant_weights=weights) as engine:
         prompts = Prompts(engine, seed)
+        # Others run while both queue up: what runs already when the second comes is no share.
+        others = [
+            engine.submit(prompts.make(n_prompt), greedy(128), tenant="others")
+            for _ in range(MAX_SEQS)
+        ]
+        for stream in others:
+            next(iter(stream))
         streams = {
             tenant: [
                 engine.submit(prompts.make(n_prompt), greedy(n_new), tenant=tenant)
@@ -184,6 +191,8 @@ def tenant_ratio(args: argparse.Namespace, weights: dict[str, float], seed: int)
             ]
             for tenant, n in numbers.items()
         }
+        if any(stream.finished for stream in others):
+            raise RuntimeError("the others ended before all requests were queued")
         few = [collect(stream) for stream in streams["few"]]
         cancel(streams["many"])
         many = [collect(stream) for stream in streams["many"]]
