@@ -1,0 +1,190 @@
+"""What the benchmarks of scheduling share: prompts, jobs, arrivals, figures and verdicts."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import random
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from llamaherd import BatchEngine, FinishReason, SamplingParams, Stream, Timing
+from llamaherd.models import DEFAULT_MODEL
+
+WORDS = (
+    "the old river runs past a small town where people sell bread and books every morning before"
+    " rain comes over green hills and children walk home with wet shoes while their teacher reads"
+    " letters from far away friends who promised to visit when summer days are long again"
+)
+
+
+def add_options(parser: argparse.ArgumentParser, runs: int = 5) -> None:
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="a GGUF file or a catalogue's name")
+    parser.add_argument("--threads", type=int, default=None, help="of the model's computation")
+    parser.add_argument("--runs", type=int, default=runs, help="of each contestant, alternating")
+
+
+class Prompts:
+    """Prompts of exact lengths, no two alike, which a model continues with text."""
+
+    def __init__(self, engine: BatchEngine, seed: int = 0) -> None:
+        self._words = [engine.tokenize(" " + word, add_special=False) for word in WORDS.split()]
+        self._rng = random.Random(seed)
+
+    def make(self, n_tokens: int) -> list[int]:
+        tokens: list[int] = []
+        while len(tokens) < n_tokens:
+            tokens += self._rng.choice(self._words)
+        return tokens[:n_tokens]
+
+
+def greedy(n_new: int) -> SamplingParams:
+    """Exactly `n_new` tokens."""
+    return SamplingParams(temperature=0, max_tokens=n_new, ignore_eos=True)
+
+
+@dataclass(frozen=True)
+class Output:
+    """An ended request; `token_ns` says when each token was delivered."""
+
+    token_ns: list[int]
+    timing: Timing
+    reason: FinishReason
+    error: str
+
+    @property
+    def ttft_s(self) -> float:
+        return 1e-9 * (self.timing.first_token_ns - self.timing.submit_ns)
+
+
+def collect(stream: Stream) -> Output:
+    """Waits for the end."""
+    token_ns: list[int] = []
+    for delta in stream:
+        token_ns += [delta.timing.last_ns] * len(delta.token_ids)
+    result = stream.result()
+    assert result.timing is not None
+    return Output(token_ns, result.timing, result.finish_reason, result.error)
+
+
+def tokens_per_s(outputs: list[Output]) -> float:
+    """From the first submit to the last token."""
+    begin = min(output.timing.submit_ns for output in outputs)
+    end = max(output.timing.last_ns for output in outputs)
+    return sum(len(output.token_ns) for output in outputs) / (1e-9 * (end - begin))
+
+
+def cancel(streams: Iterable[Stream]) -> None:
+    """And waits until they are gone."""
+    streams = list(streams)
+    for stream in streams:
+        stream.cancel()
+    for stream in streams:
+        stream.result()
+
+
+class Backlog:
+    """A job that never runs out: `top_up()` keeps `n` of its requests unfinished."""
+
+    def __init__(self, n: int, submit: Callable[[], Stream]) -> None:
+        self._n = n
+        self._submit = submit
+        self._unfinished: list[Stream] = []
+        self._streams: list[Stream] = []
+
+    def top_up(self) -> None:
+        self._unfinished = [stream for stream in self._unfinished if not stream.finished]
+        while len(self._unfinished) < self._n:
+            self._unfinished.append(self._submit())
+            self._streams.append(self._unfinished[-1])
+
+    def end(self) -> list[Output]:
+        """Cancels what is unfinished."""
+        cancel(self._unfinished)
+        return [collect(stream) for stream in self._streams]
+
+
+def sleep_until(moment_s: float, meanwhile: Callable[[], None] | None = None) -> None:
+    """Until `time.monotonic()` is there; `meanwhile` is called every 20 ms."""
+    while (left := moment_s - time.monotonic()) > 0:
+        if meanwhile is not None:
+            meanwhile()
+            left = min(left, 0.02)
+        time.sleep(left)
+
+
+def poisson(per_s: float, seconds: float, seed: int) -> list[float]:
+    """Moments of arrival in [0, seconds)."""
+    rng = random.Random(seed)
+    moments = []
+    moment = rng.expovariate(per_s)
+    while moment < seconds:
+        moments.append(moment)
+        moment += rng.expovariate(per_s)
+    return moments
+
+
+class StepWatch:
+    """The engine's longest step while this is open, by looking at its metrics every 4 ms."""
+
+    def __init__(self, engine: BatchEngine) -> None:
+        self._engine = engine
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self.longest_s = 0.0
+
+    def _watch(self) -> None:
+        before = self._engine.metrics().as_dict()
+        while not self._ended.wait(0.004):
+            now = self._engine.metrics().as_dict()
+            if n_steps := now["n_steps"] - before["n_steps"]:
+                mean_ns = (now["step_ns"] - before["step_ns"]) / n_steps
+                self.longest_s = max(self.longest_s, 1e-9 * mean_ns)
+                before = now
+
+    def __enter__(self) -> StepWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
+@contextlib.contextmanager
+def busy_neighbour() -> Iterator[None]:
+    """Another process that keeps one core busy."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        time.sleep(0.5)
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def percentile(values: Iterable[float], percent: float) -> float:
+    """The smallest value that at least so many percent do not exceed; NaN of none."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)] if ordered else math.nan
+
+
+def summary(values: list[float], unit: str = "", digits: int = 2) -> str:
+    low, mid, high = (f"{f(values):.{digits}f}" for f in (min, statistics.median, max))
+    return f"{mid}{' ' if unit else ''}{unit} ({low} to {high})"
+
+
+def verdict(
+    name: str, value: float, *, least: float | None = None, most: float | None = None
+) -> None:
+    """Prints a figure with its bar and whether it is met; a NaN was not measured and meets none."""
+    met = (least is None or value >= least) and (most is None or value <= most)
+    bars = [f">= {least:.3g}"] if least is not None else []
+    bars += [f"<= {most:.3g}"] if most is not None else []
+    print(f"{name}: {value:.3g}, bar {' and '.join(bars)}: {'met' if met else 'NOT MET'}")
