@@ -53,7 +53,9 @@ TEST_F(EngineThreadQueue, BoundsTheTokensThatWait) {
       << "one may be as long as it likes";
   EXPECT_EQ(refusal(greedy({1}, 2)),
             "prompts of at most 50 tokens may wait (max_queued_tokens); 60 do and this one has 1");
-  while (engine_->metrics().n_waiting > 0) engine_->step();
+  do {
+    engine_->step();
+  } while (engine_->metrics().n_waiting > 0);
   EXPECT_EQ(refusal(greedy({1}, 2)), "");
 }
 
