@@ -6,7 +6,7 @@ namespace llamaherd {
 namespace {
 
 // Requests that go up a class in one step: many may have come at the same moment.
-constexpr int kMaxAgedAtOnce = 16;
+constexpr int kMaxAgedAtOnce = 4;
 
 }  // namespace
 
