@@ -53,6 +53,10 @@ void Request::share(Pos kv_len) {
 
 void Request::commit_step(Pos kv_len, const TokenId* sampled) noexcept {
   kv_len_ = kv_len;
+  if (kv_len > kv_len_max_) {
+    kv_len_max_ = kv_len;
+    n_strikes = 0;
+  }
   if (sampled == nullptr) return;
   tokens_.push_back(*sampled);
   sampler_.accept(*sampled);

@@ -77,7 +77,7 @@ class Request {
   /// After the cache lost this sequence: all of it is pending again.
   void forget_kv() noexcept { kv_len_ = 0; }
 
-  /// Failures this request met alone, or together with the whole cache.
+  /// Failures this request met alone since it last got further than ever before.
   int n_strikes = 0;
 
   /// Whether somebody wants each delta as it is made, or only the last one with everything.
@@ -103,6 +103,7 @@ class Request {
   std::vector<TokenId> tokens_;
   Pos n_prompt_;
   Pos kv_len_ = 0;
+  Pos kv_len_max_ = 0;  // of what was committed
   Pos n_cached_ = 0;
   Pos n_shown_ = 0;  // output tokens handed out in deltas
   std::vector<TokenId> held_token_ids_;
