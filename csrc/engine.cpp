@@ -201,10 +201,10 @@ Engine::Outcome Engine::attempt(const CallPlan& call, std::vector<Delta>& out) {
   if (!fits) cache_->make_room(call.n_rows, ops_);
   apply(ops_);
   StepGuard guard(call, backend_, *cache_);
-  const DecodeStatus status = decode(call, fits ? call.n_pad : 0);
-  bool any_poisoned = false;
-  if (status == DecodeStatus::kOk) {
-    any_poisoned = sample(call);
+  Outcome outcome = outcome_of(decode(call, fits ? call.n_pad : 0));
+  const bool decoded = outcome == Outcome::kOk;
+  if (decoded) {
+    if (sample(call)) outcome = Outcome::kPoisoned;
     guard.commit(staged_);
     publish(call);
   } else {
@@ -212,10 +212,16 @@ Engine::Outcome Engine::attempt(const CallPlan& call, std::vector<Delta>& out) {
   }
   metrics_.n_sequences_dropped += guard.n_dropped();
   metrics_.n_cells_used_max = std::max(metrics_.n_cells_used_max, cache_->n_cells_used());
+  if (decoded) emit(call, out);
+  if (loses_all(outcome)) rebuild_cache();
+  return outcome;
+}
+
+/// Counts what failed.
+Engine::Outcome Engine::outcome_of(DecodeStatus status) {
   switch (status) {
     case DecodeStatus::kOk:
-      emit(call, out);
-      return any_poisoned ? Outcome::kPoisoned : Outcome::kOk;
+      return Outcome::kOk;
     case DecodeStatus::kNoRoom:
       ++metrics_.n_no_room;
       failure_ = "the KV cache has no room for it, though it was counted to fit";
@@ -321,7 +327,6 @@ void Engine::emit(const CallPlan& call, std::vector<Delta>& out) {
 
 /// Hands out the token the request has just gained; afterwards it may be gone.
 void Engine::emit(Request& request, std::int64_t now, std::vector<Delta>& out) {
-  request.n_strikes = 0;
   ++metrics_.n_output_tokens;
   Delta delta = request.take_delta(table_, now);
   const auto reason = delta.finish_reason;

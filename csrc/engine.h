@@ -100,6 +100,7 @@ class Engine {
   void end_overdue(std::int64_t now, std::vector<Delta>& out);
   bool execute(const CallPlan& call, std::vector<Delta>& out);
   Outcome attempt(const CallPlan& call, std::vector<Delta>& out);
+  Outcome outcome_of(DecodeStatus status);
   DecodeStatus decode(const CallPlan& call, std::int32_t n_pad);
   bool sample(const CallPlan& call);
   void emit(const CallPlan& call, std::vector<Delta>& out);
@@ -107,9 +108,12 @@ class Engine {
 
   bool bisect(const CallPlan& call, Outcome outcome, std::vector<Delta>& out);
   bool strike(Request& request, Outcome outcome, std::vector<Delta>& out);
-  bool retry_alone(Request& request, std::vector<Delta>& out);
-  void isolate_poison(const std::vector<Request*>& suspects, std::vector<Delta>& out);
-  Outcome run_alone(Request& request, std::vector<Delta>& out);
+  bool retry_alone(Request& request, Pos end, std::vector<Delta>& out);
+  void isolate_poison(const std::vector<Request*>& poisoned, std::vector<Delta>& out);
+  bool run_each_alone(const std::vector<Request*>& requests, std::vector<Delta>& out);
+  Outcome run_alone(Request& request, Pos end, std::vector<Delta>& out);
+  bool admit_now(const Request& request);
+  bool loses_all(Outcome outcome) const;
   CallPlan replan(std::span<const PlannedRequest> items) const;
   void rebuild_cache();
 

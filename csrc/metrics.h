@@ -58,7 +58,7 @@ struct Metrics {
   std::int64_t n_aborted = 0;
   std::int64_t n_failed = 0;
   std::int64_t n_poisoned_rows = 0;      // logits rows with NaN or inf
-  std::int64_t n_cache_rebuilds = 0;     // the whole cache cleared because of them
+  std::int64_t n_cache_rebuilds = 0;     // all of it cleared, for them or for states that were lost
   std::int64_t n_sequences_dropped = 0;  // prefilled again as their memory cannot be trimmed
 
   std::int64_t step_ns = 0;     // all of step()

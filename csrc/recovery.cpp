@@ -39,16 +39,15 @@ bool Engine::execute(const CallPlan& call, std::vector<Delta>& out) {
 /// Runs the parts of a failed call until only requests that fail alone are left; those end.
 bool Engine::bisect(const CallPlan& call, Outcome outcome, std::vector<Delta>& out) {
   const std::span<const PlannedRequest> items(call.items);
-  if (items.size() == 1) {
-    return strike(*items[0].request, outcome, out) || retry_alone(*items[0].request, out);
+  const bool alone = items.size() == 1;
+  if (alone && strike(*items[0].request, outcome, out)) return !loses_all(outcome);
+  if (loses_all(outcome)) {
+    std::vector<Request*> requests;
+    for (const PlannedRequest& item : items) requests.push_back(item.request);
+    run_each_alone(requests, out);
+    return false;
   }
-  // Sequences that were dropped whole start over: a part of the call would end before what failed.
-  const bool started_over = std::ranges::any_of(
-      items, [](const PlannedRequest& item) { return item.request->kv_len() < item.begin; });
-  if (started_over) {
-    return std::ranges::all_of(
-        items, [&](const PlannedRequest& item) { return retry_alone(*item.request, out); });
-  }
+  if (alone) return retry_alone(*items[0].request, items[0].end, out);
   const std::size_t n_part = outcome == Outcome::kInvalidBatch ? 1 : (items.size() + 1) / 2;
   for (std::size_t i = 0; i < items.size(); i += n_part) {
     const CallPlan part = replan(items.subspan(i, std::min(n_part, items.size() - i)));
@@ -66,22 +65,27 @@ bool Engine::strike(Request& request, Outcome outcome, std::vector<Delta>& out) 
   return true;
 }
 
-/// Runs a request alone until it gained a token or ended. Returns what execute() does.
-bool Engine::retry_alone(Request& request, std::vector<Delta>& out) {
+/// Runs a request alone until what failed is committed or the request has ended. Returns what
+/// execute() does.
+bool Engine::retry_alone(Request& request, Pos end, std::vector<Delta>& out) {
   for (;;) {
-    const Outcome outcome = run_alone(request, out);
+    const Outcome outcome = run_alone(request, end, out);
     if (outcome == Outcome::kOk) return true;
     if (outcome == Outcome::kAborted) return false;
     if (outcome == Outcome::kPoisoned) {
       isolate_poison({&request}, out);
       return false;
     }
-    if (strike(request, outcome, out)) return true;
+    if (strike(request, outcome, out)) return !loses_all(outcome);
+    if (loses_all(outcome)) {
+      run_each_alone({&request}, out);
+      return false;
+    }
   }
 }
 
-/// The same requests from where they stand now: a sequence that had to be dropped starts over.
-/// Leaves out those that no longer fit one call; the next step plans them.
+/// The same requests from where they stand now, as many as fit one call; the next step plans the
+/// others.
 CallPlan Engine::replan(std::span<const PlannedRequest> items) const {
   CallPlan call;
   for (const PlannedRequest& item : items) {
@@ -98,36 +102,69 @@ CallPlan Engine::replan(std::span<const PlannedRequest> items) const {
 /// from a neighbour's; and it may stand in the cache for others to meet. So: one poisoned request
 /// is first tried again alone, as it stands. If that does not help, or there are several, the cache
 /// is cleared with its data and each of them runs alone in the clean one. Who is poisoned even
-/// there is the source and ends; the others' caches are rebuilt from their tokens by the next
-/// steps.
-void Engine::isolate_poison(const std::vector<Request*>& suspects, std::vector<Delta>& out) {
-  if (suspects.size() == 1) {
-    const Outcome outcome = run_alone(*suspects[0], out);
+/// there is the source and ends. If none is, it may be one that has asked for no logits yet.
+void Engine::isolate_poison(const std::vector<Request*>& poisoned, std::vector<Delta>& out) {
+  if (poisoned.size() == 1) {
+    Request& request = *poisoned[0];
+    const Outcome outcome = run_alone(request, request.n_tokens(), out);
     if (outcome == Outcome::kOk || outcome == Outcome::kAborted) return;
   }
+  std::vector<Request*> others;
+  for (const auto& request : scheduler_.running()) {
+    if (std::ranges::find(poisoned, request.get()) == poisoned.end()) {
+      others.push_back(request.get());
+    }
+  }
   rebuild_cache();
-  for (Request* suspect : suspects) {
-    const bool fits = scheduler_.admit_now(suspect->id(), now_ns(), ops_);
-    apply(ops_);
-    if (!fits) continue;  // its turn comes again
-    const Outcome outcome = run_alone(*suspect, out);
-    if (outcome == Outcome::kOk) continue;
-    if (outcome == Outcome::kAborted) return;
-    const bool poisoned = outcome == Outcome::kPoisoned;
-    end(*suspect, FinishReason::kError,
-        poisoned ? "its logits are not finite, computed alone as well" : failure_, out);
-    if (poisoned) rebuild_cache();
+  if (run_each_alone(poisoned, out)) run_each_alone(others, out);
+}
+
+/// Runs each of some requests alone until it gained a token, after everybody has lost the cache.
+/// Those that fail or are poisoned even so end; what the others lose by it the next steps rebuild.
+/// Returns false if one was poisoned, or the rest must wait.
+bool Engine::run_each_alone(const std::vector<Request*>& requests, std::vector<Delta>& out) {
+  bool all_clean = true;
+  for (Request* request : requests) {
+    for (;;) {
+      if (request->seq() == kNoSeq && !admit_now(*request)) break;  // its turn comes again
+      const Outcome outcome = run_alone(*request, request->n_tokens(), out);
+      if (outcome == Outcome::kOk) break;
+      if (outcome == Outcome::kAborted) return false;
+      if (outcome == Outcome::kPoisoned) {
+        end(*request, FinishReason::kError, "its logits are not finite, computed alone as well",
+            out);
+        rebuild_cache();
+        all_clean = false;
+        break;
+      }
+      if (strike(*request, outcome, out)) break;
+    }
+  }
+  return all_clean;
+}
+
+/// Runs one request alone until tokens up to `end` are in the cache. With `end` the last token, it
+/// may be gone when this returns kOk.
+Engine::Outcome Engine::run_alone(Request& request, Pos end, std::vector<Delta>& out) {
+  for (;;) {
+    const PlannedRequest all{&request, request.seq(), request.kv_len(), end};
+    const CallPlan call = replan({&all, 1});
+    const Outcome outcome = attempt(call, out);
+    if (outcome != Outcome::kOk || call.items[0].end == end) return outcome;
   }
 }
 
-/// Runs one request until it gained a token. It may be gone when this returns kOk.
-Engine::Outcome Engine::run_alone(Request& request, std::vector<Delta>& out) {
-  for (;;) {
-    const PlannedRequest all{&request, request.seq(), request.kv_len(), request.n_tokens()};
-    const CallPlan call = replan({&all, 1});
-    const Outcome outcome = attempt(call, out);
-    if (outcome != Outcome::kOk || call.items[0].logits_row >= 0) return outcome;
-  }
+bool Engine::admit_now(const Request& request) {
+  const bool fits = scheduler_.admit_now(request.id(), now_ns(), ops_);
+  apply(ops_);
+  return fits;
+}
+
+/// A call that stops half-way may leave any sequence's state, in the call or not, unmoved where
+/// llama.cpp believes it moved; where cells are written once, it leaves others' as they are.
+bool Engine::loses_all(Outcome outcome) const {
+  const bool stopped = outcome == Outcome::kAborted || outcome == Outcome::kFailed;
+  return stopped && !backend_.info().partial_removal;
 }
 
 /// Everybody who runs waits again: what they shared is computed once again as well.

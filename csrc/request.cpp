@@ -93,6 +93,10 @@ void Request::spend(std::initializer_list<std::pair<Spent, double>> weights, std
 
 void Request::commit_step(Pos kv_len, const TokenId* sampled) noexcept {
   kv_len_ = kv_len;
+  if (kv_len > n_computed_) {
+    n_computed_ = kv_len;
+    n_strikes = 0;
+  }
   if (sampled == nullptr) return;
   tokens_.push_back(*sampled);
   sampler_.accept(*sampled);

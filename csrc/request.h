@@ -129,7 +129,7 @@ class Request {
     kv_len_ = started_at_ = 0;
   }
 
-  /// Failures this request met alone, or together with the whole cache.
+  /// Failures this request met alone since it last got further than ever before.
   int n_strikes = 0;
 
   /// Whether somebody wants each delta as it is made, or only the last one with everything.

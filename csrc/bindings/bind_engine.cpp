@@ -10,7 +10,9 @@
 #include "calibration.h"
 #include "engine_thread.h"
 #include "error.h"
+#include "fault_script.h"
 #include "llama/chat_template.h"
+#include "llama/faulty_backend.h"
 #include "llama/fingerprint.h"
 #include "llama/llama_backend.h"
 #include "llama/llama_model.h"
@@ -79,24 +81,31 @@ class PyBatchEngine {
  public:
   PyBatchEngine(const std::string& path, const EngineConfig& config, LoadProgress& progress,
                 bool threaded, std::optional<std::shared_ptr<LogitsRecord>> record,
-                std::optional<Calibration> calibration)
+                std::optional<Calibration> calibration,
+                std::optional<std::shared_ptr<FaultScript>> faults)
       : pid_(getpid()), calibration_(std::move(calibration)) {
     validate(config);
     const py::gil_scoped_release release;
     model_ = std::make_shared<Model>(path, config, progress);
-    std::unique_ptr<Backend> backend = std::make_unique<LlamaBackend>(
+    auto llama = std::make_unique<LlamaBackend>(
         std::shared_ptr<const LlamaModel>(model_, &model_->llama), config);
-    info_ = backend->info();
+    info_ = llama->info();
     CacheOptions cache = cache_options(path, config);
     if (calibration_) {
       validate(*calibration_);
-      warm_up(*backend, {.now_ns = now_ns});
+      warm_up(*llama, {.now_ns = now_ns});
     } else if (config.warmup) {
-      calibration_ = calibrate(*backend, {.now_ns = now_ns});
+      calibration_ = calibrate(*llama, {.now_ns = now_ns});
     }
     if (calibration_) cache.costs = CostModel(*calibration_).costs();
     PlanOptions plan;
     plan.calibration = calibration_;
+    std::unique_ptr<Backend> backend;
+    if (faults) {
+      backend = std::make_unique<FaultyBackend>(std::move(llama), *faults);
+    } else {
+      backend = std::move(llama);
+    }
     if (record) backend = std::make_unique<RecordingBackend>(std::move(backend), *record);
     const Limits limits{info_.n_vocab, resolve_max_len(config), config.max_queued,
                         config.max_queued_tokens};
@@ -254,6 +263,11 @@ class PyBatchEngine {
   std::unique_ptr<EngineThread> engine_;
 };
 
+template <ScriptedFault::Kind kind>
+std::int64_t happened(const FaultScript& script) {
+  return script.n_happened(kind);
+}
+
 }  // namespace
 
 void bind_engine(py::module_& m) {
@@ -266,11 +280,45 @@ void bind_engine(py::module_& m) {
       .def("tops", &LogitsRecord::tops,
            "Hash of a token prefix -> (likeliest token, its lead in logits) of these rows.");
 
+  py::class_<FaultScript, std::shared_ptr<FaultScript>>(
+      m, "FaultScript", "What goes wrong in an engine's decode calls, counted from 0. Any thread.")
+      .def(py::init<>())
+      .def(
+          "abort",
+          [](FaultScript& self, std::int64_t call, std::int64_t after_nodes) {
+            self.add(call, {ScriptedFault::Kind::kAbort, after_nodes});
+          },
+          py::arg("call"), py::arg("after_nodes"),
+          "Stop a call when it has computed so many graph nodes, unless it ends before.")
+      .def(
+          "fail",
+          [](FaultScript& self, std::int64_t call, std::int64_t after_rows) {
+            self.add(call, {ScriptedFault::Kind::kFail, after_rows});
+          },
+          py::arg("call"), py::arg("after_rows"),
+          "Let a call run out of memory when so many of its rows have been applied.")
+      .def(
+          "spoil",
+          [](FaultScript& self, std::int64_t call) {
+            self.add(call, {ScriptedFault::Kind::kPoison});
+          },
+          py::arg("call"), "Turn the K/V data that a call wrote into NaN, once it has succeeded.")
+      .def("curse", &FaultScript::curse, py::arg("token"),
+           "Every call with a row of this token fails.")
+      .def("poison", &FaultScript::poison, py::arg("token"),
+           "K/V data computed from this token is NaN.")
+      .def_property_readonly("n_calls", &FaultScript::n_calls, "Decode calls so far.")
+      .def_property_readonly("n_aborted", &happened<ScriptedFault::Kind::kAbort>)
+      .def_property_readonly("n_failed", &happened<ScriptedFault::Kind::kFail>)
+      .def_property_readonly("n_spoiled", &happened<ScriptedFault::Kind::kPoison>);
+
   py::class_<PyBatchEngine>(m, "BatchEngine", "The core of llamaherd.BatchEngine.")
       .def(py::init<const std::string&, const EngineConfig&, LoadProgress&, bool,
-                    std::optional<std::shared_ptr<LogitsRecord>>, std::optional<Calibration>>(),
+                    std::optional<std::shared_ptr<LogitsRecord>>, std::optional<Calibration>,
+                    std::optional<std::shared_ptr<FaultScript>>>(),
            py::arg("path"), py::arg("config"), py::arg("progress"), py::arg("threaded"),
-           py::arg("record") = py::none(), py::arg("calibration") = py::none(), R"pbdoc(
+           py::arg("record") = py::none(), py::arg("calibration") = py::none(),
+           py::arg("faults") = py::none(), R"pbdoc(
 Load a model and start its engine.
 
 Args:
@@ -280,6 +328,7 @@ Args:
   threaded: False: no thread; the caller drives step().
   record: If given, notes every logits row. For tests.
   calibration: What calls cost, if that is known; else config.warmup says whether to measure it.
+  faults: If given, what goes wrong in decode calls. For tests.
 
 Raises:
   ModelLoadError: The file or the context cannot be used.

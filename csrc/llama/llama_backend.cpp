@@ -73,10 +73,8 @@ LlamaBackend::LlamaBackend(std::shared_ptr<const LlamaModel> model, const Engine
   params.kv_unified = true;
   params.swa_full = true;
   params.no_perf = true;
-  params.abort_callback = [](void* flag) {
-    return static_cast<std::atomic<bool>*>(flag)->load(std::memory_order_relaxed);
-  };
-  params.abort_callback_data = &abort_;
+  params.abort_callback = [](void* self) { return static_cast<LlamaBackend*>(self)->stops_here(); };
+  params.abort_callback_data = this;
 
   const log_sink::ErrorCapture errors;
   try {
@@ -190,6 +188,7 @@ DecodeStatus LlamaBackend::decode(const BatchView& batch) {
   if (!fill(batch)) return DecodeStatus::kInvalidBatch;
   const std::int32_t status =
       llama_process(context_.get(), LLAMA_PROCESS_TYPE_DECODE, batch_.get());
+  n_nodes_left_ = kAllNodes;
   switch (status) {
     case 0:
       if (first_shadow_ > 0) shadow_new_cells(batch);

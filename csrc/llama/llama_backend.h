@@ -1,6 +1,8 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
+#include <limits>
 #include <memory>
 
 #include "backend.h"
@@ -28,7 +30,14 @@ class LlamaBackend final : public Backend {
   void clear() override;
   void abort(bool set) override { abort_ = set; }
 
+  /// The next decode() returns kAborted when it has computed n graph nodes on the CPU, unless it
+  /// ends before. For tests.
+  void abort_after(std::int64_t n) { n_nodes_left_ = n; }
+
  private:
+  static constexpr std::int64_t kAllNodes = std::numeric_limits<std::int64_t>::max();
+
+  bool stops_here() { return --n_nodes_left_ < 0 || abort_.load(std::memory_order_relaxed); }
   bool fill(const BatchView& batch);
   void plan_ids(const EngineConfig& config);
   SeqId scratch() const { return info_.n_seqs; }
@@ -51,7 +60,8 @@ class LlamaBackend final : public Backend {
   // a shadow, which holds what it holds. 0: there is no window.
   SeqId first_shadow_ = 0;
   std::atomic<bool> abort_ = false;
-  ThreadPool threads_;  // outlives the context that is attached to it
+  std::int64_t n_nodes_left_ = kAllNodes;  // counted by the thread that calls decode()
+  ThreadPool threads_;                     // outlives the context that is attached to it
   std::unique_ptr<llama_context, FreeContext> context_;
   std::unique_ptr<llama_batch_ext, FreeBatch> batch_;
 };

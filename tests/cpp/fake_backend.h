@@ -129,7 +129,7 @@ class FakeBackend : public Backend {
       return DecodeStatus::kNoRoom;
     }
     if (is_cursed(batch)) {
-      if (options_.curse == DecodeStatus::kFailed) write(batch, n_rows);
+      if (options_.curse == DecodeStatus::kFailed) stop_behind(batch, n_rows);
       return options_.curse;
     }
     const auto fault = options_.faults.find(call);
@@ -138,7 +138,9 @@ class FakeBackend : public Backend {
       faulted_seqs_ = {batch.seqs.begin(), batch.seqs.end()};
       const bool keeps_rows = f.kind == Fault::Kind::kThrow || f.status == DecodeStatus::kFailed ||
                               f.status == DecodeStatus::kAborted;
-      if (f.kind != Fault::Kind::kNan && keeps_rows) write(batch, std::min(f.n_applied, n_rows));
+      if (f.kind != Fault::Kind::kNan && keeps_rows) {
+        stop_behind(batch, std::min(f.n_applied, n_rows));
+      }
       if (f.kind == Fault::Kind::kThrow) throw std::runtime_error("scripted");
       if (f.kind == Fault::Kind::kStatus) return f.status;
     }
@@ -231,6 +233,13 @@ class FakeBackend : public Backend {
     for (std::int32_t row = 0; row < n_rows; ++row) {
       write_cell(b.seqs[row], b.positions[row], b.tokens[row]);
     }
+  }
+
+  /// States that a call may move are lost with it, whosever they are.
+  void stop_behind(const BatchView& b, std::int32_t n_rows) {
+    write(b, n_rows);
+    if (options_.info.partial_removal) return;
+    for (Cell& cell : cells_) cell.token = (cell.token + 1) % (options_.info.n_vocab - 2);
   }
 
   void write_cell(SeqId seq, Pos pos, TokenId token) {

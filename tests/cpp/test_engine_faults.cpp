@@ -135,6 +135,26 @@ TEST_P(EngineFaults, FailingAloneTwiceEndsTheRequestWithTheCause) {
   EXPECT_EQ(herd[next], run_alone(spec)) << "the engine goes on";
 }
 
+TEST_P(EngineFaults, AChunkThatIsCommittedForgivesWhatFailedBefore) {
+  options_.fake.faults[1] = {Fault::Kind::kThrow, DecodeStatus::kFailed, 1};
+  options_.fake.faults[3] = {Fault::Kind::kThrow, DecodeStatus::kFailed, 1};
+  const Spec spec = greedy(std::vector<TokenId>(90, 5), 4);
+  Herd herd(options_);
+  EXPECT_EQ(run_together(herd, {spec})[0], run_alone(spec));
+  EXPECT_EQ(herd.engine.metrics().n_failed, 2);
+}
+
+TEST_P(EngineFaults, APromptsFailedChunkIsRetriedWithoutTheRestOfIt) {
+  options_.fake.info.partial_removal = true;
+  options_.fake.faults[1] = {Fault::Kind::kThrow, DecodeStatus::kFailed, 1};
+  Herd herd(options_);
+  const RequestId id = herd.submit(greedy(std::vector<TokenId>(90, 5), 4));
+  herd.step();
+  herd.step();
+  EXPECT_EQ(herd.engine.metrics().n_failed, 1);
+  EXPECT_TRUE(herd[id].token_ids.empty());
+}
+
 TEST_P(EngineFaults, ACursedRequestEndsAloneWhateverItsPlace) {
   for (DecodeStatus curse : {DecodeStatus::kFailed, DecodeStatus::kInvalidBatch}) {
     options_.fake.curse = curse;
@@ -196,6 +216,34 @@ TEST_P(EngineFaults, SeveralPoisonedAndCursedRequestsEndAndNoOther) {
   for (std::size_t i : {1, 3, 5}) EXPECT_EQ(outcomes[i], expected[i]);
 }
 
+TEST_P(EngineFaults, APoisonedPromptIsFoundBeforeItsEndByWhomItInfects) {
+  options_.fake.contagious = true;
+  Herd herd(options_);
+  std::vector<TokenId> prompt(60, 5);
+  prompt[0] = kPoison;
+  const RequestId other = herd.submit(greedy({5, 6, 7}, 40));
+  herd.step();
+  const RequestId poisoned = herd.submit(greedy(prompt, 5));
+  herd.run();
+  EXPECT_EQ(herd[poisoned].reason, FinishReason::kError);
+  EXPECT_EQ(herd[other], run_alone(greedy({5, 6, 7}, 40)));
+  EXPECT_EQ(herd.engine.metrics().n_cache_rebuilds, 2);
+}
+
+TEST_P(EngineFaults, AFailureWhilePoisonIsLookedForIsForgivenAsAnyOther) {
+  options_.fake.contagious = true;
+  std::vector<Spec> specs = {greedy({5, 6, 7}, 10), greedy({8, kPoison}, 10), greedy({9}, 10)};
+  for (std::int64_t call = 1; call < 9; ++call) {
+    options_.fake.faults = {{call, {Fault::Kind::kThrow, DecodeStatus::kFailed, 1}}};
+    Herd herd(options_);
+    const auto outcomes = run_together(herd, specs);
+    EXPECT_EQ(outcomes[0], run_alone(specs[0])) << call;
+    EXPECT_EQ(outcomes[1].reason, FinishReason::kError) << call;
+    EXPECT_EQ(outcomes[2], run_alone(specs[2])) << call;
+    EXPECT_EQ(herd.engine.metrics().n_failed, 1);
+  }
+}
+
 TEST_P(EngineFaults, ACancelledPoisonInfectsNobody) {
   options_.fake.contagious = true;
   Herd herd(options_);
@@ -224,7 +272,9 @@ TEST_P(EngineFaults, UntrimmableMemoryIsDroppedAndPrefilledAgain) {
   Herd herd(options_);
   const std::vector<Spec> specs = {greedy({5, 6, 7}, 10), greedy({8, 9}, 10)};
   EXPECT_EQ(run_together(herd, specs), alone(specs));
-  EXPECT_EQ(herd.engine.metrics().n_sequences_dropped, options_.fake.info.partial_removal ? 0 : 2);
+  const bool dropped = !options_.fake.info.partial_removal;
+  EXPECT_EQ(herd.engine.metrics().n_sequences_dropped, dropped ? 2 : 0);
+  EXPECT_EQ(herd.engine.metrics().n_cache_rebuilds, dropped ? 1 : 0);
 }
 
 }  // namespace

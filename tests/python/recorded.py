@@ -5,19 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from llamaherd import EngineConfig, SamplingParams, _core
+from llamaherd import EngineConfig, FinishReason, SamplingParams, _core
 
 
 class RecordedEngine:
-    """A deterministic engine without a thread: whoever made it drives it."""
+    """An engine without a thread, deterministic unless told otherwise: whoever made it drives it.
 
-    def __init__(self, path: Path, **options: Any) -> None:
+    Only where `faults` says what goes wrong may a request end with an error.
+    """
+
+    def __init__(self, path: Path, faults: _core.FaultScript | None = None, **options: Any) -> None:
         self._record = _core.LogitsRecord()
-        config = EngineConfig(deterministic=True, **options)._to_core()
+        self._faults = faults
+        config = EngineConfig(**{"deterministic": True, **options})._to_core()
         self.engine = _core.BatchEngine(
-            str(path), config, _core.LoadProgress(), False, self._record
+            str(path), config, _core.LoadProgress(), False, self._record, None, faults
         )
         self.outputs: dict[int, list[int]] = {}  # by request id
+        self.errors: dict[int, str] = {}  # of those that ended with one
 
     def submit(self, tokens: list[int], n_tokens: int, **params: Any) -> int:
         """Queues a request for so many tokens, greedy unless told otherwise."""
@@ -30,7 +35,9 @@ class RecordedEngine:
     def step(self) -> bool:
         more = self.engine.step()
         for delta in self.engine.drain(0):
-            assert not delta.error
+            assert self._faults or not delta.error
+            if delta.finish_reason == FinishReason.ERROR:
+                self.errors[delta.request_id] = delta.error
             self.outputs[delta.request_id] += delta.token_ids
         return more
 
@@ -43,8 +50,22 @@ class RecordedEngine:
         self.engine.close()
 
     def rows(self) -> dict[int, list[int]]:
-        """Hash of a token prefix -> hashes of the logits rows computed from it."""
-        return self._record.rows()
+        """Hash of a token prefix -> hashes of the logits rows computed from it.
+
+        Rows that are not finite, which only faults make, are left out.
+        """
+        rows, tops = self._record.rows(), self.tops()
+        finite = {}
+        for prefix, hashes in rows.items():
+            leads = [lead for _, lead in tops[prefix]]
+            kept = [row for row, lead in zip(hashes, leads, strict=True) if lead == lead]
+            if kept:
+                finite[prefix] = kept
+        return finite
+
+    def tops(self) -> dict[int, list[tuple[int, float]]]:
+        """Hash of a token prefix -> (likeliest token, its lead) of the rows computed from it."""
+        return self._record.tops()
 
 
 def assert_rows_are_those_of(run: RecordedEngine, alone: RecordedEngine) -> None:

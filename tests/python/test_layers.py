@@ -69,6 +69,7 @@ CORE: dict[str, str] = {
     "recovery": "engine",
     "engine_thread": "backend engine error params token_table",
     "logits_record": "backend",
+    "fault_script": "types",
     "calibration": "backend cost_model error",
 }
 LLAMA: dict[str, str] = {
@@ -82,6 +83,7 @@ LLAMA: dict[str, str] = {
     "llama/llama_backend": (
         "backend error params llama/llama_model llama/log_sink llama/thread_pool"
     ),
+    "llama/faulty_backend": "backend fault_script llama/llama_backend",
     "kernels/reference": "",
     "kernels/hook": "kernels/reference",
 }
@@ -92,9 +94,9 @@ BINDINGS: dict[str, str] = {
     "bindings/bind_params": "bindings/bindings cost_model params",
     "bindings/bind_results": "bindings/bindings metrics trace_log types watchdog",
     "bindings/bind_engine": (
-        "bindings/bindings calibration engine_thread error logits_record"
-        " llama/chat_template llama/fingerprint llama/llama_backend llama/llama_model"
-        " llama/log_sink"
+        "bindings/bindings calibration engine_thread error fault_script logits_record"
+        " llama/chat_template llama/faulty_backend llama/fingerprint llama/llama_backend"
+        " llama/llama_model llama/log_sink"
     ),
     "bindings/bind_llama": (
         "bindings/bindings error llama/devices llama/llama_backend llama/llama_model"

@@ -17,8 +17,11 @@ _N_STATE = 16
 WINDOW = 32
 
 
-def write(kind: str, path: Path) -> Path:
-    """A model of two layers whose memory is plain, sliding_window, recurrent or hybrid."""
+def write(kind: str, path: Path, nan_token: int | None = None) -> Path:
+    """A model of two layers whose memory is plain, sliding_window, recurrent or hybrid.
+
+    Whatever it computes from nan_token is NaN.
+    """
     architecture = {
         "plain": "llama",
         "sliding_window": "gemma3",
@@ -33,6 +36,8 @@ def write(kind: str, path: Path) -> Path:
         """A random tensor; vectors are near 1, as norms' weights are."""
         values = rng.standard_normal(shape) * scale / np.sqrt(shape[-1])
         values += len(shape) == 1
+        if name == "token_embd.weight" and nan_token is not None:
+            values[nan_token] = np.nan
         writer.add_tensor(name, values.astype(np.float32))
 
     add("token_embd.weight", N_VOCAB, _N_EMBD, scale=8.0)
