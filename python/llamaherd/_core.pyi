@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import enum
 import typing
-__all__: list[str] = ['BatchEngine', 'Calibration', 'Delta', 'DeviceInfo', 'EngineConfig', 'EngineDeadError', 'FinishReason', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'Metrics', 'ModelLoadError', 'SamplingParams', 'Timing', 'cpu_features', 'default_n_threads', 'drain_log', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'serve_rpc']
+__all__: list[str] = ['BatchEngine', 'Calibration', 'Delta', 'DeviceInfo', 'EngineConfig', 'EngineDeadError', 'FinishReason', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'Metrics', 'ModelLoadError', 'SamplingParams', 'Timing', 'cpu_features', 'default_n_threads', 'drain_log', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'resolve_preset', 'serve_rpc']
 class LlamaHerdError(RuntimeError):
     """
     Base of all errors that llamaherd raises.
@@ -241,6 +241,12 @@ class EngineConfig:
         ...
     @n_threads.setter
     def n_threads(self, arg0: typing.SupportsInt | typing.SupportsIndex | None) -> None:
+        ...
+    @property
+    def n_ubatch(self) -> int | None:
+        ...
+    @n_ubatch.setter
+    def n_ubatch(self, arg0: typing.SupportsInt | typing.SupportsIndex | None) -> None:
         ...
     @property
     def poll(self) -> int:
@@ -551,6 +557,10 @@ def quantization_types() -> list[str]:
 def quantize(source: str, target: str, type: str, n_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Write a GGUF file with its weights in another type. Raises ModelLoadError.
+    """
+def resolve_preset(config: EngineConfig) -> tuple[int, int]:
+    """
+    (max_seqs, token_budget) in force: the preset's unless they are given.
     """
 def serve_rpc(endpoint: str) -> None:
     """

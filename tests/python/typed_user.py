@@ -36,6 +36,7 @@ CONFIG = EngineConfig(
     max_len=256,
     max_seqs=2,
     token_budget=128,
+    n_ubatch=64,
     target_itl_ms=40.5,
     n_threads=1,
     poll=0,
