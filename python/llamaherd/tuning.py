@@ -27,13 +27,15 @@ class Trial:
 
     Attributes:
       runs: The workload's runs that count.
-      verdict: start, better, no better, failed or stopped.
+      verdict: start, better, dropped, failed or stopped.
+      ratio: Its cost / the best's, by the runs that alternated; NaN if there are none.
       error: Why it failed.
     """
 
     config: EngineConfig
     runs: list[Measurement] = field(default_factory=list)
     verdict: str = "stopped"
+    ratio: float = math.nan
     error: str = ""
 
     def median(self) -> Measurement:
@@ -174,14 +176,15 @@ class Tuner:
             try:
                 measured = self._measure(engine, trial, _HOPELESS * best.seconds)
             except TimeoutError:
-                trial.verdict = "no better"
+                trial.verdict = "dropped"
                 return False
             costs.append(self._objective.cost(measured))
+            trial.ratio = statistics.median(costs) / statistics.median(best_costs)
             if not is_better(costs, best_costs):
-                trial.verdict = "no better"
+                trial.verdict = "dropped"
                 return False
         trial.verdict = "better"
-        self.gain *= statistics.median(best_costs) / statistics.median(costs)
+        self.gain /= trial.ratio
         return True
 
     def _new_trial(self, config: EngineConfig) -> Trial:

@@ -14,7 +14,7 @@ from llamaherd.replay import Measurement
 from llamaherd.workload import Workload
 
 PRESETS = ("low_latency", "balanced", "high_throughput")
-KNOBS = ("preset", "n_threads", "max_seqs", "n_ubatch", "token_budget", "poll")
+KNOBS = ("n_threads", "preset", "max_seqs", "n_ubatch", "token_budget", "poll")
 
 # Tokens until the end of which the latency objective counts.
 _N_TOKENS = 20

@@ -126,9 +126,10 @@ def test_the_search_finds_the_bottom_and_tries_nothing_twice(best: Setting) -> N
     assert engines.n_open == 0
     start = far_from(best)(Setting.of(START))
     assert tuner.gain == pytest.approx(start / 10)
+    assert all(trial.ratio >= 1 for trial in tuner.trials if trial.verdict == "dropped")
     accepted = [trial for trial in tuner.trials if trial.verdict == "better"]
     assert all(len(trial.runs) >= N_ROUNDS for trial in accepted)
-    refused = [trial for trial in tuner.trials if trial.verdict == "no better"]
+    refused = [trial for trial in tuner.trials if trial.verdict == "dropped"]
     assert all(len(trial.runs) <= 1 for trial in refused)
 
 
@@ -161,7 +162,7 @@ def test_a_run_that_takes_far_too_long_is_not_waited_for() -> None:
     engines = FakeEngines(lambda setting: 10.0 if setting == Setting.of(START) else 1e6)
     tuner = engines.tuner()
     tuner.run(START)
-    assert {trial.verdict for trial in tuner.trials[1:]} == {"no better"}
+    assert {trial.verdict for trial in tuner.trials[1:]} == {"dropped"}
     assert all(trial.runs == [] for trial in tuner.trials[1:])
     assert engines.now_s < 1000
 
@@ -293,7 +294,7 @@ def test_every_candidate_runs_all_requests(tiny: Path, tmp_path: Path) -> None:
     tuner.run(TINY)
     assert len(tuner.trials) > 5
     for trial in tuner.trials:
-        assert trial.verdict in ("start", "better", "no better"), trial.error
+        assert trial.verdict in ("start", "better", "dropped"), trial.error
         assert [run_.n_requests for run_ in trial.runs] == [3] * len(trial.runs)
     assert tuner.best is not None
     file = tmp_path / "tuned.toml"
@@ -319,7 +320,7 @@ def test_tune_prints_what_it_tried_and_writes_a_config_that_generate_takes(
         )
         assert (done.returncode, done.stderr) == (0, "")
         assert "ms for each output token" in done.stdout
-        assert done.stdout.count("no better") + done.stdout.count("better ") > 3
+        assert done.stdout.count("dropped") + done.stdout.count("better ") > 3
         assert done.stdout.count(" best ") >= 1
         assert f"--config {tuned}" in done.stdout
     assert EngineConfig.from_file(tuned).warmup is False

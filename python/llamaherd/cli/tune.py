@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Annotated
@@ -130,9 +131,9 @@ def _gain(tuner: Tuner) -> str:
 def _print_trials(console: Console, tuner: Tuner, objective: Objective) -> None:
     # Narrow enough for 80 columns.
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("seqs", "budget", "ubatch", "threads", "poll", "runs", "tok/s"):
+    for name in ("seqs", "budget", "ubatch", "thr", "poll", "runs", "tok/s"):
         table.add_column(name, justify="right", no_wrap=True)
-    for name in ("TTFT ms", "ITL ms", "cost"):
+    for name in ("TTFT ms", "ITL ms", "cost", "/best"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for trial in tuner.trials:
@@ -142,7 +143,10 @@ def _print_trials(console: Console, tuner: Tuner, objective: Objective) -> None:
     for trial in tuner.trials:
         if trial.error:
             console.print(f"failed: {Setting.of(trial.config)}: {trial.error}", markup=False)
-    console.print("TTFT and ITL: p50/p99; medians of the runs")
+    console.print(
+        "TTFT, ITL: p50/p99; medians of all runs. /best: cost / cost of the best so far, by the "
+        "runs that alternated: only these can be compared."
+    )
     console.print(f"cost: {objective.text}")
 
 
@@ -155,11 +159,16 @@ def _row(trial: Trial, objective: Objective, is_best: bool) -> list[str]:
             f"{m.tokens_per_s:.1f}",
             f"{m.ttft_p50_ms:.0f}/{m.ttft_p99_ms:.0f}",
             f"{m.itl_p50_ms:.0f}/{m.itl_p99_ms:.0f}",
-            f"{objective.cost(m):.4g}",
+            _text(objective.cost(m)),
+            "-" if math.isnan(trial.ratio) else f"{trial.ratio:.2f}",
         ]
     else:
-        row += ["-"] * 4
+        row += ["-"] * 5
     return [*row, "best" if is_best else trial.verdict]
+
+
+def _text(cost: float) -> str:
+    return f"{cost:.1f}" if cost < 100 else f"{cost:.0f}"
 
 
 def _write(config: EngineConfig, path: Path, what: str) -> None:
