@@ -77,6 +77,15 @@ void require_seconds(std::string_view name, const std::optional<double>& value) 
 // Ids from the number of active sequences to 255 are left to the prefix cache.
 constexpr std::int32_t kMaxSeqs = 64;
 
+/// llama.cpp takes any number, and cuts it to the rows of a call.
+void validate_ubatch(std::int32_t n_ubatch, const Preset& preset) {
+  require(n_ubatch >= 16 && n_ubatch <= 4096, "n_ubatch", "in [16, 4096]", n_ubatch);
+  require(n_ubatch >= preset.max_seqs, "n_ubatch",
+          ">= max_seqs (" + text(preset.max_seqs) + "), one row for each", n_ubatch);
+  require(n_ubatch <= preset.token_budget, "n_ubatch",
+          "<= token_budget (" + text(preset.token_budget) + ")", n_ubatch);
+}
+
 }  // namespace
 
 void validate(const SamplingParams& p) {
@@ -134,6 +143,7 @@ void validate(const EngineConfig& c) {
     require(*c.token_budget >= 64 && *c.token_budget <= 65536, "token_budget", "in [64, 65536]",
             *c.token_budget);
   }
+  if (c.n_ubatch) validate_ubatch(*c.n_ubatch, resolve_preset(c));
   if (c.target_itl_ms) {
     require(std::isfinite(*c.target_itl_ms) && *c.target_itl_ms > 0, "target_itl_ms",
             "finite and > 0", *c.target_itl_ms);

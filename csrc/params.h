@@ -56,6 +56,7 @@ struct EngineConfig {
   std::optional<std::int32_t> max_len;
   std::optional<std::int32_t> max_seqs;
   std::optional<std::int32_t> token_budget;
+  std::optional<std::int32_t> n_ubatch;
   std::optional<double> target_itl_ms;
   std::optional<std::int32_t> max_queued;
   std::optional<std::int64_t> max_queued_tokens;

@@ -91,6 +91,7 @@ void bind_params(py::module_& m) {
       .def_readwrite("max_len", &EngineConfig::max_len)
       .def_readwrite("max_seqs", &EngineConfig::max_seqs)
       .def_readwrite("token_budget", &EngineConfig::token_budget)
+      .def_readwrite("n_ubatch", &EngineConfig::n_ubatch)
       .def_readwrite("target_itl_ms", &EngineConfig::target_itl_ms)
       .def_readwrite("max_queued", &EngineConfig::max_queued)
       .def_readwrite("max_queued_tokens", &EngineConfig::max_queued_tokens)
@@ -116,6 +117,15 @@ void bind_params(py::module_& m) {
       .def(
           "validate", [](const EngineConfig& self) { validate(self); },
           "Raises InvalidRequestError if a value is out of range whatever the model.");
+
+  m.def(
+      "resolve_preset",
+      [](const EngineConfig& config) {
+        validate(config);
+        const Preset preset = resolve_preset(config);
+        return std::make_tuple(preset.max_seqs, preset.token_budget);
+      },
+      py::arg("config"), "(max_seqs, token_budget) in force: the preset's unless they are given.");
 }
 
 }  // namespace llamaherd

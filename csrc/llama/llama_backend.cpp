@@ -13,8 +13,8 @@
 namespace llamaherd {
 namespace {
 
-// A larger ubatch gains little on any device and costs compute buffers in proportion.
-constexpr std::int32_t kMaxUbatch = 512;
+// A larger ubatch gains little on most devices and costs compute buffers in proportion.
+constexpr std::int32_t kDefaultUbatch = 512;
 
 // LLAMA_MAX_SEQ, which no public header has.
 constexpr std::int32_t kMaxIds = 256;
@@ -65,7 +65,7 @@ LlamaBackend::LlamaBackend(std::shared_ptr<const LlamaModel> model, const Engine
   llama_context_params params = llama_context_default_params();
   params.n_ctx = info_.n_ctx;
   params.n_batch = info_.n_batch;
-  params.n_ubatch = std::min(info_.n_batch, kMaxUbatch);
+  params.n_ubatch = std::min(info_.n_batch, config.n_ubatch.value_or(kDefaultUbatch));
   params.n_seq_max = n_batch_ids_;
   params.n_outputs_max = n_batch_ids_;  // fewer it refuses
   params.n_threads = params.n_threads_batch = threads_.n_threads();
@@ -106,7 +106,7 @@ void LlamaBackend::plan_ids(const EngineConfig& config) {
     first_shadow_ = kMaxIds / 2;
     info_.n_tags = first_shadow_ - info_.first_tag;
     // What one ubatch writes must have its shadow before the next one looks for cells.
-    info_.n_batch = std::min(info_.n_batch, kMaxUbatch);
+    info_.n_batch = std::min(info_.n_batch, config.n_ubatch.value_or(kDefaultUbatch));
     // Of a sequence saved it leaves out what its last position does not see.
     const std::int32_t window = llama_model_n_swa(model_->get());
     while (info_.n_block > std::max(window / 2, 1) || window % info_.n_block != 0) {

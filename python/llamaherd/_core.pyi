@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import enum
 import typing
-__all__: list[str] = ['BatchEngine', 'Calibration', 'Delta', 'DeviceInfo', 'EngineConfig', 'EngineDeadError', 'FinishReason', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'Metrics', 'ModelLoadError', 'QueueFullError', 'SamplingParams', 'Service', 'Timing', 'TraceCall', 'TraceSpan', 'cpu_features', 'default_n_threads', 'drain_log', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'serve_rpc']
+__all__: list[str] = ['BatchEngine', 'Calibration', 'Delta', 'DeviceInfo', 'EngineConfig', 'EngineDeadError', 'FaultScript', 'FinishReason', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'Metrics', 'ModelLoadError', 'QueueFullError', 'SamplingParams', 'Service', 'Timing', 'TraceCall', 'TraceSpan', 'cpu_features', 'default_n_threads', 'drain_log', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'resolve_preset', 'serve_rpc']
 class LlamaHerdError(RuntimeError):
     """
     Base of all errors that llamaherd raises.
@@ -295,6 +295,12 @@ class EngineConfig:
     def n_threads(self, arg0: typing.SupportsInt | typing.SupportsIndex | None) -> None:
         ...
     @property
+    def n_ubatch(self) -> int | None:
+        ...
+    @n_ubatch.setter
+    def n_ubatch(self, arg0: typing.SupportsInt | typing.SupportsIndex | None) -> None:
+        ...
+    @property
     def poll(self) -> int:
         ...
     @poll.setter
@@ -562,11 +568,51 @@ class LogitsRecord:
         """
         Hash of a token prefix -> (likeliest token, its lead in logits) of these rows.
         """
+class FaultScript:
+    """
+    What goes wrong in an engine's decode calls, counted from 0. Any thread.
+    """
+    def __init__(self) -> None:
+        ...
+    def abort(self, call: typing.SupportsInt | typing.SupportsIndex, after_nodes: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Stop a call when it has computed so many graph nodes, unless it ends before.
+        """
+    def curse(self, token: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Every call with a row of this token fails.
+        """
+    def fail(self, call: typing.SupportsInt | typing.SupportsIndex, after_rows: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Let a call run out of memory when so many of its rows have been applied.
+        """
+    def poison(self, token: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        K/V data computed from this token is NaN.
+        """
+    def spoil(self, call: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Turn the K/V data that a call wrote into NaN, once it has succeeded.
+        """
+    @property
+    def n_aborted(self) -> int:
+        ...
+    @property
+    def n_calls(self) -> int:
+        """
+        Decode calls so far.
+        """
+    @property
+    def n_failed(self) -> int:
+        ...
+    @property
+    def n_spoiled(self) -> int:
+        ...
 class BatchEngine:
     """
     The core of llamaherd.BatchEngine.
     """
-    def __init__(self, path: str, config: EngineConfig, progress: LoadProgress, threaded: bool, record: LogitsRecord | None = None, calibration: Calibration | None = None) -> None:
+    def __init__(self, path: str, config: EngineConfig, progress: LoadProgress, threaded: bool, record: LogitsRecord | None = None, calibration: Calibration | None = None, faults: FaultScript | None = None) -> None:
         """
         Load a model and start its engine.
         
@@ -577,6 +623,7 @@ class BatchEngine:
           threaded: False: no thread; the caller drives step().
           record: If given, notes every logits row. For tests.
           calibration: What calls cost, if that is known; else config.warmup says whether to measure it.
+          faults: If given, what goes wrong in decode calls. For tests.
         
         Raises:
           ModelLoadError: The file or the context cannot be used.
@@ -713,6 +760,10 @@ def quantization_types() -> list[str]:
 def quantize(source: str, target: str, type: str, n_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Write a GGUF file with its weights in another type. Raises ModelLoadError.
+    """
+def resolve_preset(config: EngineConfig) -> tuple[int, int]:
+    """
+    (max_seqs, token_budget) in force: the preset's unless they are given.
     """
 def serve_rpc(endpoint: str) -> None:
     """

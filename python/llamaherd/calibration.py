@@ -26,6 +26,7 @@ _OPTIONS = (
     "n_ctx",
     "max_seqs",
     "token_budget",
+    "n_ubatch",
     "n_threads",
     "poll",
     "n_gpu_layers",

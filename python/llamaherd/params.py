@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, SupportsFloat, SupportsIndex
 
-from llamaherd import _core
+from llamaherd import _core, config_file
 
 # pybind11 would take True for 1, 5.7 of some number types for 5, bytes for a string.
 _SCALARS: dict[str, Any] = {
@@ -161,6 +161,9 @@ class EngineConfig:
         of n_ctx and the trained context.
       max_seqs: Requests that run at once, in [1, 64].
       token_budget: Prompt tokens of one step at most, in [64, 65536].
+      n_ubatch: Rows that llama.cpp computes at once, in [16, 4096], at least max_seqs and at most
+        token_budget: a longer call is computed in pieces of it. Compute buffers grow with it. None:
+        the smaller of token_budget and 512.
       target_itl_ms: Milliseconds that may lie between two tokens of a running request because of
         others' prompts, > 0: prefill takes what is left of them, at least 16 tokens a step, and up
         to four times as long while more prompts are in line than requests run. None: as long as
@@ -210,6 +213,7 @@ class EngineConfig:
     max_len: int | None = None
     max_seqs: int | None = None
     token_budget: int | None = None
+    n_ubatch: int | None = None
     target_itl_ms: float | None = None
     max_queued: int | None = None
     max_queued_tokens: int | None = None
@@ -237,6 +241,29 @@ class EngineConfig:
         if isinstance(self.cache_dir, os.PathLike):
             object.__setattr__(self, "cache_dir", os.fspath(self.cache_dir))
         self._to_core()
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> EngineConfig:
+        """Options from a TOML file, whose keys are this class's; those it lacks are the defaults.
+
+        Raises:
+          InvalidRequestError: The file cannot be read, or a key or value breaks a rule; the message
+            names the file, the key and the rule.
+        """
+        config: EngineConfig = config_file.read(path, cls)
+        return config
+
+    def to_file(self, path: str | os.PathLike[str], *, comment: str = "") -> None:
+        """Write the options that differ from the defaults to a TOML file, for `from_file()`.
+
+        Args:
+          path: Written over if it exists.
+          comment: Put first, each line behind a "#".
+
+        Raises:
+          OSError: The file cannot be written.
+        """
+        config_file.write(path, self, comment=comment)
 
     def _to_core(self) -> _core.EngineConfig:
         core = _core.EngineConfig()

@@ -117,6 +117,13 @@ TEST(EngineConfigRules, DefaultsAndLimitsAreValid) {
   c.deterministic = true;
   EXPECT_NO_THROW(validate(c));
   c.deterministic = false;
+  c.n_ubatch = 64;
+  EXPECT_NO_THROW(validate(c));
+  c.max_seqs = 16;
+  c.n_ubatch = 16;
+  EXPECT_NO_THROW(validate(c));
+  c.token_budget = c.n_ubatch = 4096;
+  EXPECT_NO_THROW(validate(c));
   for (const char* type : {"f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"}) {
     c.kv_type = type;
     EXPECT_NO_THROW(validate(c)) << type;
@@ -133,6 +140,13 @@ TEST(EngineConfigRules, MessagesStateRuleAndValue) {
       {[](C& c) { c.max_seqs = 65; }, "max_seqs must be in [1, 64]; got 65"},
       {[](C& c) { c.token_budget = 63; }, "token_budget must be in [64, 65536]; got 63"},
       {[](C& c) { c.token_budget = 65537; }, "token_budget must be in [64, 65536]; got 65537"},
+      {[](C& c) { c.n_ubatch = 15; }, "n_ubatch must be in [16, 4096]; got 15"},
+      {[](C& c) { c.token_budget = 8192, c.n_ubatch = 4097; },
+       "n_ubatch must be in [16, 4096]; got 4097"},
+      {[](C& c) { c.max_seqs = 33, c.n_ubatch = 32; },
+       "n_ubatch must be >= max_seqs (33), one row for each; got 32"},
+      {[](C& c) { c.preset = "low_latency", c.n_ubatch = 513; },
+       "n_ubatch must be <= token_budget (512); got 513"},
       {[](C& c) { c.n_threads = 0; }, "n_threads must be in [1, 512]; got 0"},
       {[](C& c) { c.n_threads = 513; }, "n_threads must be in [1, 512]; got 513"},
       {[](C& c) { c.poll = -1; }, "poll must be in [0, 100]; got -1"},

@@ -56,7 +56,9 @@ def test_what_was_kept_comes_back_for_the_same_set_up_only(model_path: Path) -> 
     assert again is not None
     for name in ("points", "few", "many", "load_token_ns", "noise"):
         assert getattr(again, name) == getattr(measured(), name)
-    for other in (EngineConfig(), EngineConfig(n_ctx=512, max_seqs=2, n_threads=2)):
+    two_threads = EngineConfig(n_ctx=512, max_seqs=2, n_threads=2)
+    small_ubatch = EngineConfig(n_ctx=512, max_seqs=2, n_threads=1, n_ubatch=64)
+    for other in (EngineConfig(), two_threads, small_ubatch):
         assert calibration.load(model_path, other) is None
     free = EngineConfig(n_ctx=512, max_seqs=2, n_threads=1, target_itl_ms=50, cache_ram_mib=0)
     assert calibration.load(model_path, free) is not None

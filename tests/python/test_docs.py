@@ -60,5 +60,6 @@ def test_the_readmes_commands_exist() -> None:
     help_text = subprocess.run(
         [sys.executable, "-m", "llamaherd.cli", "--help"], capture_output=True, text=True
     ).stdout
-    for command in set(re.findall(r"llamaherd (demo|generate|chat|info|quantize|pull)\b", text)):
+    names = "demo|generate|chat|info|quantize|pull|tune"
+    for command in set(re.findall(rf"llamaherd ({names})\b", text)):
         assert command in help_text

@@ -87,6 +87,13 @@ def test_cached_logits_are_those_computed_whole(
         assert shares_any == (cache["n_from_ram"] > 0)
 
 
+def test_a_call_of_several_ubatches_computes_the_same(path: Path, alone: Run) -> None:
+    run = Run(path, n_ctx=420, max_seqs=4, cache_ram_mib=1, n_ubatch=16)
+    assert run.by_prompt == alone.by_prompt
+    assert_rows_are_those_of(run, alone)
+    assert run.metrics.n_no_room == run.metrics.n_failed == run.metrics.n_invalid_batch == 0
+
+
 def test_without_the_cache_nothing_is_shared(alone: Run) -> None:
     assert alone.info["prefix_sharing"] == "none"
     assert alone.metrics.cache["n_looked_up"] == alone.metrics.cache["n_tags"] == 0

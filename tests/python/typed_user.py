@@ -29,6 +29,7 @@ from llamaherd import (
     as_completed,
 )
 from llamaherd.engine import Prompt
+from llamaherd.workload import Recorder, Workload
 
 CONFIG = EngineConfig(
     preset="balanced",
@@ -36,6 +37,7 @@ CONFIG = EngineConfig(
     max_len=256,
     max_seqs=2,
     token_budget=128,
+    n_ubatch=64,
     target_itl_ms=40.5,
     n_threads=1,
     poll=0,
@@ -83,6 +85,20 @@ def offline(model: str | Path) -> list[str]:
         deltas: Iterator[Delta] = llm.stream(MESSAGES, PARAMS)
         texts: list[str] = [delta.text for delta in deltas]
         return texts + [result.text for result in results if result.error == ""]
+
+
+def tuned(path: Path) -> EngineConfig:
+    CONFIG.to_file(path, comment="by hand")
+    config: EngineConfig = EngineConfig.from_file(path)
+    return config
+
+
+def replayed(path: str, ids: list[int], result: Result) -> list[list[int]]:
+    with Recorder(path) as recorder:
+        recorder.add(ids, result, priority=1, tenant="acme")
+    workload: Workload = Workload.load(path)
+    prompts: list[list[int]] = workload.prompts(n_vocab=1000, seed=1)
+    return prompts + Workload.builtin("mixed", n_requests=2).prompts(1000)
 
 
 def describe(result: Result) -> tuple[int, int, int, float]:

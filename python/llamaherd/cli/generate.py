@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
 from llamaherd import BatchEngine, FinishReason, InvalidRequestError, Result, SamplingParams, Usage
 from llamaherd.cli import options
-from llamaherd.engine import Prompt
+from llamaherd.engine import Prompt, TokenIds, is_messages
 from llamaherd.stream import Stream, as_completed
+from llamaherd.workload import Recorder
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,13 @@ def generate(
             "--stream", help="Text: show output as it comes. JSONL: each line when it is ready."
         ),
     ] = False,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write the requests' lengths, arrival times and common prefixes to, for "
+            "tune; no text."
+        ),
+    ] = None,
     model: options.Model = options.default_model,
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = 1.0,
@@ -64,20 +73,24 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="For reproducible output.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Stop string; repeatable.")] = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos")] = False,
-    preset: options.Preset = "high_throughput",
+    config: options.Config = None,
+    preset: options.Preset = None,
     n_ctx: options.NCtx = None,
     max_seqs: options.MaxSeqs = None,
     threads: options.Threads = None,
-    n_gpu_layers: options.GpuLayers = -1,
+    n_gpu_layers: options.GpuLayers = None,
     device: options.Device = None,
-    kv_type: options.KvType = "f16",
-    deterministic: options.Deterministic = False,
+    kv_type: options.KvType = None,
+    deterministic: options.Deterministic = None,
     trace: Annotated[
         Path | None,
         typer.Option(help="Write what happened when, for ui.perfetto.dev.", dir_okay=False),
     ] = None,
 ) -> None:
-    """Generate for many prompts at once; exits with 1 if a request failed."""
+    """Generate for many prompts at once; exits with 1 if a request failed.
+
+    The preset is high_throughput unless it or --config is given.
+    """
     if output not in (None, "text", "jsonl"):
         raise typer.BadParameter(f"must be text or jsonl; got {output}", param_hint="--output")
     params = SamplingParams(
@@ -92,14 +105,25 @@ def generate(
     )
     is_jsonl = jsonl or (file is not None and file.suffix == ".jsonl")
     jobs = list(_read_jobs(prompts or [], file, is_jsonl, chat, params))
-    config = options.EngineOptions(
-        preset, n_ctx, max_seqs, threads, n_gpu_layers, device, kv_type, deterministic
-    ).to_config()
+    engine_config = options.EngineOptions(
+        config=config,
+        preset=preset,
+        n_ctx=n_ctx,
+        max_seqs=max_seqs,
+        threads=threads,
+        n_gpu_layers=n_gpu_layers,
+        device=device,
+        kv_type=kv_type,
+        deterministic=deterministic,
+    ).to_config(preset="high_throughput")
+    # All prompts are in memory already: bounds on what waits are for servers.
+    engine_config = replace(engine_config, max_queued=None, max_queued_tokens=None)
     as_jsonl = is_jsonl if output is None else output == "jsonl"
-    with BatchEngine(model, config) as engine:
+    write = _write_jsonl if as_jsonl else _write_text
+    with _recorder(record) as recorder, BatchEngine(model, engine_config) as engine:
         if trace is not None:
             engine.start_trace()
-        ok = (_write_jsonl if as_jsonl else _write_text)(engine, jobs, stream)
+        ok = write(engine, jobs, stream, recorder)
         if trace is not None:
             _save_trace(engine, trace)
     if not ok:
@@ -174,7 +198,9 @@ def _submit_all(engine: BatchEngine, jobs: list[_Job]) -> list[Stream | Result]:
     return [submit(job) for job in jobs]
 
 
-def _write_text(engine: BatchEngine, jobs: list[_Job], stream: bool) -> bool:
+def _write_text(
+    engine: BatchEngine, jobs: list[_Job], stream: bool, recorder: Recorder | None
+) -> bool:
     """Results in the order of the prompts; streaming shows the first unfinished one as it comes."""
     ok = True
     for job, item in zip(jobs, _submit_all(engine, jobs), strict=True):
@@ -187,11 +213,14 @@ def _write_text(engine: BatchEngine, jobs: list[_Job], stream: bool) -> bool:
         result = item.result() if isinstance(item, Stream) else item
         if not (stream and isinstance(item, Stream)):
             print(result.text, flush=True)
+        _record(recorder, engine, job, result)
         ok &= _report(job, result)
     return ok
 
 
-def _write_jsonl(engine: BatchEngine, jobs: list[_Job], as_ready: bool) -> bool:
+def _write_jsonl(
+    engine: BatchEngine, jobs: list[_Job], as_ready: bool, recorder: Recorder | None
+) -> bool:
     items = _submit_all(engine, jobs)
     ok = True
     for job, result in _as_ready(jobs, items) if as_ready else _in_order(jobs, items):
@@ -205,6 +234,7 @@ def _write_jsonl(engine: BatchEngine, jobs: list[_Job], as_ready: bool) -> bool:
         if result.error:
             record["error"] = result.error
         print(json.dumps(record, ensure_ascii=False), flush=True)
+        _record(recorder, engine, job, result)
         ok &= _report(job, result)
     return ok
 
@@ -223,6 +253,25 @@ def _as_ready(jobs: list[_Job], items: list[Stream | Result]) -> Iterator[tuple[
             yield job, item
     for stream in as_completed(running):
         yield running[stream], stream.result()
+
+
+def _recorder(path: Path | None) -> AbstractContextManager[Recorder | None]:
+    if path is None:
+        return nullcontext()
+    try:
+        return Recorder(path)
+    except OSError as error:
+        raise typer.BadParameter(f"cannot write {path}: {error.strerror}") from None
+
+
+def _record(recorder: Recorder | None, engine: BatchEngine, job: _Job, result: Result) -> None:
+    if recorder is None or not result.token_ids:
+        return
+    prompt = job.prompt
+    if is_messages(prompt):
+        prompt = engine.apply_chat_template(prompt)[0]
+    token_ids = engine.tokenize(prompt) if isinstance(prompt, str) else cast("TokenIds", prompt)
+    recorder.add(token_ids, result)
 
 
 def _report(job: _Job, result: Result) -> bool:

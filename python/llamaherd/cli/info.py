@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +11,7 @@ from rich.table import Table
 
 from llamaherd import _core, models
 from llamaherd.cli import options
+from llamaherd.params import EngineConfig
 
 _BAR_WIDTH = 28
 _SAMPLING_PREFIX = "general.sampling."
@@ -27,9 +29,13 @@ def info(
             "for later loads, and show it.",
         ),
     ] = False,
-    preset: options.Preset = "balanced",
+    config: options.Config = None,
+    preset: options.Preset = None,
 ) -> None:
     """Show versions, devices and CPU features, and a model's facts."""
+    if not calibrate and (config is not None or preset is not None):
+        raise typer.BadParameter("--config and --preset are for --calibrate")
+    engine_config = options.EngineOptions(config=config, preset=preset).to_config()
     console = Console(highlight=False)
     console.print(f"llamaherd   {_core.__version__}")
     console.print(f"llama.cpp   {_core.llama_cpp_version} (commit {_core.llama_cpp_commit})")
@@ -43,7 +49,7 @@ def info(
     if model is not None:
         _print_model(console, model)
     if calibrate:
-        _print_costs(console, model or models.DEFAULT_MODEL, preset)
+        _print_costs(console, model or models.DEFAULT_MODEL, engine_config)
 
 
 def _devices_table() -> Table:
@@ -55,7 +61,7 @@ def _devices_table() -> Table:
 
 
 def _print_model(console: Console, name: str) -> None:
-    from llamaherd import BatchEngine, EngineConfig
+    from llamaherd import BatchEngine
 
     with BatchEngine(name, EngineConfig(n_ctx=256, max_seqs=1, warmup=False)) as engine:
         facts = engine.model_info()
@@ -81,10 +87,10 @@ def _print_model(console: Console, name: str) -> None:
     console.print(table)
 
 
-def _print_costs(console: Console, name: str, preset: str) -> None:
-    from llamaherd import BatchEngine, EngineConfig, calibration
+def _print_costs(console: Console, name: str, config: EngineConfig) -> None:
+    from llamaherd import BatchEngine, calibration
 
-    config = EngineConfig(preset=preset)
+    config = replace(config, warmup=True)
     calibration.forget(models.resolve(name), config)
     with BatchEngine(name, config) as engine:
         costs = engine.calibration
