@@ -17,10 +17,12 @@ from llamaherd import (
     EngineConfig,
     EngineDeadError,
     FinishReason,
+    Health,
     InvalidRequestError,
     LlamaHerdError,
     Metrics,
     ModelLoadError,
+    QueueFullError,
     Result,
     SamplingParams,
     Stream,
@@ -39,6 +41,10 @@ CONFIG = EngineConfig(
     token_budget=128,
     n_ubatch=64,
     target_itl_ms=40.5,
+    max_queued=7,
+    max_queued_tokens=9000,
+    aging_s=60,
+    tenant_weights={"acme": 2},
     n_threads=1,
     poll=0,
     n_gpu_layers=0,
@@ -104,6 +110,8 @@ def replayed(path: str, ids: list[int], result: Result) -> list[list[int]]:
 def describe(result: Result) -> tuple[int, int, int, float]:
     usage: Usage = result.usage
     timing: Timing | None = result.timing
+    spent_ns: dict[str, int] = {} if timing is None else timing.spent_ns
+    assert sum(spent_ns.values()) >= 0
     reason: FinishReason = result.finish_reason
     token_ids: list[int] = result.token_ids
     assert reason in (FinishReason.STOP, FinishReason.LENGTH)
@@ -129,6 +137,9 @@ def application(model: str | Path) -> int:
             for stream in as_completed(streams):
                 describe(stream.result(timeout=300.0))
             streams[0].cancel()
+            engine.submit("Hi", priority=1, tenant="acme", deadline_s=60, ttft_deadline_s=30.5)
+            health: Health = engine.health()
+            assert health.ok or health.reason
             asyncio.run(serve(engine))
             ids: list[int] = engine.tokenize("Hi", add_special=True, parse_special=False)
             text: str = engine.detokenize(ids, special=False)
@@ -142,6 +153,8 @@ def application(model: str | Path) -> int:
     except InvalidRequestError as error:
         as_value_error: ValueError = error
         print(as_value_error)
+    except QueueFullError as error:
+        print(error.retry_after_s)
     except (EngineDeadError, ModelLoadError) as error:
         ours: LlamaHerdError = error
         print(ours)
