@@ -77,7 +77,7 @@ class SamplingParams:
 
     Args:
       max_tokens: Output tokens at most, >= 1. None: 512. Cut to what fits beside the prompt in
-        max_len; the engine reserves KV cells for it, so say what you need.
+        max_len.
       min_tokens: Output tokens at least, >= 0: until then no end-of-generation token, stop token
         or stop string ends the request.
       temperature: In [0, 100]. 0: greedy, always the likeliest token (the lowest id of equals).
