@@ -256,14 +256,20 @@ void Engine::cancel(RequestId id, std::vector<Delta>& out) {
 }
 
 void Engine::finish_all(FinishReason reason, const std::string& error, std::vector<Delta>& out) {
-  while (!scheduler_.running().empty()) {
-    try {
-      end(*scheduler_.running().back(), reason, error, out);
-    } catch (const std::exception&) {
-      // The backend may be what broke; the request is ended and gone all the same.
+  const auto end_all = [&](const auto& requests) {
+    while (!requests.empty()) {
+      Request* const request = requests.back().get();
+      try {
+        end(*request, reason, error, out);
+      } catch (const std::exception&) {
+        // The backend may be what broke, or there is no memory for a delta: it is gone all the
+        // same.
+        if (!requests.empty() && requests.back().get() == request) scheduler_.take(*request);
+      }
     }
-  }
-  while (!scheduler_.waiting().empty()) end(*scheduler_.waiting().back(), reason, error, out);
+  };
+  end_all(scheduler_.running());
+  end_all(scheduler_.waiting());
 }
 
 void Engine::end(Request& request, FinishReason reason, const std::string& error,
