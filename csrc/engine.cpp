@@ -348,14 +348,18 @@ void Engine::cancel(RequestId id, std::vector<Delta>& out) {
 }
 
 void Engine::finish_all(FinishReason reason, const std::string& error, std::vector<Delta>& out) {
-  while (!scheduler_.running().empty()) {
+  const auto any = [this]() -> Request* {
+    const auto& running = scheduler_.running();
+    return running.empty() ? scheduler_.queue().any() : running.back().get();
+  };
+  while (Request* request = any()) {
     try {
-      end(*scheduler_.running().back(), reason, error, out);
+      end(*request, reason, error, out);
     } catch (const std::exception&) {
-      // The backend may be what broke; the request is ended and gone all the same.
+      // The backend may be what broke, or there is no memory for a delta: it is gone all the same.
+      if (any() == request) scheduler_.take(*request);
     }
   }
-  while (Request* request = scheduler_.queue().any()) end(*request, reason, error, out);
 }
 
 void Engine::end(Request& request, FinishReason reason, const std::string& error,

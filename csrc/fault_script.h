@@ -15,9 +15,10 @@ namespace llamaherd {
 /// What one decode call is to suffer.
 struct ScriptedFault {
   enum class Kind {
-    kAbort,   // returns kAborted after `after` graph nodes
-    kFail,    // throws std::bad_alloc after `after` rows
-    kPoison,  // succeeds, and the K/V data of the cells it wrote turns NaN afterwards
+    kAbort,    // returns kAborted after `after` graph nodes
+    kFail,     // throws std::bad_alloc after `after` rows
+    kExhaust,  // finds no more than `after` bytes that the process does not have already
+    kPoison,   // succeeds, and the K/V data of the cells it wrote turns NaN afterwards
   };
   Kind kind = Kind::kAbort;
   std::int64_t after = 0;
@@ -30,6 +31,12 @@ class FaultScript {
   void add(std::int64_t call, const ScriptedFault& fault) {
     const std::lock_guard lock(mutex_);
     faults_[call] = fault;
+  }
+
+  /// Takes back what add() said of calls to come.
+  void clear() {
+    const std::lock_guard lock(mutex_);
+    faults_.clear();
   }
 
   /// Every call with a row of this token fails when the rows before it have been applied.

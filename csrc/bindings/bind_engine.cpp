@@ -263,55 +263,10 @@ class PyBatchEngine {
   std::unique_ptr<EngineThread> engine_;
 };
 
-template <ScriptedFault::Kind kind>
-std::int64_t happened(const FaultScript& script) {
-  return script.n_happened(kind);
-}
-
 }  // namespace
 
 void bind_engine(py::module_& m) {
   using release_gil = py::call_guard<py::gil_scoped_release>;
-  py::class_<LogitsRecord, std::shared_ptr<LogitsRecord>>(
-      m, "LogitsRecord", "Fingerprints of an engine's logits, to compare runs to the bit.")
-      .def(py::init<>())
-      .def("rows", &LogitsRecord::rows,
-           "Hash of a token prefix -> hashes of the logits rows computed from it.")
-      .def("tops", &LogitsRecord::tops,
-           "Hash of a token prefix -> (likeliest token, its lead in logits) of these rows.");
-
-  py::class_<FaultScript, std::shared_ptr<FaultScript>>(
-      m, "FaultScript", "What goes wrong in an engine's decode calls, counted from 0. Any thread.")
-      .def(py::init<>())
-      .def(
-          "abort",
-          [](FaultScript& self, std::int64_t call, std::int64_t after_nodes) {
-            self.add(call, {ScriptedFault::Kind::kAbort, after_nodes});
-          },
-          py::arg("call"), py::arg("after_nodes"),
-          "Stop a call when it has computed so many graph nodes, unless it ends before.")
-      .def(
-          "fail",
-          [](FaultScript& self, std::int64_t call, std::int64_t after_rows) {
-            self.add(call, {ScriptedFault::Kind::kFail, after_rows});
-          },
-          py::arg("call"), py::arg("after_rows"),
-          "Let a call run out of memory when so many of its rows have been applied.")
-      .def(
-          "spoil",
-          [](FaultScript& self, std::int64_t call) {
-            self.add(call, {ScriptedFault::Kind::kPoison});
-          },
-          py::arg("call"), "Turn the K/V data that a call wrote into NaN, once it has succeeded.")
-      .def("curse", &FaultScript::curse, py::arg("token"),
-           "Every call with a row of this token fails.")
-      .def("poison", &FaultScript::poison, py::arg("token"),
-           "K/V data computed from this token is NaN.")
-      .def_property_readonly("n_calls", &FaultScript::n_calls, "Decode calls so far.")
-      .def_property_readonly("n_aborted", &happened<ScriptedFault::Kind::kAbort>)
-      .def_property_readonly("n_failed", &happened<ScriptedFault::Kind::kFail>)
-      .def_property_readonly("n_spoiled", &happened<ScriptedFault::Kind::kPoison>);
-
   py::class_<PyBatchEngine>(m, "BatchEngine", "The core of llamaherd.BatchEngine.")
       .def(py::init<const std::string&, const EngineConfig&, LoadProgress&, bool,
                     std::optional<std::shared_ptr<LogitsRecord>>, std::optional<Calibration>,

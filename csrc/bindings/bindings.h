@@ -8,6 +8,7 @@ void bind_errors(pybind11::module_& m);
 void bind_params(pybind11::module_& m);
 void bind_results(pybind11::module_& m);
 void bind_llama(pybind11::module_& m);
+void bind_testing(pybind11::module_& m);
 void bind_engine(pybind11::module_& m);
 
 }  // namespace llamaherd

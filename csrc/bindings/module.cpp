@@ -10,5 +10,6 @@ PYBIND11_MODULE(_core, m) {
   llamaherd::bind_params(m);
   llamaherd::bind_results(m);
   llamaherd::bind_llama(m);
+  llamaherd::bind_testing(m);
   llamaherd::bind_engine(m);
 }

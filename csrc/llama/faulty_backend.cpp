@@ -1,7 +1,13 @@
 #include "faulty_backend.h"
 
+#ifdef __linux__
+#include <sys/resource.h>
+#include <unistd.h>
+#endif
+
 #include <algorithm>
 #include <cstring>
+#include <fstream>
 #include <limits>
 #include <new>
 #include <stdexcept>
@@ -14,6 +20,31 @@ BatchView rows_of(const BatchView& batch, std::size_t begin, std::size_t end) {
   return {batch.tokens.subspan(begin, n), batch.positions.subspan(begin, n),
           batch.seqs.subspan(begin, n), batch.wants_logits.subspan(begin, n)};
 }
+
+/// While it lives, the whole process gets no more than so many bytes of address space.
+class AddressSpaceLimit {
+ public:
+#ifdef __linux__
+  explicit AddressSpaceLimit(std::int64_t n_bytes) {
+    std::int64_t n_pages = 0;
+    std::ifstream("/proc/self/statm") >> n_pages;
+    getrlimit(RLIMIT_AS, &before_);
+    const auto n = static_cast<rlim_t>(n_pages * sysconf(_SC_PAGESIZE) + n_bytes);
+    const rlimit limit = {std::min(n, before_.rlim_cur), before_.rlim_max};
+    setrlimit(RLIMIT_AS, &limit);
+  }
+  ~AddressSpaceLimit() { setrlimit(RLIMIT_AS, &before_); }
+  AddressSpaceLimit(const AddressSpaceLimit&) = delete;
+  AddressSpaceLimit& operator=(const AddressSpaceLimit&) = delete;
+
+ private:
+  rlimit before_;
+#else
+  explicit AddressSpaceLimit(std::int64_t) {
+    throw std::logic_error("memory can be exhausted on Linux only");
+  }
+#endif
+};
 
 /// Goes through what llama_kv_cache::state_write made of a sequence of cells.
 class SavedCells {
@@ -89,6 +120,8 @@ DecodeStatus FaultyBackend::decode(const BatchView& batch) {
       if (status != DecodeStatus::kOk) return status;
       script_->happened(fault->kind);
       throw std::bad_alloc();
+    case ScriptedFault::Kind::kExhaust:
+      return decode_exhausted(batch, fault->after);
     case ScriptedFault::Kind::kPoison:
       status = decode_poisonous(batch);
       if (status != DecodeStatus::kOk) return status;
@@ -97,6 +130,16 @@ DecodeStatus FaultyBackend::decode(const BatchView& batch) {
       return status;
   }
   throw std::logic_error("unknown kind of fault");
+}
+
+DecodeStatus FaultyBackend::decode_exhausted(const BatchView& batch, std::int64_t n_bytes) {
+  try {
+    const AddressSpaceLimit limit(n_bytes);
+    return decode_poisonous(batch);
+  } catch (const std::exception&) {
+    script_->happened(ScriptedFault::Kind::kExhaust);
+    throw;
+  }
 }
 
 /// In parts that end with a poisonous token each: what comes behind it sees NaN.

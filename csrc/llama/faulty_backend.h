@@ -34,6 +34,7 @@ class FaultyBackend final : public Backend {
   void abort(bool set) override { inner_->abort(set); }
 
  private:
+  DecodeStatus decode_exhausted(const BatchView& batch, std::int64_t n_bytes);
   DecodeStatus decode_poisonous(const BatchView& batch);
   DecodeStatus decode_part(const BatchView& batch, std::size_t begin, std::size_t end);
   void poison(const BatchView& batch, std::size_t begin, std::size_t end);

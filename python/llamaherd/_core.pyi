@@ -578,9 +578,17 @@ class FaultScript:
         """
         Stop a call when it has computed so many graph nodes, unless it ends before.
         """
+    def clear(self) -> None:
+        """
+        Take back what was said of calls to come.
+        """
     def curse(self, token: typing.SupportsInt | typing.SupportsIndex) -> None:
         """
         Every call with a row of this token fails.
+        """
+    def exhaust(self, call: typing.SupportsInt | typing.SupportsIndex, after_bytes: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Let llama.cpp's own allocations fail in a call, when the process has grown by so much. Linux only.
         """
     def fail(self, call: typing.SupportsInt | typing.SupportsIndex, after_rows: typing.SupportsInt | typing.SupportsIndex) -> None:
         """
@@ -602,6 +610,9 @@ class FaultScript:
         """
         Decode calls so far.
         """
+    @property
+    def n_exhausted(self) -> int:
+        ...
     @property
     def n_failed(self) -> int:
         ...

@@ -6,7 +6,11 @@ cells of the real cache: csrc/llama/faulty_backend.h.
 
 from __future__ import annotations
 
+import ctypes
 import random
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,6 @@ from recorded import RecordedEngine, assert_rows_are_those_of
 
 KINDS = ["plain", "sliding_window", "recurrent", "hybrid"]
 CURSED = "the decode call failed: a cursed token"
-NO_MEMORY = "the decode call failed: std::bad_alloc"
 POISONED = "its logits are not finite, computed alone as well"
 
 
@@ -47,6 +50,7 @@ class Herd(RecordedEngine):
                 self.step()
         while self.step():
             pass
+        self.script.clear()
         after = self.engine.metrics().as_dict()
         self.failed = {i: self.errors[r] for i, r in enumerate(requests) if r in self.errors}
         self.count = {name: after[name] - before[name] for name in after if name.startswith("n_")}
@@ -65,7 +69,7 @@ class Herd(RecordedEngine):
 
 
 def n_output(place: int) -> int:
-    return 3 + place % 3
+    return 3 + place % 4
 
 
 def alone(path: Path, prompts: list[list[int]]) -> RecordedEngine:
@@ -137,7 +141,7 @@ def test_a_request_that_always_fails_ends_alone(
     disturbed = [*prompts[:2], [*prompts[2][:5], strange, *prompts[2][5:]], *prompts[3:]]
     outputs = herd.serve(disturbed, n_steps=0)
     assert_only_these_failed(herd, outputs, undisturbed, {2: CURSED})
-    assert herd.count["n_failed"] > 2  # beside others, and twice alone
+    assert herd.count["n_failed"] >= 2
 
 
 def test_a_request_whose_cells_turn_nan_ends_alone(
@@ -209,9 +213,16 @@ def tiny_prompts() -> list[list[int]]:
     return [common + tail if i % 2 else tail for i, tail in enumerate(tails)]
 
 
+def with_token(prompts: list[list[int]], place: int, at: int, token: int) -> list[list[int]]:
+    prompt = [*prompts[place][:at], token, *prompts[place][at:]]
+    return [*prompts[:place], prompt, *prompts[place + 1 :]]
+
+
 @pytest.fixture(scope="module")
 def tiny_herd(tiny: Path) -> Herd:
-    return Herd(tiny, 60, n_ctx=2048, max_seqs=4)
+    herd = Herd(tiny, 100, n_ctx=2048, max_seqs=4)
+    herd.script.curse(STRANGE)
+    return herd
 
 
 @pytest.fixture(scope="module")
@@ -220,10 +231,7 @@ def tiny_undisturbed(tiny: Path, tiny_prompts: list[list[int]]) -> RecordedEngin
 
 
 def test_whatever_the_memory_no_fault_changes_a_bit(
-    kind: str,
-    tiny_herd: Herd,
-    tiny_prompts: list[list[int]],
-    tiny_undisturbed: RecordedEngine,
+    kind: str, tiny_herd: Herd, tiny_prompts: list[list[int]], tiny_undisturbed: RecordedEngine
 ) -> None:
     n_faults = 0
     for seed in range(16):
@@ -235,3 +243,88 @@ def test_whatever_the_memory_no_fault_changes_a_bit(
         states = kind in {"recurrent", "hybrid"}
         assert tiny_herd.count["n_cache_rebuilds"] == (n_stopped if states else 0)
     assert n_faults > 40
+
+
+@pytest.mark.parametrize("place", [0, 3, 4])
+@pytest.mark.parametrize(("token", "error"), [(STRANGE, CURSED), (POISON, POISONED)])
+def test_whatever_the_memory_a_faulty_request_ends_alone(
+    tiny_herd: Herd,
+    tiny_prompts: list[list[int]],
+    tiny_undisturbed: RecordedEngine,
+    place: int,
+    token: int,
+    error: str,
+) -> None:
+    for at in (0, len(tiny_prompts[place]) // 2, len(tiny_prompts[place])):
+        outputs = tiny_herd.serve(with_token(tiny_prompts, place, at, token), n_steps=at % 2)
+        assert_only_these_failed(tiny_herd, outputs, tiny_undisturbed, {place: error})
+        if token == POISON:
+            assert tiny_herd.count["n_poisoned_rows"] >= 2
+            assert tiny_herd.count["n_cache_rebuilds"] >= 2
+
+
+def test_whatever_the_memory_faults_come_together(
+    tiny_herd: Herd, tiny_prompts: list[list[int]], tiny_undisturbed: RecordedEngine
+) -> None:
+    disturbed = with_token(with_token(tiny_prompts, 1, 50, POISON), 4, 600, STRANGE)
+    expected = {1: POISONED, 4: CURSED}
+    n_aborted = 0
+    for seed in range(6):
+        rng = random.Random(seed)
+        for call in rng.sample(range(30), 5):
+            tiny_herd.script.abort(tiny_herd.script.n_calls + call, rng.randrange(40))
+        outputs = tiny_herd.serve(disturbed, n_steps=seed % 3)
+        assert_only_these_failed(tiny_herd, outputs, tiny_undisturbed, expected)
+        n_aborted += tiny_herd.count["n_aborted"]
+    assert n_aborted > 6
+
+
+@pytest.mark.parametrize("kind", ["plain", "sliding_window"], indirect=True)
+@pytest.mark.parametrize("tier", ["ram", "disk"])
+def test_nan_does_not_come_back_from_the_lower_tiers(
+    tiny: Path,
+    tiny_prompts: list[list[int]],
+    tiny_undisturbed: RecordedEngine,
+    tier: str,
+    tmp_path: Path,
+) -> None:
+    files = {"cache_ram_mib": 0, "cache_dir": str(tmp_path)} if tier == "disk" else {}
+    # Too few cells: what one request leaves is moved out for the next, and comes back when it is
+    # asked for again.
+    herd = Herd(tiny, 100, n_ctx=768, max_len=768, max_seqs=4, **files)
+    expected = 2 * [*tiny_undisturbed.outputs.values()]
+    n_poisoned = 0
+    for call in range(0, 40, 4):
+        herd.script.spoil(herd.script.n_calls + call)
+        assert herd.serve(2 * tiny_prompts) == expected
+        assert not herd.failed
+        n_poisoned += herd.count["n_poisoned_rows"]
+    assert_rows_are_those_of(herd, tiny_undisturbed)
+    assert herd.script.n_spoiled == 10
+    assert n_poisoned > 10
+    assert herd.engine.metrics().cache[f"n_from_{tier}"] > 0
+
+
+def serve_without_memory(path: Path, prompts: list[list[int]]) -> tuple[list[list[int]], int, int]:
+    """In a process whose C library asks the system for all but small blocks: limits are felt."""
+    mmap_threshold = -3
+    assert ctypes.CDLL(None).mallopt(mmap_threshold, 4096) == 1
+    herd = Herd(path, 100, n_ctx=2048, max_seqs=4)
+    for call in range(0, 40, 2):
+        herd.script.exhaust(call, 32768 * (call % 3))
+    outputs = herd.serve(prompts)
+    assert not herd.failed
+    return outputs, herd.count["n_failed"], herd.script.n_exhausted
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="address space can be limited on Linux only")
+def test_allocations_that_fail_inside_llama_cpp_change_no_output(
+    tiny: Path, tiny_prompts: list[list[int]], tiny_undisturbed: RecordedEngine
+) -> None:
+    # What this process has freed would do.
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        outputs, n_failed, n_exhausted = pool.submit(
+            serve_without_memory, tiny, tiny_prompts
+        ).result()
+    assert outputs == [*tiny_undisturbed.outputs.values()]
+    assert n_failed == n_exhausted > 0

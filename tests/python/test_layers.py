@@ -98,6 +98,7 @@ BINDINGS: dict[str, str] = {
         " llama/chat_template llama/faulty_backend llama/fingerprint llama/llama_backend"
         " llama/llama_model llama/log_sink"
     ),
+    "bindings/bind_testing": "bindings/bindings fault_script logits_record",
     "bindings/bind_llama": (
         "bindings/bindings error llama/devices llama/llama_backend llama/llama_model"
         " llama/log_sink llama/quantize"
