@@ -1,6 +1,7 @@
 #include "packing.h"
 
 #include <algorithm>
+#include <functional>
 
 namespace llamaherd {
 namespace {
@@ -25,6 +26,8 @@ std::span<const PackedCall> Packer::pack(Candidates candidates, const Load& load
   for (std::size_t i = 0; i < candidates.size(); ++i) {
     (candidates[i].n_pending == 1 ? decoders_ : prompts_).push_back(i);
   }
+  // Beside prefill a step takes long in any case.
+  if (prompts_.empty()) take_turns(candidates, model);
   pack_decode(candidates, model);
   pack_prefill(candidates, model);
   return std::span(calls_).first(n_calls_);
@@ -36,6 +39,16 @@ PackedCall& Packer::new_call() {
   call.items.clear();
   call.n_pad = 0;
   return call;
+}
+
+void Packer::take_turns(Candidates candidates, const CostModel& model) {
+  const auto n = static_cast<std::int32_t>(decoders_.size());
+  if (n < 2) return;
+  const std::int32_t n_best = widths_.most_productive(n, model);
+  if (n_best == n) return;
+  std::ranges::stable_sort(decoders_, std::greater(),
+                           [&](std::size_t i) { return candidates[i].last_missed; });
+  decoders_.resize(n_best);
 }
 
 void Packer::pack_decode(Candidates candidates, const CostModel& model) {

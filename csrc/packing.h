@@ -22,6 +22,7 @@ struct PackingOptions {
 struct Candidate {
   std::int32_t n_pending = 0;  // tokens it has yet to run, >= 1; 1: it decodes
   Pos kv_len = 0;
+  std::int64_t last_missed = 0;  // the last step that others had instead
 };
 
 /// What else decides how much prefill a step carries.
@@ -39,11 +40,13 @@ struct PackedCall {
   std::int32_t n_pad = 0;
 };
 
-/// Packs steps. Every request that decodes gets its row, in as many calls as the cost model finds
-/// best. Prompts get, in the order given, a budget of rows: with nobody decoding, the chunk whose
-/// rows are cheapest; else what fits the time that may lie between two tokens. The more prompts are
-/// in line for each request that decodes, the longer that time becomes, up to kMaxWidening times;
-/// and however little it is, the first prompt gets kLeastChunkRows.
+/// Packs steps. Requests that decode get their rows in as many calls as the cost model finds best;
+/// all of them or, where fewer rows take so much less time that each request is served more often
+/// in turns, as many as that, the others' turn being next. Prompts get, in the order given, a
+/// budget of rows: with nobody decoding, the chunk whose rows are cheapest; else what fits the time
+/// that may lie between two tokens. The more prompts are in line for each request that decodes, the
+/// longer that time becomes, up to kMaxWidening times; and however little it is, the first prompt
+/// gets kLeastChunkRows.
 class Packer {
  public:
   static constexpr double kMaxWidening = 4;
@@ -63,6 +66,7 @@ class Packer {
   using Candidates = std::span<const Candidate>;
 
   PackedCall& new_call();
+  void take_turns(Candidates candidates, const CostModel& model);
   void pack_decode(Candidates candidates, const CostModel& model);
   void pack_prefill(Candidates candidates, const CostModel& model);
   void pad_usefully(Candidates candidates, std::size_t n_served);

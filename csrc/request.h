@@ -47,6 +47,9 @@ class Request {
   std::int64_t ages_ns = kNever;
   std::int64_t latest_start_ns = kNever;
 
+  /// The last step that it could have had a row in, and others had it instead.
+  std::int64_t last_missed = 0;
+
   /// Tokens its tenant has been charged in advance.
   std::int32_t n_charged = 0;
 

@@ -129,6 +129,7 @@ Request* Scheduler::overdue(std::int64_t now_ns) {
 }
 
 void Scheduler::pack() {
+  ++n_steps_;
   packable_.clear();
   for (const auto& request : running_) {
     if (request->n_pending() > 1) {
@@ -148,14 +149,21 @@ void Scheduler::pack() {
     return std::tuple(r->turn.priority, r->turn.deadline_ns, r->id());
   });
   candidates_.clear();
-  for (const Request* r : packable_) candidates_.push_back({r->n_pending(), r->kv_len()});
+  for (const Request* r : packable_) {
+    candidates_.push_back({r->n_pending(), r->kv_len(), r->last_missed});
+  }
+  has_rows_.assign(packable_.size(), false);
   const Load load{static_cast<std::int32_t>(queue_.size()), cache_.n_cells_used()};
   for (const PackedCall& packed : packer_.pack(candidates_, load, model_)) {
     CallPlan& call = plan_.calls.emplace_back();
     call.n_pad = packed.n_pad;
     for (const PackedCall::Item& item : packed.items) {
       add(call, *packable_[item.candidate], item.n_rows);
+      has_rows_[item.candidate] = true;
     }
+  }
+  for (std::size_t i = 0; i < packable_.size(); ++i) {
+    if (!has_rows_[i] && packable_[i]->n_pending() == 1) packable_[i]->last_missed = n_steps_;
   }
 }
 

@@ -129,10 +129,12 @@ class Scheduler {
   Packer packer_;
   std::vector<Request*> packable_;
   std::vector<Candidate> candidates_;  // the same
+  std::vector<bool> has_rows_;         // likewise
   std::vector<Request*> passed_;       // in this step's admission: they stay where they are
   std::vector<Request*> blocked_;      // of these, for want of room
   std::vector<Runner> runners_;
   std::vector<Request*> runner_requests_;  // the same
+  std::int64_t n_steps_ = 0;
   std::int64_t n_looked_up_ = 0;
   std::int64_t n_followers_ = 0;
   std::int64_t follower_wait_ns_ = 0;

@@ -11,11 +11,19 @@ constexpr double kLeastGain = 0.97;
 
 }  // namespace
 
+void Widths::keep_up(const CostModel& model) {
+  if (version_ == model.version()) return;
+  solve(model);
+  version_ = model.version();
+}
+
+std::int32_t Widths::most_productive(std::int32_t n, const CostModel& model) {
+  keep_up(model);
+  return most_productive_[n];
+}
+
 std::span<const Width> Widths::of(std::int32_t n, const CostModel& model) {
-  if (version_ != model.version()) {
-    solve(model);
-    version_ = model.version();
-  }
+  keep_up(model);
   widths_.clear();
   while (n > 0) {
     widths_.push_back(first_[n]);
@@ -47,6 +55,12 @@ void Widths::solve(const CostModel& model) {
       ns[n] = split_ns;
       first_[n] = {k, n_pad[k]};
     }
+  }
+  most_productive_.assign(n_max_ + 1, 1);
+  std::int32_t best = 1;
+  for (std::int32_t n = 1; n <= n_max_; ++n) {
+    if (ns[n] / n <= ns[best] / best) best = n;
+    most_productive_[n] = ns[best] / best < kLeastGain * ns[n] / n ? best : n;
   }
 }
 

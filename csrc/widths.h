@@ -29,13 +29,19 @@ class Widths {
   /// The calls for n rows, in [1, n_max], widest first; valid until the next call.
   std::span<const Width> of(std::int32_t n, const CostModel& model);
 
+  /// Of up to n rows, n in [1, n_max], the number that takes least time per row; fewer than n only
+  /// if that is worth it.
+  std::int32_t most_productive(std::int32_t n, const CostModel& model);
+
  private:
+  void keep_up(const CostModel& model);
   void solve(const CostModel& model);
 
   std::int32_t n_max_;
   std::int32_t n_padded_max_;
   std::int64_t version_ = -1;
-  std::vector<Width> first_;  // by number of rows left: the call to make next
+  std::vector<Width> first_;                   // by number of rows left: the call to make next
+  std::vector<std::int32_t> most_productive_;  // by number of rows there are
   std::vector<Width> widths_;
 };
 

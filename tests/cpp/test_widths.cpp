@@ -94,5 +94,41 @@ TEST(Widths, AreNearlyTheBestOfAll) {
   }
 }
 
+TEST(Widths, FewerRowsThanThereAreIfTheyTakeLessTimeEach) {
+  Calibration calibration;
+  std::int32_t n = 0;
+  for (const double ns : {38, 68, 97, 67, 99, 129, 162, 127})
+    calibration.points.push_back({++n, ns});
+  const CostModel model(calibration);
+  Widths widths(8, 0);
+  const std::vector<std::int32_t> expected = {1, 2, 3, 4, 4, 4, 4, 8};
+  for (std::int32_t k = 1; k <= 8; ++k) {
+    EXPECT_EQ(widths.most_productive(k, model), expected[k - 1]) << k;
+  }
+}
+
+TEST(Widths, NoNumberOfRequestsYieldsLessThanASmallerOne) {
+  std::mt19937 rng(5);
+  for (int round = 0; round < 200; ++round) {
+    Calibration calibration;
+    for (std::int32_t n = 1; n <= 32; ++n) {
+      calibration.points.push_back({n, 10 + static_cast<double>(rng() % 300)});
+    }
+    const CostModel model(calibration);
+    Widths widths(32, rng() % 2 ? 32 : 0);
+    double best = 0;
+    for (std::int32_t n = 1; n <= 32; ++n) {
+      const std::int32_t n_rows = widths.most_productive(n, model);
+      ASSERT_LE(n_rows, n);
+      double ns = 0;
+      for (const Width& width : widths.of(n_rows, model)) {
+        ns += model.call_ns({width.n_rows + width.n_pad});
+      }
+      EXPECT_GE(n_rows / ns, 0.95 * best);
+      best = std::max(best, n_rows / ns);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace llamaherd
