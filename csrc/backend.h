@@ -50,6 +50,7 @@ struct BackendInfo {
   std::int32_t n_ctx_train = 0;  // tokens the model was trained to see at once
   std::int32_t n_seqs = 0;       // sequence ids a batch may name: [0, n_seqs)
   std::int32_t n_batch = 0;      // rows of one decode call
+  std::int32_t n_threads = 1;    // CPU threads of a decode call at most
   SeqId pad_seq = kNoSeq;        // no request's: for rows that only fill a call up, if at all
   SeqId first_tag = 0;           // ids [first_tag, first_tag + n_tags) never stand in a batch: they
   std::int32_t n_tags = 0;       // keep cells that no running sequence holds
@@ -76,6 +77,9 @@ class Backend {
   /// save() made of these positions and perhaps more on either side, for all of which there must be
   /// room. Returns false, changing nothing, if there is none or the data does not fit.
   virtual bool load(SeqId seq, Pos begin, Pos end, std::span<const std::byte> data) = 0;
+
+  /// decode() calls to come run on so many CPU threads, in [1, info().n_threads].
+  virtual void use_threads(std::int32_t n) = 0;
 
   /// Positions of each sequence must follow on those it has in the cache. May throw, which counts
   /// as kFailed.

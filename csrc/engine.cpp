@@ -33,6 +33,7 @@ Engine::Engine(Backend& backend, const TokenTable& table, const Limits& limits,
       caches_(cache.enabled),
       learns_(plan.learns),
       costs_(plan.calibration ? CostModel(*plan.calibration) : CostModel()),
+      governor_(backend.info().n_threads),
       scheduler_({plan.packing, backend.info().n_ctx, !backend.info().partial_removal, plan.queue},
                  costs_, pool_, *cache_, logits_),
       builder_(backend.info().pad_seq) {}
@@ -248,6 +249,7 @@ DecodeStatus Engine::decode(const CallPlan& call, std::int32_t n_pad) {
   const std::int32_t n_decode_rows = sum.n_decode_rows();
   const std::int32_t n_cells_used = cache_->n_cells_used();
   const double predicted_ns = costs_.measured() ? costs_.call_ns(sum.shape(n_cells_used)) : 0;
+  backend_.use_threads(governor_.n_threads());
   const std::int64_t begin_ns = now_ns();
   spend_all(Spent::kEngine, begin_ns);
   watchdog_.call_begins(begin_ns, predicted_ns, n_decode_rows, call.n_rows - n_decode_rows);
@@ -266,7 +268,9 @@ DecodeStatus Engine::decode(const CallPlan& call, std::int32_t n_pad) {
                  static_cast<std::int32_t>(scheduler_.queue().size()), n_cells_used});
   if (n_pad > 0) backend_.apply({KvOp::Kind::kRemove, backend_.info().pad_seq, 0, -1});
   if (learns_ && status == DecodeStatus::kOk) {
-    costs_.observe(sum.shape(n_cells_used), static_cast<double>(spent_ns));
+    const auto ns = static_cast<double>(spent_ns);
+    if (predicted_ns > 0) governor_.observe(ns * costs_.pace() / predicted_ns);
+    costs_.observe(sum.shape(n_cells_used), ns);
   }
   metrics_.n_pad_rows += n_pad;
   if (n_decode_rows > 0) {
@@ -421,6 +425,7 @@ Metrics Engine::metrics() const {
   m.n_waiting = static_cast<std::int32_t>(scheduler_.queue().size());
   m.n_preempted = scheduler_.n_preempted();
   m.pace = costs_.pace();
+  m.n_threads = governor_.n_threads();
   m.prefill_budget_ns = static_cast<std::int64_t>(scheduler_.prefill_budget_ns());
   m.n_seqs = pool_.n_seqs();
   m.n_cells = backend_.info().n_ctx;

@@ -19,6 +19,7 @@
 #include "scheduler.h"
 #include "seq_pool.h"
 #include "step_guard.h"
+#include "thread_governor.h"
 #include "token_table.h"
 #include "trace_log.h"
 #include "watchdog.h"
@@ -131,6 +132,7 @@ class Engine {
   bool caches_ = true;
   bool learns_ = true;
   CostModel costs_;
+  ThreadGovernor governor_;
   Scheduler scheduler_;
   BatchBuilder builder_;
   SamplerScratch scratch_;

@@ -100,6 +100,7 @@ class RecordingBackend final : public Backend {
 
   Pos length(SeqId seq) const override { return inner_->length(seq); }
   void clear() override { inner_->clear(); }
+  void use_threads(std::int32_t n) override { inner_->use_threads(n); }
   void abort(bool set) override { inner_->abort(set); }
 
  private:

@@ -68,6 +68,7 @@ struct Metrics {
 
   std::int64_t prefill_budget_ns = 0;  // the last step's, beside requests that decode; 0: none did
   double pace = 1;                     // how much longer calls take now than when calibrated
+  std::int32_t n_threads = 0;          // CPU threads that decode calls run on now
   std::int32_t n_running = 0;
   std::int32_t n_waiting = 0;
   std::int32_t n_seqs = 0;  // as many can run at once

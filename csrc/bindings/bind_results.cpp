@@ -113,6 +113,7 @@ py::typing::Dict<py::str, py::object> as_dict(const Metrics& m) {
   LLAMAHERD_PUT(sample_ns);
   LLAMAHERD_PUT(prefill_budget_ns);
   LLAMAHERD_PUT(pace);
+  LLAMAHERD_PUT(n_threads);
   LLAMAHERD_PUT(n_running);
   LLAMAHERD_PUT(n_waiting);
   LLAMAHERD_PUT(n_seqs);

@@ -31,6 +31,7 @@ class FaultyBackend final : public Backend {
   std::span<float> logits(std::int32_t row) override;
   Pos length(SeqId seq) const override { return inner_->length(seq); }
   void clear() override { inner_->clear(); }
+  void use_threads(std::int32_t n) override { inner_->use_threads(n); }
   void abort(bool set) override { inner_->abort(set); }
 
  private:

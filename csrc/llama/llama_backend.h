@@ -24,6 +24,7 @@ class LlamaBackend final : public Backend {
   bool apply(const KvOp& op) override;
   std::vector<std::byte> save(SeqId seq, Pos begin, Pos end) override;
   bool load(SeqId seq, Pos begin, Pos end, std::span<const std::byte> data) override;
+  void use_threads(std::int32_t n) override { llama_set_n_threads(context_.get(), n, n); }
   DecodeStatus decode(const BatchView& batch) override;
   std::span<float> logits(std::int32_t row) override;
   Pos length(SeqId seq) const override;

@@ -165,6 +165,9 @@ class FakeBackend : public Backend {
     rows_.clear();
   }
 
+  void use_threads(std::int32_t n) override { n_threads_ = n; }
+  std::int32_t n_threads() const { return n_threads_; }
+
   void abort(bool set) override { abort_ = set; }
 
   /// While set, decode() waits for abort(true).
@@ -277,6 +280,7 @@ class FakeBackend : public Backend {
   std::vector<Cell> cells_;
   std::vector<std::map<Pos, std::int32_t>> seqs_;  // position -> cell
   std::map<std::int32_t, std::vector<float>> rows_;
+  std::int32_t n_threads_ = 0;
   std::int64_t n_calls_ = 0;
   std::int64_t n_refused_ = 0;
   std::int64_t n_saves_ = 0;

@@ -24,6 +24,7 @@ CORE: dict[str, str] = {
     "metrics": "",
     "forecast": "",
     "watchdog": "",
+    "thread_governor": "",
     "trace_log": "types",
     "preemption": "types",
     "text_stream": "",
@@ -64,7 +65,8 @@ CORE: dict[str, str] = {
     "admission": "common_length in_flight scheduler",
     "engine": (
         "backend batch_builder cost_model forecast invariants make_cache metrics prefix_cache"
-        " prompt_logits sampler scheduler seq_pool step_guard token_table trace_log watchdog"
+        " prompt_logits sampler scheduler seq_pool step_guard thread_governor token_table trace_log"
+        " watchdog"
     ),
     "recovery": "engine",
     "engine_thread": "backend engine error params token_table",
