@@ -5,8 +5,10 @@
 For each number from 1 to 32: as many requests of 32 prompt tokens and 48 new ones, which share
 nothing, on one engine for 32. Counted is decoding alone, tokens from the moment when all have their
 first token to the moment when the first of them ends, by the engine's times; prefill and the end,
-when fewer run, are excluded. The passes go through the numbers in a new order each; the figures
-are medians over the passes. The bar: 0.95 of the best of any smaller number.
+when fewer run, are excluded. The passes go through the numbers in a new order each, with 8
+sequences measured again and again in between: a figure is the median over the passes of its ratio
+to those just before and after, times their median, so that a machine whose speed drifts does not
+decide. The bar: 0.95 of the best of any smaller number.
 
 Writes a table and a plot. Informational: nothing else may run.
 """
@@ -26,6 +28,8 @@ from loads import Prompts, collect, greedy, verdict
 
 ROOT = Path(__file__).resolve().parents[1]
 N_PROMPT = 32
+N_REFERENCE = 8
+N_BETWEEN = 3
 BAR = 0.95
 
 
@@ -67,16 +71,29 @@ def measure(path: Path, args: argparse.Namespace) -> Curve:
         max_seqs=args.most, n_ctx=args.most * (N_PROMPT + args.new), n_threads=args.threads
     )
     numbers = list(range(1, args.most + 1))
-    speeds: dict[int, list[float]] = {n: [] for n in numbers}
+    relative: dict[int, list[float]] = {n: [] for n in numbers}
+    references: list[float] = []
     with BatchEngine(path, config) as engine:
         prompts = Prompts(engine)
+
+        def refer() -> float:
+            references.append(decode_speed(engine, prompts, N_REFERENCE, args.new))
+            return references[-1]
+
         decode_speed(engine, prompts, args.most, args.new)
         for i in range(args.runs):
             random.Random(i).shuffle(numbers)
-            for n in numbers:
-                speeds[n].append(decode_speed(engine, prompts, n, args.new))
+            before = refer()
+            for first in range(0, len(numbers), N_BETWEEN):
+                group = numbers[first : first + N_BETWEEN]
+                speeds = [decode_speed(engine, prompts, n, args.new) for n in group]
+                after = refer()
+                for n, speed in zip(group, speeds, strict=True):
+                    relative[n].append(2 * speed / (before + after))
+                before = after
             print(f"{path.stem}: pass {i + 1} of {args.runs}", file=sys.stderr)
-    return Curve(path.stem, [statistics.median(speeds[n]) for n in sorted(speeds)])
+    usual = statistics.median(references)
+    return Curve(path.stem, [usual * statistics.median(relative[n]) for n in sorted(relative)])
 
 
 def table(curves: list[Curve]) -> str:

@@ -98,6 +98,7 @@ class Engine {
   void spend_all(Spent kind, std::int64_t now);
   void account_for(const CallPlan& call, std::int64_t now);
   void watch_step(std::int64_t begin_ns, std::int64_t n_prefill_rows);
+  void watch_end(const Request& request, double request_ns);
   void end_overdue(std::int64_t now, std::vector<Delta>& out);
   bool execute(const CallPlan& call, std::vector<Delta>& out);
   Outcome attempt(const CallPlan& call, std::vector<Delta>& out);

@@ -85,9 +85,9 @@ void EngineThread::require_place(std::size_t n_tokens, std::int64_t now) const {
                        retry_after_s((n_over + n_each - 1) / n_each, now));
 }
 
-/// Until as many as n_over of those who wait have started.
+/// Until n_over of those who wait have started or been given up.
 double EngineThread::retry_after_s(std::int64_t n_over, std::int64_t now) const {
-  const double from_then_ns = forecast_.until_started_ns(static_cast<std::int32_t>(n_over));
+  const double from_then_ns = forecast_.until_fewer_wait_ns(static_cast<std::int32_t>(n_over));
   return std::max(kLeastRetryS, 1e-9 * (from_then_ns - static_cast<double>(now - published_ns_)));
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace llamaherd {
 namespace {
@@ -10,27 +11,27 @@ constexpr double kShareRate = 0.05;
 
 }  // namespace
 
-Forecast::Forecast(const std::vector<Remaining>& remaining, double step_ns, double n_step_prefill,
-                   double request_ns)
-    : request_ns_(request_ns) {
+Forecast::Forecast(const std::vector<Remaining>& running, std::vector<double> shed_ns,
+                   const Pace& pace)
+    : fewer_ns_(std::move(shed_ns)), request_ns_(pace.request_ns) {
   double n_prefill_ahead = 0;
-  for (const Remaining& r : remaining) {
+  for (const Remaining& r : running) {
     double n_steps = r.n_output;
     if (r.n_prefill > 1) {
       n_prefill_ahead += r.n_prefill;
-      n_steps += std::ceil(n_prefill_ahead / std::max(n_step_prefill, 1.0)) - 1;
+      n_steps += std::ceil(n_prefill_ahead / std::max(pace.n_step_prefill, 1.0)) - 1;
     }
-    ends_ns_.push_back(step_ns * n_steps);
+    fewer_ns_.push_back(std::min(pace.step_ns * n_steps, std::max(r.deadline_ns, 0.0)));
   }
-  std::ranges::sort(ends_ns_);
+  std::ranges::sort(fewer_ns_);
 }
 
-double Forecast::until_started_ns(std::int32_t n) const {
-  if (ends_ns_.empty()) return request_ns_;
+double Forecast::until_fewer_wait_ns(std::int32_t n) const {
+  if (fewer_ns_.empty()) return request_ns_;
   // Who starts then ends, too: the same again after each round.
-  const auto n_running = static_cast<std::int32_t>(ends_ns_.size());
-  const std::int32_t n_rounds = (n - 1) / n_running;
-  return n_rounds * ends_ns_.back() + ends_ns_[(n - 1) % n_running];
+  const auto n_round = static_cast<std::int32_t>(fewer_ns_.size());
+  const std::int32_t n_rounds = (n - 1) / n_round;
+  return n_rounds * fewer_ns_.back() + fewer_ns_[(n - 1) % n_round];
 }
 
 void OutputLengths::finished(std::int32_t n_output, std::int32_t max_tokens) {

@@ -1,31 +1,37 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 namespace llamaherd {
 
 /// What a running request has left to do.
 struct Remaining {
-  std::int32_t n_prefill = 0;  // tokens
-  std::int32_t n_output = 0;   // expected
+  std::int32_t n_prefill = 0;                                    // tokens
+  std::int32_t n_output = 0;                                     // expected
+  double deadline_ns = std::numeric_limits<double>::infinity();  // from now
 };
 
-/// When running requests will have ended, as it looks between two steps. A value.
+/// When places will have become free, as it looks between two steps. A value.
 class Forecast {
  public:
   Forecast() = default;
 
-  /// step_ns: mean time of a step now; n_step_prefill: prefill tokens of a step now; request_ns:
-  /// what one request takes, for when none runs.
-  Forecast(const std::vector<Remaining>& remaining, double step_ns, double n_step_prefill,
-           double request_ns);
+  struct Pace {
+    double step_ns = 0;         // mean time of a step now
+    double n_step_prefill = 0;  // mean prefill tokens of a step now
+    double request_ns = 0;      // what one request takes, for when none runs
+  };
 
-  /// Nanoseconds until n more requests can have been started, n >= 1, behind those who wait.
-  double until_started_ns(std::int32_t n) const;
+  /// shed_ns: when waiting requests will be given up for their deadlines, from now.
+  Forecast(const std::vector<Remaining>& running, std::vector<double> shed_ns, const Pace& pace);
+
+  /// Nanoseconds until n requests fewer wait than now, n >= 1, if no others come.
+  double until_fewer_wait_ns(std::int32_t n) const;
 
  private:
-  std::vector<double> ends_ns_;  // ascending
+  std::vector<double> fewer_ns_;  // ascending: each time one fewer waits
   double request_ns_ = 0;
 };
 

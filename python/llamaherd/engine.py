@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import os
 import threading
 import weakref
@@ -14,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
 
 from llamaherd import _core, calibration, logs, trace
-from llamaherd._core import Delta, EngineDeadError, Health, InvalidRequestError, Metrics
+from llamaherd._core import EngineDeadError, Health, InvalidRequestError, Metrics
 from llamaherd.loading import load_core
 from llamaherd.models import resolve
 from llamaherd.params import EngineConfig, SamplingParams, Service, require_unicode
 from llamaherd.prefix_cache import PrefixCache, request_space
-from llamaherd.stream import Stream, Waiter
+from llamaherd.pump import StreamTable, close, pump
+from llamaherd.stream import Stream
 
 if TYPE_CHECKING:  # numpy costs a third of this package's import time
     import numpy as np
@@ -32,8 +32,6 @@ Prepared: TypeAlias = "tuple[TokenIds, _core.SamplingParams]"
 
 # A prefix is computed when the token behind it is.
 _ONE_TOKEN = SamplingParams(max_tokens=1, temperature=0)
-
-_logger = logging.getLogger("llamaherd")
 
 
 class BatchEngine:
@@ -81,15 +79,17 @@ class BatchEngine:
         )
         if kept is None and self._core.calibration is not None:
             calibration.store(self.path, self.config, self._core.calibration)
-        self._table = _StreamTable()
-        pump = None
+        self._table = StreamTable()
+        thread = None
         if threaded:
             # Neither may hold the engine itself: it could then never be dropped.
-            pump = threading.Thread(
-                target=_pump, args=(self._core, self._table), name="llamaherd-pump", daemon=True
+            thread = threading.Thread(
+                target=pump, args=(self._core, self._table), name="llamaherd-pump", daemon=True
             )
-            pump.start()
-        self._finalizer = weakref.finalize(self, _close, self._core, self._table, pump, os.getpid())
+            thread.start()
+        self._finalizer = weakref.finalize(
+            self, close, self._core, self._table, thread, os.getpid()
+        )
 
     def submit(
         self,
@@ -361,59 +361,3 @@ def is_messages(prompt: object) -> TypeGuard[Sequence[Message]]:
         and len(prompt) > 0
         and isinstance(prompt[0], Mapping)
     )
-
-
-class _StreamTable:
-    """The streams that wait for deltas, by request id."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.streams: dict[int, Stream] = {}
-
-    def deliver(self, deltas: list[Delta]) -> None:
-        """Hand deltas to their streams; wakes each event loop once."""
-        if not deltas:
-            return
-        waiters: list[Waiter] = []
-        with self.lock:
-            for delta in deltas:
-                stream = self.streams.get(delta.request_id)
-                if stream is None:
-                    continue
-                if delta.finish_reason is not None:
-                    del self.streams[delta.request_id]
-                waiters += stream._put(delta)
-        by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-        for loop, future in waiters:
-            by_loop.setdefault(loop, []).append(future)
-        for loop, futures in by_loop.items():
-            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
-                loop.call_soon_threadsafe(_wake, futures)
-
-
-def _wake(futures: list[asyncio.Future[None]]) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_result(None)
-
-
-def _pump(core: _core.BatchEngine, table: _StreamTable) -> None:
-    while not core.finished():
-        table.deliver(core.drain(0.1))
-        logs.forward()
-    cause = core.fatal_error()
-    if cause:
-        _logger.error("the engine stopped after a fatal error: %s", cause)
-
-
-def _close(
-    core: _core.BatchEngine, table: _StreamTable, pump: threading.Thread | None, pid: int
-) -> None:
-    if os.getpid() != pid:
-        return
-    core.close()
-    if pump is None:
-        table.deliver(core.drain(0))
-    elif pump is not threading.current_thread():
-        pump.join()
-    logs.forward()

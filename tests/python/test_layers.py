@@ -69,6 +69,7 @@ CORE: dict[str, str] = {
         " watchdog"
     ),
     "recovery": "engine",
+    "accounting": "engine",
     "engine_thread": "backend engine error params token_table",
     "logits_record": "backend",
     "fault_script": "types",
@@ -128,7 +129,8 @@ MODULES: dict[str, str] = {
     "stream": "_core result",
     "prefix_cache": "_core stream",
     "calibration": "_core models params",
-    "engine": "_core calibration loading logs models params prefix_cache stream trace",
+    "pump": "_core logs stream",
+    "engine": "_core calibration loading logs models params prefix_cache pump stream trace",
     "llm": "_core engine loading params prefix_cache result stream",
     "llamaherd": "_core engine llm params prefix_cache result stream",
     "workload_file": "_core",

@@ -1,0 +1,71 @@
+"""From the core's outbox to the streams that wait."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import threading
+
+from llamaherd import _core, logs
+from llamaherd._core import Delta
+from llamaherd.stream import Stream, Waiter
+
+_logger = logging.getLogger("llamaherd")
+
+
+class StreamTable:
+    """The streams that wait for deltas, by request id."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.streams: dict[int, Stream] = {}
+
+    def deliver(self, deltas: list[Delta]) -> None:
+        """Hand deltas to their streams; wakes each event loop once."""
+        if not deltas:
+            return
+        waiters: list[Waiter] = []
+        with self.lock:
+            for delta in deltas:
+                stream = self.streams.get(delta.request_id)
+                if stream is None:
+                    continue
+                if delta.finish_reason is not None:
+                    del self.streams[delta.request_id]
+                waiters += stream._put(delta)
+        by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+        for loop, future in waiters:
+            by_loop.setdefault(loop, []).append(future)
+        for loop, futures in by_loop.items():
+            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+                loop.call_soon_threadsafe(_wake, futures)
+
+
+def _wake(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
+
+
+def pump(core: _core.BatchEngine, table: StreamTable) -> None:
+    while not core.finished():
+        table.deliver(core.drain(0.1))
+        logs.forward()
+    cause = core.fatal_error()
+    if cause:
+        _logger.error("the engine stopped after a fatal error: %s", cause)
+
+
+def close(
+    core: _core.BatchEngine, table: StreamTable, thread: threading.Thread | None, pid: int
+) -> None:
+    if os.getpid() != pid:
+        return
+    core.close()
+    if thread is None:
+        table.deliver(core.drain(0))
+    elif thread is not threading.current_thread():
+        thread.join()
+    logs.forward()
