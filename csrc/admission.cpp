@@ -22,19 +22,22 @@ void Scheduler::submit(std::unique_ptr<Request> request, std::int64_t now_ns) {
   queue_.push(std::move(request), now_ns);
 }
 
-/// When the request must have started to keep its deadlines if everything goes as fast as it can.
+/// When the request must have started to keep its deadlines, beside as many as run now.
 std::int64_t Scheduler::latest_start_ns(const Request& request, Pos n_have) const {
   const Turn& turn = request.turn;
   if (turn.deadline_ns == kNever && turn.ttft_deadline_ns == kNever) return kNever;
-  const Costs costs = model_.measured() ? model_.costs() : Costs{0, 0, 0, 0, 0};
-  const double prefill_ns = (request.n_tokens() - n_have) * costs.prefill_token_ns;
+  if (!model_.measured()) return std::min(turn.deadline_ns, turn.ttft_deadline_ns);
+  const auto n_beside = static_cast<std::int32_t>(running_.size());
+  const double step_ns = model_.call_ns({n_beside + 1});
+  double prefill_ns = (request.n_tokens() - n_have) * model_.costs().prefill_token_ns;
+  if (n_beside > 0) prefill_ns += (request.n_tokens() - n_have) / kChunkRows * step_ns;
   const std::int32_t n_left = std::max(request.n_output_least() - request.n_output() - 1, 0);
   const auto before = [](std::int64_t deadline_ns, double ns) {
     return deadline_ns == kNever ? kNever : deadline_ns - static_cast<std::int64_t>(ns);
   };
   const std::int64_t ttft_ns = request.n_output() == 0 ? turn.ttft_deadline_ns : kNever;
   return std::min(before(ttft_ns, prefill_ns),
-                  before(turn.deadline_ns, prefill_ns + n_left * costs.step_ns));
+                  before(turn.deadline_ns, prefill_ns + n_left * step_ns));
 }
 
 /// Goes through the queue in order. Who waits for another's prefill keeps its place: what it will
@@ -57,6 +60,10 @@ void Scheduler::admit(std::int64_t now_ns) {
       passed_.push_back(request);
       ++reserved.n_seqs;
       reserved.n_cells += admission.n_cells;
+    } else if (latest_start_ns(*request, admission.match.n_held) < now_ns) {
+      // Too late by now: the next step finds it overdue.
+      queue_.set_latest_start(*request, now_ns);
+      passed_.push_back(request);
     } else {
       start(*request, admission, now_ns, plan_.kv_ops);
       for (Request* blocked : blocked_) ++blocked->n_passed;

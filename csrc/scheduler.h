@@ -47,8 +47,8 @@ class Scheduler {
   /// requests this scheduler owns; it is valid until the next call of any method.
   StepPlan& plan_step(std::int64_t now_ns);
 
-  /// A request that has missed a deadline, or waits and is predicted to miss one however soon it
-  /// starts; nullptr: none (any more).
+  /// A request that has missed a deadline, or waits and is predicted to miss one though it started
+  /// now; nullptr: none (any more).
   Request* overdue(std::int64_t now_ns);
 
   /// Starts one waiting request out of turn, if it fits; it will have at least one token to run.
