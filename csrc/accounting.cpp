@@ -23,6 +23,7 @@ void learn(double& mean, double value) { mean += (mean == 0 ? 1 : kMeanRate) * (
 void Engine::watch_step(std::int64_t begin_ns, std::int64_t n_prefill_rows) {
   learn(mean_step_ns_, static_cast<double>(now_ns() - begin_ns));
   learn(mean_prefill_rows_, static_cast<double>(n_prefill_rows));
+  if (learns_) scheduler_.set_mean_step_ns(mean_step_ns_);
 }
 
 Forecast Engine::forecast() const {

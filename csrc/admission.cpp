@@ -22,15 +22,15 @@ void Scheduler::submit(std::unique_ptr<Request> request, std::int64_t now_ns) {
   queue_.push(std::move(request), now_ns);
 }
 
-/// When the request must have started to keep its deadlines, beside as many as run now.
+/// When the request must have started to keep its deadlines, if steps go on as they do now.
 std::int64_t Scheduler::latest_start_ns(const Request& request, Pos n_have) const {
   const Turn& turn = request.turn;
   if (turn.deadline_ns == kNever && turn.ttft_deadline_ns == kNever) return kNever;
   if (!model_.measured()) return std::min(turn.deadline_ns, turn.ttft_deadline_ns);
   const auto n_beside = static_cast<std::int32_t>(running_.size());
-  const double step_ns = model_.call_ns({n_beside + 1});
+  double step_ns = model_.call_ns({n_beside + 1});
+  if (n_beside > 0) step_ns = std::max(step_ns, mean_step_ns_);
   double prefill_ns = (request.n_tokens() - n_have) * model_.costs().prefill_token_ns;
-  if (n_beside > 0) prefill_ns += (request.n_tokens() - n_have) / kChunkRows * step_ns;
   const std::int32_t n_left = std::max(request.n_output_least() - request.n_output() - 1, 0);
   const auto before = [](std::int64_t deadline_ns, double ns) {
     return deadline_ns == kNever ? kNever : deadline_ns - static_cast<std::int64_t>(ns);

@@ -21,8 +21,10 @@ Forecast::Forecast(const std::vector<Remaining>& running, std::vector<double> sh
       n_prefill_ahead += r.n_prefill;
       n_steps += std::ceil(n_prefill_ahead / std::max(pace.n_step_prefill, 1.0)) - 1;
     }
-    fewer_ns_.push_back(std::min(pace.step_ns * n_steps, std::max(r.deadline_ns, 0.0)));
+    fewer_ns_.push_back(std::min(pace.step_ns * n_steps, r.deadline_ns));
   }
+  // Nothing changes before the end of a step.
+  for (double& ns : fewer_ns_) ns = std::max(ns, pace.step_ns);
   std::ranges::sort(fewer_ns_);
 }
 

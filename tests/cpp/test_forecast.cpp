@@ -33,6 +33,10 @@ TEST(Forecast, WhoIsGivenUpMakesAPlaceToo) {
   EXPECT_DOUBLE_EQ(forecast.until_fewer_wait_ns(4), 200);
 }
 
+TEST(Forecast, NothingChangesWithinAStep) {
+  EXPECT_DOUBLE_EQ(Forecast({{1, 40}}, {2}, {5, 0, 1e3}).until_fewer_wait_ns(1), 5);
+}
+
 TEST(Forecast, WhereNobodyRunsARequestTakesWhatItDoesOnAverage) {
   EXPECT_DOUBLE_EQ(Forecast({}, {}, {5, 0, 700}).until_fewer_wait_ns(2), 700);
 }
