@@ -2,7 +2,6 @@
 // stands.
 
 #include <algorithm>
-#include <utility>
 
 #include "engine.h"
 
@@ -10,9 +9,6 @@ namespace llamaherd {
 namespace {
 
 constexpr double kMeanRate = 0.1;
-
-// Waiting requests whose deadlines a forecast knows.
-constexpr std::size_t kMaxForecast = 64;
 
 /// The first value is believed.
 void learn(double& mean, double value) { mean += (mean == 0 ? 1 : kMeanRate) * (value - mean); }
@@ -33,15 +29,25 @@ Forecast Engine::forecast() const {
     running.push_back({r->n_pending(), lengths_.expected_left(r->n_output(), r->max_tokens()),
                        static_cast<double>(r->turn.deadline_ns - now)});
   }
-  std::vector<double> shed_ns;
-  for (const std::int64_t latest_ns : scheduler_.queue().latest_starts(kMaxForecast)) {
-    shed_ns.push_back(static_cast<double>(std::max<std::int64_t>(latest_ns - now, 0)));
+  Forecast::Pace pace{mean_step_ns_, mean_prefill_rows_, mean_request_ns_, 0};
+  if (pace.request_ns == 0) pace.request_ns = kDefaultMaxTokens * costs_.costs().step_ns;
+  // If none was given up for longer than usual, that is the gap by now.
+  if (mean_shed_gap_ns_ > 0) {
+    pace.shed_gap_ns = std::max(mean_shed_gap_ns_, static_cast<double>(now - last_shed_ns_));
   }
-  const double assumed_ns = kDefaultMaxTokens * costs_.costs().step_ns;
-  return {
-      running,
-      std::move(shed_ns),
-      {mean_step_ns_, mean_prefill_rows_, mean_request_ns_ > 0 ? mean_request_ns_ : assumed_ns}};
+  return {running, pace};
+}
+
+/// What can no longer be of use to who asked.
+void Engine::end_overdue(std::int64_t now, std::vector<Delta>& out) {
+  while (Request* request = scheduler_.overdue(now)) {
+    if (request->seq() == kNoSeq) {
+      if (last_shed_ns_ != 0) learn(mean_shed_gap_ns_, static_cast<double>(now - last_shed_ns_));
+      last_shed_ns_ = now;
+    }
+    metrics_.n_shed += request->n_output() == 0 && request->n_computed() == 0;
+    end(*request, FinishReason::kDeadline, "", out);
+  }
 }
 
 void Engine::spend_all(Spent kind, std::int64_t now) {

@@ -66,14 +66,6 @@ void Engine::step(std::vector<Delta>& out) {
   watch_step(begin_ns, metrics_.n_prefill_rows - n_prefill_rows);
 }
 
-/// What can no longer be of use to who asked.
-void Engine::end_overdue(std::int64_t now, std::vector<Delta>& out) {
-  while (Request* request = scheduler_.overdue(now)) {
-    metrics_.n_shed += request->n_output() == 0 && request->n_computed() == 0;
-    end(*request, FinishReason::kDeadline, "", out);
-  }
-}
-
 /// Carries out what the cache asked for, and forgets it.
 void Engine::apply(std::vector<KvOp>& ops) {
   for (const KvOp& op : ops) {

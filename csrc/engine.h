@@ -144,7 +144,9 @@ class Engine {
   OutputLengths lengths_;
   double mean_step_ns_ = 0;  // of late
   double mean_prefill_rows_ = 0;
-  double mean_request_ns_ = 0;  // from the first start to the end
+  double mean_request_ns_ = 0;   // from the first start to the end
+  double mean_shed_gap_ns_ = 0;  // between waiting requests that are given up
+  std::int64_t last_shed_ns_ = 0;
   Watchdog watchdog_;
   TraceLog trace_;
   Metrics metrics_;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <utility>
 
 namespace llamaherd {
 namespace {
@@ -11,9 +10,8 @@ constexpr double kShareRate = 0.05;
 
 }  // namespace
 
-Forecast::Forecast(const std::vector<Remaining>& running, std::vector<double> shed_ns,
-                   const Pace& pace)
-    : fewer_ns_(std::move(shed_ns)), request_ns_(pace.request_ns) {
+Forecast::Forecast(const std::vector<Remaining>& running, const Pace& pace)
+    : request_ns_(pace.request_ns) {
   double n_prefill_ahead = 0;
   for (const Remaining& r : running) {
     double n_steps = r.n_output;
@@ -22,6 +20,12 @@ Forecast::Forecast(const std::vector<Remaining>& running, std::vector<double> sh
       n_steps += std::ceil(n_prefill_ahead / std::max(pace.n_step_prefill, 1.0)) - 1;
     }
     fewer_ns_.push_back(std::min(pace.step_ns * n_steps, r.deadline_ns));
+  }
+  // When a deadline decides depends on too much to be known of each; how often is known.
+  if (pace.shed_gap_ns > 0) {
+    for (std::size_t i = running.size(); i > 0; --i) {
+      fewer_ns_.push_back(static_cast<double>(i) * pace.shed_gap_ns);
+    }
   }
   // Nothing changes before the end of a step.
   for (double& ns : fewer_ns_) ns = std::max(ns, pace.step_ns);

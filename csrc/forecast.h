@@ -22,10 +22,10 @@ class Forecast {
     double step_ns = 0;         // mean time of a step now
     double n_step_prefill = 0;  // mean prefill tokens of a step now
     double request_ns = 0;      // what one request takes, for when none runs
+    double shed_gap_ns = 0;     // between two that are given up while they wait; 0: none are
   };
 
-  /// shed_ns: when waiting requests will be given up for their deadlines, from now.
-  Forecast(const std::vector<Remaining>& running, std::vector<double> shed_ns, const Pace& pace);
+  Forecast(const std::vector<Remaining>& running, const Pace& pace);
 
   /// Nanoseconds until n requests fewer wait than now, n >= 1, if no others come.
   double until_fewer_wait_ns(std::int32_t n) const;

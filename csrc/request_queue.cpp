@@ -119,15 +119,6 @@ Request* RequestQueue::overdue(std::int64_t now_ns) const {
   return requests_.at(overdue_.begin()->second).get();
 }
 
-std::vector<std::int64_t> RequestQueue::latest_starts(std::size_t n_max) const {
-  std::vector<std::int64_t> latest;
-  for (const auto& [latest_ns, id] : overdue_) {
-    if (latest.size() == n_max) break;
-    latest.push_back(latest_ns);
-  }
-  return latest;
-}
-
 RequestQueue::Account& RequestQueue::account(Class& c, const std::string& tenant) {
   const auto [it, is_new] = c.accounts.try_emplace(tenant);
   if (is_new) {

@@ -8,7 +8,6 @@
 #include <string>
 #include <unordered_map>
 #include <utility>
-#include <vector>
 
 #include "request.h"
 #include "types.h"
@@ -54,9 +53,6 @@ class RequestQueue {
   void set_latest_start(Request& request, std::int64_t latest_ns);
   /// Some request whose latest start has passed, or nullptr.
   Request* overdue(std::int64_t now_ns) const;
-
-  /// The first n_max latest starts, ascending.
-  std::vector<std::int64_t> latest_starts(std::size_t n_max) const;
 
   std::size_t size() const { return requests_.size(); }
   bool empty() const { return requests_.empty(); }

@@ -6,39 +6,39 @@ namespace llamaherd {
 namespace {
 
 TEST(Forecast, TheFirstToEndMakesThePlace) {
-  const Forecast forecast({{1, 40}, {1, 10}, {1, 20}}, {}, {5, 0, 1e3});
+  const Forecast forecast({{1, 40}, {1, 10}, {1, 20}}, {5, 0, 1e3});
   EXPECT_DOUBLE_EQ(forecast.until_fewer_wait_ns(1), 50);
   EXPECT_DOUBLE_EQ(forecast.until_fewer_wait_ns(2), 100);
   EXPECT_DOUBLE_EQ(forecast.until_fewer_wait_ns(3), 200);
 }
 
 TEST(Forecast, MorePlacesTakeRounds) {
-  const Forecast forecast({{1, 10}, {1, 20}}, {}, {5, 0, 1e3});
+  const Forecast forecast({{1, 10}, {1, 20}}, {5, 0, 1e3});
   EXPECT_DOUBLE_EQ(forecast.until_fewer_wait_ns(3), 100 + 50);
   EXPECT_DOUBLE_EQ(forecast.until_fewer_wait_ns(6), 200 + 100);
 }
 
 TEST(Forecast, PromptsTakeTheirTurns) {
   // 64 rows a step: the first prompt's last step is already its first token's.
-  const Forecast forecast({{128, 10}, {128, 10}}, {}, {1, 64, 1e3});
+  const Forecast forecast({{128, 10}, {128, 10}}, {1, 64, 1e3});
   EXPECT_DOUBLE_EQ(forecast.until_fewer_wait_ns(1), 10 + 1);
   EXPECT_DOUBLE_EQ(forecast.until_fewer_wait_ns(2), 10 + 3);
 }
 
 TEST(Forecast, WhoIsGivenUpMakesAPlaceToo) {
-  const Forecast forecast({{1, 40}, {1, 20, 30.0}}, {70, 10}, {5, 0, 1e3});
-  EXPECT_DOUBLE_EQ(forecast.until_fewer_wait_ns(1), 10) << "waits in vain";
-  EXPECT_DOUBLE_EQ(forecast.until_fewer_wait_ns(2), 30) << "runs until its deadline";
-  EXPECT_DOUBLE_EQ(forecast.until_fewer_wait_ns(3), 70);
+  const Forecast forecast({{1, 40}, {1, 20, 30.0}}, {5, 0, 1e3, 40});
+  EXPECT_DOUBLE_EQ(forecast.until_fewer_wait_ns(1), 30) << "runs until its deadline";
+  EXPECT_DOUBLE_EQ(forecast.until_fewer_wait_ns(2), 40) << "waits in vain";
+  EXPECT_DOUBLE_EQ(forecast.until_fewer_wait_ns(3), 80) << "likewise";
   EXPECT_DOUBLE_EQ(forecast.until_fewer_wait_ns(4), 200);
 }
 
 TEST(Forecast, NothingChangesWithinAStep) {
-  EXPECT_DOUBLE_EQ(Forecast({{1, 40}}, {2}, {5, 0, 1e3}).until_fewer_wait_ns(1), 5);
+  EXPECT_DOUBLE_EQ(Forecast({{1, 40}}, {5, 0, 1e3, 2}).until_fewer_wait_ns(1), 5);
 }
 
 TEST(Forecast, WhereNobodyRunsARequestTakesWhatItDoesOnAverage) {
-  EXPECT_DOUBLE_EQ(Forecast({}, {}, {5, 0, 700}).until_fewer_wait_ns(2), 700);
+  EXPECT_DOUBLE_EQ(Forecast({}, {5, 0, 700}).until_fewer_wait_ns(2), 700);
 }
 
 TEST(OutputLengths, LearnWhichPartOfMaxTokensIsUsed) {
