@@ -15,11 +15,17 @@ void learn(double& mean, double value) { mean += (mean == 0 ? 1 : kMeanRate) * (
 
 }  // namespace
 
-/// Keeps the means that forecasts are made of.
-void Engine::watch_step(std::int64_t begin_ns, std::int64_t n_prefill_rows) {
-  learn(mean_step_ns_, static_cast<double>(now_ns() - begin_ns));
+/// Keeps the means that forecasts are made of. Prefill alone takes larger chunks.
+void Engine::watch_step(std::int64_t begin_ns, std::int64_t n_prefill_rows, bool any_decode) {
+  if (!learns_ || !any_decode) return;
+  costs_.observe_step(static_cast<double>(now_ns() - begin_ns));
   learn(mean_prefill_rows_, static_cast<double>(n_prefill_rows));
-  if (learns_) scheduler_.set_mean_step_ns(mean_step_ns_);
+}
+
+void Engine::report_load() {
+  watchdog_.loads(now_ns(), {static_cast<std::int32_t>(scheduler_.running().size()),
+                             static_cast<std::int32_t>(scheduler_.queue().size()),
+                             cache_->n_cells_used(), backend_.info().n_ctx});
 }
 
 Forecast Engine::forecast() const {
@@ -29,7 +35,7 @@ Forecast Engine::forecast() const {
     running.push_back({r->n_pending(), lengths_.expected_left(r->n_output(), r->max_tokens()),
                        static_cast<double>(r->turn.deadline_ns - now)});
   }
-  Forecast::Pace pace{mean_step_ns_, mean_prefill_rows_, mean_request_ns_, 0};
+  Forecast::Pace pace{costs_.mean_step_ns(), mean_prefill_rows_, mean_request_ns_, 0};
   if (pace.request_ns == 0) pace.request_ns = kDefaultMaxTokens * costs_.costs().step_ns;
   // If none was given up for longer than usual, that is the gap by now.
   if (mean_shed_gap_ns_ > 0) {

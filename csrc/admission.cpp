@@ -29,7 +29,7 @@ std::int64_t Scheduler::latest_start_ns(const Request& request, Pos n_have) cons
   if (!model_.measured()) return std::min(turn.deadline_ns, turn.ttft_deadline_ns);
   const auto n_beside = static_cast<std::int32_t>(running_.size());
   double step_ns = model_.call_ns({n_beside + 1});
-  if (n_beside > 0) step_ns = std::max(step_ns, mean_step_ns_);
+  if (n_beside > 0) step_ns = std::max(step_ns, model_.mean_step_ns());
   double prefill_ns = (request.n_tokens() - n_have) * model_.costs().prefill_token_ns;
   const std::int32_t n_left = std::max(request.n_output_least() - request.n_output() - 1, 0);
   const auto before = [](std::int64_t deadline_ns, double ns) {

@@ -16,6 +16,7 @@ constexpr std::int32_t kMaxRows = 65536;
 
 constexpr double kPaceRate = 0.2;
 constexpr double kShapeRate = 0.02;
+constexpr double kStepRate = 0.1;
 // One call says no more than this, either way: its threads may have been interrupted.
 constexpr double kMaxSurprise = 2;
 
@@ -168,6 +169,10 @@ void CostModel::observe(const CallShape& shape, double ns) {
     interpolate();
     ++version_;
   }
+}
+
+void CostModel::observe_step(double ns) {
+  mean_step_ns_ += (mean_step_ns_ == 0 ? 1 : kStepRate) * (ns - mean_step_ns_);
 }
 
 Costs CostModel::costs() const {

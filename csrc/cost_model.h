@@ -79,6 +79,12 @@ class CostModel {
   /// Whether its answers are times, not only ratios.
   bool measured() const { return measured_; }
 
+  /// A step in which somebody waited for the next token took so long, all in all.
+  void observe_step(double ns);
+
+  /// What such a step takes of late; 0: there was none.
+  double mean_step_ns() const { return mean_step_ns_; }
+
   /// In short, for decisions of all or nothing.
   Costs costs() const;
 
@@ -121,6 +127,7 @@ class CostModel {
   Calibration calibration_;
   double pace_ = 1;
   bool measured_ = true;
+  double mean_step_ns_ = 0;
   std::int64_t n_observed_ = 0;
   std::int64_t version_ = 0;
 };

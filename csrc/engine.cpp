@@ -53,7 +53,8 @@ void Engine::step(std::vector<Delta>& out) {
   StepPlan& plan = scheduler_.plan_step(begin_ns);
   apply(plan.kv_ops);
   if (plan.empty()) return;
-  metrics_.n_decode_steps += plan.any_decode;
+  const bool any_decode = plan.any_decode;
+  metrics_.n_decode_steps += any_decode;
   restore(plan);
   start_known(plan, out);
   // Recovery plans anew while a call of this plan is still at hand.
@@ -63,7 +64,7 @@ void Engine::step(std::vector<Delta>& out) {
   }
   ++metrics_.n_steps;
   metrics_.step_ns += now_ns() - begin_ns;
-  watch_step(begin_ns, metrics_.n_prefill_rows - n_prefill_rows);
+  watch_step(begin_ns, metrics_.n_prefill_rows - n_prefill_rows, any_decode);
 }
 
 /// Carries out what the cache asked for, and forgets it.

@@ -78,6 +78,9 @@ class Engine {
   Metrics metrics() const;
   Snapshot snapshot() const;
 
+  /// Tells the watchdog what there is to do.
+  void report_load();
+
   /// Who runs, who waits and how much, for what is told before a request is queued.
   Forecast forecast() const;
   std::int64_t n_tokens_waiting() const { return scheduler_.queue().n_tokens(); }
@@ -97,7 +100,7 @@ class Engine {
   void publish(const CallPlan& call);
   void spend_all(Spent kind, std::int64_t now);
   void account_for(const CallPlan& call, std::int64_t now);
-  void watch_step(std::int64_t begin_ns, std::int64_t n_prefill_rows);
+  void watch_step(std::int64_t begin_ns, std::int64_t n_prefill_rows, bool any_decode);
   void watch_end(const Request& request, double request_ns);
   void end_overdue(std::int64_t now, std::vector<Delta>& out);
   bool execute(const CallPlan& call, std::vector<Delta>& out);
@@ -142,10 +145,9 @@ class Engine {
   std::vector<KvOp> ops_;
   std::string failure_;  // what the last failed decode said
   OutputLengths lengths_;
-  double mean_step_ns_ = 0;  // of late
-  double mean_prefill_rows_ = 0;
-  double mean_request_ns_ = 0;   // from the first start to the end
-  double mean_shed_gap_ns_ = 0;  // between waiting requests that are given up
+  double mean_prefill_rows_ = 0;  // of late, in steps with decoding
+  double mean_request_ns_ = 0;    // from the first start to the end
+  double mean_shed_gap_ns_ = 0;   // between waiting requests that are given up
   std::int64_t last_shed_ns_ = 0;
   Watchdog watchdog_;
   TraceLog trace_;

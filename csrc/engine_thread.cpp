@@ -197,22 +197,20 @@ void EngineThread::iterate(Inbox& inbox) {
     engine_.submit(s.id, std::move(s.prompt), s.params, s.seed, s.submit_ns, s.options);
   }
   for (RequestId id : inbox.cancels) engine_.cancel(id, deltas_);
-  watch();
+  engine_.report_load();
   engine_.step(deltas_);
-  watch();
+  engine_.report_load();
   publish(false);
 }
 
-void EngineThread::watch() {
-  const Metrics m = engine_.metrics();
-  engine_.watchdog().loads(now_ns(), {m.n_running, m.n_waiting, m.n_cells_used, m.n_cells});
-}
-
 void EngineThread::publish(bool ended) {
-  Forecast forecast = engine_.forecast();
+  const bool is_bounded = limits_.max_queued || limits_.max_queued_tokens;
+  Forecast forecast = is_bounded ? engine_.forecast() : Forecast();
   const std::lock_guard lock(mutex_);
   for (const Delta& delta : deltas_) {
-    if (delta.finish_reason) live_.erase(delta.request_id);
+    if (!delta.finish_reason) continue;
+    live_.erase(delta.request_id);
+    cancelled_.erase(delta.request_id);
   }
   std::move(deltas_.begin(), deltas_.end(), std::back_inserter(outbox_));
   metrics_ = engine_.metrics();

@@ -107,7 +107,6 @@ class EngineThread {
   void require_place(std::size_t n_tokens, std::int64_t now) const;
   double retry_after_s(std::int64_t n_over, std::int64_t now) const;
   Inbox take_inbox();
-  void watch();
 
   std::unique_ptr<Backend> backend_;
   const TokenTable table_;

@@ -12,6 +12,7 @@ constexpr double kShareRate = 0.05;
 
 Forecast::Forecast(const std::vector<Remaining>& running, const Pace& pace)
     : request_ns_(pace.request_ns) {
+  if (pace.step_ns <= 0) return;
   double n_prefill_ahead = 0;
   for (const Remaining& r : running) {
     double n_steps = r.n_output;

@@ -19,9 +19,9 @@ class Forecast {
   Forecast() = default;
 
   struct Pace {
-    double step_ns = 0;         // mean time of a step now
+    double step_ns = 0;         // mean time of a step now; 0: not known
     double n_step_prefill = 0;  // mean prefill tokens of a step now
-    double request_ns = 0;      // what one request takes, for when none runs
+    double request_ns = 0;      // what one request takes, for when no more is known
     double shed_gap_ns = 0;     // between two that are given up while they wait; 0: none are
   };
 

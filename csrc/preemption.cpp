@@ -10,7 +10,7 @@ std::optional<std::size_t> choose_victim(std::span<const Runner> runners, bool w
   std::optional<std::size_t> victim;
   for (std::size_t i = 0; i < runners.size(); ++i) {
     const Runner& r = runners[i];
-    if (!whoever && r.n_preempted > 0 && r.n_progress < kLeastProgress) continue;
+    if (!whoever && !may_be_preempted(r.n_preempted, r.n_progress)) continue;
     if (!victim || rank(r) > rank(runners[*victim])) victim = i;
   }
   return victim;

@@ -24,8 +24,13 @@ inline constexpr Pos kLeastProgress = 8;
 /// so that no two requests take each other's place for ever.
 inline constexpr std::int32_t kHeadroom = 32;
 
-/// Who gives way: of the lowest class those preempted least often, of these the youngest. Nobody
-/// who has not run kLeastProgress since, unless `whoever`. Index into `runners`.
+/// Whether it has run enough to give way (again).
+inline bool may_be_preempted(std::int32_t n_preempted, Pos n_progress) {
+  return n_preempted == 0 || n_progress >= kLeastProgress;
+}
+
+/// Who gives way: of the lowest class those preempted least often, of these the youngest. Of
+/// those who may be preempted, unless `whoever`. Index into `runners`.
 std::optional<std::size_t> choose_victim(std::span<const Runner> runners, bool whoever);
 
 /// Output tokens a starting request should find room for, of those it has left.

@@ -51,9 +51,8 @@ bool Scheduler::make_way(const Request& request, const Admission& admission, con
                          std::int64_t now_ns) {
   Room most = room(reserved);
   for (const auto& other : running_) {
-    const bool may_go = other->turn.priority > request.turn.priority &&
-                        (other->n_preempted() == 0 || other->n_progress() >= kLeastProgress);
-    if (!may_go) continue;
+    if (other->turn.priority <= request.turn.priority) continue;
+    if (!may_be_preempted(other->n_preempted(), other->n_progress())) continue;
     ++most.n_seqs;
     most.n_cells += other->kv_len() + n_promised(*other);
   }
@@ -145,7 +144,7 @@ void Scheduler::pack() {
     packable_.push_back(request.get());
     plan_.any_decode |= request->n_pending() == 1;
   }
-  std::ranges::stable_sort(packable_, {}, [](const Request* r) {
+  std::ranges::sort(packable_, {}, [](const Request* r) {
     return std::tuple(r->turn.priority, r->turn.deadline_ns, r->id());
   });
   candidates_.clear();

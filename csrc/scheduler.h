@@ -47,9 +47,6 @@ class Scheduler {
   /// requests this scheduler owns; it is valid until the next call of any method.
   StepPlan& plan_step(std::int64_t now_ns);
 
-  /// What a step takes of late, all in all.
-  void set_mean_step_ns(double ns) { mean_step_ns_ = ns; }
-
   /// A request that has missed a deadline, or waits and is predicted to miss one though it started
   /// now; nullptr: none (any more).
   Request* overdue(std::int64_t now_ns);
@@ -137,7 +134,6 @@ class Scheduler {
   std::vector<Request*> blocked_;      // of these, for want of room
   std::vector<Runner> runners_;
   std::vector<Request*> runner_requests_;  // the same
-  double mean_step_ns_ = 0;
   std::int64_t n_steps_ = 0;
   std::int64_t n_looked_up_ = 0;
   std::int64_t n_followers_ = 0;

@@ -8,7 +8,7 @@ the format, and tokens of a block. Each other line is one request, in any order 
 - n_output: Output tokens, >= 1.
 - blocks: A number for each block of the prompt, the last of which may be shorter: equal numbers
   stand for equal tokens behind equal blocks. They count from 0 in order of first appearance.
-- priority: The request's class, lower is more urgent; 0 if left out.
+- priority: The request's class in [0, 100], lower is more urgent; 0 if left out.
 - tenant: A number for who asked, >= 0; left out if unknown.
 """
 
@@ -26,6 +26,7 @@ VERSION = 1
 MAX_BLOCK_SIZE = 4096
 
 _MAX_INT = 2**31 - 1
+_MAX_PRIORITY = 100
 _MAX_ARRIVAL_S = 1e9
 _FIELDS = ("arrival_s", "n_prompt", "n_output", "blocks", "priority", "tenant")
 
@@ -102,7 +103,7 @@ class _Parser:
             n_prompt=n_prompt,
             n_output=self._integer(values, "n_output", 1, _MAX_INT),
             blocks=self._blocks(values, n_prompt),
-            priority=self._integer({"priority": 0, **values}, "priority", -_MAX_INT, _MAX_INT),
+            priority=self._integer({"priority": 0, **values}, "priority", 0, _MAX_PRIORITY),
             tenant=tenant,
         )
 

@@ -134,5 +134,14 @@ TEST(CostModel, InShort) {
   EXPECT_DOUBLE_EQ(costs.load_token_ns, 7);
 }
 
+TEST(CostModel, KnowsWhatStepsTakeOfLate) {
+  CostModel model;
+  EXPECT_EQ(model.mean_step_ns(), 0);
+  model.observe_step(100);
+  EXPECT_DOUBLE_EQ(model.mean_step_ns(), 100);
+  for (int i = 0; i < 100; ++i) model.observe_step(20);
+  EXPECT_NEAR(model.mean_step_ns(), 20, 0.1);
+}
+
 }  // namespace
 }  // namespace llamaherd

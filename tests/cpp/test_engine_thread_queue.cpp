@@ -63,6 +63,7 @@ TEST_F(EngineThreadQueue, AFullOneSaysWhenThereWillBeAPlace) {
   options_.limits.max_queued = 1;
   options_.fake.info.n_seqs = 1;
   options_.fake.decode_ns = 1'000'000;
+  options_.plan.learns = true;
   start(EngineThread::Mode::kStepped);
   submit(spec_);
   submit(spec_);

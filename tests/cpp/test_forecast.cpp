@@ -39,6 +39,7 @@ TEST(Forecast, NothingChangesWithinAStep) {
 
 TEST(Forecast, WhereNobodyRunsARequestTakesWhatItDoesOnAverage) {
   EXPECT_DOUBLE_EQ(Forecast({}, {5, 0, 700}).until_fewer_wait_ns(2), 700);
+  EXPECT_DOUBLE_EQ(Forecast({{64, 9}}, {0, 0, 700}).until_fewer_wait_ns(1), 700) << "no step yet";
 }
 
 TEST(OutputLengths, LearnWhichPartOfMaxTokensIsUsed) {
