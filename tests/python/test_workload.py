@@ -193,7 +193,7 @@ def test_requests_come_in_order_of_arrival_from_zero(tmp_path: Path) -> None:
         ([HEADER, {**LINE, "priority": 0.5}], "priority must be an integer"),
         (
             [HEADER, {**LINE, "priority": 101}],
-            r"priority must be an integer in \[0, 100\]; got 101",
+            "priority must be an integer in [0, 100]; got 101",
         ),
         ([HEADER, {**LINE, "tenant": -1}], "tenant must be an integer in [0, "),
         ([HEADER, {**LINE, "tenant": None}], "tenant must be an integer in [0, "),
