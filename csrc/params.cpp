@@ -170,6 +170,11 @@ void validate(const EngineConfig& c) {
   require_one_of("kv_type", c.kv_type,
                  std::array<std::string_view, 9>{"f32", "f16", "bf16", "q8_0", "q5_1", "q5_0",
                                                  "q4_1", "q4_0", "iq4_nl"});
+  require_one_of("cpu_kernels", c.cpu_kernels,
+                 std::array<std::string_view, 3>{"auto", "stock", "reference"});
+  if (c.deterministic && c.cpu_kernels == "stock") {
+    throw InvalidRequestError("deterministic=True needs cpu_kernels auto or reference; got stock");
+  }
   require_at_least("cache_ram_mib", c.cache_ram_mib, 0);
   require_at_least("cache_disk_mib", c.cache_disk_mib, 1);
   if (c.deterministic && c.kv_type != "f16" && c.kv_type != "f32") {

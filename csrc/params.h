@@ -73,6 +73,7 @@ struct EngineConfig {
   bool use_mlock = false;
   std::string kv_type = "f16";
   std::string chat_template;
+  std::string cpu_kernels = "auto";
   bool deterministic = false;
   bool warmup = true;
   bool prefix_cache = true;

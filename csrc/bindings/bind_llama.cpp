@@ -4,6 +4,7 @@
 #include "bindings.h"
 #include "error.h"
 #include "llama/devices.h"
+#include "llama/kernel_choice.h"
 #include "llama/llama_backend.h"
 #include "llama/llama_model.h"
 #include "llama/log_sink.h"
@@ -61,6 +62,11 @@ void bind_llama(py::module_& m) {
         "llama.cpp's log lines since the last call, as (logging level, text). Any thread.");
   m.def("default_n_threads", &default_n_threads, "CPUs this process may run on.");
   m.def("cpu_features", &cpu_features, "ggml's CPU features and switches that are on.");
+
+  m.def("cpu_kernels", &kernels_name, py::arg("config"),
+        "Which CPU kernels an engine of this config computes with: stock, reference, or the "
+        "instruction set of the fast ones. Raises InvalidRequestError if the environment's "
+        "LLAMAHERD_CPU_KERNELS names none.");
 
   py::class_<DeviceInfo>(m, "DeviceInfo", "A device that models can run on.")
       .def_readonly("name", &DeviceInfo::name, "As EngineConfig.devices takes it.")

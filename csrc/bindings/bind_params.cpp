@@ -108,6 +108,7 @@ void bind_params(py::module_& m) {
       .def_readwrite("use_mlock", &EngineConfig::use_mlock)
       .def_readwrite("kv_type", &EngineConfig::kv_type)
       .def_readwrite("chat_template", &EngineConfig::chat_template)
+      .def_readwrite("cpu_kernels", &EngineConfig::cpu_kernels)
       .def_readwrite("deterministic", &EngineConfig::deterministic)
       .def_readwrite("warmup", &EngineConfig::warmup)
       .def_readwrite("prefix_cache", &EngineConfig::prefix_cache)

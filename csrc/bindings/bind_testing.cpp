@@ -1,7 +1,15 @@
+#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <memory>
+#include <string>
+
 #include "bindings.h"
+#include "error.h"
 #include "fault_script.h"
+#include "llama/llama_backend.h"
+#include "llama/llama_model.h"
 #include "logits_record.h"
 
 namespace py = pybind11;
@@ -14,9 +22,62 @@ std::int64_t happened(const FaultScript& script) {
   return script.n_happened(kind);
 }
 
+/// A model by itself, without engine, scheduler or cache.
+class BareModel {
+ public:
+  BareModel(const std::string& path, const EngineConfig& config) {
+    validate(config);
+    LoadProgress progress;
+    model_ = std::make_shared<LlamaModel>(path, config, progress);
+    backend_ = std::make_unique<LlamaBackend>(model_, config);
+  }
+
+  std::vector<TokenId> tokenize(const std::string& text) const {
+    return model_->tokenize(text, true, false);
+  }
+
+  py::array_t<float> logits(const std::vector<TokenId>& tokens, Pos n_rows) {
+    const BackendInfo& info = backend_->info();
+    const auto n = static_cast<Pos>(tokens.size());
+    if (n_rows < 1 || n_rows > info.n_seqs || n > info.n_ctx) {
+      throw InvalidRequestError("n_rows must be in [1, max_seqs] and tokens at most n_ctx");
+    }
+    py::array_t<float> result({static_cast<py::ssize_t>(n), static_cast<py::ssize_t>(info.n_vocab)});
+    float* to = result.mutable_data();
+    const py::gil_scoped_release release;
+    backend_->clear();
+    for (Pos begin = 0; begin < n; begin += n_rows) {
+      const Pos end = std::min(begin + n_rows, n);
+      const std::vector<TokenId> call(tokens.begin() + begin, tokens.begin() + end);
+      std::vector<Pos> positions;
+      for (Pos pos = begin; pos < end; ++pos) positions.push_back(pos);
+      const std::vector<SeqId> seqs(call.size(), 0);
+      const std::vector<std::uint8_t> wants(call.size(), 1);
+      if (backend_->decode({call, positions, seqs, wants}) != DecodeStatus::kOk) {
+        throw LlamaHerdError("decode failed");
+      }
+      for (Pos i = 0; i < end - begin; ++i) to = std::ranges::copy(backend_->logits(i), to).out;
+    }
+    return result;
+  }
+
+ private:
+  std::shared_ptr<const LlamaModel> model_;
+  std::unique_ptr<LlamaBackend> backend_;
+};
+
 }  // namespace
 
 void bind_testing(py::module_& m) {
+  py::class_<BareModel>(m, "BareModel", "A model without an engine, for one thread.")
+      .def(py::init<const std::string&, const EngineConfig&>(), py::arg("path"), py::arg("config"),
+           py::call_guard<py::gil_scoped_release>(),
+           "Raises ModelLoadError, InvalidRequestError.")
+      .def("tokenize", &BareModel::tokenize, py::arg("text"))
+      .def("logits", &BareModel::logits, py::arg("tokens"), py::arg("n_rows"),
+           "float32 of shape (len(tokens), n_vocab), computed n_rows at a time, in [1, max_seqs], "
+           "in an empty cache.");
+
   py::class_<LogitsRecord, std::shared_ptr<LogitsRecord>>(
       m, "LogitsRecord", "Fingerprints of an engine's logits, to compare runs to the bit.")
       .def(py::init<>())

@@ -1,12 +1,15 @@
 #include "hook.h"
 
-#include <array>
-#include <atomic>
 #include <mutex>
-#include <stdexcept>
 
+#include "attention.h"
+#include "error.h"
 #include "ggml-backend-impl.h"
 #include "ggml-cpu.h"
+#include "kernel_table.h"
+#include "matmul.h"
+#include "panel_buffer.h"
+#include "pool_state.h"
 #include "reference.h"
 #include "traits.h"
 
@@ -15,92 +18,114 @@ namespace {
 
 // Read by every worker for every node, written when an engine comes or goes: no lock on the way.
 constexpr std::size_t kMaxPools = 64;
-std::array<std::atomic<ggml_threadpool*>, kMaxPools> reference_pools;
+std::array<PoolState, kMaxPools> pools;
 
-bool wants_reference(const ggml_threadpool* pool) {
-  for (const auto& entry : reference_pools) {
-    if (entry.load(std::memory_order_relaxed) == pool) return true;
-  }
-  return false;
+thread_local PoolState* planning = nullptr;
+
+bool is_multiply(const ggml_tensor* op) {
+  return op->op == GGML_OP_MUL_MAT || op->op == GGML_OP_MUL_MAT_ID;
 }
 
 class Dispatch : public ggml::cpu::tensor_traits {
  public:
-  // False: ggml sizes the scratch buffer for its own kernel. Ours need no more.
-  bool work_size(int, const ggml_tensor*, std::size_t&) override { return false; }
+  /// Called for every node by the thread that computes the graph, before anything is computed.
+  bool work_size(int n_threads, const ggml_tensor* op, std::size_t& size) override {
+    if (planning) ++planning->run;
+    if (is_multiply(op)) {
+      if (!in_panels(*op->src[0])) return false;
+      size = plan_multiply(planning, *op, n_threads);
+      return true;
+    }
+    // False also where we compute it: ggml's own kernel must find room if we decline.
+    if (planning && planning->mode == Mode::kFast) plan_attention(*planning, *op, n_threads);
+    return false;
+  }
 
   bool compute_forward(ggml_compute_params* params, ggml_tensor* op) override {
-    if (!wants_reference(params->threadpool)) return false;
+    PoolState* state = state_of(params->threadpool);
+    if (is_multiply(op) && in_panels(*op->src[0])) {
+      multiply(state, *params, *op);
+      return true;
+    }
+    if (!state || state->mode == Mode::kStock) return false;
+    const bool reference = state->mode == Mode::kReference;
     switch (op->op) {
       case GGML_OP_MUL_MAT:
-        return reference_mul_mat(*params, *op);
+        return reference && reference_mul_mat(*params, *op);
       case GGML_OP_MUL_MAT_ID:
-        return reference_mul_mat_id(*params, *op);
-      case GGML_OP_FLASH_ATTN_EXT:
-        return reference_flash_attn(*params, *op);
+        return reference && reference_mul_mat_id(*params, *op);
       default:
-        return false;
+        return reference ? reference_flash_attn(*params, *op) : attend(*state, *params, *op);
     }
   }
 };
 
 class BufferType : public ggml::cpu::extra_buffer_type {
  public:
-  bool supports_op(ggml_backend_dev_t, const ggml_tensor*) override { return false; }
+  /// Asked by the model loader with an empty buffer, for weights it may put here, and later for
+  /// nodes whose weights are here.
+  bool supports_op(ggml_backend_dev_t, const ggml_tensor* op) override {
+    if (!is_multiply(op) || !in_panels(*op->src[0])) return false;
+    const bool loading = ggml_backend_buffer_get_size(op->src[0]->buffer) == 0;
+    return (!loading || takes_weights()) && multiplies(*op);
+  }
 
   ggml::cpu::tensor_traits* get_tensor_traits(const ggml_tensor* op) override {
-    const bool ours = op->op == GGML_OP_MUL_MAT || op->op == GGML_OP_MUL_MAT_ID ||
-                      op->op == GGML_OP_FLASH_ATTN_EXT;
-    return ours ? &dispatch_ : nullptr;
+    return is_multiply(op) || op->op == GGML_OP_FLASH_ATTN_EXT ? &dispatch_ : nullptr;
   }
 
  private:
   Dispatch dispatch_;
 };
 
-// Offered to the model loader for weights like any entry of the list; it declines all of them
-// above, so nothing is ever allocated in it.
-ggml_backend_buffer_type_t hook_buffer_type() {
-  static BufferType type;
-  static ggml_backend_buffer_type buffer_type = {
-      /*.iface =*/{
-          /*.get_name       =*/[](ggml_backend_buffer_type_t) { return "llamaherd"; },
-          /*.alloc_buffer   =*/
-          [](ggml_backend_buffer_type_t, std::size_t) -> ggml_backend_buffer_t { return nullptr; },
-          /*.get_alignment  =*/[](ggml_backend_buffer_type_t) -> std::size_t { return 64; },
-          /*.get_max_size   =*/nullptr,
-          /*.get_alloc_size =*/nullptr,
-          /*.is_host        =*/nullptr,
-      },
-      /*.device  =*/ggml_backend_reg_dev_get(ggml_backend_cpu_reg(), 0),
-      /*.context =*/&type,
-  };
-  return &buffer_type;
-}
-
 }  // namespace
 
+PoolState* state_of(const ggml_threadpool* pool) {
+  for (PoolState& state : pools) {
+    if (state.pool.load(std::memory_order_relaxed) == pool) return &state;
+  }
+  return nullptr;
+}
+
 void install_hook() {
+  static BufferType type;
   static std::once_flag once;
   std::call_once(once, [] {
     auto& list = ggml_backend_cpu_get_extra_buffer_types();
-    list.insert(list.begin(), hook_buffer_type());
+    list.insert(list.begin(), panel_buffer_type(&type));
   });
 }
 
-void use_reference(ggml_threadpool* pool) {
-  for (auto& entry : reference_pools) {
-    ggml_threadpool* empty = nullptr;
-    if (entry.compare_exchange_strong(empty, pool)) return;
+void use(ggml_threadpool* pool, Mode mode) {
+  static std::mutex mutex;
+  const std::lock_guard lock(mutex);
+  for (PoolState& state : pools) {
+    if (state.pool.load(std::memory_order_relaxed)) continue;
+    state.mode = mode;
+    state.memories = std::make_unique<std::array<Memory, PoolState::kMaxThreads>>();
+    state.pool.store(pool, std::memory_order_release);
+    return;
   }
-  throw std::runtime_error("at most 64 engines of one process can be deterministic");
+  throw ModelLoadError("one process can have at most 64 engines");
 }
 
 void forget(ggml_threadpool* pool) {
-  for (auto& entry : reference_pools) {
-    ggml_threadpool* expected = pool;
-    entry.compare_exchange_strong(expected, nullptr);
-  }
+  PoolState* state = state_of(pool);
+  if (!state) return;
+  state->activations = {};
+  state->visible = {};
+  state->attention = {};
+  state->attention_threads = 0;
+  state->memories.reset();
+  state->pool.store(nullptr, std::memory_order_release);
+}
+
+ComputeScope::ComputeScope(ggml_threadpool* pool) { planning = state_of(pool); }
+ComputeScope::~ComputeScope() { planning = nullptr; }
+
+std::string fast_kernels() {
+  const KernelTable* kernels = best_kernels();
+  return kernels ? kernels->name : "";
 }
 
 }  // namespace llamaherd::kernels

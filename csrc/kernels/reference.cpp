@@ -3,25 +3,15 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 
+#include "attention_op.h"
 #include "ggml-cpu-impl.h"
 #include "ggml-cpu.h"
 #include "ggml.h"
+#include "tensor_at.h"
 
 namespace llamaherd::kernels {
 namespace {
-
-template <typename T>
-const T* at(const ggml_tensor& t, std::int64_t i1, std::int64_t i2 = 0, std::int64_t i3 = 0) {
-  return reinterpret_cast<const T*>(static_cast<const char*>(t.data) + i1 * t.nb[1] + i2 * t.nb[2] +
-                                    i3 * t.nb[3]);
-}
-
-template <typename T>
-T* at(ggml_tensor& t, std::int64_t i1, std::int64_t i2 = 0, std::int64_t i3 = 0) {
-  return const_cast<T*>(at<T>(static_cast<const ggml_tensor&>(t), i1, i2, i3));
-}
 
 /// The activation rows in the type the weights' dot product wants: as they are, or converted into
 /// the shared scratch buffer, each row whole by one thread.
@@ -123,47 +113,23 @@ constexpr float kMaxValue = 65504.0f;
 constexpr std::int64_t kMaxCells = 1 << 19;
 constexpr std::int64_t kMaxHeadSize = 1024;
 
-struct Attention {
-  const ggml_tensor *q, *k, *v, *mask, *sinks;
-  float scale, max_bias, softcap;
-
-  explicit Attention(const ggml_tensor& dst)
-      : q(dst.src[0]), k(dst.src[1]), v(dst.src[2]), mask(dst.src[3]), sinks(dst.src[4]) {
-    std::memcpy(&scale, dst.op_params + 0, sizeof scale);
-    std::memcpy(&max_bias, dst.op_params + 1, sizeof max_bias);
-    std::memcpy(&softcap, dst.op_params + 2, sizeof softcap);
-    if (softcap != 0) scale /= softcap;
-  }
-
-  bool covered() const {
-    const auto plain = [](const ggml_tensor* t) {
-      return (t->type == GGML_TYPE_F16 || t->type == GGML_TYPE_F32) &&
-             t->nb[0] == ggml_type_size(t->type);
-    };
-    return plain(k) && plain(v) && q->type == GGML_TYPE_F32 && q->nb[0] == sizeof(float) &&
-           k->ne[1] <= kMaxCells && k->ne[0] <= kMaxHeadSize && v->ne[0] <= kMaxHeadSize &&
-           (!mask || mask->type == GGML_TYPE_F16);
-  }
-
-  /// ALiBi (Press et al., ICLR 2022): the mask's factor for query head `h`.
-  float slope(std::int64_t h) const {
-    if (max_bias <= 0) return 1.0f;
-    const auto n_head = static_cast<float>(q->ne[2]);
-    const float n_head_log2 = std::exp2(std::floor(std::log2(n_head)));
-    const auto head = static_cast<float>(h);
-    return head < n_head_log2
-               ? std::pow(std::exp2(-max_bias / n_head_log2), head + 1)
-               : std::pow(std::exp2(-max_bias / 2 / n_head_log2), 2 * (head - n_head_log2) + 1);
-  }
-};
+bool covered(const AttentionOp& a) {
+  const auto plain = [](const ggml_tensor* t) {
+    return (t->type == GGML_TYPE_F16 || t->type == GGML_TYPE_F32) &&
+           t->nb[0] == ggml_type_size(t->type);
+  };
+  return plain(a.k) && plain(a.v) && a.q->type == GGML_TYPE_F32 && a.q->nb[0] == sizeof(float) &&
+         a.k->ne[1] <= kMaxCells && a.k->ne[0] <= kMaxHeadSize && a.v->ne[0] <= kMaxHeadSize &&
+         (!a.mask || a.mask->type == GGML_TYPE_F16);
+}
 
 /// One query row's score against one cell; the same arithmetic wherever the cell lies.
-float score(const Attention& a, const void* q_row, const void* k_row, float bias) {
+float score(const AttentionOp& a, const void* q_row, const void* k_row, float bias) {
   float s = 0;
   ggml_get_type_traits_cpu(a.k->type)->vec_dot(static_cast<int>(a.k->ne[0]), &s, 0, k_row, 0, q_row,
                                                0, 1);
   s *= a.scale;
-  if (a.softcap != 0) s = a.softcap * std::tanh(s);
+  if (a.softcap != 0) s = a.softcap * std::tanh(s / a.softcap);
   return s + bias;
 }
 
@@ -177,7 +143,7 @@ void load_value(const ggml_tensor& v, const void* row, float* out) {
   for (std::int64_t i = 0; i < n; ++i) out[i] = std::clamp(values[i], -kMaxValue, kMaxValue);
 }
 
-void attend(const Attention& a, ggml_tensor& dst, std::int64_t i1, std::int64_t h,
+void attend(const AttentionOp& a, ggml_tensor& dst, std::int64_t i1, std::int64_t h,
             std::int64_t i3) {
   alignas(64) float q_row[kMaxHeadSize];
   alignas(64) float value[kMaxHeadSize];
@@ -239,8 +205,8 @@ void attend(const Attention& a, ggml_tensor& dst, std::int64_t i1, std::int64_t 
 }  // namespace
 
 bool reference_flash_attn(const ggml_compute_params& params, ggml_tensor& dst) {
-  const Attention a(dst);
-  if (!a.covered()) return false;
+  const AttentionOp a(dst);
+  if (!covered(a)) return false;
   const Range rows = share(a.q->ne[1] * a.q->ne[2] * a.q->ne[3], params);
   for (std::int64_t r = rows.begin; r < rows.end; ++r) {
     attend(a, dst, r % a.q->ne[1], r / a.q->ne[1] % a.q->ne[2], r / (a.q->ne[1] * a.q->ne[2]));

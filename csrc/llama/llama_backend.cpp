@@ -1,13 +1,12 @@
 #include "llama_backend.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <map>
 #include <stdexcept>
-#include <thread>
 
 #include "error.h"
+#include "kernel_choice.h"
+#include "kernels/hook.h"
 #include "log_sink.h"
 
 namespace llamaherd {
@@ -43,17 +42,9 @@ std::int32_t resolve_n_ctx(const EngineConfig& config, std::int32_t max_seqs,
 
 }  // namespace
 
-std::int32_t default_n_threads() {
-#ifdef __linux__
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
-#endif
-  return std::max(1, static_cast<std::int32_t>(std::thread::hardware_concurrency()));
-}
-
 LlamaBackend::LlamaBackend(std::shared_ptr<const LlamaModel> model, const EngineConfig& config)
     : model_(std::move(model)),
-      threads_(config.n_threads.value_or(default_n_threads()), config.poll, config.deterministic) {
+      threads_(config.n_threads.value_or(default_n_threads()), config.poll, choose_kernels(config)) {
   const Preset preset = resolve_preset(config);
   info_.n_vocab = llama_vocab_n_tokens(model_->vocab());
   info_.n_ctx_train = llama_model_n_ctx_train(model_->get());
@@ -187,6 +178,7 @@ bool LlamaBackend::fill(const BatchView& batch) {
 
 DecodeStatus LlamaBackend::decode(const BatchView& batch) {
   if (!fill(batch)) return DecodeStatus::kInvalidBatch;
+  const kernels::ComputeScope scope(threads_.get());
   const std::int32_t status =
       llama_process(context_.get(), LLAMA_PROCESS_TYPE_DECODE, batch_.get());
   n_nodes_left_ = kAllNodes;

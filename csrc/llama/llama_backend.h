@@ -67,7 +67,4 @@ class LlamaBackend final : public Backend {
   std::unique_ptr<llama_batch_ext, FreeBatch> batch_;
 };
 
-/// CPUs this process may run on, at least 1.
-std::int32_t default_n_threads();
-
 }  // namespace llamaherd

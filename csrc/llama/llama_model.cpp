@@ -10,7 +10,10 @@
 #include "devices.h"
 #include "error.h"
 #include "fit.h"
+#include "kernel_choice.h"
+#include "kernels/hook.h"
 #include "log_sink.h"
+#include "thread_pool.h"
 
 namespace llamaherd {
 namespace {
@@ -62,7 +65,7 @@ struct LoadParams {
     params.load_mode = load_mode_of(config);
     params.main_gpu = config.main_gpu;
     params.n_gpu_layers = config.n_gpu_layers;
-    params.use_extra_bufts = !config.deterministic;
+    params.use_extra_bufts = choose_kernels(config) != kernels::Mode::kReference;
     tensor_split = config.tensor_split;
     tensor_split.resize(llama_max_devices(), 0.0f);
     if (!config.tensor_split.empty()) {
@@ -104,6 +107,8 @@ LlamaModel::LlamaModel(const std::string& path, const EngineConfig& config,
   };
 
   const log_sink::ErrorCapture errors;
+  const kernels::LoadScope scope(choose_kernels(config),
+                                 config.n_threads.value_or(default_n_threads()));
   try {
     model_.reset(llama_model_load_from_file(path.c_str(), load.params));
   } catch (const std::exception& error) {

@@ -3,25 +3,19 @@
 #include <cstdint>
 
 #include "ggml-cpu.h"
-#include "kernels/hook.h"
+#include "kernels/mode.h"
 
 namespace llamaherd {
+
+/// CPUs this process may run on, at least 1.
+std::int32_t default_n_threads();
 
 /// The worker threads of one engine's CPU graphs. Without an attached pool ggml would create and
 /// join threads for every graph; OpenMP's spinning waits would starve every other process.
 class ThreadPool {
  public:
-  ThreadPool(std::int32_t n_threads, std::int32_t poll, bool reference_kernels)
-      : n_threads_(n_threads) {
-    ggml_threadpool_params params = ggml_threadpool_params_default(n_threads);
-    params.poll = static_cast<std::uint32_t>(poll);
-    pool_ = ggml_threadpool_new(&params);
-    if (reference_kernels) kernels::use_reference(pool_);
-  }
-  ~ThreadPool() {
-    kernels::forget(pool_);
-    ggml_threadpool_free(pool_);
-  }
+  ThreadPool(std::int32_t n_threads, std::int32_t poll, kernels::Mode mode);
+  ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 

@@ -91,6 +91,7 @@ def _file(path: Path, config: EngineConfig) -> Path:
         _core.__version__,
         _core.llama_cpp_commit,
         _core.cpu_features(),
+        _core.cpu_kernels(config._to_core()),
         _core.default_n_threads(),
         [(device.name, device.description) for device in _core.list_devices()],
         platform.node(),

@@ -75,20 +75,49 @@ CORE: dict[str, str] = {
     "fault_script": "types",
     "calibration": "backend cost_model error",
 }
+_INSTRUCTIONS = "kernels/attention_kernel kernels/kernel_table kernels/matmul_kernel"
 LLAMA: dict[str, str] = {
     "llama/log_sink": "",
     "llama/devices": "error kernels/hook llama/log_sink",
-    "llama/thread_pool": "kernels/hook",
-    "llama/llama_model": "error params token_table llama/devices llama/log_sink",
+    "llama/kernel_choice": "error params kernels/hook kernels/mode",
+    "llama/thread_pool": "kernels/hook kernels/mode",
+    "llama/llama_model": (
+        "error params token_table kernels/hook llama/devices llama/kernel_choice llama/log_sink"
+        " llama/thread_pool"
+    ),
     "llama/chat_template": "error llama/llama_model",
     "llama/fingerprint": "checksum error params llama/llama_model",
     "llama/quantize": "error llama/devices llama/log_sink",
     "llama/llama_backend": (
-        "backend error params llama/llama_model llama/log_sink llama/thread_pool"
+        "backend error params kernels/hook llama/kernel_choice llama/llama_model llama/log_sink"
+        " llama/thread_pool"
     ),
     "llama/faulty_backend": "backend fault_script llama/llama_backend",
-    "kernels/reference": "",
-    "kernels/hook": "kernels/reference",
+    "kernels/mode": "",
+    "kernels/kernel_table": "",
+    "kernels/panels": "",
+    "kernels/attention_op": "",
+    "kernels/tensor_at": "",
+    "kernels/attention_scratch": "kernels/kernel_table",
+    "kernels/pool_state": "kernels/mode",
+    "kernels/simd_avx2": "",
+    "kernels/simd_avx512": "",
+    "kernels/matmul_kernel": "kernels/kernel_table kernels/panels",
+    "kernels/attention_kernel": "kernels/attention_scratch kernels/kernel_table",
+    "kernels/avx2": _INSTRUCTIONS + " kernels/simd_avx2",
+    "kernels/avx512": _INSTRUCTIONS + " kernels/simd_avx512",
+    "kernels/visible_blocks": "kernels/kernel_table kernels/tensor_at",
+    "kernels/attention": (
+        "kernels/attention_op kernels/attention_scratch kernels/kernel_table kernels/pool_state"
+        " kernels/tensor_at kernels/visible_blocks"
+    ),
+    "kernels/matmul": "kernels/kernel_table kernels/panels kernels/pool_state kernels/tensor_at",
+    "kernels/panel_buffer": "kernels/hook kernels/panels",
+    "kernels/reference": "kernels/attention_op kernels/tensor_at",
+    "kernels/hook": (
+        "error kernels/attention kernels/kernel_table kernels/matmul kernels/mode"
+        " kernels/panel_buffer kernels/pool_state kernels/reference"
+    ),
 }
 BINDINGS: dict[str, str] = {
     "bindings/bindings": "",
@@ -101,10 +130,12 @@ BINDINGS: dict[str, str] = {
         " llama/chat_template llama/faulty_backend llama/fingerprint llama/llama_backend"
         " llama/llama_model llama/log_sink"
     ),
-    "bindings/bind_testing": "bindings/bindings fault_script logits_record",
+    "bindings/bind_testing": (
+        "bindings/bindings error fault_script logits_record llama/llama_backend llama/llama_model"
+    ),
     "bindings/bind_llama": (
-        "bindings/bindings error llama/devices llama/llama_backend llama/llama_model"
-        " llama/log_sink llama/quantize"
+        "bindings/bindings error llama/devices llama/kernel_choice llama/llama_backend"
+        " llama/llama_model llama/log_sink llama/quantize"
     ),
 }
 ALLOWED = CORE | LLAMA | BINDINGS

@@ -81,6 +81,7 @@ def generate(
     n_gpu_layers: options.GpuLayers = None,
     device: options.Device = None,
     kv_type: options.KvType = None,
+    cpu_kernels: options.CpuKernels = None,
     deterministic: options.Deterministic = None,
     trace: Annotated[
         Path | None,
@@ -114,6 +115,7 @@ def generate(
         n_gpu_layers=n_gpu_layers,
         device=device,
         kv_type=kv_type,
+        cpu_kernels=cpu_kernels,
         deterministic=deterministic,
     ).to_config(preset="high_throughput")
     # All prompts are in memory already: bounds on what waits are for servers.

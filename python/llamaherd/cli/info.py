@@ -43,6 +43,7 @@ def info(
     console.print(f"backends    {', '.join(backends)}")
     features = [name for name, value in _core.cpu_features() if value == "1"]
     console.print(f"CPU         {' '.join(features)}")
+    console.print(f"CPU kernels {_core.cpu_kernels(engine_config._to_core())}")
     console.print(f"threads     {_core.default_n_threads()} by default")
     console.print(f"models in   {models.cache_dir()}")
     console.print(_devices_table())

@@ -52,6 +52,10 @@ KvType = Annotated[
     str | None,
     typer.Option(help="Type of the KV cache.", rich_help_panel=_PANEL),
 ]
+CpuKernels = Annotated[
+    str | None,
+    typer.Option(help="auto, stock or reference.", rich_help_panel=_PANEL),
+]
 Deterministic = Annotated[
     bool | None,
     typer.Option(
@@ -79,6 +83,7 @@ class EngineOptions:
     n_gpu_layers: int | None = None
     device: list[str] | None = None
     kv_type: str | None = None
+    cpu_kernels: str | None = None
     deterministic: bool | None = None
 
     def to_config(self, *, preset: str = "balanced") -> EngineConfig:
@@ -95,6 +100,7 @@ class EngineOptions:
             n_gpu_layers=self.n_gpu_layers,
             devices=self.device or None,
             kv_type=self.kv_type,
+            cpu_kernels=self.cpu_kernels,
             deterministic=self.deterministic,
         )
         return replace(base, **options)

@@ -1,0 +1,95 @@
+// Speed of the CPU kernels by themselves, on one thread: GMAC/s and GB/s of weights read, by type,
+// shape and rows. "peak" is what the machine's integer unit and memory can do at most.
+
+#include <benchmark/benchmark.h>
+
+#include <random>
+#include <vector>
+
+#include "ggml.h"
+#include "kernels/kernel_table.h"
+#include "kernels/panels.h"
+
+namespace {
+
+using namespace llamaherd::kernels;
+
+struct Shape {
+  std::int64_t n_in, n_out;
+};
+
+/// Weights of random bits: speed does not depend on values, as long as scales are finite.
+std::vector<std::byte> random_panels(const ggml_tensor& weights) {
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(weights.ne[0] * weights.ne[1]);
+  for (float& value : values) value = normal(random);
+  std::vector<std::byte> rows(weights.ne[1] * ggml_row_size(weights.type, weights.ne[0]));
+  ggml_quantize_chunk(weights.type, values.data(), rows.data(), 0, weights.ne[1], weights.ne[0],
+                      nullptr);
+  std::vector<std::byte> panels(panels_bytes(weights));
+  pack_panels(weights, rows.data(), panels.data(), 1);
+  return panels;
+}
+
+void multiply(benchmark::State& state, const KernelTable* kernels, ggml_type type, Shape shape) {
+  const std::int64_t n_rows = state.range(0);
+  ggml_tensor weights{};
+  weights.type = type;
+  weights.ne[0] = shape.n_in;
+  weights.ne[1] = shape.n_out;
+  weights.ne[2] = weights.ne[3] = 1;
+  const std::vector<std::byte> panels = random_panels(weights);
+  std::vector<float> x(n_rows * shape.n_in, 0.5f), out(n_rows * (shape.n_out + 16));
+  std::vector<ActivationBlock> blocks(n_rows * shape.n_in / 32);
+  std::vector<const void*> x_of;
+  std::vector<float*> out_of;
+  const bool quantized = ggml_is_quantized(type);
+  for (std::int64_t r = 0; r < n_rows; ++r) {
+    ActivationBlock* row = blocks.data() + r * shape.n_in / 32;
+    kernels->quantize(x.data() + r * shape.n_in, shape.n_in, row);
+    x_of.push_back(quantized ? static_cast<const void*>(row) : x.data() + r * shape.n_in);
+    out_of.push_back(out.data() + r * shape.n_out);
+  }
+  std::vector<std::byte> scratch(unpacked_bytes(shape.n_in) + 64);
+  const Product product{type,         panels.data(),  (shape.n_out + 15) / 16,
+                        shape.n_in,   shape.n_out,    x_of.data(),
+                        out_of.data(), n_rows,        scratch.data()};
+  for (auto _ : state) {
+    kernels->multiply(product);
+    benchmark::ClobberMemory();
+  }
+  using benchmark::Counter;
+  const auto macs = static_cast<double>(n_rows * shape.n_in * shape.n_out);
+  state.counters["GMAC/s"] = Counter(1e-9 * macs, Counter::kIsIterationInvariantRate);
+  state.counters["GB/s"] =
+      Counter(1e-9 * static_cast<double>(panels.size()), Counter::kIsIterationInvariantRate);
+}
+
+void add(const char* name, const KernelTable* kernels) {
+  if (!kernels) return;
+  for (const ggml_type type :
+       {GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_Q8_0,
+        GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K, GGML_TYPE_F16, GGML_TYPE_BF16}) {
+    for (const Shape shape : {Shape{576, 1536}, Shape{1536, 576}, Shape{4096, 4096}}) {
+      if (shape.n_in % 256 != 0 && ggml_blck_size(type) == 256) continue;
+      const std::string title = std::string(name) + "/" + ggml_type_name(type) + "/" +
+                                std::to_string(shape.n_in) + "x" + std::to_string(shape.n_out);
+      benchmark::RegisterBenchmark(
+          title.c_str(),
+          [=](benchmark::State& state) { multiply(state, kernels, type, shape); })
+          ->RangeMultiplier(2)
+          ->Range(1, 64)
+          ->Arg(512);
+    }
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  add("best", best_kernels());
+  add("avx2", avx2_kernels());
+  benchmark::Initialize(&argc, argv);
+  benchmark::RunSpecifiedBenchmarks();
+}

@@ -1,0 +1,220 @@
+#include "attention.h"
+
+#include <algorithm>
+
+#include "attention_op.h"
+#include "attention_scratch.h"
+#include "ggml-cpu-impl.h"
+#include "kernel_table.h"
+#include "pool_state.h"
+#include "tensor_at.h"
+#include "visible_blocks.h"
+
+namespace llamaherd::kernels {
+namespace {
+
+// Queries that read a block together: enough that reading it costs little, few enough that they stay
+// in the first-level cache.
+constexpr std::int64_t kTileQueries = 48;
+// Pieces of work per thread, so that none waits long for the last.
+constexpr std::int64_t kPiecesPerThread = 3;
+constexpr std::int64_t kMaxGroup = 128;
+constexpr std::size_t kMaxPartialsBytes = std::size_t{16} << 20;
+
+bool is_plain_half(const ggml_tensor* t) {
+  return t->type == GGML_TYPE_F16 && t->nb[0] == sizeof(std::uint16_t) && t->ne[3] == 1 &&
+         t->ne[0] % 16 == 0 && t->ne[0] <= kMaxHeadSize;
+}
+
+bool covered(const AttentionOp& a, const ggml_tensor& dst) {
+  return is_plain_half(a.k) && is_plain_half(a.v) && a.mask && a.mask->type == GGML_TYPE_F16 &&
+         a.mask->nb[0] == sizeof(std::uint16_t) && a.mask->ne[2] == 1 && a.mask->ne[3] == 1 &&
+         a.mask->ne[1] >= a.q->ne[1] && a.q->type == GGML_TYPE_F32 && a.q->nb[0] == sizeof(float) &&
+         a.q->ne[3] == 1 && a.k->ne[2] == a.v->ne[2] && a.k->ne[1] == a.v->ne[1] &&
+         a.q->ne[2] % a.k->ne[2] == 0 && a.q->ne[2] / a.k->ne[2] <= kMaxGroup &&
+         dst.type == GGML_TYPE_F32;
+}
+
+/// How a node's work is cut up. The same for all threads, and of no influence on results.
+struct Division {
+  std::int64_t n_rows, n_cells, n_heads;  // n_heads: of K and V
+  int n_group, tile_rows;
+  std::int64_t n_ranges;  // of blocks, for each tile and head: 1, or more if there are few of those
+  std::size_t partials_bytes, scratch_bytes;
+
+  Division(const AttentionOp& a, int n_threads)
+      : n_rows(a.q->ne[1]),
+        n_cells(a.k->ne[1]),
+        n_heads(a.k->ne[2]),
+        n_group(static_cast<int>(a.q->ne[2] / a.k->ne[2])) {
+    const std::int64_t n_wanted = kPiecesPerThread * n_threads;
+    const std::int64_t even = (n_rows * n_heads + n_wanted - 1) / n_wanted;
+    tile_rows = static_cast<int>(std::clamp<std::int64_t>(
+        std::min(even, kTileQueries / n_group), 1, kMaxTileRows));
+    const int n_queries = tile_rows * n_group;
+    const auto k_size = static_cast<int>(a.k->ne[0]), v_size = static_cast<int>(a.v->ne[0]);
+    const VisibleBlocks blocks(nullptr, n_rows, n_cells, tile_rows);
+    const std::int64_t n_pieces = blocks.n_tiles() * n_heads;
+    partials_bytes = n_pieces * blocks.n_row_blocks() * n_queries * (2 + v_size) * sizeof(float);
+    n_ranges = (n_wanted + n_pieces - 1) / n_pieces;
+    const bool splits = n_threads > 1 && n_pieces < 2 * n_threads && n_pieces % n_threads != 0 &&
+                        partials_bytes <= kMaxPartialsBytes;
+    if (!splits) n_ranges = 1;
+    if (n_ranges == 1) partials_bytes = 0;
+    const std::byte* none = nullptr;
+    scratch_bytes = lay_out(nullptr, n_queries, k_size, v_size).end - none;
+  }
+
+  VisibleBlocks blocks(std::byte* memory) const { return {memory, n_rows, n_cells, tile_rows}; }
+};
+
+/// One node, seen by one thread.
+class Attention {
+ public:
+  Attention(PoolState& state, const ggml_compute_params& params, ggml_tensor& dst)
+      : a_(dst), dst_(dst), state_(state), params_(params), division_(a_, params.nth) {}
+
+  void run() {
+    Memory& memory = state_.memory(params_.ith);
+    const VisibleBlocks blocks = see(memory);
+    const std::size_t turn = memory.n_attention++ % 2;
+    if (params_.ith == 0) state_.next_piece[1 - turn].store(0, std::memory_order_relaxed);
+    const std::int64_t n = blocks.n_tiles() * division_.n_heads * division_.n_ranges;
+    auto& next = state_.next_piece[turn];
+    for (std::int64_t i = next.fetch_add(1); i < n; i = next.fetch_add(1)) compute(blocks, i);
+    if (division_.n_ranges == 1) return;
+    ggml_barrier(params_.threadpool);
+    for (std::int64_t i = params_.ith; i < blocks.n_tiles() * division_.n_heads; i += params_.nth) {
+      merge(blocks, i);
+    }
+  }
+
+ private:
+  /// What the rows see, from the memory of this graph's earlier nodes if it is there.
+  VisibleBlocks see(Memory& memory) {
+    for (std::size_t i = 0; i < memory.masks.size(); ++i) {
+      if (memory.masks[i] == a_.mask && memory.mask_tile_rows[i] == division_.tile_rows) {
+        return division_.blocks(state_.visible[i].data());
+      }
+    }
+    const std::size_t slot = memory.next_mask;
+    memory.next_mask = (slot + 1) % memory.masks.size();
+    memory.masks[slot] = a_.mask;
+    memory.mask_tile_rows[slot] = division_.tile_rows;
+    const VisibleBlocks blocks = division_.blocks(state_.visible[slot].data());
+    for (std::int64_t tile = params_.ith; tile < blocks.n_tiles(); tile += params_.nth) {
+      blocks.build(tile, *a_.mask, *best_kernels());
+    }
+    ggml_barrier(params_.threadpool);
+    return blocks;
+  }
+
+  float* partials(const VisibleBlocks& blocks, std::int64_t tile_and_head) const {
+    if (division_.n_ranges == 1) return nullptr;
+    const std::int64_t n = blocks.n_row_blocks() * division_.tile_rows * division_.n_group;
+    return reinterpret_cast<float*>(state_.attention.data()) +
+           tile_and_head * n * (2 + a_.v->ne[0]);
+  }
+
+  void compute(const VisibleBlocks& blocks, std::int64_t piece) {
+    const std::int64_t range = piece % division_.n_ranges;
+    const std::int64_t tile_and_head = piece / division_.n_ranges;
+    // Heads of one tile one after the other: their K and V lie side by side.
+    const std::int64_t head = tile_and_head % division_.n_heads;
+    const std::int64_t index = tile_and_head / division_.n_heads;
+    const VisibleBlocks::Tile& tile = blocks.tile(index);
+    const int n_rows = blocks.n_rows_of(index), n_group = division_.n_group;
+    const float* q[kMaxTileRows * kMaxGroup];
+    float* out[kMaxTileRows * kMaxGroup];
+    const std::uint16_t* mask[kMaxTileRows];
+    float slope[kMaxGroup];
+    for (int row = 0; row < n_rows; ++row) {
+      const std::int64_t i = index * division_.tile_rows + row;
+      mask[row] = at<std::uint16_t>(*a_.mask, i);
+      for (int j = 0; j < n_group; ++j) {
+        q[row * n_group + j] = at<float>(*a_.q, i, head * n_group + j);
+        out[row * n_group + j] = at<float>(dst_, head * n_group + j, i);
+      }
+    }
+    for (int j = 0; j < n_group; ++j) slope[j] = a_.slope(head * n_group + j);
+    const std::int64_t begin = tile.n_blocks * range / division_.n_ranges;
+    const std::int64_t end = tile.n_blocks * (range + 1) / division_.n_ranges;
+    best_kernels()->attend({
+        .blocks = tile.blocks,
+        .order = tile.order + begin,
+        .n_blocks = end - begin,
+        .n_rows = n_rows,
+        .n_group = n_group,
+        .k_size = static_cast<int>(a_.k->ne[0]),
+        .v_size = static_cast<int>(a_.v->ne[0]),
+        .k = at<std::byte>(*a_.k, 0, head),
+        .v = at<std::byte>(*a_.v, 0, head),
+        .k_stride = static_cast<std::int64_t>(a_.k->nb[1]),
+        .v_stride = static_cast<std::int64_t>(a_.v->nb[1]),
+        .q = q,
+        .out = out,
+        .scale = a_.scale,
+        .softcap = a_.softcap,
+        .mask = tile.biased ? mask : nullptr,
+        .slope = slope,
+        .sinks = sinks(head),
+        .scratch = state_.attention.data() + division_.partials_bytes +
+                   params_.ith * division_.scratch_bytes,
+        .partials = partials(blocks, tile_and_head),
+    });
+  }
+
+  const float* sinks(std::int64_t head) const {
+    if (!a_.sinks) return nullptr;
+    return static_cast<const float*>(a_.sinks->data) + head * division_.n_group;
+  }
+
+  void merge(const VisibleBlocks& blocks, std::int64_t tile_and_head) {
+    const std::int64_t head = tile_and_head % division_.n_heads;
+    const std::int64_t index = tile_and_head / division_.n_heads;
+    const int n_group = division_.n_group;
+    const int n_queries = blocks.n_rows_of(index) * n_group;
+    const std::int64_t stride = 2 + a_.v->ne[0];
+    for (int i = 0; i < n_queries; ++i) {
+      const std::int64_t row = i / n_group, h = head * n_group + i % n_group;
+      const std::int64_t n_visible = blocks.tile(index).n_visible[row];
+      best_kernels()->merge_blocks({
+          .partials = partials(blocks, tile_and_head) + i * stride,
+          .stride = n_queries * stride,
+          .n_blocks = (n_visible + kBlockCells - 1) / kBlockCells,
+          .v_size = static_cast<int>(a_.v->ne[0]),
+          .sink = a_.sinks ? sinks(head) + i % n_group : nullptr,
+          .out = at<float>(dst_, h, index * division_.tile_rows + row),
+      });
+    }
+  }
+
+  const AttentionOp a_;
+  ggml_tensor& dst_;
+  PoolState& state_;
+  const ggml_compute_params& params_;
+  const Division division_;
+};
+
+}  // namespace
+
+bool plan_attention(PoolState& state, const ggml_tensor& dst, int n_threads) {
+  const AttentionOp a(dst);
+  if (!best_kernels() || !covered(a, dst)) return false;
+  const Division division(a, n_threads);
+  const std::size_t bytes = division.blocks(nullptr).bytes();
+  const std::size_t scratch = division.partials_bytes + n_threads * division.scratch_bytes;
+  const bool has_room = state.visible[0].reserve(bytes) && state.visible[1].reserve(bytes) &&
+                        state.attention.reserve(scratch);
+  state.attention_threads = has_room ? n_threads : 0;
+  for (auto& piece : state.next_piece) piece.store(0, std::memory_order_relaxed);
+  return has_room;
+}
+
+bool attend(PoolState& state, const ggml_compute_params& params, ggml_tensor& dst) {
+  if (state.attention_threads != params.nth || !covered(AttentionOp(dst), dst)) return false;
+  Attention(state, params, dst).run();
+  return true;
+}
+
+}  // namespace llamaherd::kernels

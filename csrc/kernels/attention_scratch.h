@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernel_table.h"
+
+namespace llamaherd::kernels {
+namespace {
+
+/// What a tile's attention keeps besides its arguments.
+struct AttentionScratch {
+  float* q;          // [n_queries][k_size], scaled
+  float* result;     // [n_queries][2 + v_size]: maximum, sum and values of the blocks so far
+  float* part;       // the same of one block
+  float* scores;     // [n_queries][kBlockCells]
+  std::uint16_t* k;  // [kBlockCells / 16][k_size][16]
+  std::byte* end;
+};
+
+inline AttentionScratch lay_out(std::byte* begin, int n_queries, int k_size, int v_size) {
+  const auto take = [&](std::size_t bytes) {
+    std::byte* at = begin;
+    begin += (bytes + 63) / 64 * 64;
+    return at;
+  };
+  const auto n = static_cast<std::size_t>(n_queries);
+  AttentionScratch s;
+  s.q = reinterpret_cast<float*>(take(4 * n * k_size));
+  s.result = reinterpret_cast<float*>(take(4 * n * (2 + v_size)));
+  s.part = reinterpret_cast<float*>(take(4 * n * (2 + v_size)));
+  s.scores = reinterpret_cast<float*>(take(4 * n * kBlockCells));
+  s.k = reinterpret_cast<std::uint16_t*>(take(sizeof(std::uint16_t) * kBlockCells * k_size));
+  s.end = begin;
+  return s;
+}
+
+}  // namespace
+}  // namespace llamaherd::kernels

@@ -1,0 +1,106 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+/// What is written once for every instruction set. Included by files that are compiled for CPUs which
+/// the rest must not assume: plain data and declarations only, no inline function that the linker
+/// could take for everybody's.
+namespace llamaherd::kernels {
+
+/// kBlockInputs activations of one row as integers: x = q * scale.
+struct ActivationBlock {
+  std::int8_t q[32];
+  float scale;
+  float sum;                  // of x, as quantised
+  std::int32_t neg_sum;       // -sum of q
+  std::int16_t neg_sum_half[2];  // of its halves
+};
+
+/// Some panels of one weight matrix times some rows.
+struct Product {
+  int type;                 // ggml_type of the weights
+  const std::byte* panels;  // the first
+  std::int64_t n_panels;
+  std::int64_t n_in;
+  std::int64_t n_out;   // from the first panel's first output on; the last panel may hold fewer than 16
+  const void* const* x;  // [n_rows]: ActivationBlock[n_in / 32], or float[n_in] for F16 and BF16
+  float* const* out;     // [n_rows], at the first panel's first output
+  std::int64_t n_rows;
+  std::byte* scratch;  // unpacked_bytes(n_in)
+};
+
+/// The most a panel of n_in inputs takes once it is unpacked: see multiply.
+constexpr std::size_t unpacked_bytes(std::int64_t n_in) { return n_in / 32 * (512 + 3 * 64); }
+
+/// Cells are attended to in blocks of this many, counted along each row's own visible cells: what a
+/// row's result depends on must not depend on its neighbours.
+inline constexpr int kBlockCells = 64;
+inline constexpr int kMaxTileRows = 16;
+inline constexpr int kMaxHeadSize = 512;
+
+/// A block of cells and the rows of a tile that see it. Each row sees the first `count` of the cells;
+/// all see the same ones, but the last block of a row may end early.
+struct SharedBlock {
+  std::uint32_t cells[kBlockCells];
+  std::uint32_t index;  // of the block among those of its rows
+  std::uint8_t n_cells;
+  std::uint8_t n_rows;
+  std::uint8_t row[kMaxTileRows];  // in the tile
+  std::uint8_t count[kMaxTileRows];
+};
+
+/// One K/V head's attention for the rows of one tile.
+struct AttentionTile {
+  const SharedBlock* blocks;
+  const std::uint32_t* order;  // [n_blocks]: of `blocks`, ascending by index
+  std::int64_t n_blocks;
+  int n_rows;
+  int n_group;              // query heads that share the K/V head
+  int k_size, v_size;       // of a head: multiples of 16
+  const std::byte* k;       // F16, of the head, at cell 0
+  const std::byte* v;
+  std::int64_t k_stride, v_stride;  // bytes from cell to cell
+  const float* const* q;    // [n_rows * n_group], not yet scaled
+  float* const* out;        // [n_rows * n_group]
+  float scale, softcap;
+  // ALiBi: scores get slope[j] * mask[row][cell]; null where the mask only hides.
+  const std::uint16_t* const* mask;  // [n_rows]
+  const float* slope;                // [n_group]
+  const float* sinks;                // [n_group] or null
+  std::byte* scratch;                // see attention_scratch.h
+  // If set, results of single blocks are left here, [index][row * n_group + j][2 + v_size], for
+  // merge_blocks(), and `out` is not written.
+  float* partials;
+};
+
+/// Results of all blocks of one row and query head, in order: [n_blocks] at `stride` floats.
+struct BlockResults {
+  const float* partials;
+  std::int64_t stride;
+  std::int64_t n_blocks;
+  int v_size;
+  const float* sink;
+  float* out;
+};
+
+struct KernelTable {
+  const char* name;
+  void (*quantize)(const float* x, std::int64_t n, ActivationBlock* out);
+  void (*multiply)(const Product& product);
+  /// The cells that a row of the mask shows, ascending; *biased is set if it shows any with a value
+  /// other than 0. Returns their number; `cells` has room for n + 16.
+  std::int64_t (*visible_cells)(const std::uint16_t* mask, std::int64_t n, std::uint32_t* cells,
+                                bool* biased);
+  void (*attend)(const AttentionTile& tile);
+  void (*merge_blocks)(const BlockResults& results);
+};
+
+/// Null where the compiler or the CPU has not what they need.
+const KernelTable* avx512_kernels();
+const KernelTable* avx2_kernels();
+
+/// The best that this CPU can run; null: only ggml's own.
+const KernelTable* best_kernels();
+
+}  // namespace llamaherd::kernels

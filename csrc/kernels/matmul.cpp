@@ -1,0 +1,189 @@
+#include "matmul.h"
+
+#include <algorithm>
+#include <cstdint>
+
+#include "ggml-cpu-impl.h"
+#include "kernel_table.h"
+#include "panels.h"
+#include "pool_state.h"
+#include "tensor_at.h"
+
+namespace llamaherd::kernels {
+namespace {
+
+// Up to this many values it is quicker that every thread quantises all of them for itself than that
+// they wait for each other.
+constexpr std::int64_t kPrivateValues = 8192;
+// Rows whose activations stay in the second-level cache while all panels pass by.
+constexpr std::int64_t kBytesOfRows = 256 << 10;
+constexpr std::int64_t kLeastRows = 64;
+
+bool is_quantized(const ggml_tensor& weights) { return ggml_is_quantized(weights.type); }
+
+std::size_t whole_lines(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+/// Sizes of a node, and where in the scratch its parts are.
+struct Shape {
+  const ggml_tensor& weights;
+  const ggml_tensor& x;
+  std::int64_t n_in, n_out, n_rows, n_products;  // n_products: rows of results
+  std::int64_t n_panels;                         // of one expert
+  bool quantized, is_private;
+  std::size_t row_bytes, activations_bytes, unpacked, pointers;
+
+  explicit Shape(const ggml_tensor& dst)
+      : weights(*dst.src[0]),
+        x(*dst.src[1]),
+        n_in(weights.ne[0]),
+        n_out(weights.ne[1]),
+        n_rows(ggml_nrows(&x)),
+        n_products(ggml_nrows(&dst)),
+        n_panels((n_out + kPanelOutputs - 1) / kPanelOutputs),
+        quantized(is_quantized(weights)),
+        is_private(n_in * n_rows <= kPrivateValues),
+        row_bytes(quantized ? n_in / kBlockInputs * sizeof(ActivationBlock) : 0),
+        activations_bytes(whole_lines(n_rows * row_bytes)),
+        unpacked(quantized ? whole_lines(unpacked_bytes(n_in)) : 0),
+        pointers(whole_lines(2 * n_products * sizeof(void*))) {}
+
+  std::size_t thread_bytes() const { return unpacked + pointers; }
+  std::size_t all_activations(int n_threads) const {
+    return activations_bytes * (is_private ? n_threads : 1);
+  }
+};
+
+/// One node, seen by one thread.
+class Multiply {
+ public:
+  Multiply(PoolState* state, const ggml_compute_params& params, ggml_tensor& dst)
+      : s_(dst), dst_(dst), params_(params), kernels_(*best_kernels()) {
+    auto* wdata = static_cast<std::byte*>(params.wdata);
+    scratch_ = wdata + params.ith * s_.thread_bytes();
+    std::byte* pointers = scratch_ + s_.unpacked;
+    x_of_ = reinterpret_cast<const void**>(pointers);
+    out_of_ = reinterpret_cast<float**>(pointers + s_.n_products * sizeof(void*));
+    if (s_.quantized) quantize(state, wdata + params.nth * s_.thread_bytes());
+  }
+
+  void run() {
+    if (dst_.op == GGML_OP_MUL_MAT_ID) {
+      run_experts();
+      return;
+    }
+    for (std::int64_t i = 0; i < s_.n_rows; ++i) set(i, i, row_of<float>(dst_, i));
+    product(0, s_.n_rows);
+  }
+
+ private:
+  template <typename T>
+  static T* row_of(const ggml_tensor& t, std::int64_t i) {
+    const std::int64_t i1 = i % t.ne[1], i2 = i / t.ne[1] % t.ne[2], i3 = i / (t.ne[1] * t.ne[2]);
+    return const_cast<T*>(at<T>(t, i1, i2, i3));
+  }
+
+  void set(std::int64_t product, std::int64_t row, float* out) {
+    x_of_[product] = s_.quantized ? static_cast<const void*>(activations_ + row * s_.row_bytes)
+                                  : row_of<void>(s_.x, row);
+    out_of_[product] = out;
+  }
+
+  /// Leaves the activations where they are if the node before had the same.
+  void quantize(PoolState* state, std::byte* scratch) {
+    Memory* memory = nullptr;
+    activations_ = scratch;
+    if (state && state->activations.size() >= s_.all_activations(params_.nth)) {
+      activations_ = state->activations.data();
+      memory = &state->memory(params_.ith);
+    }
+    if (s_.is_private) activations_ += params_.ith * s_.activations_bytes;
+    if (memory && memory->activations == &s_.x) return;
+    if (memory) memory->activations = &s_.x;
+    const std::int64_t first = s_.is_private ? 0 : params_.ith;
+    for (std::int64_t i = first; i < s_.n_rows; i += s_.is_private ? 1 : params_.nth) {
+      kernels_.quantize(row_of<float>(s_.x, i), s_.n_in,
+                        reinterpret_cast<ActivationBlock*>(activations_ + i * s_.row_bytes));
+    }
+    if (!s_.is_private) ggml_barrier(params_.threadpool);
+  }
+
+  /// This thread's part of the products of one expert's weights with rows [0, n) of x_of_: pieces
+  /// are panels, times blocks of rows where there are many rows.
+  void product(std::int64_t expert, std::int64_t n) {
+    const std::int64_t x_bytes = s_.quantized ? s_.row_bytes : s_.n_in * sizeof(float);
+    const std::int64_t n_fit = std::max(kBytesOfRows / x_bytes / 8 * 8, kLeastRows);
+    const std::int64_t n_blocks = (n + n_fit - 1) / n_fit;
+    const std::int64_t n_pieces = n_blocks * s_.n_panels;
+    std::int64_t piece = n_pieces * params_.ith / params_.nth;
+    const std::int64_t end = n_pieces * (params_.ith + 1) / params_.nth;
+    while (piece < end) {
+      const std::int64_t row = piece / s_.n_panels * n_fit, panel = piece % s_.n_panels;
+      const std::int64_t n_panels = std::min(s_.n_panels - panel, end - piece);
+      part(expert, panel, n_panels, row, std::min(n_fit, n - row));
+      piece += n_panels;
+    }
+  }
+
+  void part(std::int64_t expert, std::int64_t panel, std::int64_t n_panels, std::int64_t row,
+            std::int64_t n_rows) {
+    for (std::int64_t i = row; i < row + n_rows; ++i) out_of_[i] += panel * kPanelOutputs;
+    kernels_.multiply({
+        .type = s_.weights.type,
+        .panels = static_cast<const std::byte*>(s_.weights.data) +
+                  (expert * s_.n_panels + panel) * panel_bytes(s_.weights),
+        .n_panels = n_panels,
+        .n_in = s_.n_in,
+        .n_out = s_.n_out - panel * kPanelOutputs,
+        .x = x_of_ + row,
+        .out = out_of_ + row,
+        .n_rows = n_rows,
+        .scratch = scratch_,
+    });
+    for (std::int64_t i = row; i < row + n_rows; ++i) out_of_[i] -= panel * kPanelOutputs;
+  }
+
+  void run_experts() {
+    const ggml_tensor& ids = *dst_.src[2];  // [n_used, n_tokens]
+    for (std::int64_t expert = 0; expert < s_.weights.ne[2]; ++expert) {
+      std::int64_t n = 0;
+      for (std::int64_t token = 0; token < ids.ne[1]; ++token) {
+        for (std::int64_t used = 0; used < ids.ne[0]; ++used) {
+          if (at<std::int32_t>(ids, token)[used] != expert) continue;
+          set(n++, token * s_.x.ne[1] + used % s_.x.ne[1], at<float>(dst_, used, token));
+        }
+      }
+      if (n > 0) product(expert, n);
+    }
+  }
+
+  const Shape s_;
+  ggml_tensor& dst_;
+  const ggml_compute_params& params_;
+  const KernelTable& kernels_;
+  std::byte* scratch_;
+  std::byte* activations_ = nullptr;
+  const void** x_of_;
+  float** out_of_;
+};
+
+}  // namespace
+
+bool multiplies(const ggml_tensor& dst) {
+  const ggml_tensor& weights = *dst.src[0];
+  const ggml_tensor& x = *dst.src[1];
+  const bool of_experts = dst.op == GGML_OP_MUL_MAT_ID;
+  return has_panels(weights) && ggml_n_dims(&weights) == (of_experts ? 3 : 2) &&
+         x.type == GGML_TYPE_F32 && x.nb[0] == sizeof(float) && dst.type == GGML_TYPE_F32;
+}
+
+std::size_t plan_multiply(PoolState* state, const ggml_tensor& dst, int n_threads) {
+  const Shape shape(dst);
+  if (state) state->activations.reserve(shape.all_activations(n_threads));
+  return n_threads * shape.thread_bytes() + shape.all_activations(n_threads);
+}
+
+void multiply(PoolState* state, const ggml_compute_params& params, ggml_tensor& dst) {
+  Multiply(state, params, dst).run();
+}
+
+}  // namespace llamaherd::kernels

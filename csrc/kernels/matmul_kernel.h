@@ -1,0 +1,311 @@
+#pragma once
+
+#include "ggml.h"
+#include "kernel_table.h"
+#include "panels.h"
+
+namespace llamaherd::kernels {
+namespace {
+
+// From this many rows on a panel is unpacked into bytes once, and read from there by every tile.
+constexpr std::int64_t kUnpackRows = 17;
+
+template <class S>
+void quantize(const float* x, std::int64_t n, ActivationBlock* out) {
+  for (std::int64_t b = 0; b < n / kBlockInputs; ++b) {
+    ActivationBlock& block = out[b];
+    std::int32_t sums[2];
+    S::quantize(x + b * kBlockInputs, block.q, &block.scale, sums);
+    block.neg_sum = -sums[0] - sums[1];
+    block.neg_sum_half[0] = static_cast<std::int16_t>(-sums[0]);
+    block.neg_sum_half[1] = static_cast<std::int16_t>(-sums[1]);
+    block.sum = block.scale * static_cast<float>(sums[0] + sums[1]);
+  }
+}
+
+/// A block of a panel as it lies in memory.
+template <class S, Layout L>
+class PackedBlock {
+ public:
+  using F = typename S::F;
+  using I = typename S::I;
+
+  PackedBlock(const std::byte* panel, std::int64_t b)
+      : group_(panel + b / L.n_blocks * L.group()),
+        block_(group_ + L.header() + b % L.n_blocks * L.block()) {}
+
+  F scale(int i) const {
+    if constexpr (!L.is_k()) return S::load_f16(block_ + L.scales());
+    const std::byte* factors = block_ + L.scales() + 16 * i;
+    const F factor = L.n_scales == 2 ? S::load_i8(factors) : S::load_u8(factors);
+    return S::mul(S::load_f16(group_), factor);
+  }
+
+  F min() const {
+    if constexpr (!L.is_k()) return S::load_f16(block_ + L.minimums());
+    const F dmin = S::sub(S::zero(), S::load_f16(group_ + 32));
+    return S::mul(dmin, S::load_u8(block_ + L.minimums()));
+  }
+
+  /// q of inputs 8v .. 8v+3 and 8v+4 .. 8v+7.
+  template <int kV>
+  void pair(I& even, I& odd) const {
+    if constexpr (L.n_bits == 8) {
+      even = S::load_bytes(block_ + 128 * kV);
+      odd = S::load_bytes(block_ + 128 * kV + 64);
+      return;
+    }
+    const I nibbles = S::load_bytes(block_ + 64 * kV);
+    even = S::low_nibbles(nibbles);
+    odd = S::high_nibbles(nibbles);
+    constexpr int kMore = L.n_bits - 4;
+    if constexpr (kMore == 1 || kMore == 2) {
+      const I plane = S::load_bytes(block_ + L.planes() + 64 * (kMore * 2 * kV / 8));
+      even = S::template add_bits<kMore * 2 * kV % 8, kMore>(even, plane);
+      odd = S::template add_bits<kMore*(2 * kV + 1) % 8, kMore>(odd, plane);
+    }
+  }
+
+ private:
+  const std::byte* group_;
+  const std::byte* block_;
+};
+
+/// The same block unpacked: 512 bytes, then scales and minimums as floats.
+template <class S, Layout L>
+class UnpackedBlock {
+ public:
+  using F = typename S::F;
+  using I = typename S::I;
+  static constexpr std::size_t kBytes = 512 + 64 * (L.n_scales + (L.has_min ? 1 : 0));
+
+  UnpackedBlock(const std::byte* panel, std::int64_t b) : block_(panel + b * kBytes) {}
+
+  F scale(int i) const { return S::load(floats() + 16 * i); }
+  F min() const { return S::load(floats() + 16 * L.n_scales); }
+  template <int kV>
+  void pair(I& even, I& odd) const {
+    even = S::load_bytes(block_ + 128 * kV);
+    odd = S::load_bytes(block_ + 128 * kV + 64);
+  }
+
+  static void unpack(const PackedBlock<S, L>& from, std::byte* block) {
+    I even, odd;
+    const auto put = [&](int v) {
+      S::store_bytes(block + 128 * v, even);
+      S::store_bytes(block + 128 * v + 64, odd);
+    };
+    from.template pair<0>(even, odd), put(0);
+    from.template pair<1>(even, odd), put(1);
+    from.template pair<2>(even, odd), put(2);
+    from.template pair<3>(even, odd), put(3);
+    auto* floats = reinterpret_cast<float*>(block + 512);
+    for (int i = 0; i < L.n_scales; ++i) S::store(floats + 16 * i, from.scale(i));
+    if constexpr (L.has_min) S::store(floats + 16 * L.n_scales, from.min());
+  }
+
+ private:
+  const float* floats() const { return reinterpret_cast<const float*>(block_ + 512); }
+  const std::byte* block_;
+};
+
+/// One panel times kRows rows. What is added to a row's sums, and in which order, does not depend on
+/// kRows.
+template <class S, Layout L, class Block, int kRows>
+void multiply_tile(const std::byte* panel, std::int64_t n_blocks, const void* const* x,
+                   float* const* out, std::int64_t first, int n_valid) {
+  using F = typename S::F;
+  using I = typename S::I;
+  constexpr bool kCentered = L.has_min || (L.n_bits == 8 && S::kDot8Centers);
+  const ActivationBlock* rows[kRows];
+  F acc[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    rows[r] = static_cast<const ActivationBlock*>(x[r]);
+    acc[r] = S::zero();
+  }
+  for (std::int64_t b = 0; b < n_blocks; ++b) {
+    const Block block(panel, b);
+    I sums[kRows];
+    const auto start = [&](int half) {
+      for (int r = 0; r < kRows; ++r) {
+        const std::int32_t neg =
+            L.n_scales == 2 ? rows[r][b].neg_sum_half[half] : rows[r][b].neg_sum;
+        sums[r] = kCentered ? S::zero_i() : S::shift_left(S::set1_i(neg), L.n_bits - 1);
+      }
+    };
+    const auto take = [&]<int kV>() {
+      I even, odd;
+      block.template pair<kV>(even, odd);
+      for (int r = 0; r < kRows; ++r) {
+        const std::int8_t* q = rows[r][b].q + 8 * kV;
+        if constexpr (L.n_bits == 8) {
+          sums[r] = S::dot8(S::dot8(sums[r], even, q), odd, q + 4);
+        } else {
+          sums[r] = S::dot(S::dot(sums[r], even, q), odd, q + 4);
+        }
+      }
+    };
+    const auto finish = [&](int half) {
+      const F scale = block.scale(half);
+      for (int r = 0; r < kRows; ++r) {
+        acc[r] =
+            S::fma(S::to_float(sums[r]), S::mul(scale, S::set1(rows[r][b].scale)), acc[r]);
+      }
+    };
+    start(0);
+    take.template operator()<0>();
+    take.template operator()<1>();
+    if constexpr (L.n_scales == 2) {
+      finish(0);
+      start(1);
+    }
+    take.template operator()<2>();
+    take.template operator()<3>();
+    finish(L.n_scales - 1);
+    if constexpr (L.has_min) {
+      const F min = block.min();
+      for (int r = 0; r < kRows; ++r) acc[r] = S::fma(min, S::set1(rows[r][b].sum), acc[r]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    if (n_valid == kPanelOutputs) {
+      S::store(out[r] + first, acc[r]);
+    } else {
+      S::store_first(out[r] + first, acc[r], n_valid);
+    }
+  }
+}
+
+template <class S, Layout L, class Block, int kRows = S::kRows>
+void multiply_tiles(const std::byte* panel, const Product& p, std::int64_t first, int n_valid,
+                    std::int64_t row = 0) {
+  for (; row + kRows <= p.n_rows; row += kRows) {
+    multiply_tile<S, L, Block, kRows>(panel, p.n_in / kBlockInputs, p.x + row, p.out + row, first,
+                                      n_valid);
+  }
+  if constexpr (kRows > 1) {
+    if (row < p.n_rows) multiply_tiles<S, L, Block, kRows - 1>(panel, p, first, n_valid, row);
+  }
+}
+
+template <class S, Layout L>
+void multiply_quantized(const Product& p) {
+  const std::int64_t n_blocks = p.n_in / kBlockInputs;
+  const std::size_t bytes = n_blocks / L.n_blocks * L.group();
+  using Packed = PackedBlock<S, L>;
+  using Unpacked = UnpackedBlock<S, L>;
+  for (std::int64_t i = 0; i < p.n_panels; ++i) {
+    const std::byte* panel = p.panels + i * bytes;
+    const std::int64_t first = i * kPanelOutputs;
+    const int n_valid =
+        static_cast<int>(p.n_out - first < kPanelOutputs ? p.n_out - first : kPanelOutputs);
+    if (L.n_bits == 8 || p.n_rows < kUnpackRows) {
+      multiply_tiles<S, L, Packed>(panel, p, first, n_valid);
+      continue;
+    }
+    for (std::int64_t b = 0; b < n_blocks; ++b) {
+      Unpacked::unpack(Packed(panel, b), p.scratch + b * Unpacked::kBytes);
+    }
+    multiply_tiles<S, L, Unpacked>(p.scratch, p, first, n_valid);
+  }
+}
+
+/// kPanels panels of F16 or BF16 times kRows rows; each output is one chain of sums.
+template <class S, bool kBf16, int kPanels, int kRows>
+void multiply_half_tile(const std::byte* panel, std::int64_t n_in, const void* const* x,
+                        float* const* out, std::int64_t first, int n_valid) {
+  using F = typename S::F;
+  const std::int64_t bytes = n_in * 32;
+  F acc[kPanels][kRows];
+  for (int p = 0; p < kPanels; ++p) {
+    for (int r = 0; r < kRows; ++r) acc[p][r] = S::zero();
+  }
+  for (std::int64_t i = 0; i < n_in; ++i) {
+    F weights[kPanels];
+    for (int p = 0; p < kPanels; ++p) {
+      const std::byte* at = panel + p * bytes + i * 32;
+      weights[p] = kBf16 ? S::load_bf16(at) : S::load_f16(at);
+    }
+    for (int r = 0; r < kRows; ++r) {
+      const F value = S::set1(static_cast<const float*>(x[r])[i]);
+      for (int p = 0; p < kPanels; ++p) acc[p][r] = S::fma(weights[p], value, acc[p][r]);
+    }
+  }
+  for (int p = 0; p < kPanels; ++p) {
+    for (int r = 0; r < kRows; ++r) {
+      float* to = out[r] + first + p * kPanelOutputs;
+      if (p + 1 < kPanels || n_valid == kPanelOutputs) {
+        S::store(to, acc[p][r]);
+      } else {
+        S::store_first(to, acc[p][r], n_valid);
+      }
+    }
+  }
+}
+
+template <class S, bool kBf16, int kPanels, int kRows = S::kRows>
+void multiply_half_tiles(const std::byte* panel, const Product& p, std::int64_t first, int n_valid,
+                         std::int64_t row = 0) {
+  for (; row + kRows <= p.n_rows; row += kRows) {
+    multiply_half_tile<S, kBf16, kPanels, kRows>(panel, p.n_in, p.x + row, p.out + row, first,
+                                                 n_valid);
+  }
+  if constexpr (kRows > 1) {
+    if (row < p.n_rows) {
+      multiply_half_tiles<S, kBf16, kPanels, kRows - 1>(panel, p, first, n_valid, row);
+    }
+  }
+}
+
+template <class S, bool kBf16>
+void multiply_half(const Product& p) {
+  const std::int64_t bytes = p.n_in * 32;
+  // Few rows leave registers for more panels, which keep the adders busy.
+  const std::int64_t n_wide = p.n_rows <= S::kRows / 4 ? 4 : 2;
+  for (std::int64_t i = 0; i < p.n_panels;) {
+    const std::int64_t n = p.n_panels - i >= n_wide ? n_wide : 1;
+    const std::int64_t first = i * kPanelOutputs;
+    const std::int64_t last = first + (n - 1) * kPanelOutputs;
+    const int n_valid =
+        static_cast<int>(p.n_out - last < kPanelOutputs ? p.n_out - last : kPanelOutputs);
+    const std::byte* panel = p.panels + i * bytes;
+    if (n == 4) {
+      multiply_half_tiles<S, kBf16, 4, (S::kRows / 4 > 0 ? S::kRows / 4 : 1)>(panel, p, first,
+                                                                             n_valid);
+    } else if (n == 2) {
+      multiply_half_tiles<S, kBf16, 2>(panel, p, first, n_valid);
+    } else {
+      multiply_half_tiles<S, kBf16, 1>(panel, p, first, n_valid);
+    }
+    i += n;
+  }
+}
+
+template <class S>
+void multiply(const Product& p) {
+  switch (p.type) {
+    case GGML_TYPE_Q4_0:
+      return multiply_quantized<S, kLayoutQ4_0>(p);
+    case GGML_TYPE_Q4_1:
+      return multiply_quantized<S, kLayoutQ4_1>(p);
+    case GGML_TYPE_Q5_0:
+      return multiply_quantized<S, kLayoutQ5_0>(p);
+    case GGML_TYPE_Q5_1:
+      return multiply_quantized<S, kLayoutQ5_1>(p);
+    case GGML_TYPE_Q8_0:
+      return multiply_quantized<S, kLayoutQ8_0>(p);
+    case GGML_TYPE_Q4_K:
+      return multiply_quantized<S, kLayoutQ4_K>(p);
+    case GGML_TYPE_Q5_K:
+      return multiply_quantized<S, kLayoutQ5_K>(p);
+    case GGML_TYPE_Q6_K:
+      return multiply_quantized<S, kLayoutQ6_K>(p);
+    case GGML_TYPE_BF16:
+      return multiply_half<S, true>(p);
+    default:
+      return multiply_half<S, false>(p);
+  }
+}
+
+}  // namespace
+}  // namespace llamaherd::kernels

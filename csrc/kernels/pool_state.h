@@ -1,0 +1,81 @@
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+
+#include "mode.h"
+
+struct ggml_tensor;
+struct ggml_threadpool;
+
+namespace llamaherd::kernels {
+
+/// Memory that keeps its content from one graph node to the next. Grown while ggml plans a graph, by
+/// the one thread that does; never throws, since C code is above it on the stack.
+class Workspace {
+ public:
+  bool reserve(std::size_t n) {
+    if (n <= size_) return true;
+    const std::size_t bytes = (n + n / 2 + 63) / 64 * 64;
+    data_.reset(static_cast<std::byte*>(std::aligned_alloc(64, bytes)));
+    size_ = data_ ? bytes : 0;
+    return data_ != nullptr;
+  }
+  std::byte* data() const { return data_.get(); }
+  std::size_t size() const { return size_; }
+
+ private:
+  struct Free {
+    void operator()(std::byte* data) const { std::free(data); }
+  };
+  std::unique_ptr<std::byte, Free> data_;
+  std::size_t size_ = 0;
+};
+
+/// What a worker remembers of the nodes before, in a graph that is being computed. All workers of a
+/// pool compute the same nodes in the same order, so they remember the same without telling each
+/// other. Tensors are only compared with those of the same run: a later graph may reuse addresses.
+struct Memory {
+  std::uint64_t run = 0;
+  const ggml_tensor* activations = nullptr;  // quantised last
+  std::array<const ggml_tensor*, 2> masks{};  // whose visible cells lie in the workspaces
+  std::array<std::int64_t, 2> mask_tile_rows{};
+  std::size_t next_mask = 0;
+  std::uint64_t n_attention = 0;
+};
+
+/// The kernels' state of one engine, found by its thread pool.
+struct PoolState {
+  static constexpr std::size_t kMaxThreads = 512;  // ggml's own limit
+
+  std::atomic<ggml_threadpool*> pool = nullptr;
+  Mode mode = Mode::kStock;
+  std::uint64_t run = 0;  // a number for every graph; set while it is planned
+  std::unique_ptr<std::array<Memory, kMaxThreads>> memories;
+  Workspace activations;
+  std::array<Workspace, 2> visible;
+  int attention_threads = 0;  // for how many there is room; 0: no memory could be had
+  Workspace attention;
+  // Which piece of an attention node is next; nodes use them in turn, so that one can be set back
+  // while the other is in use.
+  std::array<std::atomic<std::int64_t>, 2> next_piece{};
+
+  /// The memory of worker `ith`, emptied if a new graph has begun.
+  Memory& memory(int ith) {
+    Memory& memory = (*memories)[ith];
+    if (memory.run != run) memory = Memory{run};
+    return memory;
+  }
+};
+
+/// The state of the engine whose graphs are computed on `pool`; null if it is none of ours.
+PoolState* state_of(const ggml_threadpool* pool);
+
+/// The state of the engine that the calling thread computes for.
+PoolState* planning_state();
+
+}  // namespace llamaherd::kernels

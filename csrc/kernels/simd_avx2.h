@@ -1,0 +1,231 @@
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace llamaherd::kernels {
+namespace {
+
+/// Sixteen lanes in two registers. Needs AVX2, FMA and F16C.
+struct Avx2 {
+  struct F {
+    __m256 a, b;
+  };
+  struct I {
+    __m256i a, b;
+  };
+
+  static constexpr int kRows = 2;
+  static constexpr int kQueries = 1;
+  static constexpr bool kDot8Centers = true;
+
+  static F zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+  static F set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+  static F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+  static void store(float* p, F x) {
+    _mm256_storeu_ps(p, x.a);
+    _mm256_storeu_ps(p + 8, x.b);
+  }
+  static void store_first(float* p, F x, int n) {
+    float lanes[16];
+    store(lanes, x);
+    for (int i = 0; i < n; ++i) p[i] = lanes[i];
+  }
+  static F add(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+  static F sub(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
+  static F mul(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+  static F div(F x, F y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
+  static F fma(F x, F y, F z) {
+    return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+  }
+  static F max(F x, F y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+  static float sum(F x) {
+    const __m256 y = _mm256_add_ps(x.a, x.b);
+    __m128 z = _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
+    z = _mm_add_ps(z, _mm_movehl_ps(z, z));
+    return _mm_cvtss_f32(_mm_add_ss(z, _mm_movehdup_ps(z)));
+  }
+  static float max(F x) {
+    const __m256 y = _mm256_max_ps(x.a, x.b);
+    __m128 z = _mm_max_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
+    z = _mm_max_ps(z, _mm_movehl_ps(z, z));
+    return _mm_cvtss_f32(_mm_max_ss(z, _mm_movehdup_ps(z)));
+  }
+  static F load_f16(const void* p) {
+    const auto* halves = static_cast<const __m128i*>(p);
+    return {_mm256_cvtph_ps(_mm_loadu_si128(halves)), _mm256_cvtph_ps(_mm_loadu_si128(halves + 1))};
+  }
+  static F load_bf16(const void* p) {
+    const auto* halves = static_cast<const __m128i*>(p);
+    const auto widen = [](__m128i x) {
+      return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
+    };
+    return {widen(_mm_loadu_si128(halves)), widen(_mm_loadu_si128(halves + 1))};
+  }
+  static F load_u8(const void* p) {
+    const __m128i x = _mm_loadu_si128(static_cast<const __m128i*>(p));
+    return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(x)),
+            _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(x, 8)))};
+  }
+  static F load_i8(const void* p) {
+    const __m128i x = _mm_loadu_si128(static_cast<const __m128i*>(p));
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(x, 8)))};
+  }
+  static F first(F x, F other, int n) {
+    const __m256i lane = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
+    const auto keep = [&](__m256 value, __m256 rest, int n_left) {
+      const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(n_left), lane);
+      return _mm256_blendv_ps(rest, value, _mm256_castsi256_ps(mask));
+    };
+    return {keep(x.a, other.a, n), keep(x.b, other.b, n - 8)};
+  }
+  static F copy_sign(F size, F sign) {
+    const __m256 bit = _mm256_set1_ps(-0.0f);
+    return {_mm256_or_ps(size.a, _mm256_and_ps(sign.a, bit)),
+            _mm256_or_ps(size.b, _mm256_and_ps(sign.b, bit))};
+  }
+  /// For n from -126 to 127; what else it may be is replaced by zero_below().
+  static F scale_by_power(F x, F n) {
+    const auto power = [](__m256 e) {
+      const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(e), _mm256_set1_epi32(127));
+      return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
+    };
+    return {_mm256_mul_ps(x.a, power(n.a)), _mm256_mul_ps(x.b, power(n.b))};
+  }
+  static F round(F x) {
+    constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    return {_mm256_round_ps(x.a, kNearest), _mm256_round_ps(x.b, kNearest)};
+  }
+  static F zero_below(F x, F of, float least) {
+    const __m256 bound = _mm256_set1_ps(least);
+    return {_mm256_andnot_ps(_mm256_cmp_ps(of.a, bound, _CMP_LT_OQ), x.a),
+            _mm256_andnot_ps(_mm256_cmp_ps(of.b, bound, _CMP_LT_OQ), x.b)};
+  }
+
+  static I zero_i() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+  static I set1_i(std::int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+  static I load_bytes(const void* p) {
+    const auto* bytes = static_cast<const __m256i*>(p);
+    return {_mm256_loadu_si256(bytes), _mm256_loadu_si256(bytes + 1)};
+  }
+  static void store_bytes(void* p, I x) {
+    auto* bytes = static_cast<__m256i*>(p);
+    _mm256_storeu_si256(bytes, x.a);
+    _mm256_storeu_si256(bytes + 1, x.b);
+  }
+  static I low_nibbles(I x) {
+    const __m256i mask = _mm256_set1_epi8(0x0f);
+    return {_mm256_and_si256(x.a, mask), _mm256_and_si256(x.b, mask)};
+  }
+  static I high_nibbles(I x) {
+    return low_nibbles({_mm256_srli_epi32(x.a, 4), _mm256_srli_epi32(x.b, 4)});
+  }
+  template <int kAt, int kBits>
+  static I add_bits(I q, I plane) {
+    const __m256i mask = _mm256_set1_epi8(kBits == 1 ? 0x10 : 0x30);
+    const auto add = [&](__m256i low, __m256i bits) {
+      const __m256i moved = kAt <= 4 ? _mm256_slli_epi32(bits, kAt <= 4 ? 4 - kAt : 0)
+                                     : _mm256_srli_epi32(bits, kAt > 4 ? kAt - 4 : 0);
+      return _mm256_or_si256(low, _mm256_and_si256(moved, mask));
+    };
+    return {add(q.a, plane.a), add(q.b, plane.b)};
+  }
+  static F to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+  static I shift_left(I x, int n) {
+    return {_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)};
+  }
+  static __m256i broadcast(const std::int8_t* x) {
+    std::int32_t four;
+    __builtin_memcpy(&four, x, 4);
+    return _mm256_set1_epi32(four);
+  }
+  static __m256i add_products(__m256i sum, __m256i q, __m256i x) {
+    const __m256i pairs = _mm256_maddubs_epi16(q, x);
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  }
+  /// For q below 64: sums of two products fit 16 bits.
+  static I dot(I sum, I q, const std::int8_t* x) {
+    const __m256i four = broadcast(x);
+    return {add_products(sum.a, q.a, four), add_products(sum.b, q.b, four)};
+  }
+  /// For any q, less 128: |q - 128| is at most 128, and x at least -127.
+  static I dot8(I sum, I q, const std::int8_t* x) {
+    const __m256i four = broadcast(x);
+    const auto add = [&](__m256i s, __m256i stored) {
+      const __m256i centered = _mm256_xor_si256(stored, _mm256_set1_epi8(-128));
+      return add_products(s, _mm256_abs_epi8(centered), _mm256_sign_epi8(four, centered));
+    };
+    return {add(sum.a, q.a), add(sum.b, q.b)};
+  }
+
+  static void transpose(const std::byte* const* cells, std::int64_t offset, std::uint16_t* out) {
+    for (int half = 0; half < 2; ++half) {
+      __m128i x[8], y[8];
+      for (int i = 0; i < 8; ++i) {
+        x[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(cells[8 * half + i] + offset));
+      }
+      for (int i = 0; i < 4; ++i) {
+        y[2 * i] = _mm_unpacklo_epi16(x[2 * i], x[2 * i + 1]);
+        y[2 * i + 1] = _mm_unpackhi_epi16(x[2 * i], x[2 * i + 1]);
+      }
+      for (int i = 0; i < 2; ++i) {
+        for (int j = 0; j < 2; ++j) {
+          x[4 * i + 2 * j] = _mm_unpacklo_epi32(y[4 * i + j], y[4 * i + 2 + j]);
+          x[4 * i + 2 * j + 1] = _mm_unpackhi_epi32(y[4 * i + j], y[4 * i + 2 + j]);
+        }
+      }
+      for (int j = 0; j < 4; ++j) {
+        y[2 * j] = _mm_unpacklo_epi64(x[j], x[4 + j]);
+        y[2 * j + 1] = _mm_unpackhi_epi64(x[j], x[4 + j]);
+      }
+      for (int d = 0; d < 8; ++d) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 16 * d + 8 * half), y[d]);
+      }
+    }
+  }
+
+  static void quantize(const float* x, std::int8_t* q, float* scale, std::int32_t sums[2]) {
+    const __m256i sign = _mm256_set1_epi32(0x7fffffff);
+    __m256i most = _mm256_setzero_si256();
+    for (int i = 0; i < 4; ++i) {
+      const __m256i bits = _mm256_castps_si256(_mm256_loadu_ps(x + 8 * i));
+      most = _mm256_max_epu32(most, _mm256_and_si256(bits, sign));
+    }
+    std::uint32_t lanes[8], bits = 0;
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), most);
+    for (const std::uint32_t lane : lanes) bits = lane > bits ? lane : bits;
+    float largest;
+    __builtin_memcpy(&largest, &bits, 4);
+    const bool tiny = largest < 1e-36f;
+    *scale = tiny ? 0.0f : largest / 127.0f;
+    const __m256 inverse = _mm256_set1_ps(tiny ? 0.0f : 127.0f / largest);
+    sums[0] = sums[1] = 0;
+    for (int i = 0; i < 4; ++i) {
+      std::int32_t whole[8];
+      const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), inverse);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(whole), _mm256_cvtps_epi32(scaled));
+      for (int j = 0; j < 8; ++j) {
+        const std::int32_t bounded = whole[j] < -127 ? -127 : whole[j];
+        q[8 * i + j] = static_cast<std::int8_t>(bounded);
+        sums[i / 2] += bounded;
+      }
+    }
+  }
+
+  static int visible(const std::uint16_t* mask, std::uint32_t first, unsigned valid,
+                     std::uint32_t* cells, bool* biased) {
+    int n = 0;
+    for (int i = 0; i < 16; ++i) {
+      if ((valid >> i & 1) == 0 || mask[i] == 0xfc00) continue;
+      if ((mask[i] & 0x7fff) != 0) *biased = true;
+      cells[n++] = first + static_cast<std::uint32_t>(i);
+    }
+    return n;
+  }
+};
+
+}  // namespace
+}  // namespace llamaherd::kernels

@@ -1,0 +1,86 @@
+#include "visible_blocks.h"
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+
+#include "tensor_at.h"
+
+namespace llamaherd::kernels {
+namespace {
+
+constexpr std::uint32_t kNone = ~0u;
+
+std::size_t whole_lines(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+/// Lets a row in if it sees the block's cells, as far as both go.
+bool join(SharedBlock& block, int row, const std::uint32_t* cells, int n) {
+  const int n_common = std::min<int>(n, block.n_cells);
+  if (std::memcmp(block.cells, cells, n_common * sizeof *cells) != 0) return false;
+  if (n > block.n_cells) {
+    std::copy(cells + n_common, cells + n, block.cells + n_common);
+    block.n_cells = static_cast<std::uint8_t>(n);
+  }
+  block.row[block.n_rows] = static_cast<std::uint8_t>(row);
+  block.count[block.n_rows++] = static_cast<std::uint8_t>(n);
+  return true;
+}
+
+}  // namespace
+
+int VisibleBlocks::n_rows_of(std::int64_t tile) const {
+  return static_cast<int>(std::min<std::int64_t>(tile_rows_, n_rows_ - tile * tile_rows_));
+}
+
+std::size_t VisibleBlocks::tile_bytes() const {
+  const std::size_t n_blocks = tile_rows_ * n_row_blocks();
+  return whole_lines(sizeof(Tile)) + whole_lines(n_blocks * sizeof(SharedBlock)) +
+         whole_lines(n_blocks * 2 * sizeof(std::uint32_t)) +
+         whole_lines(n_row_blocks() * sizeof(std::uint32_t)) + whole_lines(list_bytes());
+}
+
+void VisibleBlocks::build(std::int64_t index, const ggml_tensor& mask,
+                          const KernelTable& kernels) const {
+  std::byte* at_byte = memory_ + index * tile_bytes();
+  const std::size_t n_most = tile_rows_ * n_row_blocks();
+  const auto take = [&](std::size_t bytes) {
+    std::byte* begin = at_byte;
+    at_byte += whole_lines(bytes);
+    return begin;
+  };
+  Tile& tile = *new (take(sizeof(Tile))) Tile{};
+  tile.blocks = reinterpret_cast<SharedBlock*>(take(n_most * sizeof(SharedBlock)));
+  tile.order = reinterpret_cast<std::uint32_t*>(take(n_most * 2 * sizeof(std::uint32_t)));
+  auto* first = reinterpret_cast<std::uint32_t*>(take(n_row_blocks() * sizeof(std::uint32_t)));
+  auto* cells = reinterpret_cast<std::uint32_t*>(take(list_bytes()));
+  std::uint32_t* next = tile.order + n_most;  // chains of the blocks with the same index
+  std::fill_n(first, n_row_blocks(), kNone);
+
+  std::uint32_t n = 0;
+  for (int row = 0; row < n_rows_of(index); ++row) {
+    const auto* shown = at<std::uint16_t>(mask, index * tile_rows_ + row);
+    const std::int64_t n_visible = kernels.visible_cells(shown, n_cells_, cells, &tile.biased);
+    tile.n_visible[row] = n_visible;
+    for (std::int64_t b = 0; b * kBlockCells < n_visible; ++b) {
+      const std::uint32_t* of_block = cells + b * kBlockCells;
+      const int count =
+          static_cast<int>(std::min<std::int64_t>(kBlockCells, n_visible - b * kBlockCells));
+      std::uint32_t i = first[b];
+      while (i != kNone && !join(tile.blocks[i], row, of_block, count)) i = next[i];
+      if (i != kNone) continue;
+      SharedBlock& block = tile.blocks[n];
+      block.index = static_cast<std::uint32_t>(b);
+      block.n_cells = block.n_rows = 0;
+      join(block, row, of_block, count);
+      next[n] = first[b];
+      first[b] = n++;
+    }
+  }
+  tile.n_blocks = n;
+  std::uint32_t* order = tile.order;
+  for (std::int64_t b = 0; b < n_row_blocks(); ++b) {
+    for (std::uint32_t i = first[b]; i != kNone; i = next[i]) *order++ = i;
+  }
+}
+
+}  // namespace llamaherd::kernels
