@@ -77,10 +77,8 @@ class Attention {
   void run() {
     Memory& memory = state_.memory(params_.ith);
     const VisibleBlocks blocks = see(memory);
-    const std::size_t turn = memory.n_attention++ % 2;
-    if (params_.ith == 0) state_.next_piece[1 - turn].store(0, std::memory_order_relaxed);
     const std::int64_t n = blocks.n_tiles() * division_.n_heads * division_.n_ranges;
-    auto& next = state_.next_piece[turn];
+    std::atomic<std::int64_t>& next = state_.pieces(params_.ith);
     for (std::int64_t i = next.fetch_add(1); i < n; i = next.fetch_add(1)) compute(blocks, i);
     if (division_.n_ranges == 1) return;
     ggml_barrier(params_.threadpool);
@@ -207,7 +205,6 @@ bool plan_attention(PoolState& state, const ggml_tensor& dst, int n_threads) {
   const bool has_room = state.visible[0].reserve(bytes) && state.visible[1].reserve(bytes) &&
                         state.attention.reserve(scratch);
   state.attention_threads = has_room ? n_threads : 0;
-  for (auto& piece : state.next_piece) piece.store(0, std::memory_order_relaxed);
   return has_room;
 }
 

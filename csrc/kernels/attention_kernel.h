@@ -56,24 +56,24 @@ std::int64_t visible_cells(const std::uint16_t* mask, std::int64_t n, std::uint3
   return n_visible;
 }
 
-/// Scores of kN queries against a block's cells: sums over the head's dimensions, in order.
-template <class S, int kN>
+/// Scores of kN queries against 16 * kVectors cells: sums over the head's dimensions, in order.
+template <class S, int kN, int kVectors>
 void score(const std::uint16_t* k, int k_size, const float* const* q, float* const* scores) {
   using F = typename S::F;
-  F acc[kN][4];
+  F acc[kN][kVectors];
   for (int i = 0; i < kN; ++i) {
-    for (int c = 0; c < 4; ++c) acc[i][c] = S::zero();
+    for (int c = 0; c < kVectors; ++c) acc[i][c] = S::zero();
   }
   for (int d = 0; d < k_size; ++d) {
-    F cells[4];
-    for (int c = 0; c < 4; ++c) cells[c] = S::load_f16(k + (c * k_size + d) * 16);
+    F cells[kVectors];
+    for (int c = 0; c < kVectors; ++c) cells[c] = S::load_f16(k + (c * k_size + d) * 16);
     for (int i = 0; i < kN; ++i) {
       const F value = S::set1(q[i][d]);
-      for (int c = 0; c < 4; ++c) acc[i][c] = S::fma(cells[c], value, acc[i][c]);
+      for (int c = 0; c < kVectors; ++c) acc[i][c] = S::fma(cells[c], value, acc[i][c]);
     }
   }
   for (int i = 0; i < kN; ++i) {
-    for (int c = 0; c < 4; ++c) S::store(scores[i] + 16 * c, acc[i][c]);
+    for (int c = 0; c < kVectors; ++c) S::store(scores[i] + 16 * c, acc[i][c]);
   }
 }
 
@@ -206,7 +206,10 @@ class TileAttention {
       }
       start(s_.result + i * stride_, t_.v_size);
     }
-    for (std::int64_t i = 0; i < t_.n_blocks; ++i) take(t_.blocks[t_.order[i]]);
+    for (std::int64_t i = 0; i < t_.n_blocks; ++i) {
+      const bool is_last = i + 1 == t_.n_blocks;
+      take(t_.blocks[t_.order[i]], is_last ? nullptr : t_.blocks + t_.order[i + 1]);
+    }
     if (t_.partials) return;
     for (int i = 0; i < n_queries; ++i) {
       finish<S>(s_.result + i * stride_, t_.v_size,
@@ -215,19 +218,22 @@ class TileAttention {
   }
 
  private:
-  void take(const SharedBlock& block) {
+  void take(const SharedBlock& block, const SharedBlock* next) {
     for (int c = 0; c < kBlockCells; ++c) {
       const std::int64_t cell = block.cells[c < block.n_cells ? c : 0];
       k_[c] = t_.k + cell * t_.k_stride;
       v_[c] = t_.v + cell * t_.v_stride;
     }
-    for (int c = 0; c < kBlockCells / 16; ++c) {
+    prefetch(block, t_.v, t_.v_stride, t_.v_size);
+    const int n_vectors = (block.n_cells + 15) / 16;
+    for (int c = 0; c < n_vectors; ++c) {
       for (int d = 0; d < t_.k_size; d += 8) {
         S::transpose(k_ + 16 * c, 2 * d, s_.k + (c * t_.k_size + d) * 16);
       }
     }
+    if (next) prefetch(*next, t_.k, t_.k_stride, t_.k_size);
     const int n = block.n_rows * t_.n_group;
-    for_queries<S>(n, [&]<int kN>(int first) { score_some<kN>(block, first); });
+    for_queries<S>(n, [&]<int kN>(int first) { score_some<kN>(block, first, n_vectors); });
     for (int i = 0; i < n; ++i) {
       float* scores = s_.scores + i * kBlockCells;
       if (t_.mask) add_bias(block, i, scores);
@@ -242,15 +248,33 @@ class TileAttention {
     return block.row[i / t_.n_group] * t_.n_group + i % t_.n_group;
   }
 
+  /// Cells lie too far apart for the CPU to see what comes next.
+  static void prefetch(const SharedBlock& block, const std::byte* base, std::int64_t stride,
+                       int size) {
+    for (int c = 0; c < block.n_cells; ++c) {
+      const auto* cell = reinterpret_cast<const char*>(base + block.cells[c] * stride);
+      for (int line = 0; line < 2 * size; line += 64) _mm_prefetch(cell + line, _MM_HINT_T1);
+    }
+  }
+
   template <int kN>
-  void score_some(const SharedBlock& block, int first) {
+  void score_some(const SharedBlock& block, int first, int n_vectors) {
     const float* q[kN];
     float* scores[kN];
     for (int i = 0; i < kN; ++i) {
       q[i] = s_.q + query(block, first + i) * t_.k_size;
       scores[i] = s_.scores + (first + i) * kBlockCells;
     }
-    score<S, kN>(s_.k, t_.k_size, q, scores);
+    switch (n_vectors) {
+      case 1:
+        return score<S, kN, 1>(s_.k, t_.k_size, q, scores);
+      case 2:
+        return score<S, kN, 2>(s_.k, t_.k_size, q, scores);
+      case 3:
+        return score<S, kN, 3>(s_.k, t_.k_size, q, scores);
+      default:
+        return score<S, kN, 4>(s_.k, t_.k_size, q, scores);
+    }
   }
 
   /// Values are added without looking whose they are, those a row does not see times zero. That is

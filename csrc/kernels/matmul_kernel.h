@@ -1,5 +1,7 @@
 #pragma once
 
+#include <immintrin.h>
+
 #include "ggml.h"
 #include "kernel_table.h"
 #include "panels.h"
@@ -9,6 +11,9 @@ namespace {
 
 // From this many rows on a panel is unpacked into bytes once, and read from there by every tile.
 constexpr std::int64_t kUnpackRows = 17;
+
+// Bytes of weights to ask for before they are needed, within a panel and into the next one.
+constexpr std::size_t kAhead = 4096;
 
 template <class S>
 void quantize(const float* x, std::int64_t n, ActivationBlock* out) {
@@ -33,6 +38,12 @@ class PackedBlock {
   PackedBlock(const std::byte* panel, std::int64_t b)
       : group_(panel + b / L.n_blocks * L.group()),
         block_(group_ + L.header() + b % L.n_blocks * L.block()) {}
+
+  void prefetch() const {
+    for (std::size_t line = 0; line < L.block(); line += 64) {
+      _mm_prefetch(reinterpret_cast<const char*>(block_ + kAhead + line), _MM_HINT_T0);
+    }
+  }
 
   F scale(int i) const {
     if constexpr (!L.is_k()) return S::load_f16(block_ + L.scales());
@@ -81,6 +92,7 @@ class UnpackedBlock {
 
   UnpackedBlock(const std::byte* panel, std::int64_t b) : block_(panel + b * kBytes) {}
 
+  void prefetch() const {}
   F scale(int i) const { return S::load(floats() + 16 * i); }
   F min() const { return S::load(floats() + 16 * L.n_scales); }
   template <int kV>
@@ -125,6 +137,7 @@ void multiply_tile(const std::byte* panel, std::int64_t n_blocks, const void* co
   }
   for (std::int64_t b = 0; b < n_blocks; ++b) {
     const Block block(panel, b);
+    block.prefetch();
     I sums[kRows];
     const auto start = [&](int half) {
       for (int r = 0; r < kRows; ++r) {

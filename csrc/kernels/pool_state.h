@@ -45,7 +45,7 @@ struct Memory {
   std::array<const ggml_tensor*, 2> masks{};  // whose visible cells lie in the workspaces
   std::array<std::int64_t, 2> mask_tile_rows{};
   std::size_t next_mask = 0;
-  std::uint64_t n_attention = 0;
+  std::uint64_t n_divided = 0;  // nodes whose pieces were handed out one by one
 };
 
 /// The kernels' state of one engine, found by its thread pool.
@@ -60,8 +60,8 @@ struct PoolState {
   std::array<Workspace, 2> visible;
   int attention_threads = 0;  // for how many there is room; 0: no memory could be had
   Workspace attention;
-  // Which piece of an attention node is next; nodes use them in turn, so that one can be set back
-  // while the other is in use.
+  // Which piece of a node is next; nodes use them in turn, so that one can be set back while the
+  // other is in use.
   std::array<std::atomic<std::int64_t>, 2> next_piece{};
 
   /// The memory of worker `ith`, emptied if a new graph has begun.
@@ -69,6 +69,20 @@ struct PoolState {
     Memory& memory = (*memories)[ith];
     if (memory.run != run) memory = Memory{run};
     return memory;
+  }
+
+  /// To be called while a graph is planned.
+  void begin_graph() {
+    ++run;
+    for (auto& piece : next_piece) piece.store(0, std::memory_order_relaxed);
+  }
+
+  /// Where a node's workers take the numbers of its pieces from. Each calls it once for a node that
+  /// is divided so, and all are past a node before any is at the next.
+  std::atomic<std::int64_t>& pieces(int ith) {
+    const std::size_t turn = memory(ith).n_divided++ % 2;
+    if (ith == 0) next_piece[1 - turn].store(0, std::memory_order_relaxed);
+    return next_piece[turn];
   }
 };
 
