@@ -41,7 +41,7 @@ class PackedBlock {
 
   void prefetch() const {
     for (std::size_t line = 0; line < L.block(); line += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(block_ + kAhead + line), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(block_ + kAhead + line), _MM_HINT_T1);
     }
   }
 
