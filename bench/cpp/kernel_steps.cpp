@@ -2,9 +2,9 @@
 //
 //   kernel_steps N_THREADS N_RUNS MODEL...
 //
-// Prints a Markdown table: milliseconds of one llama.cpp call and the ratio, medians of N_RUNS pairs
-// of turns of 100 ms.
-// Scheduling, sampling and reading logits are excluded; nothing else may run.
+// Prints a Markdown table: milliseconds of one llama.cpp call and the ratio, medians of N_RUNS
+// pairs of turns of 100 ms. Scheduling, sampling and reading logits are excluded; nothing else may
+// run.
 
 #include <algorithm>
 #include <cstdio>

@@ -52,8 +52,8 @@ void multiply(benchmark::State& state, const KernelTable* kernels, ggml_type typ
     out_of.push_back(out.data() + r * shape.n_out);
   }
   std::vector<std::byte> scratch(unpacked_bytes(shape.n_in) + 64);
-  const Product product{type,         panels.data(),  (shape.n_out + 15) / 16,
-                        shape.n_in,   shape.n_out,    x_of.data(),
+  const Product product{type,          panels.data(), (shape.n_out + 15) / 16,
+                        shape.n_in,    shape.n_out,   x_of.data(),
                         out_of.data(), n_rows,        scratch.data()};
   for (auto _ : state) {
     kernels->multiply(product);
@@ -76,8 +76,7 @@ void add(const char* name, const KernelTable* kernels) {
       const std::string title = std::string(name) + "/" + ggml_type_name(type) + "/" +
                                 std::to_string(shape.n_in) + "x" + std::to_string(shape.n_out);
       benchmark::RegisterBenchmark(
-          title.c_str(),
-          [=](benchmark::State& state) { multiply(state, kernels, type, shape); })
+          title.c_str(), [=](benchmark::State& state) { multiply(state, kernels, type, shape); })
           ->RangeMultiplier(2)
           ->Range(1, 64)
           ->Arg(512);

@@ -42,7 +42,8 @@ class BareModel {
     if (n_rows < 1 || n_rows > info.n_seqs || n > info.n_ctx) {
       throw InvalidRequestError("n_rows must be in [1, max_seqs] and tokens at most n_ctx");
     }
-    py::array_t<float> result({static_cast<py::ssize_t>(n), static_cast<py::ssize_t>(info.n_vocab)});
+    py::array_t<float> result(
+        {static_cast<py::ssize_t>(n), static_cast<py::ssize_t>(info.n_vocab)});
     float* to = result.mutable_data();
     const py::gil_scoped_release release;
     backend_->clear();
@@ -71,8 +72,7 @@ class BareModel {
 void bind_testing(py::module_& m) {
   py::class_<BareModel>(m, "BareModel", "A model without an engine, for one thread.")
       .def(py::init<const std::string&, const EngineConfig&>(), py::arg("path"), py::arg("config"),
-           py::call_guard<py::gil_scoped_release>(),
-           "Raises ModelLoadError, InvalidRequestError.")
+           py::call_guard<py::gil_scoped_release>(), "Raises ModelLoadError, InvalidRequestError.")
       .def("tokenize", &BareModel::tokenize, py::arg("text"))
       .def("logits", &BareModel::logits, py::arg("tokens"), py::arg("n_rows"),
            "float32 of shape (len(tokens), n_vocab), computed n_rows at a time, in [1, max_seqs], "

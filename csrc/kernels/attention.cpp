@@ -13,8 +13,8 @@
 namespace llamaherd::kernels {
 namespace {
 
-// Queries that read a block together: enough that reading it costs little, few enough that they stay
-// in the first-level cache.
+// Queries that read a block together: enough that reading it costs little, few enough that they
+// stay in the first-level cache.
 constexpr std::int64_t kTileQueries = 48;
 // Pieces of work per thread, so that none waits long for the last.
 constexpr std::int64_t kPiecesPerThread = 3;
@@ -49,8 +49,8 @@ struct Division {
         n_group(static_cast<int>(a.q->ne[2] / a.k->ne[2])) {
     const std::int64_t n_wanted = kPiecesPerThread * n_threads;
     const std::int64_t even = (n_rows * n_heads + n_wanted - 1) / n_wanted;
-    tile_rows = static_cast<int>(std::clamp<std::int64_t>(
-        std::min(even, kTileQueries / n_group), 1, kMaxTileRows));
+    tile_rows = static_cast<int>(
+        std::clamp<std::int64_t>(std::min(even, kTileQueries / n_group), 1, kMaxTileRows));
     const int n_queries = tile_rows * n_group;
     const auto k_size = static_cast<int>(a.k->ne[0]), v_size = static_cast<int>(a.v->ne[0]);
     const VisibleBlocks blocks(nullptr, n_rows, n_cells, tile_rows);

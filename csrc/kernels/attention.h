@@ -10,9 +10,10 @@ struct PoolState;
 /// Softmax attention over the cells that a row's mask shows, F16 K and V.
 ///
 /// A row's visible cells are cut into blocks of kBlockCells, each block's result is computed by
-/// itself, and they are merged in order (Milakov and Gimelshein 2018; Dao et al. 2022). Rows that see
-/// the same block read it once, together. How rows are grouped and how the work is divided decides
-/// nothing about a result: it depends on the row's query, its visible cells and their order alone.
+/// itself, and they are merged in order (Milakov and Gimelshein 2018; Dao et al. 2022). Rows that
+/// see the same block read it once, together. How rows are grouped and how the work is divided
+/// decides nothing about a result: it depends on the row's query, its visible cells and their order
+/// alone.
 
 /// Makes room for a node while its graph is planned. False: attend() will decline it.
 bool plan_attention(PoolState& state, const ggml_tensor& dst, int n_threads);

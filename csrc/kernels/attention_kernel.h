@@ -10,8 +10,8 @@ namespace {
 
 constexpr float kLowest = -__builtin_inff();
 
-/// exp(x) for x <= 0: exactly 0 for -inf, NaN for NaN. Range reduction by ln 2 in two parts (Cody and
-/// Waite), then a polynomial; within 2 units in the last place.
+/// exp(x) for x <= 0: exactly 0 for -inf, NaN for NaN. Range reduction by ln 2 in two parts (Cody
+/// and Waite), then a polynomial; within 2 units in the last place.
 template <class S>
 typename S::F exp_of(typename S::F x) {
   using F = typename S::F;
@@ -212,8 +212,8 @@ class TileAttention {
     }
     if (t_.partials) return;
     for (int i = 0; i < n_queries; ++i) {
-      finish<S>(s_.result + i * stride_, t_.v_size,
-                t_.sinks ? t_.sinks + i % t_.n_group : nullptr, t_.out[i]);
+      finish<S>(s_.result + i * stride_, t_.v_size, t_.sinks ? t_.sinks + i % t_.n_group : nullptr,
+                t_.out[i]);
     }
   }
 
@@ -301,7 +301,8 @@ class TileAttention {
       }
       return;
     }
-    for_queries<S>(n, [&]<int kN>(int first) { some.template operator()<kN>(first, block.n_cells); });
+    for_queries<S>(n,
+                   [&]<int kN>(int first) { some.template operator()<kN>(first, block.n_cells); });
   }
 
   void add_bias(const SharedBlock& block, int i, float* scores) {

@@ -9,8 +9,7 @@ namespace llamaherd::kernels {
 
 const KernelTable* avx2_kernels() {
   static constexpr KernelTable table{
-      "avx2",           quantize<Avx2>, multiply<Avx2>,
-      visible_cells<Avx2>, attend<Avx2>,   merge_blocks<Avx2>,
+      "avx2", quantize<Avx2>, multiply<Avx2>, visible_cells<Avx2>, attend<Avx2>, merge_blocks<Avx2>,
   };
   return &table;
 }

@@ -9,7 +9,7 @@ namespace llamaherd::kernels {
 
 const KernelTable* avx512_kernels() {
   static constexpr KernelTable table{
-      "avx512_vnni",           quantize<Avx512>, multiply<Avx512>,
+      "avx512_vnni",         quantize<Avx512>, multiply<Avx512>,
       visible_cells<Avx512>, attend<Avx512>,   merge_blocks<Avx512>,
   };
   return &table;

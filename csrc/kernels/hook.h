@@ -9,19 +9,9 @@ struct ggml_threadpool;
 namespace llamaherd::kernels {
 
 /// Puts our kernels in front of ggml's own CPU kernels, for the whole process. Every later graph
-/// node is offered to them; they take it only if the engine it is computed for asked for them, or if
-/// its weights are in panels. Idempotent; call before the first model is loaded.
+/// node is offered to them; they take it only if the engine it is computed for asked for them, or
+/// if its weights are in panels. Idempotent; call before the first model is loaded.
 void install_hook();
-
-/// While one lives, the calling thread loads a model: kFast puts the weights it can into panels, on
-/// n_threads threads.
-class LoadScope {
- public:
-  LoadScope(Mode mode, int n_threads);
-  ~LoadScope();
-  LoadScope(const LoadScope&) = delete;
-  LoadScope& operator=(const LoadScope&) = delete;
-};
 
 /// Graphs computed on `pool` use kernels of `mode` until forget() is called.
 void use(ggml_threadpool* pool, Mode mode);

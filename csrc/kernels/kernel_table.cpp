@@ -1,5 +1,8 @@
 #include "kernel_table.h"
 
+#include <cstdlib>
+#include <cstring>
+
 namespace llamaherd::kernels {
 namespace {
 
@@ -11,7 +14,9 @@ const KernelTable* choose() {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
-  if (avx512 && avx512_kernels()) return avx512_kernels();
+  const char* most = std::getenv("LLAMAHERD_CPU_ISA");
+  const bool is_bounded = most && std::strcmp(most, "avx2") == 0;
+  if (avx512 && !is_bounded && avx512_kernels()) return avx512_kernels();
   if (avx2 && avx2_kernels()) return avx2_kernels();
 #endif
   return nullptr;

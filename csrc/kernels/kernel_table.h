@@ -3,17 +3,17 @@
 #include <cstddef>
 #include <cstdint>
 
-/// What is written once for every instruction set. Included by files that are compiled for CPUs which
-/// the rest must not assume: plain data and declarations only, no inline function that the linker
-/// could take for everybody's.
+/// What is written once for every instruction set. Included by files that are compiled for CPUs
+/// which the rest must not assume: plain data and declarations only, no inline function that the
+/// linker could take for everybody's.
 namespace llamaherd::kernels {
 
 /// kBlockInputs activations of one row as integers: x = q * scale.
 struct ActivationBlock {
   std::int8_t q[32];
   float scale;
-  float sum;                  // of x, as quantised
-  std::int32_t neg_sum;       // -sum of q
+  float sum;                     // of x, as quantised
+  std::int32_t neg_sum;          // -sum of q
   std::int16_t neg_sum_half[2];  // of its halves
 };
 
@@ -23,8 +23,9 @@ struct Product {
   const std::byte* panels;  // the first
   std::int64_t n_panels;
   std::int64_t n_in;
-  std::int64_t n_out;   // from the first panel's first output on; the last panel may hold fewer than 16
-  const void* const* x;  // [n_rows]: ActivationBlock[n_in / 32], or float[n_in] for F16 and BF16
+  std::int64_t
+      n_out;  // from the first panel's first output on; the last panel may hold fewer than 16
+  const void* const* x;  // [n_rows]: ActivationBlock[n_in / 32], or float[n_in] for float weights
   float* const* out;     // [n_rows], at the first panel's first output
   std::int64_t n_rows;
   std::byte* scratch;  // unpacked_bytes(n_in)
@@ -39,8 +40,8 @@ inline constexpr int kBlockCells = 64;
 inline constexpr int kMaxTileRows = 16;
 inline constexpr int kMaxHeadSize = 512;
 
-/// A block of cells and the rows of a tile that see it. Each row sees the first `count` of the cells;
-/// all see the same ones, but the last block of a row may end early.
+/// A block of cells and the rows of a tile that see it. Each row sees the first `count` of the
+/// cells; all see the same ones, but the last block of a row may end early.
 struct SharedBlock {
   std::uint32_t cells[kBlockCells];
   std::uint32_t index;  // of the block among those of its rows
@@ -56,13 +57,13 @@ struct AttentionTile {
   const std::uint32_t* order;  // [n_blocks]: of `blocks`, ascending by index
   std::int64_t n_blocks;
   int n_rows;
-  int n_group;              // query heads that share the K/V head
-  int k_size, v_size;       // of a head: multiples of 16
-  const std::byte* k;       // F16, of the head, at cell 0
+  int n_group;         // query heads that share the K/V head
+  int k_size, v_size;  // of a head: multiples of 16
+  const std::byte* k;  // F16, of the head, at cell 0
   const std::byte* v;
   std::int64_t k_stride, v_stride;  // bytes from cell to cell
-  const float* const* q;    // [n_rows * n_group], not yet scaled
-  float* const* out;        // [n_rows * n_group]
+  const float* const* q;            // [n_rows * n_group], not yet scaled
+  float* const* out;                // [n_rows * n_group]
   float scale, softcap;
   // ALiBi: scores get slope[j] * mask[row][cell]; null where the mask only hides.
   const std::uint16_t* const* mask;  // [n_rows]
@@ -100,7 +101,8 @@ struct KernelTable {
 const KernelTable* avx512_kernels();
 const KernelTable* avx2_kernels();
 
-/// The best that this CPU can run; null: only ggml's own.
+/// The best that this CPU can run; null: only ggml's own. The environment's LLAMAHERD_CPU_ISA=avx2
+/// keeps from those for AVX-512.
 const KernelTable* best_kernels();
 
 }  // namespace llamaherd::kernels

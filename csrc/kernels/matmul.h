@@ -9,10 +9,10 @@ namespace llamaherd::kernels {
 
 struct PoolState;
 
-/// MUL_MAT and MUL_MAT_ID with weights in panels. Activations are quantised in blocks of 32 to 8 bits
-/// with a float scale, products summed exactly within a block and in float from block to block, in
-/// order: a row's result does not depend on the rows beside it, nor on the number of threads. With
-/// F16 and BF16 weights everything is float.
+/// MUL_MAT and MUL_MAT_ID with weights in panels. Activations are quantised in blocks of 32 to 8
+/// bits with a float scale, products summed exactly within a block and in float from block to
+/// block, in order: a row's result does not depend on the rows beside it, nor on the number of
+/// threads. With F32, F16 and BF16 weights everything is float.
 
 /// Whether a product of weights in panels with this node's activations can be computed.
 bool multiplies(const ggml_tensor& dst);

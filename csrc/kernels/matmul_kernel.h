@@ -121,8 +121,8 @@ class UnpackedBlock {
   const std::byte* block_;
 };
 
-/// One panel times kRows rows. What is added to a row's sums, and in which order, does not depend on
-/// kRows.
+/// One panel times kRows rows. What is added to a row's sums, and in which order, does not depend
+/// on kRows.
 template <class S, Layout L, class Block, int kRows>
 void multiply_tile(const std::byte* panel, std::int64_t n_blocks, const void* const* x,
                    float* const* out, std::int64_t first, int n_valid) {
@@ -161,8 +161,7 @@ void multiply_tile(const std::byte* panel, std::int64_t n_blocks, const void* co
     const auto finish = [&](int half) {
       const F scale = block.scale(half);
       for (int r = 0; r < kRows; ++r) {
-        acc[r] =
-            S::fma(S::to_float(sums[r]), S::mul(scale, S::set1(rows[r][b].scale)), acc[r]);
+        acc[r] = S::fma(S::to_float(sums[r]), S::mul(scale, S::set1(rows[r][b].scale)), acc[r]);
       }
     };
     start(0);
@@ -223,12 +222,22 @@ void multiply_quantized(const Product& p) {
   }
 }
 
-/// kPanels panels of F16 or BF16 times kRows rows; each output is one chain of sums.
-template <class S, bool kBf16, int kPanels, int kRows>
-void multiply_half_tile(const std::byte* panel, std::int64_t n_in, const void* const* x,
-                        float* const* out, std::int64_t first, int n_valid) {
+template <ggml_type kType>
+constexpr std::int64_t kBytesOf = kType == GGML_TYPE_F32 ? 4 : 2;
+
+template <class S, ggml_type kType>
+typename S::F load_weights(const std::byte* at) {
+  if constexpr (kType == GGML_TYPE_F32) return S::load(reinterpret_cast<const float*>(at));
+  if constexpr (kType == GGML_TYPE_F16) return S::load_f16(at);
+  return S::load_bf16(at);
+}
+
+/// kPanels panels of F32, F16 or BF16 times kRows rows; each output is one chain of sums.
+template <class S, ggml_type kType, int kPanels, int kRows>
+void multiply_float_tile(const std::byte* panel, std::int64_t n_in, const void* const* x,
+                         float* const* out, std::int64_t first, int n_valid) {
   using F = typename S::F;
-  const std::int64_t bytes = n_in * 32;
+  constexpr std::int64_t kBytes = 16 * kBytesOf<kType>;
   F acc[kPanels][kRows];
   for (int p = 0; p < kPanels; ++p) {
     for (int r = 0; r < kRows; ++r) acc[p][r] = S::zero();
@@ -236,8 +245,7 @@ void multiply_half_tile(const std::byte* panel, std::int64_t n_in, const void* c
   for (std::int64_t i = 0; i < n_in; ++i) {
     F weights[kPanels];
     for (int p = 0; p < kPanels; ++p) {
-      const std::byte* at = panel + p * bytes + i * 32;
-      weights[p] = kBf16 ? S::load_bf16(at) : S::load_f16(at);
+      weights[p] = load_weights<S, kType>(panel + (p * n_in + i) * kBytes);
     }
     for (int r = 0; r < kRows; ++r) {
       const F value = S::set1(static_cast<const float*>(x[r])[i]);
@@ -256,23 +264,23 @@ void multiply_half_tile(const std::byte* panel, std::int64_t n_in, const void* c
   }
 }
 
-template <class S, bool kBf16, int kPanels, int kRows = S::kRows>
-void multiply_half_tiles(const std::byte* panel, const Product& p, std::int64_t first, int n_valid,
-                         std::int64_t row = 0) {
+template <class S, ggml_type kType, int kPanels, int kRows = S::kRows>
+void multiply_float_tiles(const std::byte* panel, const Product& p, std::int64_t first, int n_valid,
+                          std::int64_t row = 0) {
   for (; row + kRows <= p.n_rows; row += kRows) {
-    multiply_half_tile<S, kBf16, kPanels, kRows>(panel, p.n_in, p.x + row, p.out + row, first,
-                                                 n_valid);
+    multiply_float_tile<S, kType, kPanels, kRows>(panel, p.n_in, p.x + row, p.out + row, first,
+                                                  n_valid);
   }
   if constexpr (kRows > 1) {
     if (row < p.n_rows) {
-      multiply_half_tiles<S, kBf16, kPanels, kRows - 1>(panel, p, first, n_valid, row);
+      multiply_float_tiles<S, kType, kPanels, kRows - 1>(panel, p, first, n_valid, row);
     }
   }
 }
 
-template <class S, bool kBf16>
-void multiply_half(const Product& p) {
-  const std::int64_t bytes = p.n_in * 32;
+template <class S, ggml_type kType>
+void multiply_float(const Product& p) {
+  const std::int64_t bytes = p.n_in * 16 * kBytesOf<kType>;
   // Few rows leave registers for more panels, which keep the adders busy.
   const std::int64_t n_wide = p.n_rows <= S::kRows / 4 ? 4 : 2;
   for (std::int64_t i = 0; i < p.n_panels;) {
@@ -283,12 +291,12 @@ void multiply_half(const Product& p) {
         static_cast<int>(p.n_out - last < kPanelOutputs ? p.n_out - last : kPanelOutputs);
     const std::byte* panel = p.panels + i * bytes;
     if (n == 4) {
-      multiply_half_tiles<S, kBf16, 4, (S::kRows / 4 > 0 ? S::kRows / 4 : 1)>(panel, p, first,
-                                                                             n_valid);
+      multiply_float_tiles<S, kType, 4, (S::kRows / 4 > 0 ? S::kRows / 4 : 1)>(panel, p, first,
+                                                                               n_valid);
     } else if (n == 2) {
-      multiply_half_tiles<S, kBf16, 2>(panel, p, first, n_valid);
+      multiply_float_tiles<S, kType, 2>(panel, p, first, n_valid);
     } else {
-      multiply_half_tiles<S, kBf16, 1>(panel, p, first, n_valid);
+      multiply_float_tiles<S, kType, 1>(panel, p, first, n_valid);
     }
     i += n;
   }
@@ -313,10 +321,12 @@ void multiply(const Product& p) {
       return multiply_quantized<S, kLayoutQ5_K>(p);
     case GGML_TYPE_Q6_K:
       return multiply_quantized<S, kLayoutQ6_K>(p);
-    case GGML_TYPE_BF16:
-      return multiply_half<S, true>(p);
+    case GGML_TYPE_F32:
+      return multiply_float<S, GGML_TYPE_F32>(p);
+    case GGML_TYPE_F16:
+      return multiply_float<S, GGML_TYPE_F16>(p);
     default:
-      return multiply_half<S, false>(p);
+      return multiply_float<S, GGML_TYPE_BF16>(p);
   }
 }
 

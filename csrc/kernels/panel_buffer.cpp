@@ -4,7 +4,6 @@
 
 #include "ggml-backend-impl.h"
 #include "ggml-cpu.h"
-#include "hook.h"
 #include "panels.h"
 
 namespace llamaherd::kernels {
@@ -24,7 +23,8 @@ void set_tensor(ggml_backend_buffer_t, ggml_tensor* tensor, const void* data, st
 
 /// ggml's plain memory, with what is put into it rearranged. It cannot be read back.
 ggml_backend_buffer_t allocate(ggml_backend_buffer_type_t type, std::size_t size) {
-  ggml_backend_buffer_t buffer = ggml_backend_buft_alloc_buffer(ggml_backend_cpu_buffer_type(), size);
+  ggml_backend_buffer_t buffer =
+      ggml_backend_buft_alloc_buffer(ggml_backend_cpu_buffer_type(), size);
   if (!buffer) return nullptr;
   buffer->buft = type;
   buffer->iface.init_tensor = nullptr;

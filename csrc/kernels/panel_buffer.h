@@ -1,6 +1,7 @@
 #pragma once
 
 #include "ggml-backend.h"
+#include "mode.h"
 
 struct ggml_tensor;
 
@@ -11,6 +12,16 @@ namespace llamaherd::kernels {
 ggml_backend_buffer_type_t panel_buffer_type(void* context);
 
 bool in_panels(const ggml_tensor& weights);
+
+/// While one lives, the calling thread loads a model: kFast puts the weights it can into panels, on
+/// n_threads threads.
+class LoadScope {
+ public:
+  LoadScope(Mode mode, int n_threads);
+  ~LoadScope();
+  LoadScope(const LoadScope&) = delete;
+  LoadScope& operator=(const LoadScope&) = delete;
+};
 
 /// Whether the model that the calling thread loads may have its weights in panels.
 bool takes_weights();

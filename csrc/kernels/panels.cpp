@@ -38,7 +38,9 @@ const Layout* layout_of(ggml_type type) {
   }
 }
 
-bool is_half(ggml_type type) { return type == GGML_TYPE_F16 || type == GGML_TYPE_BF16; }
+bool is_float(ggml_type type) {
+  return type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_BF16;
+}
 
 /// One output's q of one block, as eight fours of bytes.
 using Fours = std::uint32_t[8];
@@ -215,9 +217,10 @@ void pack_row(const Layout& layout, const void* row, std::int64_t n_in, std::int
   }
 }
 
-void pack_half_row(const void* row, std::int64_t n_in, std::int64_t output, std::byte* panel) {
-  const auto* values = static_cast<const std::uint16_t*>(row);
-  auto* to = reinterpret_cast<std::uint16_t*>(panel) + output;
+template <class Value>
+void pack_float_row(const void* row, std::int64_t n_in, std::int64_t output, std::byte* panel) {
+  const auto* values = static_cast<const Value*>(row);
+  auto* to = reinterpret_cast<Value*>(panel) + output;
   for (std::int64_t i = 0; i < n_in; ++i) to[i * kPanelOutputs] = values[i];
 }
 
@@ -240,8 +243,10 @@ void pack_row(ggml_type type, const void* row, std::int64_t n_in, std::int64_t o
       return pack_row<block_q5_K>(kLayoutQ5_K, row, n_in, output, panel);
     case GGML_TYPE_Q6_K:
       return pack_row<block_q6_K>(kLayoutQ6_K, row, n_in, output, panel);
+    case GGML_TYPE_F32:
+      return pack_float_row<float>(row, n_in, output, panel);
     default:
-      return pack_half_row(row, n_in, output, panel);
+      return pack_float_row<std::uint16_t>(row, n_in, output, panel);
   }
 }
 
@@ -249,14 +254,14 @@ void pack_row(ggml_type type, const void* row, std::int64_t n_in, std::int64_t o
 
 bool has_panels(const ggml_tensor& weights) {
   if (weights.ne[3] != 1 || weights.ne[0] == 0 || weights.ne[1] == 0) return false;
-  if (is_half(weights.type)) return true;
+  if (is_float(weights.type)) return true;
   const Layout* layout = layout_of(weights.type);
   return layout && weights.ne[0] % (kBlockInputs * layout->n_blocks) == 0;
 }
 
 std::size_t panel_bytes(const ggml_tensor& weights) {
   const Layout* layout = layout_of(weights.type);
-  if (!layout) return weights.ne[0] * kPanelOutputs * sizeof(std::uint16_t);
+  if (!layout) return weights.ne[0] * kPanelOutputs * ggml_type_size(weights.type);
   return weights.ne[0] / (kBlockInputs * layout->n_blocks) * layout->group();
 }
 

@@ -5,10 +5,10 @@
 
 struct ggml_tensor;
 
-/// Weights as our matrix kernels read them. A panel holds kPanelOutputs consecutive outputs (rows of
-/// the weight tensor), interleaved so that one vector register holds the same inputs of all of them.
-/// A value is q * scale + min with q an unsigned integer; every supported type is stored without
-/// loss, in as many bits as it came with.
+/// Weights as our matrix kernels read them. A panel holds kPanelOutputs consecutive outputs (rows
+/// of the weight tensor), interleaved so that one vector register holds the same inputs of all of
+/// them. A value is q * scale + min with q an unsigned integer; every supported type is stored
+/// without loss, in as many bits as it came with.
 ///
 /// Panel of a quantised type: groups of Layout::n_blocks blocks, each group a header (one f16 per
 /// output: d; with minimums dmin too) and its blocks. A block covers kBlockInputs inputs:
@@ -19,7 +19,7 @@ struct ggml_tensor;
 ///   bytes     512 bytes: [8][16 outputs][4 inputs]                           (8 bits)
 ///   scales    one f16 per output, or one or two bytes that multiply the header's d
 ///   minimums  one f16 per output, or one byte that multiplies the header's dmin
-/// Panel of F16 and BF16: [inputs][16 outputs].
+/// Panel of F32, F16 and BF16: [inputs][16 outputs].
 namespace llamaherd::kernels {
 
 inline constexpr std::int64_t kPanelOutputs = 16;
@@ -27,10 +27,10 @@ inline constexpr std::int64_t kBlockInputs = 32;
 
 /// Where the parts of a quantised panel lie, in bytes.
 struct Layout {
-  int n_bits;           // of q: 4, 5, 6 or 8
-  int n_blocks;         // of a group: 1, or 8 for K-quants, whose scales are products
-  bool has_min;         // else q stands for q - 2^(n_bits-1), as signed types have it
-  int n_scales;         // per block and output: 2 for Q6_K, one for each half
+  int n_bits;    // of q: 4, 5, 6 or 8
+  int n_blocks;  // of a group: 1, or 8 for K-quants, whose scales are products
+  bool has_min;  // else q stands for q - 2^(n_bits-1), as signed types have it
+  int n_scales;  // per block and output: 2 for Q6_K, one for each half
   constexpr bool is_k() const { return n_blocks > 1; }
   constexpr std::size_t header() const { return is_k() ? (has_min ? 64 : 32) : 0; }
   constexpr std::size_t planes() const { return n_bits == 8 ? 512 : 256; }

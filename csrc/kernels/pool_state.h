@@ -14,8 +14,8 @@ struct ggml_threadpool;
 
 namespace llamaherd::kernels {
 
-/// Memory that keeps its content from one graph node to the next. Grown while ggml plans a graph, by
-/// the one thread that does; never throws, since C code is above it on the stack.
+/// Memory that keeps its content from one graph node to the next. Grown while ggml plans a graph,
+/// by the one thread that does; never throws, since C code is above it on the stack.
 class Workspace {
  public:
   bool reserve(std::size_t n) {
@@ -41,7 +41,7 @@ class Workspace {
 /// other. Tensors are only compared with those of the same run: a later graph may reuse addresses.
 struct Memory {
   std::uint64_t run = 0;
-  const ggml_tensor* activations = nullptr;  // quantised last
+  const ggml_tensor* activations = nullptr;   // quantised last
   std::array<const ggml_tensor*, 2> masks{};  // whose visible cells lie in the workspaces
   std::array<std::int64_t, 2> mask_tile_rows{};
   std::size_t next_mask = 0;

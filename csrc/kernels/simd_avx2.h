@@ -134,9 +134,7 @@ struct Avx2 {
     return {add(q.a, plane.a), add(q.b, plane.b)};
   }
   static F to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
-  static I shift_left(I x, int n) {
-    return {_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)};
-  }
+  static I shift_left(I x, int n) { return {_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)}; }
   static __m256i broadcast(const std::int8_t* x) {
     std::int32_t four;
     __builtin_memcpy(&four, x, 4);
@@ -200,7 +198,7 @@ struct Avx2 {
     float largest;
     __builtin_memcpy(&largest, &bits, 4);
     const bool tiny = largest < 1e-36f;
-    *scale = tiny ? 0.0f : largest / 127.0f;
+    *scale = tiny ? 0.0f : largest * (1 / 127.0f);
     const __m256 inverse = _mm256_set1_ps(tiny ? 0.0f : 127.0f / largest);
     sums[0] = sums[1] = 0;
     for (int i = 0; i < 4; ++i) {

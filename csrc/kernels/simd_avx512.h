@@ -42,10 +42,12 @@ struct Avx512 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
   }
   static F load_u8(const void* p) {
-    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))));
+    return _mm512_cvtepi32_ps(
+        _mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))));
   }
   static F load_i8(const void* p) {
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))));
+    return _mm512_cvtepi32_ps(
+        _mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))));
   }
 
   /// x in lanes below n, `other` in the rest.
@@ -124,23 +126,26 @@ struct Avx512 {
     float largest;
     __builtin_memcpy(&largest, &bits, 4);
     const bool tiny = largest < 1e-36f;  // 127 / largest would overflow
-    *scale = tiny ? 0.0f : largest / 127.0f;
+    *scale = tiny ? 0.0f : largest * (1 / 127.0f);
     const __m512 inverse = _mm512_set1_ps(tiny ? 0.0f : 127.0f / largest);
     const __m512i least = _mm512_set1_epi32(-127);  // what is not finite converts to less
     const __m512i qa = _mm512_max_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(a, inverse)), least);
     const __m512i qb = _mm512_max_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(b, inverse)), least);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtsepi32_epi8(qa));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(q + 16), _mm512_cvtsepi32_epi8(qb));
-    sums[0] = _mm512_reduce_add_epi32(qa);
-    sums[1] = _mm512_reduce_add_epi32(qb);
+    const __m256i bytes = _mm256_set_m128i(_mm512_cvtepi32_epi8(qb), _mm512_cvtepi32_epi8(qa));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), bytes);
+    const __m256i fours = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), bytes);
+    __m128i both =
+        _mm_hadd_epi32(_mm256_castsi256_si128(fours), _mm256_extracti128_si256(fours, 1));
+    both = _mm_hadd_epi32(both, both);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(sums), both);
   }
 
   static int visible(const std::uint16_t* mask, std::uint32_t first, unsigned valid,
                      std::uint32_t* cells, bool* biased) {
-    const __m512i bits = _mm512_cvtepu16_epi32(
-        _mm256_maskz_loadu_epi16(static_cast<__mmask16>(valid), mask));
-    const auto shown = static_cast<__mmask16>(
-        _mm512_cmpneq_epi32_mask(bits, _mm512_set1_epi32(0xfc00)) & valid);
+    const __m512i bits =
+        _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(static_cast<__mmask16>(valid), mask));
+    const auto shown =
+        static_cast<__mmask16>(_mm512_cmpneq_epi32_mask(bits, _mm512_set1_epi32(0xfc00)) & valid);
     if (_mm512_mask_test_epi32_mask(shown, bits, _mm512_set1_epi32(0x7fff)) != 0) *biased = true;
     const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     const __m512i index = _mm512_add_epi32(lane, _mm512_set1_epi32(static_cast<int>(first)));

@@ -9,8 +9,8 @@ struct ggml_tensor;
 
 namespace llamaherd::kernels {
 
-/// What the rows of a ubatch see, by tiles of rows: which blocks, and who shares them. It is read off
-/// the mask once for all layers and heads. The memory is the caller's.
+/// What the rows of a ubatch see, by tiles of rows: which blocks, and who shares them. It is read
+/// off the mask once for all layers and heads. The memory is the caller's.
 class VisibleBlocks {
  public:
   VisibleBlocks(std::byte* memory, std::int64_t n_rows, std::int64_t n_cells, int tile_rows)

@@ -23,8 +23,8 @@ kernels::Mode choose_kernels(const EngineConfig& config) {
   if (name == "stock") return kernels::Mode::kStock;
   if (name == "reference") return kernels::Mode::kReference;
   if (name != "auto") {
-    throw InvalidRequestError(std::string(kVariable) +
-                              " must be auto, stock or reference; got '" + name + "'");
+    throw InvalidRequestError(std::string(kVariable) + " must be auto, stock or reference; got '" +
+                              name + "'");
   }
   return fast_are_best() ? kernels::Mode::kFast : kernels::Mode::kStock;
 }

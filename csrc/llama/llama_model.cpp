@@ -11,7 +11,7 @@
 #include "error.h"
 #include "fit.h"
 #include "kernel_choice.h"
-#include "kernels/hook.h"
+#include "kernels/panel_buffer.h"
 #include "log_sink.h"
 #include "thread_pool.h"
 

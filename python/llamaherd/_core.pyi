@@ -4,8 +4,10 @@ llamaherd's engine. Private: use the names that the package llamaherd exports.
 from __future__ import annotations
 import collections.abc
 import enum
+import numpy
+import numpy.typing
 import typing
-__all__: list[str] = ['BatchEngine', 'Calibration', 'Delta', 'DeviceInfo', 'EngineConfig', 'EngineDeadError', 'FaultScript', 'FinishReason', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'Metrics', 'ModelLoadError', 'QueueFullError', 'SamplingParams', 'Service', 'Timing', 'TraceCall', 'TraceSpan', 'cpu_features', 'default_n_threads', 'drain_log', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'resolve_preset', 'serve_rpc']
+__all__: list[str] = ['BareModel', 'BatchEngine', 'Calibration', 'Delta', 'DeviceInfo', 'EngineConfig', 'EngineDeadError', 'FaultScript', 'FinishReason', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'Metrics', 'ModelLoadError', 'QueueFullError', 'SamplingParams', 'Service', 'Timing', 'TraceCall', 'TraceSpan', 'cpu_features', 'cpu_kernels', 'default_n_threads', 'drain_log', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'resolve_preset', 'serve_rpc']
 class LlamaHerdError(RuntimeError):
     """
     Base of all errors that llamaherd raises.
@@ -208,6 +210,7 @@ class EngineConfig:
     """
     cache_dir: str
     chat_template: str
+    cpu_kernels: str
     deterministic: bool
     kv_type: str
     prefix_cache: bool
@@ -554,6 +557,20 @@ class LoadProgress:
         """
         Of the weights, in [0, 1].
         """
+class BareModel:
+    """
+    A model without an engine, for one thread.
+    """
+    def __init__(self, path: str, config: EngineConfig) -> None:
+        """
+        Raises ModelLoadError, InvalidRequestError.
+        """
+    def logits(self, tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], n_rows: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        float32 of shape (len(tokens), n_vocab), computed n_rows at a time, in [1, max_seqs], in an empty cache.
+        """
+    def tokenize(self, text: str) -> list[int]:
+        ...
 class LogitsRecord:
     """
     Fingerprints of an engine's logits, to compare runs to the bit.
@@ -751,6 +768,10 @@ class BatchEngine:
 def cpu_features() -> list[tuple[str, str]]:
     """
     ggml's CPU features and switches that are on.
+    """
+def cpu_kernels(config: EngineConfig) -> str:
+    """
+    Which CPU kernels an engine of this config computes with: stock, reference, or the instruction set of the fast ones. Raises InvalidRequestError if the environment's LLAMAHERD_CPU_KERNELS names none.
     """
 def default_n_threads() -> int:
     """

@@ -58,6 +58,7 @@ ALL_ENGINE: dict[str, Any] = {
     "use_mlock": True,
     "kv_type": "f32",
     "chat_template": "{{ messages }}",
+    "cpu_kernels": "reference",
     "deterministic": True,
     "warmup": False,
     "prefix_cache": False,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_models
+from gguf import GGMLQuantizationType
 from llamaherd import EngineConfig, InvalidRequestError, _core
 from llamaherd.cli.demo import QUESTIONS
 from recorded import RecordedEngine, assert_rows_are_those_of
@@ -38,12 +39,12 @@ def test_the_option_and_the_environment_choose(monkeypatch: pytest.MonkeyPatch) 
     assert name_of(cpu_kernels="reference") == "stock"
     assert name_of(deterministic=True) == "reference"
     monkeypatch.setenv(VARIABLE, "fastest")
-    with pytest.raises(InvalidRequestError, match=f"{VARIABLE} must be auto, .* got 'fastest'"):
+    with pytest.raises(InvalidRequestError, match=rf"{VARIABLE} must be auto, .* got 'fastest'"):
         name_of()
 
 
 def test_what_no_kernels_can_do_is_refused() -> None:
-    with pytest.raises(InvalidRequestError, match="cpu_kernels must be one of .* got 'fast'"):
+    with pytest.raises(InvalidRequestError, match=r"cpu_kernels must be .* got 'fast'"):
         EngineConfig(cpu_kernels="fast")
     with pytest.raises(InvalidRequestError, match="deterministic=True needs cpu_kernels"):
         EngineConfig(cpu_kernels="stock", deterministic=True)
@@ -63,7 +64,7 @@ class Run(RecordedEngine):
 def alone(model_path: Path) -> Run:
     run = Run(model_path, max_seqs=1)
     for question in range(8):
-        run.ask(question, 12 + question)
+        run.ask(question, 40)
         while run.step():
             pass
     run.finish()
@@ -75,13 +76,16 @@ def alone(model_path: Path) -> Run:
 def test_fast_logits_are_the_same_to_the_bit_whatever_runs_beside(
     model_path: Path, alone: Run, n_threads: int
 ) -> None:
-    # Without the prefix cache cells are given out in order, so each request's ascend.
     run = Run(model_path, max_seqs=8, n_threads=n_threads)
     for question in range(8):
-        run.ask(question, 12 + question)
+        run.ask(question, 40)
         run.step()
-    run.finish()
+    # Until the first ends and leaves a hole, cells are given out in order: each request's ascend.
+    for _ in range(20):
+        run.step()
+    assert len(run.rows()) > 150
     assert_rows_are_those_of(run, alone)
+    run.finish()
 
 
 @needs_fast
@@ -120,12 +124,12 @@ def test_engines_of_each_kind_live_in_one_process(model_path: Path) -> None:
 
 @needs_fast
 def test_where_they_decline_everything_it_is_stock(tmp_path: Path) -> None:
-    path = tiny_models.write("recurrent", tmp_path / "tiny.gguf")  # F32 weights, no attention
-    tokens = list(range(3, 60))
-    assert np.array_equal(
-        bare(path, "auto", max_seqs=8).logits(tokens, 8),
-        bare(path, "stock", max_seqs=8).logits(tokens, 8),
-    )
+    # A type that has no panels, and heads whose size is no multiple of 16.
+    other = GGMLQuantizationType.MXFP4
+    path = tiny_models.write_wide(tmp_path / "mxfp4.gguf", head_size=40, weights=other)
+    tokens = list(range(3, 120))
+    ours, stock = (bare(path, kernels).logits(tokens, 60) for kernels in ("auto", "stock"))
+    assert np.array_equal(ours, stock)
 
 
 @needs_fast
@@ -177,10 +181,12 @@ def test_wide_models_logits_are_near_the_true_ones(
 def test_experts_give_the_logits_that_stock_gives(tmp_path: Path, quantization: str) -> None:
     source = tiny_models.write_wide(tmp_path / "f32.gguf", n_experts=4)
     path = tmp_path / "moe.gguf"
-    quantize(source, path, quantization)
+    _core.quantize(str(source), str(path), quantization, 2)
     tokens = [int(token) for token in np.random.default_rng(2).integers(3, 128, 40)]
     model = bare(path, "auto", n_ctx=256)
     ours = model.logits(tokens, 40)
     stock = bare(path, "stock", n_ctx=256).logits(tokens, 40)
-    assert np.sqrt(np.mean((ours - stock) ** 2)) / np.std(stock) < 0.03
+    # Of most tokens: where two experts are nearly as good, rounding decides which is used.
+    errors = np.sqrt(np.mean((ours - stock) ** 2, axis=1)) / np.std(stock)
+    assert np.median(errors) < 0.02
     assert np.array_equal(ours, model.logits(tokens, 1))

@@ -82,8 +82,8 @@ LLAMA: dict[str, str] = {
     "llama/kernel_choice": "error params kernels/hook kernels/mode",
     "llama/thread_pool": "kernels/hook kernels/mode",
     "llama/llama_model": (
-        "error params token_table kernels/hook llama/devices llama/kernel_choice llama/log_sink"
-        " llama/thread_pool"
+        "error params token_table kernels/panel_buffer llama/devices llama/kernel_choice"
+        " llama/log_sink llama/thread_pool"
     ),
     "llama/chat_template": "error llama/llama_model",
     "llama/fingerprint": "checksum error params llama/llama_model",
@@ -112,7 +112,7 @@ LLAMA: dict[str, str] = {
         " kernels/tensor_at kernels/visible_blocks"
     ),
     "kernels/matmul": "kernels/kernel_table kernels/panels kernels/pool_state kernels/tensor_at",
-    "kernels/panel_buffer": "kernels/hook kernels/panels",
+    "kernels/panel_buffer": "kernels/mode kernels/panels",
     "kernels/reference": "kernels/attention_op kernels/tensor_at",
     "kernels/hook": (
         "error kernels/attention kernels/kernel_table kernels/matmul kernels/mode"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from gguf import GGUFReader, GGUFWriter
-from gguf.quants import dequantize
+from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
+from gguf.quants import dequantize, quantize
 
 N_VOCAB = 128
 _N_EMBD = 64
@@ -137,8 +137,13 @@ _WIDE_HEAD_SIZE = 64
 _N_WIDE_LAYERS = 2
 
 
-def write_wide(path: Path, n_experts: int = 0) -> Path:
-    """A llama of two layers, 1,024 wide, in F32; with experts, each token uses two of them."""
+def write_wide(
+    path: Path,
+    n_experts: int = 0,
+    head_size: int = _WIDE_HEAD_SIZE,
+    weights: GGMLQuantizationType = GGMLQuantizationType.F32,
+) -> Path:
+    """A llama of two layers, 1,024 wide; with experts, each token uses two of them."""
     writer = GGUFWriter(path, "llama")
     writer.add_context_length(4096)
     writer.add_embedding_length(_WIDE)
@@ -147,7 +152,9 @@ def write_wide(path: Path, n_experts: int = 0) -> Path:
     writer.add_feed_forward_length(_WIDE_FF)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(10000.0)
-    writer.add_rope_dimension_count(_WIDE_HEAD_SIZE)
+    writer.add_rope_dimension_count(head_size)
+    writer.add_key_length(head_size)
+    writer.add_value_length(head_size)
     writer.add_head_count(_WIDE_HEADS)
     writer.add_head_count_kv(_WIDE_KV_HEADS)
     if n_experts > 0:
@@ -162,8 +169,9 @@ def write_wide(path: Path, n_experts: int = 0) -> Path:
     def add(name: str, *shape: int) -> None:
         values = rng.standard_normal(shape) / np.sqrt(shape[-1])
         if len(shape) == 1:
-            values += 1
-        writer.add_tensor(name, values.astype(np.float32))
+            writer.add_tensor(name, (values + 1).astype(np.float32))
+        else:
+            writer.add_tensor(name, quantize(values.astype(np.float32), weights), raw_dtype=weights)
 
     add("token_embd.weight", N_VOCAB, _WIDE)
     add("output.weight", N_VOCAB, _WIDE)
@@ -173,10 +181,10 @@ def write_wide(path: Path, n_experts: int = 0) -> Path:
     for layer in range(_N_WIDE_LAYERS):
         prefix = f"blk.{layer}."
         add(prefix + "attn_norm.weight", _WIDE)
-        add(prefix + "attn_q.weight", _WIDE_HEADS * _WIDE_HEAD_SIZE, _WIDE)
-        add(prefix + "attn_k.weight", _WIDE_KV_HEADS * _WIDE_HEAD_SIZE, _WIDE)
-        add(prefix + "attn_v.weight", _WIDE_KV_HEADS * _WIDE_HEAD_SIZE, _WIDE)
-        add(prefix + "attn_output.weight", _WIDE, _WIDE_HEADS * _WIDE_HEAD_SIZE)
+        add(prefix + "attn_q.weight", _WIDE_HEADS * head_size, _WIDE)
+        add(prefix + "attn_k.weight", _WIDE_KV_HEADS * head_size, _WIDE)
+        add(prefix + "attn_v.weight", _WIDE_KV_HEADS * head_size, _WIDE)
+        add(prefix + "attn_output.weight", _WIDE, _WIDE_HEADS * head_size)
         add(prefix + "ffn_norm.weight", _WIDE)
         if n_experts > 0:
             add(prefix + "ffn_gate_inp.weight", n_experts, _WIDE)

@@ -57,8 +57,7 @@ inline ContextPtr make_context() {
 }
 
 inline BufferPtr allocate(const ContextPtr& context, ggml_backend_buffer_type_t type) {
-  return {ggml_backend_alloc_ctx_tensors_from_buft(context.get(), type),
-          &ggml_backend_buffer_free};
+  return {ggml_backend_alloc_ctx_tensors_from_buft(context.get(), type), &ggml_backend_buffer_free};
 }
 
 inline std::vector<float> normal(std::size_t n, std::mt19937& random, float scale = 1) {
@@ -81,6 +80,10 @@ inline std::vector<float> dequantized(ggml_type type, const std::vector<std::byt
                                       std::int64_t n_in) {
   const std::size_t n_rows = rows.size() / ggml_row_size(type, n_in);
   std::vector<float> values(n_rows * n_in);
+  if (type == GGML_TYPE_F32) {
+    std::memcpy(values.data(), rows.data(), rows.size());
+    return values;
+  }
   for (std::size_t i = 0; i < n_rows; ++i) {
     ggml_get_type_traits(type)->to_float(rows.data() + i * ggml_row_size(type, n_in),
                                          values.data() + i * n_in, n_in);

@@ -64,9 +64,9 @@ std::vector<float> attend(const Problem& p, Cpu& cpu) {
   ggml_tensor* v = ggml_new_tensor_3d(c, GGML_TYPE_F16, h.v_size, h.n_kv_heads, p.n_cells);
   ggml_tensor* mask = ggml_new_tensor_2d(c, GGML_TYPE_F16, p.n_cells, p.n_rows);
   ggml_tensor* sinks = ggml_new_tensor_1d(c, GGML_TYPE_F32, h.n_heads);
-  ggml_tensor* out = ggml_flash_attn_ext(
-      c, ggml_permute(c, q, 0, 2, 1, 3), ggml_permute(c, k, 0, 2, 1, 3),
-      ggml_permute(c, v, 0, 2, 1, 3), mask, p.scale, p.max_bias, p.softcap);
+  ggml_tensor* out =
+      ggml_flash_attn_ext(c, ggml_permute(c, q, 0, 2, 1, 3), ggml_permute(c, k, 0, 2, 1, 3),
+                          ggml_permute(c, v, 0, 2, 1, 3), mask, p.scale, p.max_bias, p.softcap);
   if (!p.sinks.empty()) ggml_flash_attn_ext_add_sinks(out, sinks);
   ggml_cgraph* graph = ggml_new_graph(c);
   ggml_build_forward_expand(graph, out);
@@ -136,8 +136,8 @@ void expect_close(const Problem& p, const std::vector<float>& out) {
   }
 }
 
-/// Rows of `n_seqs` sequences that share `n_shared` cells and have others of their own, interleaved,
-/// with holes that nobody sees.
+/// Rows of `n_seqs` sequences that share `n_shared` cells and have others of their own,
+/// interleaved, with holes that nobody sees.
 Problem shared_prefix(Heads heads, int n_seqs, int n_rows_each, std::int64_t n_shared,
                       std::int64_t n_cells, std::mt19937& random) {
   Problem p(heads, n_seqs * n_rows_each, n_cells, random);
@@ -146,7 +146,8 @@ Problem shared_prefix(Heads heads, int n_seqs, int n_rows_each, std::int64_t n_s
     const std::int64_t n_hidden = n_rows_each - 1 - row / n_seqs;  // later rows of the sequence
     p.show_only(row, [&](std::int64_t c) {
       if (c < n_shared) return true;
-      const std::int64_t turn = (c - n_shared) % (n_seqs + 1), round = (c - n_shared) / (n_seqs + 1);
+      const std::int64_t turn = (c - n_shared) % (n_seqs + 1),
+                         round = (c - n_shared) / (n_seqs + 1);
       const std::int64_t n_rounds = (n_cells - n_shared) / (n_seqs + 1);
       return turn == seq && round < n_rounds - n_hidden;
     });

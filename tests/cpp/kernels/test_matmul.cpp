@@ -12,9 +12,9 @@ namespace {
 
 const ggml_type kTypes[] = {GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1,
                             GGML_TYPE_Q8_0, GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K,
-                            GGML_TYPE_F16,  GGML_TYPE_BF16};
+                            GGML_TYPE_F32,  GGML_TYPE_F16,  GGML_TYPE_BF16};
 
-bool is_half(ggml_type type) { return type == GGML_TYPE_F16 || type == GGML_TYPE_BF16; }
+bool is_float(ggml_type type) { return !ggml_is_quantized(type); }
 
 struct Matrix {
   ggml_type type;
@@ -23,7 +23,11 @@ struct Matrix {
   std::vector<float> values;  // as `rows` say
 
   Matrix(ggml_type t, std::int64_t in, std::int64_t out, const std::vector<float>& from)
-      : type(t), n_in(in), n_out(out), rows(quantized(t, from, in)), values(dequantized(t, rows, in)) {}
+      : type(t),
+        n_in(in),
+        n_out(out),
+        rows(quantized(t, from, in)),
+        values(dequantized(t, rows, in)) {}
 };
 
 Matrix random_matrix(ggml_type type, std::int64_t n_in, std::int64_t n_out, std::mt19937& random) {
@@ -35,8 +39,8 @@ std::vector<float> multiply(const Matrix& w, const std::vector<float>& x, Cpu& c
   const auto n_rows = static_cast<std::int64_t>(x.size()) / w.n_in;
   const ContextPtr weights = make_context(), rest = make_context();
   ggml_tensor* a = ggml_new_tensor_2d(weights.get(), w.type, w.n_in, w.n_out);
-  const BufferPtr weight_buffer = allocate(
-      weights, panels ? panel_buffer_type(nullptr) : ggml_backend_cpu_buffer_type());
+  const BufferPtr weight_buffer =
+      allocate(weights, panels ? panel_buffer_type(nullptr) : ggml_backend_cpu_buffer_type());
   ggml_tensor* b = ggml_new_tensor_2d(rest.get(), GGML_TYPE_F32, w.n_in, n_rows);
   ggml_tensor* product = ggml_mul_mat(rest.get(), a, b);
   ggml_cgraph* graph = ggml_new_graph(rest.get());
@@ -70,7 +74,7 @@ void expect_close(const Matrix& w, const std::vector<float>& x, const std::vecto
         rounding += weight * largest / 253;
       }
       const double bound =
-          size * 2e-6 + (is_half(w.type) || exact_activations ? 0 : rounding) + 1e-30;
+          size * 2e-6 + (is_float(w.type) || exact_activations ? 0 : rounding) + 1e-30;
       ASSERT_NEAR(out[r * w.n_out + o], sum, bound)
           << ggml_type_name(w.type) << ": row " << r << " of " << n_rows << ", output " << o;
     }
@@ -132,8 +136,8 @@ TEST_P(MatmulOfType, HoldsForHostileValues) {
   std::mt19937 random(4);
   const ggml_type type = GetParam();
   std::vector<std::vector<float>> weights(4, std::vector<float>(512 * 20, 0.0f));
-  weights[1] = normal(512 * 20, random, 1000);                        // huge scales
-  weights[2][17] = 60000;                                             // one outlier
+  weights[1] = normal(512 * 20, random, 1000);                          // huge scales
+  weights[2][17] = 60000;                                               // one outlier
   for (float& value : weights[3]) value = random() % 2 ? 1.0f : -1.0f;  // all extremes
   std::vector<std::vector<float>> inputs(5, std::vector<float>(512 * 3, 0.0f));
   inputs[1] = normal(512 * 3, random, 1e6f);
@@ -185,13 +189,13 @@ TEST_P(MatmulOfType, ReadsAndWritesNothingOutsideItsBuffers) {
   std::vector<float*> out_of;
   for (int r = 0; r < kRows; ++r) {
     best_kernels()->quantize(first + r * kIn, kIn, quantized_rows + r * kIn / 32);
-    x_of.push_back(is_half(w.type) ? static_cast<const void*>(first + r * kIn)
-                                   : quantized_rows + r * kIn / 32);
+    x_of.push_back(is_float(w.type) ? static_cast<const void*>(first + r * kIn)
+                                    : quantized_rows + r * kIn / 32);
     out_of.push_back(to + r * kOut);
   }
   for (const std::int64_t n_rows : {1, 8, 11, 19}) {
-    best_kernels()->multiply({w.type, panels.data(), 2, kIn, kOut, x_of.data(), out_of.data(),
-                              n_rows, scratch.data()});
+    best_kernels()->multiply(
+        {w.type, panels.data(), 2, kIn, kOut, x_of.data(), out_of.data(), n_rows, scratch.data()});
     expect_close(w, {x.begin(), x.begin() + kIn * n_rows}, {to, to + kOut * n_rows});
   }
 }
