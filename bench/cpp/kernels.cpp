@@ -1,7 +1,10 @@
 // Speed of the CPU kernels by themselves, on one thread: GMAC/s and GB/s of weights read, by type,
-// shape and rows. "peak" is what the machine's integer unit and memory can do at most.
+// shape and rows. "peak" is the most that the integer unit multiplies and that memory delivers.
 
 #include <benchmark/benchmark.h>
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
 
 #include <random>
 #include <vector>
@@ -13,6 +16,7 @@
 namespace {
 
 using namespace llamaherd::kernels;
+using benchmark::Counter;
 
 struct Shape {
   std::int64_t n_in, n_out;
@@ -59,11 +63,48 @@ void multiply(benchmark::State& state, const KernelTable* kernels, ggml_type typ
     kernels->multiply(product);
     benchmark::ClobberMemory();
   }
-  using benchmark::Counter;
   const auto macs = static_cast<double>(n_rows * shape.n_in * shape.n_out);
   state.counters["GMAC/s"] = Counter(1e-9 * macs, Counter::kIsIterationInvariantRate);
   state.counters["GB/s"] =
       Counter(1e-9 * static_cast<double>(panels.size()), Counter::kIsIterationInvariantRate);
+}
+
+void read_memory(benchmark::State& state) {
+  const std::vector<std::uint64_t> words(std::size_t{32} << 20, 1);
+  for (auto _ : state) {
+    std::uint64_t sums[8] = {};
+    for (std::size_t i = 0; i < words.size(); i += 8) {
+      for (int j = 0; j < 8; ++j) sums[j] += words[i + j];
+    }
+    benchmark::DoNotOptimize(sums);
+  }
+  state.counters["GB/s"] =
+      Counter(8e-9 * static_cast<double>(words.size()), Counter::kIsIterationInvariantRate);
+}
+
+#ifdef __x86_64__
+__attribute__((target("avx512f,avx512vnni"))) void multiply_bytes(benchmark::State& state) {
+  constexpr int kChains = 16, kRounds = 1000;
+  __m512i sums[kChains] = {};
+  const __m512i a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(-5);
+  for (auto _ : state) {
+    for (int i = 0; i < kRounds; ++i) {
+      for (__m512i& sum : sums) sum = _mm512_dpbusd_epi32(sum, a, b);
+      benchmark::DoNotOptimize(sums[0]);
+    }
+  }
+  state.counters["GMAC/s"] =
+      Counter(1e-9 * kRounds * kChains * 64, Counter::kIsIterationInvariantRate);
+}
+#endif
+
+void add_peaks() {
+  benchmark::RegisterBenchmark("peak/read", read_memory)->ThreadRange(1, 2)->UseRealTime();
+#ifdef __x86_64__
+  if (__builtin_cpu_supports("avx512vnni")) {
+    benchmark::RegisterBenchmark("peak/dpbusd", multiply_bytes)->ThreadRange(1, 2)->UseRealTime();
+  }
+#endif
 }
 
 void add(const char* name, const KernelTable* kernels) {
@@ -87,6 +128,7 @@ void add(const char* name, const KernelTable* kernels) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  add_peaks();
   add("best", best_kernels());
   add("avx2", avx2_kernels());
   benchmark::Initialize(&argc, argv);

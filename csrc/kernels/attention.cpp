@@ -21,13 +21,15 @@ constexpr std::int64_t kPiecesPerThread = 3;
 constexpr std::int64_t kMaxGroup = 128;
 constexpr std::size_t kMaxPartialsBytes = std::size_t{16} << 20;
 
-bool is_plain_half(const ggml_tensor* t) {
-  return t->type == GGML_TYPE_F16 && t->nb[0] == sizeof(std::uint16_t) && t->ne[3] == 1 &&
-         t->ne[0] % 16 == 0 && t->ne[0] <= kMaxHeadSize;
+bool is_readable(const ggml_tensor* t) {
+  const bool has_type = (t->type == GGML_TYPE_F16 && t->ne[0] % 16 == 0) ||
+                        (t->type == GGML_TYPE_Q8_0 && t->ne[0] % 32 == 0);
+  return has_type && t->nb[0] == ggml_type_size(t->type) && t->ne[3] == 1 &&
+         t->ne[0] <= kMaxHeadSize;
 }
 
 bool covered(const AttentionOp& a, const ggml_tensor& dst) {
-  return is_plain_half(a.k) && is_plain_half(a.v) && a.mask && a.mask->type == GGML_TYPE_F16 &&
+  return is_readable(a.k) && is_readable(a.v) && a.mask && a.mask->type == GGML_TYPE_F16 &&
          a.mask->nb[0] == sizeof(std::uint16_t) && a.mask->ne[2] == 1 && a.mask->ne[3] == 1 &&
          a.mask->ne[1] >= a.q->ne[1] && a.q->type == GGML_TYPE_F32 && a.q->nb[0] == sizeof(float) &&
          a.q->ne[3] == 1 && a.k->ne[2] == a.v->ne[2] && a.k->ne[1] == a.v->ne[1] &&
@@ -145,6 +147,8 @@ class Attention {
         .n_group = n_group,
         .k_size = static_cast<int>(a_.k->ne[0]),
         .v_size = static_cast<int>(a_.v->ne[0]),
+        .k_is_q8 = a_.k->type == GGML_TYPE_Q8_0,
+        .v_is_q8 = a_.v->type == GGML_TYPE_Q8_0,
         .k = at<std::byte>(*a_.k, 0, head),
         .v = at<std::byte>(*a_.v, 0, head),
         .k_stride = static_cast<std::int64_t>(a_.k->nb[1]),

@@ -7,7 +7,7 @@ namespace llamaherd::kernels {
 
 struct PoolState;
 
-/// Softmax attention over the cells that a row's mask shows, F16 K and V.
+/// Softmax attention over the cells that a row's mask shows; K and V of F16 or Q8_0.
 ///
 /// A row's visible cells are cut into blocks of kBlockCells, each block's result is computed by
 /// itself, and they are merged in order (Milakov and Gimelshein 2018; Dao et al. 2022). Rows that

@@ -224,14 +224,15 @@ class TileAttention {
       k_[c] = t_.k + cell * t_.k_stride;
       v_[c] = t_.v + cell * t_.v_stride;
     }
-    prefetch(block, t_.v, t_.v_stride, t_.v_size);
+    prefetch(block, t_.v, t_.v_stride, bytes_of(t_.v_size, t_.v_is_q8));
+    if (t_.k_is_q8) widen(k_, t_.k_size, s_.rows_k);
     const int n_vectors = (block.n_cells + 15) / 16;
     for (int c = 0; c < n_vectors; ++c) {
       for (int d = 0; d < t_.k_size; d += 8) {
         S::transpose(k_ + 16 * c, 2 * d, s_.k + (c * t_.k_size + d) * 16);
       }
     }
-    if (next) prefetch(*next, t_.k, t_.k_stride, t_.k_size);
+    if (next) prefetch(*next, t_.k, t_.k_stride, bytes_of(t_.k_size, t_.k_is_q8));
     const int n = block.n_rows * t_.n_group;
     for_queries<S>(n, [&]<int kN>(int first) { score_some<kN>(block, first, n_vectors); });
     for (int i = 0; i < n; ++i) {
@@ -240,6 +241,7 @@ class TileAttention {
       float* part = s_.part + i * stride_;
       soften<S>(scores, block.count[i / t_.n_group], t_.mask ? 0 : t_.softcap, part, part + 1);
     }
+    if (t_.v_is_q8) widen(v_, t_.v_size, s_.rows_v);
     weigh_block(block);
     for (int i = 0; i < n; ++i) keep(block, i);
   }
@@ -250,10 +252,21 @@ class TileAttention {
 
   /// Cells lie too far apart for the CPU to see what comes next.
   static void prefetch(const SharedBlock& block, const std::byte* base, std::int64_t stride,
-                       int size) {
+                       int n_bytes) {
     for (int c = 0; c < block.n_cells; ++c) {
       const auto* cell = reinterpret_cast<const char*>(base + block.cells[c] * stride);
-      for (int line = 0; line < 2 * size; line += 64) _mm_prefetch(cell + line, _MM_HINT_T1);
+      for (int line = 0; line < n_bytes; line += 64) _mm_prefetch(cell + line, _MM_HINT_T1);
+    }
+  }
+
+  static int bytes_of(int size, bool is_q8) { return is_q8 ? size / 32 * 34 : 2 * size; }
+
+  /// Lets `cells` point to their values as F16.
+  static void widen(const std::byte** cells, int size, std::uint16_t* rows) {
+    for (int c = 0; c < kBlockCells; ++c) {
+      std::uint16_t* row = rows + c * size;
+      for (int d = 0; d < size; d += 32) S::q8_to_f16(cells[c] + d / 32 * 34, row + d);
+      cells[c] = reinterpret_cast<const std::byte*>(row);
     }
   }
 

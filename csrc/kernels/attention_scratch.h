@@ -10,11 +10,13 @@ namespace {
 
 /// What a tile's attention keeps besides its arguments.
 struct AttentionScratch {
-  float* q;          // [n_queries][k_size], scaled
-  float* result;     // [n_queries][2 + v_size]: maximum, sum and values of the blocks so far
-  float* part;       // the same of one block
-  float* scores;     // [n_queries][kBlockCells]
-  std::uint16_t* k;  // [kBlockCells / 16][k_size][16]
+  float* q;               // [n_queries][k_size], scaled
+  float* result;          // [n_queries][2 + v_size]: maximum, sum and values of the blocks so far
+  float* part;            // the same of one block
+  float* scores;          // [n_queries][kBlockCells]
+  std::uint16_t* k;       // [kBlockCells / 16][k_size][16]
+  std::uint16_t* rows_k;  // [kBlockCells][k_size]: what is not F16 in the cache, as F16
+  std::uint16_t* rows_v;
   std::byte* end;
 };
 
@@ -31,6 +33,8 @@ inline AttentionScratch lay_out(std::byte* begin, int n_queries, int k_size, int
   s.part = reinterpret_cast<float*>(take(4 * n * (2 + v_size)));
   s.scores = reinterpret_cast<float*>(take(4 * n * kBlockCells));
   s.k = reinterpret_cast<std::uint16_t*>(take(sizeof(std::uint16_t) * kBlockCells * k_size));
+  s.rows_k = reinterpret_cast<std::uint16_t*>(take(sizeof(std::uint16_t) * kBlockCells * k_size));
+  s.rows_v = reinterpret_cast<std::uint16_t*>(take(sizeof(std::uint16_t) * kBlockCells * v_size));
   s.end = begin;
   return s;
 }

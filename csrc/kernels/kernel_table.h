@@ -57,9 +57,10 @@ struct AttentionTile {
   const std::uint32_t* order;  // [n_blocks]: of `blocks`, ascending by index
   std::int64_t n_blocks;
   int n_rows;
-  int n_group;         // query heads that share the K/V head
-  int k_size, v_size;  // of a head: multiples of 16
-  const std::byte* k;  // F16, of the head, at cell 0
+  int n_group;            // query heads that share the K/V head
+  int k_size, v_size;     // of a head: multiples of 16
+  bool k_is_q8, v_is_q8;  // Q8_0, of sizes that are multiples of 32; else F16
+  const std::byte* k;     // of the head, at cell 0
   const std::byte* v;
   std::int64_t k_stride, v_stride;  // bytes from cell to cell
   const float* const* q;            // [n_rows * n_group], not yet scaled

@@ -74,6 +74,21 @@ struct Avx2 {
     return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)),
             _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(x, 8)))};
   }
+  /// A block of Q8_0, an f16 scale and 32 bytes.
+  static void q8_to_f16(const std::byte* block, std::uint16_t* out) {
+    std::uint16_t half;
+    __builtin_memcpy(&half, block, 2);
+    const F scale = set1(_cvtsh_ss(half));
+    for (int i = 0; i < 32; i += 16) {
+      const F values = mul(load_i8(block + 2 + i), scale);
+      const auto put = [](std::uint16_t* to, __m256 x) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                         _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+      };
+      put(out + i, values.a);
+      put(out + i + 8, values.b);
+    }
+  }
   static F first(F x, F other, int n) {
     const __m256i lane = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
     const auto keep = [&](__m256 value, __m256 rest, int n_left) {

@@ -50,6 +50,18 @@ struct Avx512 {
         _mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))));
   }
 
+  /// A block of Q8_0, an f16 scale and 32 bytes.
+  static void q8_to_f16(const std::byte* block, std::uint16_t* out) {
+    std::uint16_t half;
+    __builtin_memcpy(&half, block, 2);
+    const __m512 scale = set1(_cvtsh_ss(half));
+    for (int i = 0; i < 32; i += 16) {
+      const __m256i halves = _mm512_cvtps_ph(mul(load_i8(block + 2 + i), scale),
+                                             _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), halves);
+    }
+  }
+
   /// x in lanes below n, `other` in the rest.
   static F first(F x, F other, int n) {
     const auto mask = static_cast<__mmask16>(n >= 16 ? 0xffff : n <= 0 ? 0 : (1u << n) - 1);

@@ -189,7 +189,7 @@ class EngineConfig:
       use_mmap: Map the model file into memory instead of reading it.
       use_mlock: Keep the model in RAM.
       kv_type: Type of the KV cache: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl. On
-        CPUs anything but f16 and f32 prefills slowly.
+        CPUs anything but f16 and, with our kernels, q8_0 prefills slowly.
       chat_template: Jinja source that replaces the model's own chat template. Empty: the model's.
       cpu_kernels: Which kernels compute on the CPU. auto: ours where the CPU has AVX2 or AVX-512
         VNNI, except beside AMX; stock: ggml's own; reference: those of deterministic, without what

@@ -1,7 +1,9 @@
-"""Builds the C++ tests, which need neither llama.cpp nor a model, and runs them."""
+"""Builds the C++ tests, which need no model, and runs them: those of the core, which need no
+llama.cpp, and those of the CPU kernels, which need ggml."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,33 +12,59 @@ import pytest
 from conftest import skip_or_fail
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILD = ROOT / "build" / "cpp"
 
 
-def run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
+def run(*command: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1200)
 
 
-@pytest.fixture(scope="module")
-def test_binary() -> Path:
+def build(folder: Path, target: str, *options: str) -> Path:
     if shutil.which("cmake") is None or shutil.which("ninja") is None:
         skip_or_fail("cmake and ninja are not installed (the test extra brings them)")
     configured = run(
-        *("cmake", "-S", ".", "-B", str(BUILD), "-G", "Ninja"),
-        *("-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DLLAMAHERD_BUILD_TESTS=ON"),
-        *("-DLLAMAHERD_BUILD_PYTHON=OFF", "-DLLAMAHERD_BUILD_LLAMA=OFF"),
+        *("cmake", "-S", ".", "-B", str(folder), "-G", "Ninja"),
+        *("-DLLAMAHERD_BUILD_TESTS=ON", "-DLLAMAHERD_BUILD_PYTHON=OFF", *options),
     )
     output = configured.stdout + configured.stderr
     if configured.returncode != 0 and "GTest" in output:
         skip_or_fail("GoogleTest is not installed (Debian: libgtest-dev)")
     assert configured.returncode == 0, output
-    built = run("cmake", "--build", str(BUILD))
+    built = run("cmake", "--build", str(folder), "--target", target)
     assert built.returncode == 0, built.stdout + built.stderr
-    return BUILD / "tests" / "cpp" / "herd_tests"
+    return folder / "tests" / "cpp" / target
 
 
-def test_the_cpp_tests_pass(test_binary: Path) -> None:
-    result = run(str(test_binary), "--gtest_brief=1")
+@pytest.fixture(scope="module")
+def herd_tests() -> Path:
+    return build(
+        ROOT / "build" / "cpp",
+        "herd_tests",
+        "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
+        "-DLLAMAHERD_BUILD_LLAMA=OFF",
+    )
+
+
+@pytest.fixture(scope="module")
+def kernel_tests() -> Path:
+    return build(
+        ROOT / "build" / "kernels",
+        "kernel_tests",
+        "-DCMAKE_BUILD_TYPE=Release",
+        "-DLLAMAHERD_BUILD_LLAMA=ON",
+    )
+
+
+def assert_passes(tests: Path, **environment: str) -> None:
+    result = run(str(tests), "--gtest_brief=1", env=os.environ | environment)
     print(result.stdout.splitlines()[-1])
     assert result.returncode == 0, result.stdout + result.stderr
     assert "PASSED" in result.stdout
+
+
+def test_the_cpp_tests_pass(herd_tests: Path) -> None:
+    assert_passes(herd_tests)
+
+
+@pytest.mark.parametrize("most", ["avx512", "avx2"])
+def test_the_kernel_tests_pass(kernel_tests: Path, most: str) -> None:
+    assert_passes(kernel_tests, LLAMAHERD_CPU_ISA=most)

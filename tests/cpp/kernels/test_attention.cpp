@@ -22,6 +22,7 @@ struct Problem {
   Heads heads;
   std::int64_t n_rows, n_cells;
   float scale, max_bias = 0, softcap = 0;
+  ggml_type kv_type = GGML_TYPE_F16;
   std::vector<float> q;     // [n_rows][n_heads][k_size]
   std::vector<float> k, v;  // [n_cells][n_kv_heads][size]; what F16 holds
   std::vector<float> mask;  // [n_rows][n_cells]
@@ -60,8 +61,8 @@ std::vector<float> attend(const Problem& p, Cpu& cpu) {
   ggml_context* c = context.get();
   const Heads& h = p.heads;
   ggml_tensor* q = ggml_new_tensor_3d(c, GGML_TYPE_F32, h.k_size, h.n_heads, p.n_rows);
-  ggml_tensor* k = ggml_new_tensor_3d(c, GGML_TYPE_F16, h.k_size, h.n_kv_heads, p.n_cells);
-  ggml_tensor* v = ggml_new_tensor_3d(c, GGML_TYPE_F16, h.v_size, h.n_kv_heads, p.n_cells);
+  ggml_tensor* k = ggml_new_tensor_3d(c, p.kv_type, h.k_size, h.n_kv_heads, p.n_cells);
+  ggml_tensor* v = ggml_new_tensor_3d(c, p.kv_type, h.v_size, h.n_kv_heads, p.n_cells);
   ggml_tensor* mask = ggml_new_tensor_2d(c, GGML_TYPE_F16, p.n_cells, p.n_rows);
   ggml_tensor* sinks = ggml_new_tensor_1d(c, GGML_TYPE_F32, h.n_heads);
   ggml_tensor* out =
@@ -75,8 +76,8 @@ std::vector<float> attend(const Problem& p, Cpu& cpu) {
     ggml_backend_tensor_set(t, values.data(), 0, values.size() * sizeof(values[0]));
   };
   set(q, p.q);
-  set(k, halves(p.k));
-  set(v, halves(p.v));
+  set(k, quantized(p.kv_type, p.k, h.k_size));
+  set(v, quantized(p.kv_type, p.v, h.v_size));
   set(mask, halves(p.mask));
   if (!p.sinks.empty()) set(sinks, p.sinks);
   EXPECT_EQ(cpu.compute(graph), GGML_STATUS_SUCCESS);
@@ -201,6 +202,23 @@ TEST(Attention, SupportsAlibiSoftcapAndSinks) {
         expect_close(p, attend(p, cpu));
       }
     }
+  }
+}
+
+TEST(Attention, ReadsKAndVOfEightBits) {
+  if (!best_kernels()) GTEST_SKIP() << "no fast kernels on this CPU";
+  std::mt19937 random(9);
+  Cpu one(Mode::kFast, 1), three(Mode::kFast, 3);
+  for (const Heads& heads : {Heads{}, Heads{4, 2, 128, 96}}) {
+    Problem p = shared_prefix(heads, 4, 3, 100, 300, random);
+    p.kv_type = GGML_TYPE_Q8_0;
+    p.k = dequantized(p.kv_type, quantized(p.kv_type, p.k, heads.k_size), heads.k_size);
+    p.v = dequantized(p.kv_type, quantized(p.kv_type, p.v, heads.v_size), heads.v_size);
+    const std::vector<float> out = attend(p, one);
+    ASSERT_EQ(out, attend(p, three));
+    const std::vector<double> expected = true_attention(p);
+    // K and V are rounded to F16's 11 bits on the way.
+    for (std::size_t i = 0; i < out.size(); ++i) ASSERT_NEAR(out[i], expected[i], 5e-3) << i;
   }
 }
 
@@ -369,6 +387,8 @@ TEST(Attention, ReadsAndWritesNothingOutsideItsBuffers) {
                           .n_group = 2,
                           .k_size = kSize,
                           .v_size = kSize,
+                          .k_is_q8 = false,
+                          .v_is_q8 = false,
                           .k = k.data(),
                           .v = v.data(),
                           .k_stride = kSize * 2,
