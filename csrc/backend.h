@@ -56,7 +56,8 @@ struct BackendInfo {
   std::int32_t n_tags = 0;       // keep cells that no running sequence holds
   std::int32_t n_block =
       256;  // kSave takes ranges within one of [0, n_block), [n_block, 2 n_block)...
-  bool partial_removal = true;  // kRemove of a part of a sequence works
+  bool partial_removal = true;   // kRemove of a part of a sequence works
+  bool attends_in_tiles = true;  // see ShapeSum
 };
 
 /// The one seam between the engine and what runs the model. Not thread-safe but for abort().

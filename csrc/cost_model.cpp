@@ -59,21 +59,24 @@ void ShapeSum::add(Pos begin, std::int32_t n) {
 }
 
 CallShape ShapeSum::shape(std::int32_t n_cells_used) const {
-  double n_attended = decode_cells_ + prefill_cells_;
+  double n_beside = 0;
   if (n_rows_ >= kChunkRows && n_decode_rows_ > 0) {
     const std::int32_t n_tiles = (n_decode_rows_ + kChunkRows - 1) / kChunkRows;
-    n_attended = prefill_cells_ + static_cast<double>(n_tiles) * kChunkRows * decode_cells_ +
-                 static_cast<double>(n_decode_rows_) * first_prefill_cells_;
+    n_beside = (static_cast<double>(n_tiles) * kChunkRows - 1) * decode_cells_ +
+               static_cast<double>(n_decode_rows_) * first_prefill_cells_;
   }
-  return {n_rows_, n_attended, static_cast<double>(n_rows_) * n_cells_used};
+  return {n_rows_, decode_cells_ + prefill_cells_, static_cast<double>(n_rows_) * n_cells_used,
+          n_beside};
 }
 
-CostModel::CostModel() : CostModel(Calibration{{{1, 10e6}, {kDense, 64e6}}, {}, {}}) {
+CostModel::CostModel(bool in_tiles)
+    : CostModel(Calibration{{{1, 10e6}, {kDense, 64e6}}, {}, {}}, in_tiles) {
   for (Node& node : nodes_) node.known = false;
   measured_ = false;
 }
 
-CostModel::CostModel(const Calibration& calibration) : calibration_(calibration) {
+CostModel::CostModel(const Calibration& calibration, bool in_tiles)
+    : calibration_(calibration), in_tiles_(in_tiles) {
   for (std::int32_t n = 1; n <= kMaxRows;) {
     nodes_.push_back({n, 0, false});
     n += n < kDense ? 1 : std::int32_t(std::bit_floor(std::uint32_t(n))) / 2;
@@ -131,7 +134,8 @@ double CostModel::rows_ns(std::int32_t n_rows) const {
 
 CostModel::Parts CostModel::parts(const CallShape& shape) const {
   const Calibration::Attention& attention = calibration_.*attention_of(shape);
-  return {rows_ns(shape.n_rows), shape.n_attended * attention.attended_ns,
+  const double n_attended = shape.n_attended + (in_tiles_ ? shape.n_beside : 0);
+  return {rows_ns(shape.n_rows), n_attended * attention.attended_ns,
           shape.n_scanned * attention.scanned_ns};
 }
 

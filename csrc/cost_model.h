@@ -17,11 +17,12 @@ struct CallShape {
   double n_attended = 0;  // cells that the rows attend to, summed over the rows
   double n_scanned = 0;  // cells of the cache in use, times the rows: each is looked at, if only to
                          // be passed over
+  double n_beside = 0;   // cells that others of the same tile see, where attention works on tiles
 };
 
-/// Adds up the shape of a call from what its requests run in it. Below kChunkRows rows every row
-/// attends to its own sequence's cells only. From there on attention works on tiles of kChunkRows
-/// rows: each row of a tile costs all cells that any of them sees.
+/// Adds up the shape of a call from what its requests run in it. Every row attends to its own
+/// sequence's cells. From kChunkRows rows on some kernels work on tiles of kChunkRows rows: each
+/// row of a tile costs all cells that any of them sees.
 class ShapeSum {
  public:
   /// n rows of a sequence that holds [0, begin); decode rows first.
@@ -66,9 +67,10 @@ void validate(const Calibration& calibration);
 /// peculiar to a shape into its point of the curve, slowly.
 class CostModel {
  public:
-  /// Until a call was observed, only the ratios of its answers mean something.
-  CostModel();
-  explicit CostModel(const Calibration& calibration);
+  /// in_tiles: CallShape::n_beside costs what n_attended does. Without a calibration only the
+  /// ratios of its answers mean something until a call was observed.
+  explicit CostModel(bool in_tiles = true);
+  explicit CostModel(const Calibration& calibration, bool in_tiles = true);
 
   /// Predicted nanoseconds; shape.n_rows >= 1.
   double call_ns(const CallShape& shape) const;
@@ -125,6 +127,7 @@ class CostModel {
 
   std::vector<Node> nodes_;
   Calibration calibration_;
+  bool in_tiles_;
   double pace_ = 1;
   bool measured_ = true;
   double mean_step_ns_ = 0;

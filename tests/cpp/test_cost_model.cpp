@@ -44,9 +44,18 @@ TEST(CostModel, ATileOfRowsPaysForAllCellsItsRowsSee) {
   EXPECT_DOUBLE_EQ(few.shape(1000).n_attended, 100 + 200 + 550);
   EXPECT_DOUBLE_EQ(few.shape(1000).n_scanned, 12 * 1000);
   few.add(0, 52);
-  EXPECT_DOUBLE_EQ(few.shape(1000).n_attended, 550 + 52 * 26 + 64 * 300 + 2 * 50);
+  EXPECT_DOUBLE_EQ(few.shape(1000).n_attended, 100 + 200 + 550 + 52 * 26);
+  EXPECT_DOUBLE_EQ(few.shape(1000).n_beside, 63 * 300 + 2 * 50);
   few.pad(4);
   EXPECT_EQ(few.shape(1000).n_rows, 68);
+}
+
+TEST(CostModel, WhatTheRowsOfATileSeeCostsThatOnlyWhereThereAreTiles) {
+  Calibration calibration{{{1, 100}, {64, 6400}}, {3, 0}, {2, 0}};
+  const CallShape apart{64, 100, 0, 0}, beside{64, 100, 0, 50};
+  const CostModel tiles(calibration, true), rows(calibration, false);
+  EXPECT_DOUBLE_EQ(tiles.call_ns(beside) - tiles.call_ns(apart), 2 * 50);
+  EXPECT_DOUBLE_EQ(rows.call_ns(beside), rows.call_ns(apart));
 }
 
 TEST(CostModel, WhatSlowsAllCallsDoesNotChangeTheirRatios) {
