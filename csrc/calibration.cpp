@@ -100,7 +100,8 @@ class Calibrator {
   void measure_depth() {
     const std::int32_t n_deep =
         std::min(kDeepSeqs, largest_power_of_2(std::max(n_decode_max() / 2, 1)));
-    const Pos depth = std::min({kDepth, n_chunk_max_, info_.n_ctx - 2 * kChunkRows - 4 * kDeepSeqs});
+    const Pos depth =
+        std::min({kDepth, n_chunk_max_, info_.n_ctx - 2 * kChunkRows - 4 * kDeepSeqs});
     if (depth < kChunkRows || !fits(depth)) return;
     // What is looked for is a difference of times: a call that was interrupted would hide it.
     for (const std::int32_t n : {n_deep, kChunkRows}) {

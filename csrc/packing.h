@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -53,7 +54,9 @@ class Packer {
   static constexpr std::int32_t kLeastChunkRows = 16;
 
   Packer(const PackingOptions& options, std::int32_t n_seqs)
-      : options_(options), widths_(n_seqs, options.may_pad ? options.n_batch : 0) {}
+      // Beyond n_seqs the curve is that of prompts, of whose rows only the last computes logits.
+      : options_(options),
+        widths_(n_seqs, options.may_pad ? std::min(options.n_batch, n_seqs) : 0) {}
 
   /// The step's calls; valid until the next call. No candidate stands in two of them.
   std::span<const PackedCall> pack(std::span<const Candidate> candidates, const Load& load,

@@ -67,14 +67,18 @@ struct Division {
     scratch_bytes = lay_out(nullptr, n_queries, k_size, v_size).end - none;
   }
 
+  std::size_t workspace_bytes(int n_threads) const {
+    return partials_bytes + n_threads * scratch_bytes;
+  }
   VisibleBlocks blocks(std::byte* memory) const { return {memory, n_rows, n_cells, tile_rows}; }
 };
 
 /// One node, seen by one thread.
 class Attention {
  public:
-  Attention(PoolState& state, const ggml_compute_params& params, ggml_tensor& dst)
-      : a_(dst), dst_(dst), state_(state), params_(params), division_(a_, params.nth) {}
+  Attention(PoolState& state, const ggml_compute_params& params, ggml_tensor& dst,
+            const Division& division)
+      : a_(dst), dst_(dst), state_(state), params_(params), division_(division) {}
 
   void run() {
     Memory& memory = state_.memory(params_.ith);
@@ -205,16 +209,19 @@ bool plan_attention(PoolState& state, const ggml_tensor& dst, int n_threads) {
   if (!best_kernels() || !covered(a, dst)) return false;
   const Division division(a, n_threads);
   const std::size_t bytes = division.blocks(nullptr).bytes();
-  const std::size_t scratch = division.partials_bytes + n_threads * division.scratch_bytes;
-  const bool has_room = state.visible[0].reserve(bytes) && state.visible[1].reserve(bytes) &&
-                        state.attention.reserve(scratch);
-  state.attention_threads = has_room ? n_threads : 0;
-  return has_room;
+  return state.visible[0].reserve(bytes) && state.visible[1].reserve(bytes) &&
+         state.attention.reserve(division.workspace_bytes(n_threads));
 }
 
 bool attend(PoolState& state, const ggml_compute_params& params, ggml_tensor& dst) {
-  if (state.attention_threads != params.nth || !covered(AttentionOp(dst), dst)) return false;
-  Attention(state, params, dst).run();
+  const AttentionOp a(dst);
+  if (!best_kernels() || !covered(a, dst)) return false;
+  // No memory could be had where it was planned.
+  const Division division(a, params.nth);
+  const std::size_t n_visible = std::min(state.visible[0].size(), state.visible[1].size());
+  if (n_visible < division.blocks(nullptr).bytes()) return false;
+  if (state.attention.size() < division.workspace_bytes(params.nth)) return false;
+  Attention(state, params, dst, division).run();
   return true;
 }
 

@@ -115,7 +115,6 @@ void forget(ggml_threadpool* pool) {
   state->activations = {};
   state->visible = {};
   state->attention = {};
-  state->attention_threads = 0;
   state->memories.reset();
   state->pool.store(nullptr, std::memory_order_release);
 }

@@ -58,7 +58,6 @@ struct PoolState {
   std::unique_ptr<std::array<Memory, kMaxThreads>> memories;
   Workspace activations;
   std::array<Workspace, 2> visible;
-  int attention_threads = 0;  // for how many there is room; 0: no memory could be had
   Workspace attention;
   // Which piece of a node is next; nodes use them in turn, so that one can be set back while the
   // other is in use.
