@@ -50,10 +50,10 @@ class Calibrator {
     }
     if (best_ns_.empty()) return CostModel().calibration();
     measure_depth();
-    // All shapes, then again for the least time.
-    for (int pass = 0; pass < 2; ++pass) {
+    // All shapes, then again and again for the least time.
+    for (int pass = 0; pass < 3; ++pass) {
       for (const std::int32_t n : all_shapes()) {
-        if (pass == 1 || !best_ns_.contains(n)) measure(n, true);
+        if (pass > 0 || !best_ns_.contains(n)) measure(n, true);
       }
     }
     measure(1, true);
