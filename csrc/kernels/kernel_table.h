@@ -28,11 +28,7 @@ struct Product {
   const void* const* x;  // [n_rows]: ActivationBlock[n_in / 32], or float[n_in] for float weights
   float* const* out;     // [n_rows], at the first panel's first output
   std::int64_t n_rows;
-  std::byte* scratch;  // unpacked_bytes(n_in)
 };
-
-/// The most a panel of n_in inputs takes once it is unpacked: see multiply.
-constexpr std::size_t unpacked_bytes(std::int64_t n_in) { return n_in / 32 * (512 + 3 * 64); }
 
 /// Cells are attended to in blocks of this many, counted along each row's own visible cells: what a
 /// row's result depends on must not depend on its neighbours.

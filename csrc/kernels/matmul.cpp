@@ -30,7 +30,7 @@ struct Shape {
   std::int64_t n_in, n_out, n_rows, n_products;  // n_products: rows of results
   std::int64_t n_panels;                         // of one expert
   bool quantized, is_private;
-  std::size_t row_bytes, activations_bytes, unpacked, pointers;
+  std::size_t row_bytes, activations_bytes, pointers;
 
   explicit Shape(const ggml_tensor& dst)
       : weights(*dst.src[0]),
@@ -44,10 +44,8 @@ struct Shape {
         is_private(n_in * n_rows <= kPrivateValues),
         row_bytes(quantized ? n_in / kBlockInputs * sizeof(ActivationBlock) : 0),
         activations_bytes(whole_lines(n_rows * row_bytes)),
-        unpacked(quantized ? whole_lines(unpacked_bytes(n_in)) : 0),
         pointers(whole_lines(2 * n_products * sizeof(void*))) {}
 
-  std::size_t thread_bytes() const { return unpacked + pointers; }
   std::size_t all_activations(int n_threads) const {
     return activations_bytes * (is_private ? n_threads : 1);
   }
@@ -59,11 +57,10 @@ class Multiply {
   Multiply(PoolState* state, const ggml_compute_params& params, ggml_tensor& dst)
       : s_(dst), dst_(dst), params_(params), kernels_(*best_kernels()) {
     auto* wdata = static_cast<std::byte*>(params.wdata);
-    scratch_ = wdata + params.ith * s_.thread_bytes();
-    std::byte* pointers = scratch_ + s_.unpacked;
+    std::byte* pointers = wdata + params.ith * s_.pointers;
     x_of_ = reinterpret_cast<const void**>(pointers);
     out_of_ = reinterpret_cast<float**>(pointers + s_.n_products * sizeof(void*));
-    if (s_.quantized) quantize(state, wdata + params.nth * s_.thread_bytes());
+    if (s_.quantized) quantize(state, wdata + params.nth * s_.pointers);
   }
 
   void run() {
@@ -137,7 +134,6 @@ class Multiply {
         .x = x_of_ + row,
         .out = out_of_ + row,
         .n_rows = n_rows,
-        .scratch = scratch_,
     });
     for (std::int64_t i = row; i < row + n_rows; ++i) out_of_[i] -= panel * kPanelOutputs;
   }
@@ -160,7 +156,6 @@ class Multiply {
   ggml_tensor& dst_;
   const ggml_compute_params& params_;
   const KernelTable& kernels_;
-  std::byte* scratch_;
   std::byte* activations_ = nullptr;
   const void** x_of_;
   float** out_of_;
@@ -179,7 +174,7 @@ bool multiplies(const ggml_tensor& dst) {
 std::size_t plan_multiply(PoolState* state, const ggml_tensor& dst, int n_threads) {
   const Shape shape(dst);
   if (state) state->activations.reserve(shape.all_activations(n_threads));
-  return n_threads * shape.thread_bytes() + shape.all_activations(n_threads);
+  return n_threads * shape.pointers + shape.all_activations(n_threads);
 }
 
 void multiply(PoolState* state, const ggml_compute_params& params, ggml_tensor& dst) {

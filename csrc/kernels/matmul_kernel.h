@@ -9,9 +9,6 @@
 namespace llamaherd::kernels {
 namespace {
 
-// From this many rows on a panel is unpacked into bytes once, and read from there by every tile.
-constexpr std::int64_t kUnpackRows = 17;
-
 // Bytes of weights to ask for before they are needed, within a panel and into the next one.
 constexpr std::size_t kAhead = 4096;
 
@@ -28,14 +25,14 @@ void quantize(const float* x, std::int64_t n, ActivationBlock* out) {
   }
 }
 
-/// A block of a panel as it lies in memory.
+/// A block of a panel; what is packed is unpacked as it is read.
 template <class S, Layout L>
-class PackedBlock {
+class PanelBlock {
  public:
   using F = typename S::F;
   using I = typename S::I;
 
-  PackedBlock(const std::byte* panel, std::int64_t b)
+  PanelBlock(const std::byte* panel, std::int64_t b)
       : group_(panel + b / L.n_blocks * L.group()),
         block_(group_ + L.header() + b % L.n_blocks * L.block()) {}
 
@@ -82,48 +79,9 @@ class PackedBlock {
   const std::byte* block_;
 };
 
-/// The same block unpacked: 512 bytes, then scales and minimums as floats.
-template <class S, Layout L>
-class UnpackedBlock {
- public:
-  using F = typename S::F;
-  using I = typename S::I;
-  static constexpr std::size_t kBytes = 512 + 64 * (L.n_scales + (L.has_min ? 1 : 0));
-
-  UnpackedBlock(const std::byte* panel, std::int64_t b) : block_(panel + b * kBytes) {}
-
-  void prefetch() const {}
-  F scale(int i) const { return S::load(floats() + 16 * i); }
-  F min() const { return S::load(floats() + 16 * L.n_scales); }
-  template <int kV>
-  void pair(I& even, I& odd) const {
-    even = S::load_bytes(block_ + 128 * kV);
-    odd = S::load_bytes(block_ + 128 * kV + 64);
-  }
-
-  static void unpack(const PackedBlock<S, L>& from, std::byte* block) {
-    I even, odd;
-    const auto put = [&](int v) {
-      S::store_bytes(block + 128 * v, even);
-      S::store_bytes(block + 128 * v + 64, odd);
-    };
-    from.template pair<0>(even, odd), put(0);
-    from.template pair<1>(even, odd), put(1);
-    from.template pair<2>(even, odd), put(2);
-    from.template pair<3>(even, odd), put(3);
-    auto* floats = reinterpret_cast<float*>(block + 512);
-    for (int i = 0; i < L.n_scales; ++i) S::store(floats + 16 * i, from.scale(i));
-    if constexpr (L.has_min) S::store(floats + 16 * L.n_scales, from.min());
-  }
-
- private:
-  const float* floats() const { return reinterpret_cast<const float*>(block_ + 512); }
-  const std::byte* block_;
-};
-
 /// One panel times kRows rows. What is added to a row's sums, and in which order, does not depend
 /// on kRows.
-template <class S, Layout L, class Block, int kRows>
+template <class S, Layout L, int kRows>
 void multiply_tile(const std::byte* panel, std::int64_t n_blocks, const void* const* x,
                    float* const* out, std::int64_t first, int n_valid) {
   using F = typename S::F;
@@ -136,7 +94,7 @@ void multiply_tile(const std::byte* panel, std::int64_t n_blocks, const void* co
     acc[r] = S::zero();
   }
   for (std::int64_t b = 0; b < n_blocks; ++b) {
-    const Block block(panel, b);
+    const PanelBlock<S, L> block(panel, b);
     block.prefetch();
     I sums[kRows];
     const auto start = [&](int half) {
@@ -188,37 +146,26 @@ void multiply_tile(const std::byte* panel, std::int64_t n_blocks, const void* co
   }
 }
 
-template <class S, Layout L, class Block, int kRows = S::kRows>
+template <class S, Layout L, int kRows = S::kRows>
 void multiply_tiles(const std::byte* panel, const Product& p, std::int64_t first, int n_valid,
                     std::int64_t row = 0) {
   for (; row + kRows <= p.n_rows; row += kRows) {
-    multiply_tile<S, L, Block, kRows>(panel, p.n_in / kBlockInputs, p.x + row, p.out + row, first,
-                                      n_valid);
+    multiply_tile<S, L, kRows>(panel, p.n_in / kBlockInputs, p.x + row, p.out + row, first,
+                               n_valid);
   }
   if constexpr (kRows > 1) {
-    if (row < p.n_rows) multiply_tiles<S, L, Block, kRows - 1>(panel, p, first, n_valid, row);
+    if (row < p.n_rows) multiply_tiles<S, L, kRows - 1>(panel, p, first, n_valid, row);
   }
 }
 
 template <class S, Layout L>
 void multiply_quantized(const Product& p) {
-  const std::int64_t n_blocks = p.n_in / kBlockInputs;
-  const std::size_t bytes = n_blocks / L.n_blocks * L.group();
-  using Packed = PackedBlock<S, L>;
-  using Unpacked = UnpackedBlock<S, L>;
+  const std::size_t bytes = p.n_in / kBlockInputs / L.n_blocks * L.group();
   for (std::int64_t i = 0; i < p.n_panels; ++i) {
-    const std::byte* panel = p.panels + i * bytes;
     const std::int64_t first = i * kPanelOutputs;
     const int n_valid =
         static_cast<int>(p.n_out - first < kPanelOutputs ? p.n_out - first : kPanelOutputs);
-    if (L.n_bits == 8 || p.n_rows < kUnpackRows) {
-      multiply_tiles<S, L, Packed>(panel, p, first, n_valid);
-      continue;
-    }
-    for (std::int64_t b = 0; b < n_blocks; ++b) {
-      Unpacked::unpack(Packed(panel, b), p.scratch + b * Unpacked::kBytes);
-    }
-    multiply_tiles<S, L, Unpacked>(p.scratch, p, first, n_valid);
+    multiply_tiles<S, L>(p.panels + i * bytes, p, first, n_valid);
   }
 }
 
