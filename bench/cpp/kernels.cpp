@@ -1,10 +1,7 @@
 // Speed of the CPU kernels by themselves, on one thread: GMAC/s and GB/s of weights read, by type,
-// shape and rows. "peak" is the most that the integer unit multiplies and that memory delivers.
+// shape and rows. "memory/read" is what memory delivers at most.
 
 #include <benchmark/benchmark.h>
-#ifdef __x86_64__
-#include <immintrin.h>
-#endif
 
 #include <random>
 #include <vector>
@@ -80,33 +77,6 @@ void read_memory(benchmark::State& state) {
       Counter(8e-9 * static_cast<double>(words.size()), Counter::kIsIterationInvariantRate);
 }
 
-#ifdef __x86_64__
-__attribute__((target("avx512f,avx512vnni"))) void multiply_bytes(benchmark::State& state) {
-  constexpr int kChains = 16, kRounds = 1000;
-  __m512i sums[kChains] = {};
-  const __m512i a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(-5);
-  for (auto _ : state) {
-    for (int i = 0; i < kRounds; ++i) {
-      for (__m512i& sum : sums) {
-        sum = _mm512_dpbusd_epi32(sum, a, b);
-        asm volatile("" : "+v"(sum));  // stays where it is, and is not left out
-      }
-    }
-  }
-  state.counters["GMAC/s"] =
-      Counter(1e-9 * kRounds * kChains * 64, Counter::kIsIterationInvariantRate);
-}
-#endif
-
-void add_peaks() {
-  benchmark::RegisterBenchmark("peak/read", read_memory);
-#ifdef __x86_64__
-  if (__builtin_cpu_supports("avx512vnni")) {
-    benchmark::RegisterBenchmark("peak/dpbusd", multiply_bytes);
-  }
-#endif
-}
-
 void add(const char* name, const KernelTable* kernels) {
   if (!kernels) return;
   for (const ggml_type type :
@@ -128,7 +98,7 @@ void add(const char* name, const KernelTable* kernels) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  add_peaks();
+  benchmark::RegisterBenchmark("memory/read", read_memory);
   add("best", best_kernels());
   add("avx2", avx2_kernels());
   benchmark::Initialize(&argc, argv);
