@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "error.h"
+#include "widths.h"
 
 namespace llamaherd {
 namespace {
@@ -14,6 +15,7 @@ namespace {
 // Deep enough for attention to stand out, short enough for the time there is.
 constexpr Pos kDepth = 256;
 constexpr std::int32_t kDeepSeqs = 8;
+constexpr int kDoubts = 3;
 
 std::int32_t largest_power_of_2(std::int32_t n) {
   return std::int32_t(std::bit_floor(std::uint32_t(n)));
@@ -50,17 +52,16 @@ class Calibrator {
     }
     if (best_ns_.empty()) return CostModel().calibration();
     measure_depth();
-    // All shapes, then again and again for the least time.
-    for (int pass = 0; pass < 3; ++pass) {
+    // All shapes, then again for the least time.
+    for (int pass = 0; pass < 2; ++pass) {
       for (const std::int32_t n : all_shapes()) {
-        if (pass > 0 || !best_ns_.contains(n)) measure(n, true);
+        if (pass == 1 || !best_ns_.contains(n)) measure(n, true);
       }
     }
+    for (int round = 0; round < kDoubts; ++round) measure_avoided();
     measure(1, true);
     result_.noise = median(ratios_);
-    for (const auto& [n_rows, ns] : best_ns_) {
-      result_.points.push_back({n_rows, ns - own_attention_ns(n_rows, ns)});
-    }
+    result_.points = points();
     return result_;
   }
 
@@ -82,6 +83,14 @@ class Calibrator {
     return shapes;
   }
 
+  std::vector<Calibration::Point> points() const {
+    std::vector<Calibration::Point> points;
+    for (const auto& [n_rows, ns] : best_ns_) {
+      points.push_back({n_rows, ns - own_attention_ns(n_rows, ns)});
+    }
+    return points;
+  }
+
   std::int32_t n_decode_max() const { return std::min(info_.n_seqs, n_chunk_max_); }
 
   /// Runs n rows on an empty cache, if there is time: of as many sequences where there are so many,
@@ -94,6 +103,19 @@ class Calibrator {
     forget(decodes ? n : 1);
     last_ = {n, ns};
     if (noted) note(n, ns);
+  }
+
+  /// Interruptions make calls longer, never shorter: a number of rows that would not be run as one
+  /// call may be dear by mistake, and would never be seen again.
+  void measure_avoided() {
+    Calibration so_far;
+    so_far.points = points();
+    const CostModel model(so_far);
+    Widths widths(n_decode_max(), info_.pad_seq == kNoSeq ? 0 : n_decode_max());
+    for (std::int32_t n = 2; n <= n_decode_max(); ++n) {
+      const bool runs_whole = widths.of(n, model).front() == Width{n, 0};
+      if (!runs_whole || widths.most_productive(n, model) != n) measure(n, true);
+    }
   }
 
   /// What rows cost more on a cache that holds something: theirs, or others'.

@@ -6,11 +6,8 @@
 namespace llamaherd {
 namespace {
 
-// Rows for nobody, or several calls, must promise more than a call that was interrupted twice while
-// it was measured would.
-constexpr double kLeastGain = 0.9;
-// Turns lose little where the promise is wrong.
-constexpr double kLeastGainOfTurns = 0.95;
+// Predictions are not better than this: less is not worth a stranger plan.
+constexpr double kLeastGain = 0.97;
 
 }  // namespace
 
@@ -63,7 +60,7 @@ void Widths::solve(const CostModel& model) {
   std::int32_t best = 1;
   for (std::int32_t n = 1; n <= n_max_; ++n) {
     if (ns[n] / n <= ns[best] / best) best = n;
-    most_productive_[n] = ns[best] / best < kLeastGainOfTurns * ns[n] / n ? best : n;
+    most_productive_[n] = ns[best] / best < kLeastGain * ns[n] / n ? best : n;
   }
 }
 

@@ -56,7 +56,7 @@ TEST(Widths, ASmallGainChangesNothing) {
 }
 
 TEST(Widths, ChangeWithTheModel) {
-  CostModel model = model_of({5, 12});
+  CostModel model = model_of({5, 11});
   Widths widths(2, 0);
   EXPECT_EQ(widths.of(2, model).size(), 2u);
   for (int i = 0; i < 500; ++i) {
@@ -90,7 +90,7 @@ TEST(Widths, AreNearlyTheBestOfAll) {
       n_rows += width.n_rows;
     }
     EXPECT_EQ(n_rows, n);
-    EXPECT_LE(ns, best_ns(n, curve) * 1.25);
+    EXPECT_LE(ns, best_ns(n, curve) * 1.1);
   }
 }
 

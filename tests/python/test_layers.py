@@ -73,7 +73,7 @@ CORE: dict[str, str] = {
     "engine_thread": "backend engine error params token_table",
     "logits_record": "backend",
     "fault_script": "types",
-    "calibration": "backend cost_model error",
+    "calibration": "backend cost_model error widths",
 }
 _INSTRUCTIONS = "kernels/attention_kernel kernels/kernel_table kernels/matmul_kernel"
 LLAMA: dict[str, str] = {
