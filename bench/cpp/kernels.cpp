@@ -52,7 +52,7 @@ void multiply(benchmark::State& state, const KernelTable* kernels, ggml_type typ
     x_of.push_back(quantized ? static_cast<const void*>(row) : x.data() + r * shape.n_in);
     out_of.push_back(out.data() + r * shape.n_out);
   }
-  const Product product{type,        panels.data(), (shape.n_out + 15) / 16, shape.n_in,
+  const Product product{type,        panels.data(), (shape.n_out + 15) / 16, shape.n_in, 0,
                         shape.n_out, x_of.data(),   out_of.data(),           n_rows};
   for (auto _ : state) {
     kernels->multiply(product);

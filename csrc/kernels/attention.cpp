@@ -18,7 +18,10 @@ namespace {
 constexpr std::int64_t kTileQueries = 48;
 // Pieces of work per thread, so that none waits long for the last.
 constexpr std::int64_t kPiecesPerThread = 3;
+// More query heads than this for one K/V head are left to ggml.
 constexpr std::int64_t kMaxGroup = 128;
+// tile_rows * n_group: kTileQueries, or one row's.
+constexpr std::int64_t kMaxQueries = std::max(kTileQueries, kMaxGroup);
 constexpr std::size_t kMaxPartialsBytes = std::size_t{16} << 20;
 
 bool is_readable(const ggml_tensor* t) {
@@ -29,12 +32,12 @@ bool is_readable(const ggml_tensor* t) {
 }
 
 bool covered(const AttentionOp& a, const ggml_tensor& dst) {
-  return is_readable(a.k) && is_readable(a.v) && a.mask && a.mask->type == GGML_TYPE_F16 &&
-         a.mask->nb[0] == sizeof(std::uint16_t) && a.mask->ne[2] == 1 && a.mask->ne[3] == 1 &&
-         a.mask->ne[1] >= a.q->ne[1] && a.q->type == GGML_TYPE_F32 && a.q->nb[0] == sizeof(float) &&
-         a.q->ne[3] == 1 && a.k->ne[2] == a.v->ne[2] && a.k->ne[1] == a.v->ne[1] &&
-         a.q->ne[2] % a.k->ne[2] == 0 && a.q->ne[2] / a.k->ne[2] <= kMaxGroup &&
-         dst.type == GGML_TYPE_F32;
+  return best_kernels() && is_readable(a.k) && is_readable(a.v) && a.mask &&
+         a.mask->type == GGML_TYPE_F16 && a.mask->nb[0] == sizeof(std::uint16_t) &&
+         a.mask->ne[2] == 1 && a.mask->ne[3] == 1 && a.mask->ne[1] >= a.q->ne[1] &&
+         a.q->type == GGML_TYPE_F32 && a.q->nb[0] == sizeof(float) && a.q->ne[3] == 1 &&
+         a.k->ne[2] == a.v->ne[2] && a.k->ne[1] == a.v->ne[1] && a.q->ne[2] % a.k->ne[2] == 0 &&
+         a.q->ne[2] / a.k->ne[2] <= kMaxGroup && dst.type == GGML_TYPE_F32;
 }
 
 /// How a node's work is cut up. The same for all threads, and of no influence on results.
@@ -128,8 +131,8 @@ class Attention {
     const std::int64_t index = tile_and_head / division_.n_heads;
     const VisibleBlocks::Tile& tile = blocks.tile(index);
     const int n_rows = blocks.n_rows_of(index), n_group = division_.n_group;
-    const float* q[kMaxTileRows * kMaxGroup];
-    float* out[kMaxTileRows * kMaxGroup];
+    const float* q[kMaxQueries];
+    float* out[kMaxQueries];
     const std::uint16_t* mask[kMaxTileRows];
     float slope[kMaxGroup];
     for (int row = 0; row < n_rows; ++row) {
@@ -204,19 +207,18 @@ class Attention {
 
 }  // namespace
 
-bool plan_attention(PoolState& state, const ggml_tensor& dst, int n_threads) {
+void plan_attention(PoolState& state, const ggml_tensor& dst, int n_threads) {
   const AttentionOp a(dst);
-  if (!best_kernels() || !covered(a, dst)) return false;
+  if (!covered(a, dst)) return;
   const Division division(a, n_threads);
-  const std::size_t bytes = division.blocks(nullptr).bytes();
-  return state.visible[0].reserve(bytes) && state.visible[1].reserve(bytes) &&
-         state.attention.reserve(division.workspace_bytes(n_threads));
+  for (Workspace& visible : state.visible) visible.reserve(division.blocks(nullptr).bytes());
+  state.attention.reserve(division.workspace_bytes(n_threads));
 }
 
 bool attend(PoolState& state, const ggml_compute_params& params, ggml_tensor& dst) {
   const AttentionOp a(dst);
-  if (!best_kernels() || !covered(a, dst)) return false;
-  // No memory could be had where it was planned.
+  if (!covered(a, dst)) return false;
+  // There is none where no memory could be had while it was planned.
   const Division division(a, params.nth);
   const std::size_t n_visible = std::min(state.visible[0].size(), state.visible[1].size());
   if (n_visible < division.blocks(nullptr).bytes()) return false;

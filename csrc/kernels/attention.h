@@ -15,10 +15,10 @@ struct PoolState;
 /// decides nothing about a result: it depends on the row's query, its visible cells and their order
 /// alone.
 
-/// Makes room for a node while its graph is planned. False: attend() will decline it.
-bool plan_attention(PoolState& state, const ggml_tensor& dst, int n_threads);
+/// Makes room for a node, if attend() covers it, while its graph is planned.
+void plan_attention(PoolState& state, const ggml_tensor& dst, int n_threads);
 
-/// False, having done nothing, if it does not cover the node.
+/// False, having done nothing, if it does not cover the node or there was no room to be had.
 bool attend(PoolState& state, const ggml_compute_params& params, ggml_tensor& dst);
 
 }  // namespace llamaherd::kernels

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernel_table.h"
+#include "whole_lines.h"
 
 namespace llamaherd::kernels {
 namespace {
@@ -23,7 +24,7 @@ struct AttentionScratch {
 inline AttentionScratch lay_out(std::byte* begin, int n_queries, int k_size, int v_size) {
   const auto take = [&](std::size_t bytes) {
     std::byte* at = begin;
-    begin += (bytes + 63) / 64 * 64;
+    begin += whole_lines(bytes);
     return at;
   };
   const auto n = static_cast<std::size_t>(n_queries);

@@ -30,7 +30,7 @@ class Dispatch : public ggml::cpu::tensor_traits {
  public:
   /// Called for every node by the thread that computes the graph, before anything is computed.
   bool work_size(int n_threads, const ggml_tensor* op, std::size_t& size) override {
-    if (planning) planning->begin_graph();
+    if (planning) planning->forget_graph();
     if (is_multiply(op)) {
       if (!in_panels(*op->src[0])) return false;
       size = plan_multiply(planning, *op, n_threads);
@@ -92,7 +92,8 @@ void install_hook() {
   static std::once_flag once;
   std::call_once(once, [] {
     auto& list = ggml_backend_cpu_get_extra_buffer_types();
-    list.insert(list.begin(), panel_buffer_type(&type));
+    panel_buffer_type()->context = &type;
+    list.insert(list.begin(), panel_buffer_type());
   });
 }
 

@@ -23,10 +23,10 @@ struct Product {
   const std::byte* panels;  // the first
   std::int64_t n_panels;
   std::int64_t n_in;
-  std::int64_t
-      n_out;  // from the first panel's first output on; the last panel may hold fewer than 16
+  std::int64_t first;    // output of the first panel
+  std::int64_t n_out;    // of the matrix: its last panel may hold fewer than 16
   const void* const* x;  // [n_rows]: ActivationBlock[n_in / 32], or float[n_in] for float weights
-  float* const* out;     // [n_rows], at the first panel's first output
+  float* const* out;     // [n_rows], each float[n_out]
   std::int64_t n_rows;
 };
 

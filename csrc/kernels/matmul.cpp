@@ -8,6 +8,7 @@
 #include "panels.h"
 #include "pool_state.h"
 #include "tensor_at.h"
+#include "whole_lines.h"
 
 namespace llamaherd::kernels {
 namespace {
@@ -19,10 +20,6 @@ constexpr std::int64_t kPrivateValues = 8192;
 constexpr std::int64_t kBytesOfRows = 256 << 10;
 constexpr std::int64_t kLeastRows = 64;
 
-bool is_quantized(const ggml_tensor& weights) { return ggml_is_quantized(weights.type); }
-
-std::size_t whole_lines(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
-
 /// Sizes of a node, and where in the scratch its parts are.
 struct Shape {
   const ggml_tensor& weights;
@@ -30,7 +27,7 @@ struct Shape {
   std::int64_t n_in, n_out, n_rows, n_products;  // n_products: rows of results
   std::int64_t n_panels;                         // of one expert
   bool quantized, is_private;
-  std::size_t row_bytes, activations_bytes, pointers;
+  std::size_t row_bytes, activations_bytes, list_bytes;  // list_bytes: of one thread
 
   explicit Shape(const ggml_tensor& dst)
       : weights(*dst.src[0]),
@@ -40,11 +37,11 @@ struct Shape {
         n_rows(ggml_nrows(&x)),
         n_products(ggml_nrows(&dst)),
         n_panels((n_out + kPanelOutputs - 1) / kPanelOutputs),
-        quantized(is_quantized(weights)),
+        quantized(ggml_is_quantized(weights.type)),
         is_private(n_in * n_rows <= kPrivateValues),
         row_bytes(quantized ? n_in / kBlockInputs * sizeof(ActivationBlock) : 0),
         activations_bytes(whole_lines(n_rows * row_bytes)),
-        pointers(whole_lines(2 * n_products * sizeof(void*))) {}
+        list_bytes(whole_lines((2 * n_products + weights.ne[2] + 2) * sizeof(void*))) {}
 
   std::size_t all_activations(int n_threads) const {
     return activations_bytes * (is_private ? n_threads : 1);
@@ -57,10 +54,11 @@ class Multiply {
   Multiply(PoolState* state, const ggml_compute_params& params, ggml_tensor& dst)
       : s_(dst), dst_(dst), params_(params), kernels_(*best_kernels()) {
     auto* wdata = static_cast<std::byte*>(params.wdata);
-    std::byte* pointers = wdata + params.ith * s_.pointers;
+    std::byte* pointers = wdata + params.ith * s_.list_bytes;
     x_of_ = reinterpret_cast<const void**>(pointers);
     out_of_ = reinterpret_cast<float**>(pointers + s_.n_products * sizeof(void*));
-    if (s_.quantized) quantize(state, wdata + params.nth * s_.pointers);
+    ends_ = reinterpret_cast<std::int64_t*>(out_of_ + s_.n_products);
+    if (s_.quantized) quantize(state, wdata + params.nth * s_.list_bytes);
   }
 
   void run() {
@@ -69,7 +67,7 @@ class Multiply {
       return;
     }
     for (std::int64_t i = 0; i < s_.n_rows; ++i) set(i, i, row_of<float>(dst_, i));
-    product(0, s_.n_rows);
+    product(0, 0, s_.n_rows);
   }
 
  private:
@@ -104,51 +102,52 @@ class Multiply {
     if (!s_.is_private) ggml_barrier(params_.threadpool);
   }
 
-  /// This thread's part of the products of one expert's weights with rows [0, n) of x_of_: pieces
-  /// are panels, times blocks of rows where there are many rows.
-  void product(std::int64_t expert, std::int64_t n) {
+  /// This thread's part of the products of one expert's weights with rows [begin, end) of x_of_:
+  /// pieces are panels, times blocks of rows where there are many rows.
+  void product(std::int64_t expert, std::int64_t begin, std::int64_t end) {
     const std::int64_t x_bytes = s_.quantized ? s_.row_bytes : s_.n_in * sizeof(float);
     const std::int64_t n_fit = std::max(kBytesOfRows / x_bytes / 8 * 8, kLeastRows);
-    const std::int64_t n_blocks = (n + n_fit - 1) / n_fit;
-    const std::int64_t n_pieces = n_blocks * s_.n_panels;
+    const std::int64_t n_pieces = (end - begin + n_fit - 1) / n_fit * s_.n_panels;
     std::int64_t piece = n_pieces * params_.ith / params_.nth;
-    const std::int64_t end = n_pieces * (params_.ith + 1) / params_.nth;
-    while (piece < end) {
-      const std::int64_t row = piece / s_.n_panels * n_fit, panel = piece % s_.n_panels;
-      const std::int64_t n_panels = std::min(s_.n_panels - panel, end - piece);
-      part(expert, panel, n_panels, row, std::min(n_fit, n - row));
+    const std::int64_t last = n_pieces * (params_.ith + 1) / params_.nth;
+    while (piece < last) {
+      const std::int64_t row = begin + piece / s_.n_panels * n_fit;
+      const std::int64_t panel = piece % s_.n_panels;
+      const std::int64_t n_panels = std::min(s_.n_panels - panel, last - piece);
+      kernels_.multiply({
+          .type = s_.weights.type,
+          .panels = static_cast<const std::byte*>(s_.weights.data) +
+                    (expert * s_.n_panels + panel) * panel_bytes(s_.weights),
+          .n_panels = n_panels,
+          .n_in = s_.n_in,
+          .first = panel * kPanelOutputs,
+          .n_out = s_.n_out,
+          .x = x_of_ + row,
+          .out = out_of_ + row,
+          .n_rows = std::min(n_fit, end - row),
+      });
       piece += n_panels;
     }
   }
 
-  void part(std::int64_t expert, std::int64_t panel, std::int64_t n_panels, std::int64_t row,
-            std::int64_t n_rows) {
-    for (std::int64_t i = row; i < row + n_rows; ++i) out_of_[i] += panel * kPanelOutputs;
-    kernels_.multiply({
-        .type = s_.weights.type,
-        .panels = static_cast<const std::byte*>(s_.weights.data) +
-                  (expert * s_.n_panels + panel) * panel_bytes(s_.weights),
-        .n_panels = n_panels,
-        .n_in = s_.n_in,
-        .n_out = s_.n_out - panel * kPanelOutputs,
-        .x = x_of_ + row,
-        .out = out_of_ + row,
-        .n_rows = n_rows,
-    });
-    for (std::int64_t i = row; i < row + n_rows; ++i) out_of_[i] -= panel * kPanelOutputs;
-  }
-
+  /// Products in the order of their experts, by counting.
   void run_experts() {
     const ggml_tensor& ids = *dst_.src[2];  // [n_used, n_tokens]
-    for (std::int64_t expert = 0; expert < s_.weights.ne[2]; ++expert) {
-      std::int64_t n = 0;
-      for (std::int64_t token = 0; token < ids.ne[1]; ++token) {
-        for (std::int64_t used = 0; used < ids.ne[0]; ++used) {
-          if (at<std::int32_t>(ids, token)[used] != expert) continue;
-          set(n++, token * s_.x.ne[1] + used % s_.x.ne[1], at<float>(dst_, used, token));
-        }
-      }
-      if (n > 0) product(expert, n);
+    const std::int64_t n_experts = s_.weights.ne[2], n_used = ids.ne[0];
+    const auto expert_of = [&](std::int64_t i) {
+      return at<std::int32_t>(ids, i / n_used)[i % n_used];
+    };
+    // ends_[e + 1] is where the next product of expert e goes, and at last where they end.
+    std::fill_n(ends_, n_experts + 2, 0);
+    for (std::int64_t i = 0; i < s_.n_products; ++i) ++ends_[expert_of(i) + 2];
+    for (std::int64_t e = 0; e < n_experts; ++e) ends_[e + 2] += ends_[e + 1];
+    for (std::int64_t i = 0; i < s_.n_products; ++i) {
+      const std::int64_t token = i / n_used, used = i % n_used;
+      set(ends_[expert_of(i) + 1]++, token * s_.x.ne[1] + used % s_.x.ne[1],
+          at<float>(dst_, used, token));
+    }
+    for (std::int64_t e = 0; e < n_experts; ++e) {
+      if (ends_[e] < ends_[e + 1]) product(e, ends_[e], ends_[e + 1]);
     }
   }
 
@@ -159,6 +158,7 @@ class Multiply {
   std::byte* activations_ = nullptr;
   const void** x_of_;
   float** out_of_;
+  std::int64_t* ends_;
 };
 
 }  // namespace
@@ -174,7 +174,7 @@ bool multiplies(const ggml_tensor& dst) {
 std::size_t plan_multiply(PoolState* state, const ggml_tensor& dst, int n_threads) {
   const Shape shape(dst);
   if (state) state->activations.reserve(shape.all_activations(n_threads));
-  return n_threads * shape.pointers + shape.all_activations(n_threads);
+  return n_threads * shape.list_bytes + shape.all_activations(n_threads);
 }
 
 void multiply(PoolState* state, const ggml_compute_params& params, ggml_tensor& dst) {

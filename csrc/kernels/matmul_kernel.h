@@ -162,7 +162,7 @@ template <class S, Layout L>
 void multiply_quantized(const Product& p) {
   const std::size_t bytes = p.n_in / kBlockInputs / L.n_blocks * L.group();
   for (std::int64_t i = 0; i < p.n_panels; ++i) {
-    const std::int64_t first = i * kPanelOutputs;
+    const std::int64_t first = p.first + i * kPanelOutputs;
     const int n_valid =
         static_cast<int>(p.n_out - first < kPanelOutputs ? p.n_out - first : kPanelOutputs);
     multiply_tiles<S, L>(p.panels + i * bytes, p, first, n_valid);
@@ -232,7 +232,7 @@ void multiply_float(const Product& p) {
   const std::int64_t n_wide = p.n_rows <= S::kRows / 4 ? 4 : 2;
   for (std::int64_t i = 0; i < p.n_panels;) {
     const std::int64_t n = p.n_panels - i >= n_wide ? n_wide : 1;
-    const std::int64_t first = i * kPanelOutputs;
+    const std::int64_t first = p.first + i * kPanelOutputs;
     const std::int64_t last = first + (n - 1) * kPanelOutputs;
     const int n_valid =
         static_cast<int>(p.n_out - last < kPanelOutputs ? p.n_out - last : kPanelOutputs);

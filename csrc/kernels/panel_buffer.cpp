@@ -40,7 +40,7 @@ std::size_t allocated_bytes(ggml_backend_buffer_type_t, const ggml_tensor* tenso
 
 }  // namespace
 
-ggml_backend_buffer_type_t panel_buffer_type(void* context) {
+ggml_backend_buffer_type_t panel_buffer_type() {
   static ggml_backend_buffer_type type = {
       /*.iface =*/{
           /*.get_name       =*/name_of,
@@ -51,13 +51,13 @@ ggml_backend_buffer_type_t panel_buffer_type(void* context) {
           /*.is_host        =*/nullptr,
       },
       /*.device  =*/ggml_backend_reg_dev_get(ggml_backend_cpu_reg(), 0),
-      /*.context =*/context,
+      /*.context =*/nullptr,
   };
   return &type;
 }
 
 bool in_panels(const ggml_tensor& weights) {
-  return weights.buffer && weights.buffer->buft == panel_buffer_type(nullptr);
+  return weights.buffer && weights.buffer->buft == panel_buffer_type();
 }
 
 bool takes_weights() { return n_packing_threads > 0; }

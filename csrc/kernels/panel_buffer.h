@@ -7,9 +7,9 @@ struct ggml_tensor;
 
 namespace llamaherd::kernels {
 
-/// The buffer type that holds weights as panels; `context` is its ggml::cpu::extra_buffer_type. The
-/// first call makes it.
-ggml_backend_buffer_type_t panel_buffer_type(void* context);
+/// The buffer type that holds weights as panels. Its context, the ggml::cpu::extra_buffer_type that
+/// computes with them, is set by install_hook().
+ggml_backend_buffer_type_t panel_buffer_type();
 
 bool in_panels(const ggml_tensor& weights);
 

@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "mode.h"
+#include "whole_lines.h"
 
 struct ggml_tensor;
 struct ggml_threadpool;
@@ -20,7 +21,7 @@ class Workspace {
  public:
   bool reserve(std::size_t n) {
     if (n <= size_) return true;
-    const std::size_t bytes = (n + n / 2 + 63) / 64 * 64;
+    const std::size_t bytes = whole_lines(n + n / 2);
     data_.reset(static_cast<std::byte*>(std::aligned_alloc(64, bytes)));
     size_ = data_ ? bytes : 0;
     return data_ != nullptr;
@@ -70,8 +71,8 @@ struct PoolState {
     return memory;
   }
 
-  /// To be called while a graph is planned.
-  void begin_graph() {
+  /// A graph is being planned: nothing that was remembered holds in it.
+  void forget_graph() {
     ++run;
     for (auto& piece : next_piece) piece.store(0, std::memory_order_relaxed);
   }
@@ -87,8 +88,5 @@ struct PoolState {
 
 /// The state of the engine whose graphs are computed on `pool`; null if it is none of ours.
 PoolState* state_of(const ggml_threadpool* pool);
-
-/// The state of the engine that the calling thread computes for.
-PoolState* planning_state();
 
 }  // namespace llamaherd::kernels

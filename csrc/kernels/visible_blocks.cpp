@@ -5,13 +5,12 @@
 #include <new>
 
 #include "tensor_at.h"
+#include "whole_lines.h"
 
 namespace llamaherd::kernels {
 namespace {
 
 constexpr std::uint32_t kNone = ~0u;
-
-std::size_t whole_lines(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 /// Lets a row in if it sees the block's cells, as far as both go.
 bool join(SharedBlock& block, int row, const std::uint32_t* cells, int n) {

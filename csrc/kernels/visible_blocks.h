@@ -27,7 +27,6 @@ class VisibleBlocks {
   std::int64_t n_tiles() const { return (n_rows_ + tile_rows_ - 1) / tile_rows_; }
   /// The most blocks that one row can see.
   std::int64_t n_row_blocks() const { return (n_cells_ + kBlockCells - 1) / kBlockCells; }
-  int tile_rows() const { return tile_rows_; }
   int n_rows_of(std::int64_t tile) const;
   std::size_t bytes() const { return n_tiles() * tile_bytes(); }
 

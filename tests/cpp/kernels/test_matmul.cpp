@@ -40,7 +40,7 @@ std::vector<float> multiply(const Matrix& w, const std::vector<float>& x, Cpu& c
   const ContextPtr weights = make_context(), rest = make_context();
   ggml_tensor* a = ggml_new_tensor_2d(weights.get(), w.type, w.n_in, w.n_out);
   const BufferPtr weight_buffer =
-      allocate(weights, panels ? panel_buffer_type(nullptr) : ggml_backend_cpu_buffer_type());
+      allocate(weights, panels ? panel_buffer_type() : ggml_backend_cpu_buffer_type());
   ggml_tensor* b = ggml_new_tensor_2d(rest.get(), GGML_TYPE_F32, w.n_in, n_rows);
   ggml_tensor* product = ggml_mul_mat(rest.get(), a, b);
   ggml_cgraph* graph = ggml_new_graph(rest.get());
@@ -194,7 +194,7 @@ TEST_P(MatmulOfType, ReadsAndWritesNothingOutsideItsBuffers) {
   }
   for (const std::int64_t n_rows : {1, 8, 11, 19}) {
     best_kernels()->multiply(
-        {w.type, panels.data(), 2, kIn, kOut, x_of.data(), out_of.data(), n_rows});
+        {w.type, panels.data(), 2, kIn, 0, kOut, x_of.data(), out_of.data(), n_rows});
     expect_close(w, {x.begin(), x.begin() + kIn * n_rows}, {to, to + kOut * n_rows});
   }
 }
@@ -208,7 +208,7 @@ TEST(Matmul, ExpertsComputeTheRowsThatChoseThem) {
     for (const std::int64_t n_inputs : {std::int64_t{1}, kUsed}) {
       const ContextPtr weights = make_context(), rest = make_context();
       ggml_tensor* a = ggml_new_tensor_3d(weights.get(), type, kIn, kOut, kExperts);
-      const BufferPtr weight_buffer = allocate(weights, panel_buffer_type(nullptr));
+      const BufferPtr weight_buffer = allocate(weights, panel_buffer_type());
       ggml_tensor* b = ggml_new_tensor_3d(rest.get(), GGML_TYPE_F32, kIn, n_inputs, kTokens);
       ggml_tensor* ids = ggml_new_tensor_2d(rest.get(), GGML_TYPE_I32, kUsed, kTokens);
       ggml_tensor* product = ggml_mul_mat_id(rest.get(), a, b, ids);
@@ -248,7 +248,7 @@ TEST(Matmul, NodesThatShareTheirInputAndTheNextGraphsSeeTheirOwn) {
   for (const std::int64_t n_rows : {2, 100}) {  // every thread for itself; together
     const ContextPtr weights = make_context(), rest = make_context();
     ggml_tensor* a = ggml_new_tensor_2d(weights.get(), w.type, kIn, kOut);
-    const BufferPtr weight_buffer = allocate(weights, panel_buffer_type(nullptr));
+    const BufferPtr weight_buffer = allocate(weights, panel_buffer_type());
     ggml_tensor* b = ggml_new_tensor_2d(rest.get(), GGML_TYPE_F32, kIn, n_rows);
     ggml_tensor* first = ggml_mul_mat(rest.get(), a, b);
     ggml_tensor* second = ggml_mul_mat(rest.get(), a, b);
