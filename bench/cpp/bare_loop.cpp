@@ -10,36 +10,16 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <stdexcept>
-#include <vector>
 
 #include "calibration.h"
 #include "engine.h"
 #include "llama/llama_backend.h"
 #include "llama/llama_model.h"
+#include "rows.h"
 
 using namespace llamaherd;
 
 namespace {
-
-struct Rows {
-  std::vector<TokenId> tokens;
-  std::vector<Pos> positions;
-  std::vector<SeqId> seqs;
-  std::vector<std::uint8_t> wants_logits;
-
-  void add(SeqId seq, Pos pos, bool wants) {
-    tokens.push_back(1000 + (seq * 7919 + pos * 104729) % 10000);
-    positions.push_back(pos);
-    seqs.push_back(seq);
-    wants_logits.push_back(wants);
-  }
-};
-
-void decode(Backend& backend, const Rows& rows) {
-  const BatchView view{rows.tokens, rows.positions, rows.seqs, rows.wants_logits};
-  if (backend.decode(view) != DecodeStatus::kOk) throw std::runtime_error("decode failed");
-}
 
 double seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -50,15 +30,15 @@ void run(Backend& backend, int n_seqs, int n_prompt, int n_new) {
   const double begin = seconds();
   Rows prefill;
   for (SeqId seq = 0; seq < n_seqs; ++seq) {
-    for (Pos pos = 0; pos < n_prompt; ++pos) prefill.add(seq, pos, pos + 1 == n_prompt);
+    prefill.add_prompt(seq, n_prompt);
   }
-  decode(backend, prefill);
+  prefill.decode(backend);
   const double prefilled = seconds();
   // The last token of each sequence is never run, as in any engine.
   for (Pos pos = n_prompt; pos < n_prompt + n_new - 1; ++pos) {
     Rows rows;
     for (SeqId seq = 0; seq < n_seqs; ++seq) rows.add(seq, pos, true);
-    decode(backend, rows);
+    rows.decode(backend);
   }
   const double end = seconds();
   for (SeqId seq = 0; seq < n_seqs; ++seq) {

@@ -12,7 +12,6 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -20,6 +19,7 @@
 #include "llama/kernel_choice.h"
 #include "llama/llama_backend.h"
 #include "llama/llama_model.h"
+#include "rows.h"
 
 using namespace llamaherd;
 
@@ -27,20 +27,6 @@ namespace {
 
 constexpr int kSeqs = 33;
 constexpr int kCells = 32 * 514 + 1024;
-
-struct Rows {
-  std::vector<TokenId> tokens;
-  std::vector<Pos> positions;
-  std::vector<SeqId> seqs;
-  std::vector<std::uint8_t> wants_logits;
-
-  void add(SeqId seq, Pos pos, bool wants) {
-    tokens.push_back(1000 + (seq * 7919 + pos * 104729) % 10000);
-    positions.push_back(pos);
-    seqs.push_back(seq);
-    wants_logits.push_back(wants);
-  }
-};
 
 class Machine {
  public:
@@ -64,9 +50,8 @@ class Machine {
 
   /// Milliseconds.
   double decode(const Rows& rows) {
-    const BatchView view{rows.tokens, rows.positions, rows.seqs, rows.wants_logits};
     const std::int64_t begin = now_ns();
-    if (backend_->decode(view) != DecodeStatus::kOk) throw std::runtime_error("decode failed");
+    rows.decode(*backend_);
     return 1e-6 * static_cast<double>(now_ns() - begin);
   }
 
@@ -74,10 +59,10 @@ class Machine {
   void share(SeqId to, Pos end) { backend_->apply({KvOp::Kind::kCopy, 0, 0, end, to}); }
   void clear() { backend_->clear(); }
 
-  void prefill(SeqId seq, int n) {
+  double prefill(SeqId seq, int n) {
     Rows rows;
-    for (Pos pos = 0; pos < n; ++pos) rows.add(seq, pos, pos + 1 == n);
-    decode(rows);
+    rows.add_prompt(seq, n);
+    return decode(rows);
   }
 
  private:
@@ -93,9 +78,7 @@ struct Case {
 };
 
 double prefill_once(Machine& machine, SeqId seq, int n) {
-  Rows rows;
-  for (Pos pos = 0; pos < n; ++pos) rows.add(seq, pos, pos + 1 == n);
-  const double ms = machine.decode(rows);
+  const double ms = machine.prefill(seq, n);
   machine.remove(seq, 0);
   return ms;
 }

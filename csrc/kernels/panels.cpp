@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <thread>
 #include <vector>
 
@@ -14,33 +15,6 @@ namespace {
 
 // Below this, starting threads takes longer than packing.
 constexpr std::size_t kBytesPerThread = std::size_t{1} << 19;
-
-const Layout* layout_of(ggml_type type) {
-  switch (type) {
-    case GGML_TYPE_Q4_0:
-      return &kLayoutQ4_0;
-    case GGML_TYPE_Q4_1:
-      return &kLayoutQ4_1;
-    case GGML_TYPE_Q5_0:
-      return &kLayoutQ5_0;
-    case GGML_TYPE_Q5_1:
-      return &kLayoutQ5_1;
-    case GGML_TYPE_Q8_0:
-      return &kLayoutQ8_0;
-    case GGML_TYPE_Q4_K:
-      return &kLayoutQ4_K;
-    case GGML_TYPE_Q5_K:
-      return &kLayoutQ5_K;
-    case GGML_TYPE_Q6_K:
-      return &kLayoutQ6_K;
-    default:
-      return nullptr;
-  }
-}
-
-bool is_float(ggml_type type) {
-  return type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_BF16;
-}
 
 /// One output's q of one block, as eight fours of bytes.
 using Fours = std::uint32_t[8];
@@ -81,38 +55,33 @@ void add_fifth(std::uint32_t bits, Fours& q) {
   }
 }
 
-template <class Block>
-void read_half(const Block& b, std::uint16_t& bits, ggml_half Block::*field) {
-  std::memcpy(&bits, &(b.*field), 2);
-}
-
 void read(const block_q4_0& b, BlockParts& out) {
   split_nibbles(b.qs, out.q);
-  read_half(b, out.scale[0], &block_q4_0::d);
+  out.scale[0] = b.d;
 }
 
 void read(const block_q4_1& b, BlockParts& out) {
   split_nibbles(b.qs, out.q);
-  std::memcpy(&out.scale[0], &b.d, 2);
-  std::memcpy(&out.min, &b.m, 2);
+  out.scale[0] = b.d;
+  out.min = b.m;
 }
 
 void read(const block_q5_0& b, BlockParts& out) {
   split_nibbles(b.qs, out.q);
   add_fifth(four(b.qh), out.q);
-  read_half(b, out.scale[0], &block_q5_0::d);
+  out.scale[0] = b.d;
 }
 
 void read(const block_q5_1& b, BlockParts& out) {
   split_nibbles(b.qs, out.q);
   add_fifth(four(b.qh), out.q);
-  std::memcpy(&out.scale[0], &b.d, 2);
-  std::memcpy(&out.min, &b.m, 2);
+  out.scale[0] = b.d;
+  out.min = b.m;
 }
 
 void read(const block_q8_0& b, BlockParts& out) {
   for (int j = 0; j < 8; ++j) out.q[j] = four(b.qs + 4 * j) ^ 0x80808080;
-  read_half(b, out.scale[0], &block_q8_0::d);
+  out.scale[0] = b.d;
 }
 
 /// The 6-bit scale and minimum of block j of a group, as Q4_K and Q5_K pack them into 12 bytes.
@@ -158,8 +127,8 @@ void read(const block_q6_K& group, int j, BlockParts& out) {
 template <class Block>
 GroupParts read_header(const Block& group) {
   GroupParts parts{};
-  std::memcpy(&parts.d, &group.d, 2);
-  if constexpr (requires { group.dmin; }) std::memcpy(&parts.dmin, &group.dmin, 2);
+  parts.d = group.d;
+  if constexpr (requires { group.dmin; }) parts.dmin = group.dmin;
   return parts;
 }
 
@@ -195,9 +164,8 @@ void write(const Layout& layout, const BlockParts& parts, std::int64_t output, s
 }
 
 /// One row of weights becomes one output of a panel.
-template <class Block>
-void pack_row(const Layout& layout, const void* row, std::int64_t n_in, std::int64_t output,
-              std::byte* panel) {
+template <class Block, Layout layout>
+void pack_row(const void* row, std::int64_t n_in, std::int64_t output, std::byte* panel) {
   const auto* source = static_cast<const Block*>(row);
   BlockParts parts;
   for (std::int64_t g = 0; g < n_in / (kBlockInputs * layout.n_blocks); ++g, ++source) {
@@ -224,45 +192,53 @@ void pack_float_row(const void* row, std::int64_t n_in, std::int64_t output, std
   for (std::int64_t i = 0; i < n_in; ++i) to[i * kPanelOutputs] = values[i];
 }
 
-void pack_row(ggml_type type, const void* row, std::int64_t n_in, std::int64_t output,
-              std::byte* panel) {
-  switch (type) {
-    case GGML_TYPE_Q4_0:
-      return pack_row<block_q4_0>(kLayoutQ4_0, row, n_in, output, panel);
-    case GGML_TYPE_Q4_1:
-      return pack_row<block_q4_1>(kLayoutQ4_1, row, n_in, output, panel);
-    case GGML_TYPE_Q5_0:
-      return pack_row<block_q5_0>(kLayoutQ5_0, row, n_in, output, panel);
-    case GGML_TYPE_Q5_1:
-      return pack_row<block_q5_1>(kLayoutQ5_1, row, n_in, output, panel);
-    case GGML_TYPE_Q8_0:
-      return pack_row<block_q8_0>(kLayoutQ8_0, row, n_in, output, panel);
-    case GGML_TYPE_Q4_K:
-      return pack_row<block_q4_K>(kLayoutQ4_K, row, n_in, output, panel);
-    case GGML_TYPE_Q5_K:
-      return pack_row<block_q5_K>(kLayoutQ5_K, row, n_in, output, panel);
-    case GGML_TYPE_Q6_K:
-      return pack_row<block_q6_K>(kLayoutQ6_K, row, n_in, output, panel);
-    case GGML_TYPE_F32:
-      return pack_float_row<float>(row, n_in, output, panel);
-    default:
-      return pack_float_row<std::uint16_t>(row, n_in, output, panel);
-  }
+struct Format {
+  ggml_type type;
+  std::int64_t n_inputs;  // of a group
+  std::size_t n_bytes;    // of a group of kPanelOutputs
+  void (*pack_row)(const void* row, std::int64_t n_in, std::int64_t output, std::byte* panel);
+};
+
+template <class Block, Layout layout>
+constexpr Format quantized(ggml_type type) {
+  return {type, kBlockInputs * layout.n_blocks, layout.group(), pack_row<Block, layout>};
+}
+
+template <class Value>
+constexpr Format plain(ggml_type type) {
+  return {type, 1, kPanelOutputs * sizeof(Value), pack_float_row<Value>};
+}
+
+constexpr Format kFormats[] = {
+    quantized<block_q4_0, kLayoutQ4_0>(GGML_TYPE_Q4_0),
+    quantized<block_q4_1, kLayoutQ4_1>(GGML_TYPE_Q4_1),
+    quantized<block_q5_0, kLayoutQ5_0>(GGML_TYPE_Q5_0),
+    quantized<block_q5_1, kLayoutQ5_1>(GGML_TYPE_Q5_1),
+    quantized<block_q8_0, kLayoutQ8_0>(GGML_TYPE_Q8_0),
+    quantized<block_q4_K, kLayoutQ4_K>(GGML_TYPE_Q4_K),
+    quantized<block_q5_K, kLayoutQ5_K>(GGML_TYPE_Q5_K),
+    quantized<block_q6_K, kLayoutQ6_K>(GGML_TYPE_Q6_K),
+    plain<float>(GGML_TYPE_F32),
+    plain<std::uint16_t>(GGML_TYPE_F16),
+    plain<std::uint16_t>(GGML_TYPE_BF16),
+};
+
+const Format* format_of(const ggml_tensor& weights) {
+  const auto* format = std::ranges::find(kFormats, weights.type, &Format::type);
+  return format == std::end(kFormats) ? nullptr : format;
 }
 
 }  // namespace
 
 bool has_panels(const ggml_tensor& weights) {
-  if (weights.ne[3] != 1 || weights.ne[0] == 0 || weights.ne[1] == 0) return false;
-  if (is_float(weights.type)) return true;
-  const Layout* layout = layout_of(weights.type);
-  return layout && weights.ne[0] % (kBlockInputs * layout->n_blocks) == 0;
+  const Format* format = format_of(weights);
+  return format && weights.ne[0] > 0 && weights.ne[0] % format->n_inputs == 0 &&
+         weights.ne[1] > 0 && weights.ne[3] == 1;
 }
 
 std::size_t panel_bytes(const ggml_tensor& weights) {
-  const Layout* layout = layout_of(weights.type);
-  if (!layout) return weights.ne[0] * kPanelOutputs * ggml_type_size(weights.type);
-  return weights.ne[0] / (kBlockInputs * layout->n_blocks) * layout->group();
+  const Format& format = *format_of(weights);
+  return weights.ne[0] / format.n_inputs * format.n_bytes;
 }
 
 std::size_t panels_bytes(const ggml_tensor& weights) {
@@ -271,6 +247,7 @@ std::size_t panels_bytes(const ggml_tensor& weights) {
 }
 
 void pack_panels(const ggml_tensor& weights, const void* rows, std::byte* panels, int n_threads) {
+  const Format& format = *format_of(weights);
   const std::int64_t n_out = weights.ne[1];
   const std::int64_t n_panels = (n_out + kPanelOutputs - 1) / kPanelOutputs;
   const std::int64_t n_all = n_panels * weights.ne[2];
@@ -284,7 +261,7 @@ void pack_panels(const ggml_tensor& weights, const void* rows, std::byte* panels
       const char* row = static_cast<const char*>(rows) + (p / n_panels * n_out + first) * row_bytes;
       if (n < kPanelOutputs) std::memset(panel, 0, bytes);
       for (std::int64_t i = 0; i < n; ++i) {
-        pack_row(weights.type, row + i * row_bytes, weights.ne[0], i, panel);
+        format.pack_row(row + i * row_bytes, weights.ne[0], i, panel);
       }
     }
   };

@@ -52,7 +52,7 @@ LlamaBackend::LlamaBackend(std::shared_ptr<const LlamaModel> model, const Engine
   info_.n_ctx = resolve_n_ctx(config, preset.max_seqs, info_.n_ctx_train);
   info_.n_seqs = preset.max_seqs;
   info_.n_threads = threads_.n_threads();
-  info_.attends_in_tiles = choose_kernels(config) != kernels::Mode::kFast;
+  info_.attends_in_tiles = threads_.mode() != kernels::Mode::kFast;
   info_.n_batch = std::max(preset.token_budget, preset.max_seqs);
   plan_ids(config);
 

@@ -20,7 +20,7 @@ std::int32_t default_n_threads() {
 }
 
 ThreadPool::ThreadPool(std::int32_t n_threads, std::int32_t poll, kernels::Mode mode)
-    : n_threads_(n_threads) {
+    : n_threads_(n_threads), mode_(mode) {
   ggml_threadpool_params params = ggml_threadpool_params_default(n_threads);
   params.poll = static_cast<std::uint32_t>(poll);
   pool_ = ggml_threadpool_new(&params);

@@ -21,9 +21,11 @@ class ThreadPool {
 
   ggml_threadpool* get() const { return pool_; }
   std::int32_t n_threads() const { return n_threads_; }
+  kernels::Mode mode() const { return mode_; }
 
  private:
   std::int32_t n_threads_;
+  kernels::Mode mode_;
   ggml_threadpool* pool_;
 };
 

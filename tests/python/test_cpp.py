@@ -18,12 +18,14 @@ def run(*command: str, env: dict[str, str] | None = None) -> subprocess.Complete
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1200)
 
 
-def build(folder: Path, target: str, *options: str) -> Path:
+def build(name: str, target: str, *, build_type: str, llama: str) -> Path:
+    folder = ROOT / "build" / name
     if shutil.which("cmake") is None or shutil.which("ninja") is None:
         skip_or_fail("cmake and ninja are not installed (the test extra brings them)")
     configured = run(
         *("cmake", "-S", ".", "-B", str(folder), "-G", "Ninja"),
-        *("-DLLAMAHERD_BUILD_TESTS=ON", "-DLLAMAHERD_BUILD_PYTHON=OFF", *options),
+        *("-DLLAMAHERD_BUILD_TESTS=ON", "-DLLAMAHERD_BUILD_PYTHON=OFF"),
+        *(f"-DCMAKE_BUILD_TYPE={build_type}", f"-DLLAMAHERD_BUILD_LLAMA={llama}"),
     )
     output = configured.stdout + configured.stderr
     if configured.returncode != 0 and "GTest" in output:
@@ -35,23 +37,9 @@ def build(folder: Path, target: str, *options: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def herd_tests() -> Path:
-    return build(
-        ROOT / "build" / "cpp",
-        "herd_tests",
-        "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
-        "-DLLAMAHERD_BUILD_LLAMA=OFF",
-    )
-
-
-@pytest.fixture(scope="module")
 def kernel_tests() -> Path:
-    return build(
-        ROOT / "build" / "kernels",
-        "kernel_tests",
-        "-DCMAKE_BUILD_TYPE=Release",
-        "-DLLAMAHERD_BUILD_LLAMA=ON",
-    )
+    # As the package is built, so that a compiler cache knows ggml's files.
+    return build("kernels", "kernel_tests", build_type="Release", llama="ON")
 
 
 def assert_passes(tests: Path, **environment: str) -> None:
@@ -61,8 +49,8 @@ def assert_passes(tests: Path, **environment: str) -> None:
     assert "PASSED" in result.stdout
 
 
-def test_the_cpp_tests_pass(herd_tests: Path) -> None:
-    assert_passes(herd_tests)
+def test_the_cpp_tests_pass() -> None:
+    assert_passes(build("cpp", "herd_tests", build_type="RelWithDebInfo", llama="OFF"))
 
 
 @pytest.mark.parametrize("most", ["avx512", "avx2"])

@@ -94,24 +94,28 @@ LLAMA: dict[str, str] = {
     ),
     "llama/faulty_backend": "backend fault_script llama/llama_backend",
     "kernels/mode": "",
+    "kernels/whole_lines": "",
     "kernels/kernel_table": "",
     "kernels/panels": "",
     "kernels/attention_op": "",
     "kernels/tensor_at": "",
-    "kernels/attention_scratch": "kernels/kernel_table",
-    "kernels/pool_state": "kernels/mode",
+    "kernels/attention_scratch": "kernels/kernel_table kernels/whole_lines",
+    "kernels/pool_state": "kernels/mode kernels/whole_lines",
     "kernels/simd_avx2": "",
     "kernels/simd_avx512": "",
     "kernels/matmul_kernel": "kernels/kernel_table kernels/panels",
     "kernels/attention_kernel": "kernels/attention_scratch kernels/kernel_table",
     "kernels/avx2": _INSTRUCTIONS + " kernels/simd_avx2",
     "kernels/avx512": _INSTRUCTIONS + " kernels/simd_avx512",
-    "kernels/visible_blocks": "kernels/kernel_table kernels/tensor_at",
+    "kernels/visible_blocks": "kernels/kernel_table kernels/tensor_at kernels/whole_lines",
     "kernels/attention": (
         "kernels/attention_op kernels/attention_scratch kernels/kernel_table kernels/pool_state"
         " kernels/tensor_at kernels/visible_blocks"
     ),
-    "kernels/matmul": "kernels/kernel_table kernels/panels kernels/pool_state kernels/tensor_at",
+    "kernels/matmul": (
+        "kernels/kernel_table kernels/panels kernels/pool_state kernels/tensor_at"
+        " kernels/whole_lines"
+    ),
     "kernels/panel_buffer": "kernels/mode kernels/panels",
     "kernels/reference": "kernels/attention_op kernels/tensor_at",
     "kernels/hook": (

@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <cstring>
-#include <functional>
 #include <memory>
 #include <random>
 #include <vector>
@@ -19,7 +18,7 @@ namespace llamaherd::kernels {
 /// A CPU backend with a thread pool whose graphs are computed by kernels of one mode.
 class Cpu {
  public:
-  Cpu(Mode mode, int n_threads) : n_threads_(n_threads) {
+  Cpu(Mode mode, int n_threads) {
     install_hook();
     ggml_threadpool_params params = ggml_threadpool_params_default(n_threads);
     params.poll = 1;
@@ -40,10 +39,8 @@ class Cpu {
     const ComputeScope scope(pool_);
     return ggml_backend_graph_compute(backend_, graph);
   }
-  ggml_backend_t backend() const { return backend_; }
 
  private:
-  int n_threads_;
   ggml_threadpool* pool_;
   ggml_backend_t backend_;
 };
