@@ -1,5 +1,6 @@
 // Speed of the CPU kernels by themselves, on one thread: GMAC/s and GB/s of weights read, by type,
-// shape and rows. "memory/read" is what memory delivers at most.
+// shape and rows. "memory/read" is what memory delivers at most, "peak/..." what the CPU multiplies
+// when all is in registers. LLAMAHERD_CPU_ISA chooses among the kernels.
 
 #include <benchmark/benchmark.h>
 
@@ -77,14 +78,34 @@ void read_memory(benchmark::State& state) {
       Counter(8e-9 * static_cast<double>(words.size()), Counter::kIsIterationInvariantRate);
 }
 
-void add(const char* name, const KernelTable* kernels) {
+#if defined(__x86_64__)
+/// Products of bytes, in as many chains as hide the latency, as the kernels for AVX-512 VNNI make
+/// them.
+void multiply_registers(benchmark::State& state) {
+  constexpr int kChains = 12, kTurns = 256;
+  for (auto _ : state) {
+    for (int turn = 0; turn < kTurns; ++turn) {
+      asm volatile(
+          ".irp to,1,2,3,4,5,6,7,8,9,10,11,12\n\t"
+          "vpdpbusd %%zmm0, %%zmm0, %%zmm\\to\n\t"
+          ".endr" ::
+              : "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",
+                "xmm11", "xmm12");
+    }
+  }
+  state.counters["GMAC/s"] =
+      Counter(1e-9 * 64 * kChains * kTurns, Counter::kIsIterationInvariantRate);
+}
+#endif
+
+void add_multiply(const KernelTable* kernels) {
   if (!kernels) return;
   for (const ggml_type type :
        {GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_Q8_0,
         GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K, GGML_TYPE_F16, GGML_TYPE_BF16}) {
     for (const Shape shape : {Shape{576, 1536}, Shape{1536, 576}, Shape{4096, 4096}}) {
       if (shape.n_in % 256 != 0 && ggml_blck_size(type) == 256) continue;
-      const std::string title = std::string(name) + "/" + ggml_type_name(type) + "/" +
+      const std::string title = std::string(kernels->name) + "/" + ggml_type_name(type) + "/" +
                                 std::to_string(shape.n_in) + "x" + std::to_string(shape.n_out);
       benchmark::RegisterBenchmark(
           title.c_str(), [=](benchmark::State& state) { multiply(state, kernels, type, shape); })
@@ -99,8 +120,12 @@ void add(const char* name, const KernelTable* kernels) {
 
 int main(int argc, char** argv) {
   benchmark::RegisterBenchmark("memory/read", read_memory);
-  add("best", best_kernels());
-  add("avx2", avx2_kernels());
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512vnni")) {
+    benchmark::RegisterBenchmark("peak/avx512_vnni", multiply_registers);
+  }
+#endif
+  add_multiply(best_kernels());
   benchmark::Initialize(&argc, argv);
   benchmark::RunSpecifiedBenchmarks();
 }

@@ -94,12 +94,13 @@ struct KernelTable {
   void (*merge_blocks)(const BlockResults& results);
 };
 
-/// Null where the compiler or the CPU has not what they need.
+/// Null where the compiler has not what they need.
 const KernelTable* avx512_kernels();
+const KernelTable* avx_vnni_kernels();
 const KernelTable* avx2_kernels();
 
-/// The best that this CPU can run; null: only ggml's own. The environment's LLAMAHERD_CPU_ISA=avx2
-/// keeps from those for AVX-512.
+/// The best that this CPU can run; null: only ggml's own. The environment's LLAMAHERD_CPU_ISA,
+/// avx_vnni or avx2, keeps from better ones.
 const KernelTable* best_kernels();
 
 }  // namespace llamaherd::kernels

@@ -3,16 +3,12 @@
 #include <cstdlib>
 
 #include "error.h"
-#include "ggml-cpu.h"
 #include "kernels/hook.h"
 
 namespace llamaherd {
 namespace {
 
 constexpr const char* kVariable = "LLAMAHERD_CPU_KERNELS";
-
-/// ggml's own kernels for AMX have more arithmetic than any vector instruction.
-bool fast_are_best() { return !kernels::fast_kernels().empty() && !ggml_cpu_has_amx_int8(); }
 
 }  // namespace
 
@@ -26,7 +22,7 @@ kernels::Mode choose_kernels(const EngineConfig& config) {
     throw InvalidRequestError(std::string(kVariable) + " must be auto, stock or reference; got '" +
                               name + "'");
   }
-  return fast_are_best() ? kernels::Mode::kFast : kernels::Mode::kStock;
+  return !kernels::fast_kernels().empty() ? kernels::Mode::kFast : kernels::Mode::kStock;
 }
 
 std::string kernels_name(const EngineConfig& config) {

@@ -191,8 +191,8 @@ class EngineConfig:
       kv_type: Type of the KV cache: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl. On
         CPUs anything but f16 and, with our kernels, q8_0 prefills slowly.
       chat_template: Jinja source that replaces the model's own chat template. Empty: the model's.
-      cpu_kernels: Which kernels compute on the CPU. auto: ours where the CPU has AVX2 or AVX-512
-        VNNI, except beside AMX; stock: ggml's own; reference: those of deterministic, without what
+      cpu_kernels: Which kernels compute on the CPU. auto: ours where the CPU has AVX2, AVX-VNNI
+        or AVX-512 VNNI; stock: ggml's own; reference: those of deterministic, without what
         else that asks for. The environment's LLAMAHERD_CPU_KERNELS wins over this option.
       deterministic: Compute on the CPU with kernels whose results for a request do not depend on
         its batch mates, on the cache's state or on the number of threads, to the bit. Several

@@ -106,6 +106,8 @@ LLAMA: dict[str, str] = {
     "kernels/matmul_kernel": "kernels/kernel_table kernels/panels",
     "kernels/attention_kernel": "kernels/attention_scratch kernels/kernel_table",
     "kernels/avx2": _INSTRUCTIONS + " kernels/simd_avx2",
+    "kernels/simd_avx_vnni": "kernels/simd_avx2",
+    "kernels/avx_vnni": _INSTRUCTIONS + " kernels/simd_avx_vnni",
     "kernels/avx512": _INSTRUCTIONS + " kernels/simd_avx512",
     "kernels/visible_blocks": "kernels/kernel_table kernels/tensor_at kernels/whole_lines",
     "kernels/attention": (

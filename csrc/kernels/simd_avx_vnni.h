@@ -1,0 +1,21 @@
+#pragma once
+
+#include "simd_avx2.h"
+
+namespace llamaherd::kernels {
+namespace {
+
+/// AVX2 with one instruction for four products.
+struct AvxVnni : Avx2 {
+  static constexpr int kRows = 4;
+  static constexpr bool kDot8Centers = false;
+
+  static I dot(I sum, I q, const std::int8_t* x) {
+    const __m256i four = broadcast(x);
+    return {_mm256_dpbusd_avx_epi32(sum.a, q.a, four), _mm256_dpbusd_avx_epi32(sum.b, q.b, four)};
+  }
+  static I dot8(I sum, I q, const std::int8_t* x) { return dot(sum, q, x); }
+};
+
+}  // namespace
+}  // namespace llamaherd::kernels
