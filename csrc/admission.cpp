@@ -103,26 +103,31 @@ Scheduler::Admission Scheduler::assess(Request& request, std::int64_t now_ns) {
 }
 
 Scheduler::Admission Scheduler::look_up(const Request& request) const {
-  if (request.cache_space && request.n_output() == 0) {
+  if (request.cache_space && request.n_output() == 0 && !request.scores()) {
     const auto logits = logits_.find(*request.cache_space, request.tokens());
     if (!logits.empty()) {
       const PrefixCache::Match whole = cache_.match(*request.cache_space, request.tokens());
       if (whole.n_held == request.n_tokens()) return {whole, logits};
     }
   }
-  return {match_all_but_last(request), {}};
+  return {match_reusable(request), {}};
 }
 
-/// The last token is computed: its logits are wanted.
-PrefixCache::Match Scheduler::match_all_but_last(const Request& request) const {
+PrefixCache::Match Scheduler::match_reusable(const Request& request) const {
   if (!request.cache_space) return {};
-  return cache_.match(*request.cache_space, request.tokens().first(request.n_tokens() - 1));
+  return cache_.match(*request.cache_space, request.tokens().first(request.n_reusable()));
 }
 
 bool Scheduler::still_leads(const Request::Following& following) const {
   return std::ranges::any_of(running_, [&](const auto& r) {
     return r->id() == following.leader && r->kv_len() < following.until;
   });
+}
+
+/// Tokens of another that it could use once they are computed.
+Pos Scheduler::n_shareable(const Request& request, const Request& other) {
+  const Pos n_common = common_length(request.tokens(), other.tokens());
+  return request.scores() ? std::min(n_common, request.n_reusable()) : n_common;
 }
 
 /// Who is computing most of what the request still lacks, if waiting for it pays.
@@ -134,7 +139,7 @@ Request* Scheduler::leader_of(const Request& request, Pos n_have) {
     if (other->n_pending() <= 1) continue;
     lead.n_ahead += other->n_pending();
     if (other->cache_space != request.cache_space) continue;
-    const Pos n_common = common_length(request.tokens(), other->tokens());
+    const Pos n_common = n_shareable(request, *other);
     if (n_common <= std::max(lead.n_common, other->kv_len())) continue;
     best = other.get();
     lead.n_common = n_common;
@@ -150,7 +155,7 @@ void Scheduler::follow(Request& request, Request& leader, Pos n_have, std::int64
     ++n_followers_;
   }
   request.following->leader = leader.id();
-  request.following->until = common_length(request.tokens(), leader.tokens());
+  request.following->until = n_shareable(request, leader);
   if (options_.shares_at_cuts) leader.cuts.insert(request.following->until);
   if (request.turn.priority < leader.turn.priority) queue_.raise(leader, request.turn.priority);
 }
@@ -178,7 +183,7 @@ void Scheduler::start(Request& request, const Admission& admission, std::int64_t
 bool Scheduler::admit_now(RequestId id, std::int64_t now_ns, std::vector<KvOp>& ops) {
   Request* request = queue_.find(id);
   if (request == nullptr) return false;
-  Admission admission{match_all_but_last(*request), {}};
+  Admission admission{match_reusable(*request), {}};
   admission.n_cells =
       n_promised(*request) - admission.match.n_held + admission.match.n_newly_needed;
   if (!fits(admission, room({}))) return false;

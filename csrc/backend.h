@@ -50,6 +50,7 @@ struct BackendInfo {
   std::int32_t n_ctx_train = 0;  // tokens the model was trained to see at once
   std::int32_t n_seqs = 0;       // sequence ids a batch may name: [0, n_seqs)
   std::int32_t n_batch = 0;      // rows of one decode call
+  std::int32_t n_scored = 0;     // of them that may want logits, beside one for each sequence
   std::int32_t n_threads = 1;    // CPU threads of a decode call at most
   SeqId pad_seq = kNoSeq;        // no request's: for rows that only fill a call up, if at all
   SeqId first_tag = 0;           // ids [first_tag, first_tag + n_tags) never stand in a batch: they

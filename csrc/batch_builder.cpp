@@ -31,8 +31,11 @@ BatchView BatchBuilder::build(const CallPlan& call, std::int32_t n_pad) {
       tokens_.push_back(tokens[pos]);
       positions_.push_back(pos);
       seqs_.push_back(item.seq);
-      wants_logits_.push_back(0);
+      wants_logits_.push_back(pos >= item.score_begin && pos < item.score_end);
     }
+    check(item.score_begin >= item.score_end ||
+              (item.score_begin >= item.begin && item.score_end <= item.end),
+          "scored range", item);
     if (item.logits_row < 0) continue;
     check(item.logits_row == static_cast<std::int32_t>(tokens_.size()) - 1 &&
               item.end == item.request->n_tokens(),

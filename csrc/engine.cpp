@@ -30,7 +30,8 @@ Engine::Engine(Backend& backend, const TokenTable& table, const Limits& limits,
       costs_(plan.calibration ? CostModel(*plan.calibration, backend.info().attends_in_tiles)
                               : CostModel(backend.info().attends_in_tiles)),
       governor_(backend.info().n_threads),
-      scheduler_({plan.packing, backend.info().n_ctx, !backend.info().partial_removal, plan.queue},
+      scheduler_({plan.packing, backend.info().n_ctx, backend.info().n_scored,
+                  !backend.info().partial_removal, plan.queue},
                  costs_, pool_, *cache_, logits_),
       builder_(backend.info().pad_seq) {}
 
@@ -42,6 +43,7 @@ void Engine::submit(RequestId id, std::vector<TokenId> prompt, const SamplingPar
   request->streamed = options.streamed;
   if (caches_) request->cache_space = options.cache_space;
   request->turn = options.turn;
+  request->index = options.index;
   request->trace = &trace_;
   scheduler_.submit(std::move(request), submit_ns);
 }
@@ -123,9 +125,9 @@ void Engine::restore(const StepPlan& plan) {
 void Engine::start_known(const StepPlan& plan, std::vector<Delta>& out) {
   for (const KnownStart& start : plan.known_starts) {
     known_logits_.assign(start.logits.begin(), start.logits.end());  // sampling may change it
-    const auto token = start.request->sampler().sample(known_logits_, scratch_);
-    if (!token) throw std::logic_error("stored logits are not finite");
-    start.request->commit_step(start.request->kv_len(), &*token);
+    Staged staged = sampler_.sample(*start.request, known_logits_);
+    if (staged.poisoned) throw std::logic_error("stored logits are not finite");
+    StepGuard::commit(*start.request, start.request->kv_len(), staged);
     ++metrics_.n_known_starts;
     emit(*start.request, now_ns(), out);
   }
@@ -223,20 +225,20 @@ DecodeStatus Engine::decode(const CallPlan& call, std::int32_t n_pad) {
 /// Fills staged_; returns whether a row was poisoned. Changes no request.
 bool Engine::sample(const CallPlan& call) {
   const std::int64_t begin_ns = now_ns();
-  staged_.assign(call.items.size(), {});
+  staged_.clear();
   bool any_poisoned = false;
-  for (std::size_t i = 0; i < call.items.size(); ++i) {
-    const PlannedRequest& item = call.items[i];
-    if (item.logits_row < 0) continue;
-    const std::span<float> logits = backend_.logits(item.logits_row);
+  for (const PlannedRequest& item : call.items) {
     const Request& request = *item.request;
-    const bool is_prompt_end = item.end == request.n_prompt() && request.cache_space;
-    if (is_prompt_end) logits_.put(*request.cache_space, request.tokens(), logits);
-    staged_[i].token = request.sampler().sample(logits, scratch_);
-    staged_[i].poisoned = !staged_[i].token;
-    if (is_prompt_end && staged_[i].poisoned) logits_.clear();
-    metrics_.n_poisoned_rows += staged_[i].poisoned;
-    any_poisoned |= staged_[i].poisoned;
+    const bool is_prompt_end =
+        item.logits_row >= 0 && item.end == request.n_prompt() && request.cache_space;
+    if (is_prompt_end) {
+      logits_.put(*request.cache_space, request.tokens(), backend_.logits(item.logits_row));
+    }
+    staged_.push_back(sampler_.sample(item, backend_));
+    const bool poisoned = staged_.back().poisoned;
+    if (is_prompt_end && poisoned) logits_.clear();
+    metrics_.n_poisoned_rows += poisoned;
+    any_poisoned |= poisoned;
   }
   const std::int64_t end_ns = now_ns();
   metrics_.sample_ns += end_ns - begin_ns;
@@ -266,7 +268,7 @@ void Engine::emit(const CallPlan& call, std::vector<Delta>& out) {
 
 /// Hands out the token the request has just gained; afterwards it may be gone.
 void Engine::emit(Request& request, std::int64_t now, std::vector<Delta>& out) {
-  ++metrics_.n_output_tokens;
+  metrics_.n_output_tokens += !request.forced();
   Delta delta = request.take_delta(table_, now);
   const auto reason = delta.finish_reason;
   const auto request_ns = static_cast<double>(now - delta.timing.start_ns);

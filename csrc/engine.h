@@ -8,6 +8,7 @@
 
 #include "backend.h"
 #include "batch_builder.h"
+#include "call_sampler.h"
 #include "cost_model.h"
 #include "forecast.h"
 #include "invariants.h"
@@ -15,7 +16,6 @@
 #include "metrics.h"
 #include "prefix_cache.h"
 #include "prompt_logits.h"
-#include "sampler.h"
 #include "scheduler.h"
 #include "seq_pool.h"
 #include "step_guard.h"
@@ -31,6 +31,7 @@ struct SubmitOptions {
   bool streamed = true;                       // false: only the last delta comes out, with all
   std::optional<CacheSpace> cache_space = 0;  // none: shares nothing and leaves nothing
   Turn turn = {};
+  std::int32_t index = 0;  // among the requests made of one prompt
 };
 
 /// What steps are planned by.
@@ -139,7 +140,7 @@ class Engine {
   ThreadGovernor governor_;
   Scheduler scheduler_;
   BatchBuilder builder_;
-  SamplerScratch scratch_;
+  CallSampler sampler_;
   std::vector<Staged> staged_;
   std::vector<float> known_logits_;
   std::vector<KvOp> ops_;

@@ -18,6 +18,11 @@ std::int64_t deadline_ns(const std::optional<double>& seconds, std::int64_t now)
   return seconds ? now + static_cast<std::int64_t>(*seconds * 1e9) : kNever;
 }
 
+/// The first of several requests made of one prompt gets what it would get alone.
+std::uint64_t seed_of(std::uint64_t seed, std::int32_t index) {
+  return seed + static_cast<std::uint64_t>(index) * 0x9E3779B97F4A7C15u;
+}
+
 }  // namespace
 
 EngineThread::EngineThread(std::unique_ptr<Backend> backend, TokenTable table, const Limits& limits,
@@ -54,7 +59,7 @@ RequestId EngineThread::submit(std::vector<TokenId> prompt, const SamplingParams
   require_alive();
   require_place(submission.prompt.size(), now);
   submission.id = next_id_++;
-  submission.seed = params.seed ? *params.seed : seeds_();
+  submission.seed = params.seed ? seed_of(*params.seed, options.index) : seeds_();
   n_tokens_queued_ += static_cast<std::int64_t>(submission.prompt.size());
   live_.insert(submission.id);
   inbox_.submissions.push_back(std::move(submission));

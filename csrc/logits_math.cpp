@@ -113,6 +113,16 @@ double exp_sums(std::span<const float> logits, float max, float scale,
   return total;
 }
 
+std::int32_t count_better(std::span<const float> logits, TokenId token) {
+  const float logit = logits[token];
+  std::int32_t n =
+      static_cast<std::int32_t>(std::count(logits.begin(), logits.begin() + token, logit));
+  Ints above{};
+  for_each_vector(logits, [&](Floats v) { above -= v > logit; });
+  for (std::size_t i = 0; i < kLanes; ++i) n += above[i];
+  return n;
+}
+
 float exp_weight(float logit, float max, float scale) {
   return exp_nonpositive(Floats{} + (logit - max) * scale)[0];
 }

@@ -1,5 +1,6 @@
 #include "params.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <concepts>
@@ -89,7 +90,7 @@ void validate_ubatch(std::int32_t n_ubatch, const Preset& preset) {
 }  // namespace
 
 void validate(const SamplingParams& p) {
-  if (p.max_tokens) require_at_least("max_tokens", *p.max_tokens, 1);
+  if (p.max_tokens) require_at_least("max_tokens", *p.max_tokens, p.prompt_logprobs ? 0 : 1);
   require_at_least("min_tokens", p.min_tokens, 0);
   if (p.max_tokens && p.min_tokens > *p.max_tokens) {
     throw InvalidRequestError("min_tokens must be <= max_tokens; got min_tokens " +
@@ -111,6 +112,16 @@ void validate(const SamplingParams& p) {
   if (p.stop.size() > kMaxStopStrings) {
     throw InvalidRequestError("stop may hold at most " + std::to_string(kMaxStopStrings) +
                               " strings; got " + std::to_string(p.stop.size()));
+  }
+  for (const auto& [name, n] :
+       {std::pair{"logprobs", p.logprobs}, std::pair{"prompt_logprobs", p.prompt_logprobs}}) {
+    if (n) require(*n >= 0 && *n <= kMaxLogprobs, name, "in [0, " + text(kMaxLogprobs) + "]", *n);
+  }
+  require_at_least("prompt_logprobs_from", p.prompt_logprobs_from, 1);
+  require(p.n >= 1 && p.n <= kMaxOutputs, "n", "in [1, " + text(kMaxOutputs) + "]", p.n);
+  if (p.best_of) {
+    require(*p.best_of >= p.n && *p.best_of <= kMaxOutputs, "best_of",
+            "in [n, " + text(kMaxOutputs) + "], with n " + text(p.n), *p.best_of);
   }
   for (const std::string& stop : p.stop) {
     require(!stop.empty(), "stop", "free of empty strings", stop);
@@ -199,10 +210,19 @@ void validate(const std::vector<TokenId>& prompt, const SamplingParams& params,
     throw InvalidRequestError("prompt token ids must be in [0, " + text(limits.n_vocab) +
                               "); got " + text(prompt[i]) + " at index " + std::to_string(i));
   }
-  if (prompt.size() >= static_cast<std::size_t>(limits.max_len)) {
-    throw InvalidRequestError("prompt has " + std::to_string(prompt.size()) +
-                              " tokens; max_len is " + text(limits.max_len) +
+  const auto n_prompt = static_cast<std::int64_t>(prompt.size());
+  if (n_prompt > limits.max_len || (n_prompt == limits.max_len && params.max_tokens != 0)) {
+    throw InvalidRequestError("prompt has " + std::to_string(n_prompt) + " tokens; max_len is " +
+                              text(limits.max_len) +
                               " and leaves room for at least 1 output token only below that");
+  }
+  if (params.max_tokens == 0 && n_prompt < 2) {
+    throw InvalidRequestError("with max_tokens 0 a prompt must have at least 2 tokens; got 1");
+  }
+  if (params.prompt_logprobs) {
+    require(params.prompt_logprobs_from <= std::max<std::int64_t>(1, n_prompt - 1),
+            "prompt_logprobs_from", "below the prompt's " + std::to_string(n_prompt) + " tokens",
+            params.prompt_logprobs_from);
   }
   for (const auto& [token, bias] : params.logit_bias) {
     require(token >= 0 && token < limits.n_vocab, "logit_bias",

@@ -13,6 +13,8 @@ namespace llamaherd {
 inline constexpr std::int32_t kDefaultMaxTokens = 512;
 inline constexpr std::size_t kMaxStopStrings = 128;
 inline constexpr std::size_t kMaxStopBytes = 1024;
+inline constexpr std::int32_t kMaxLogprobs = 50;
+inline constexpr std::int32_t kMaxOutputs = 128;
 
 /// How one request's tokens are chosen and when it stops. Docs: python/llamaherd/params.py.
 struct SamplingParams {
@@ -32,6 +34,11 @@ struct SamplingParams {
   std::vector<TokenId> stop_token_ids;
   std::vector<std::string> stop;
   bool echo = false;
+  std::optional<std::int32_t> logprobs;
+  std::optional<std::int32_t> prompt_logprobs;
+  std::int32_t prompt_logprobs_from = 1;
+  std::int32_t n = 1;                   // outputs; BatchEngine.submit makes a request for each
+  std::optional<std::int32_t> best_of;  // of so many
 };
 
 /// Throws InvalidRequestError if a value is out of range whatever the model.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "call_rows.h"
 #include "engine.h"
 
 namespace llamaherd {
@@ -92,8 +93,7 @@ CallPlan Engine::replan(std::span<const PlannedRequest> items) const {
     if (item.request->seq() != item.seq) continue;
     const Pos begin = item.request->kv_len();
     const Pos end = std::min(item.end, begin + backend_.info().n_batch - call.n_rows);
-    if (begin >= end) continue;
-    call.add(item.request, item.seq, begin, end, end == item.request->n_tokens());
+    if (begin < end) add_rows(call, *item.request, end, backend_.info().n_scored);
   }
   return call;
 }

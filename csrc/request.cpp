@@ -1,13 +1,24 @@
 #include "request.h"
 
 #include <algorithm>
+#include <iterator>
+#include <string_view>
 #include <utility>
 
 namespace llamaherd {
 namespace {
 
+/// With max_tokens 0: the last token, taken off the prompt.
+std::optional<TokenId> take_forced(std::vector<TokenId>& prompt, const SamplingParams& params) {
+  if (params.max_tokens != 0) return std::nullopt;
+  const TokenId last = prompt.back();
+  prompt.pop_back();
+  return last;
+}
+
 std::int32_t fitting_max_tokens(const SamplingParams& params, std::size_t n_prompt,
                                 const Limits& limits) {
+  if (params.max_tokens == 0) return 1;
   return std::min(params.max_tokens.value_or(kDefaultMaxTokens),
                   limits.max_len - static_cast<std::int32_t>(n_prompt));
 }
@@ -18,14 +29,24 @@ std::int32_t least_output(const SamplingParams& params, std::int32_t max_tokens)
   return ends_by_length ? max_tokens : std::clamp(params.min_tokens, 1, max_tokens);
 }
 
+std::int32_t n_characters(std::string_view bytes) {
+  return static_cast<std::int32_t>(
+      std::ranges::count_if(bytes, [](char byte) { return (byte & 0xC0) != 0x80; }));
+}
+
 }  // namespace
 
 Request::Request(RequestId id, std::vector<TokenId> prompt, const SamplingParams& params,
                  std::uint64_t seed, const Limits& limits, const TokenTable& table,
                  std::int64_t submit_ns)
     : id_(id),
+      n_logprobs_(params.logprobs),
+      n_prompt_logprobs_(params.prompt_logprobs),
+      forced_(take_forced(prompt, params)),
       tokens_(std::move(prompt)),
       n_prompt_(static_cast<Pos>(tokens_.size())),
+      n_scored_(params.prompt_logprobs ? std::min(params.prompt_logprobs_from, n_prompt_)
+                                       : n_prompt_),
       max_tokens_(fitting_max_tokens(params, tokens_.size(), limits)),
       min_tokens_(params.min_tokens),
       n_output_least_(least_output(params, max_tokens_)),
@@ -34,7 +55,10 @@ Request::Request(RequestId id, std::vector<TokenId> prompt, const SamplingParams
       stop_token_ids_(params.stop_token_ids),
       sampler_(params, seed, table, tokens_, max_tokens_),
       text_(params.stop) {
-  tokens_.reserve(tokens_.size() + max_tokens_);  // commit_step() must not throw
+  // What is committed must not throw.
+  tokens_.reserve(tokens_.size() + max_tokens_);
+  if (params.prompt_logprobs) prompt_logprobs_.reserve(n_prompt_ + 1 - n_scored_);
+  if (params.logprobs) logprobs_.reserve(1);
   timing_.submit_ns = spent_until_ns_ = submit_ns;
 }
 
@@ -102,6 +126,22 @@ void Request::commit_step(Pos kv_len, const TokenId* sampled) noexcept {
   sampler_.accept(*sampled);
 }
 
+std::pair<Pos, Pos> Request::rows_to_score(Pos begin, Pos end) const {
+  if (!scores()) return {begin, begin};
+  const Pos first = std::max(begin, n_scored_ - 1);
+  return {first, std::max(first, std::min(end, n_prompt_ - 1))};
+}
+
+void Request::commit_scores(std::vector<TokenLogprob>&& scores) noexcept {
+  n_scored_ += static_cast<Pos>(scores.size());
+  std::ranges::move(scores, std::back_inserter(prompt_logprobs_));
+}
+
+void Request::commit_logprob(TokenLogprob&& logprob) noexcept {
+  auto& to = forced_ ? prompt_logprobs_ : logprobs_;
+  to.push_back(std::move(logprob));
+}
+
 bool Request::is_stop_token(TokenId token, const TokenTable& table) const {
   if (!ignore_eos_ && table.ends_generation(token)) return true;
   return std::find(stop_token_ids_.begin(), stop_token_ids_.end(), token) != stop_token_ids_.end();
@@ -112,30 +152,67 @@ Delta Request::make_delta(std::int64_t now_ns) {
   timing_.last_ns = now_ns;
   Delta delta;
   delta.request_id = id_;
-  delta.n_prompt = n_prompt_;
+  delta.n_prompt = n_prompt_ + (forced_ ? 1 : 0);
+  delta.index = index;
   delta.n_cached = n_cached_;
-  delta.n_completion = n_output();
+  delta.n_completion = forced_ ? 0 : n_output();
   delta.timing = timing_;
   delta.token_ids = std::exchange(held_token_ids_, {});
   delta.text = std::exchange(held_text_, {});
+  delta.logprobs = std::exchange(held_logprobs_, {});
+  delta.prompt_logprobs = std::exchange(held_prompt_logprobs_, {});
   return delta;
 }
 
 void Request::hold(Delta delta) {
   held_token_ids_ = std::move(delta.token_ids);
   held_text_ = std::move(delta.text);
+  held_logprobs_ = std::move(delta.logprobs);
+  held_prompt_logprobs_ = std::move(delta.prompt_logprobs);
+}
+
+void Request::put_offset(TokenLogprob& logprob, const TokenTable& table) {
+  logprob.text_offset = text_offset_;
+  text_offset_ += n_characters(table.piece(logprob.token));
+}
+
+/// Offsets of prompt tokens count from the prompt's beginning, with echo also those behind.
+void Request::hand_out_scores(const TokenTable& table, Delta& delta) {
+  if (n_prompt_logprobs_) {
+    std::vector<TokenLogprob> scores = std::exchange(prompt_logprobs_, {});
+    const Pos n_all = n_prompt_ + (forced_ ? 1 : 0);
+    const Pos first = n_all - static_cast<Pos>(scores.size());
+    for (Pos i = 0; i < first; ++i) text_offset_ += n_characters(table.piece(tokens_[i]));
+    for (TokenLogprob& score : scores) put_offset(score, table);
+    delta.prompt_logprobs = std::move(scores);
+    n_prompt_logprobs_.reset();
+    if (!echo_pending_) text_offset_ = 0;
+  } else if (echo_pending_) {
+    for (Pos i = 0; i < n_prompt_; ++i) text_offset_ += n_characters(table.piece(tokens_[i]));
+  }
 }
 
 Delta Request::take_delta(const TokenTable& table, std::int64_t now_ns) {
   if (timing_.first_token_ns == 0 && n_output() > 0) timing_.first_token_ns = now_ns;
   Delta delta = make_delta(now_ns);
+  hand_out_scores(table, delta);
   if (echo_pending_) {
     // The prompt goes through a stream of its own: stop strings are looked for in the output only.
     TextStream prompt_text({});
     for (Pos i = 0; i < n_prompt_; ++i) prompt_text.put(table.piece(tokens_[i]), false, delta.text);
+    if (forced_) prompt_text.put(table.piece(*forced_), false, delta.text);
     prompt_text.finish(delta.text);
     echo_pending_ = false;
   }
+  if (forced_) {
+    n_shown_ = n_output();
+    delta.finish_reason = FinishReason::kLength;
+  }
+  for (TokenLogprob& logprob : logprobs_) {
+    put_offset(logprob, table);
+    delta.logprobs.push_back(std::move(logprob));
+  }
+  logprobs_.clear();
   for (; n_shown_ < n_output() && !delta.finish_reason; ++n_shown_) {
     const TokenId token = tokens_[n_prompt_ + n_shown_];
     delta.token_ids.push_back(token);
@@ -159,7 +236,8 @@ Delta Request::take_delta(const TokenTable& table, std::int64_t now_ns) {
 
 Delta Request::finish(FinishReason reason, std::string error, std::int64_t now_ns) {
   Delta delta = make_delta(now_ns);
-  delta.n_completion = n_shown_;  // a fatal error may leave tokens committed and never handed out
+  delta.n_completion =
+      forced_ ? 0 : n_shown_;  // a fatal error may leave tokens committed and never handed out
   delta.finish_reason = reason;
   delta.error = std::move(error);
   text_.finish(delta.text);

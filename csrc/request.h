@@ -87,6 +87,19 @@ class Request {
   std::span<const TokenId> tokens() const { return tokens_; }
   const Sampler& sampler() const { return sampler_; }
 
+  /// Tokens it may have from the cache without computing their rows: those behind are for its next
+  /// token, or for the log-probabilities of its prompt.
+  Pos n_reusable() const { return scores() ? n_scored_ - 1 : n_tokens() - 1; }
+  /// Whether log-probabilities of prompt tokens are still to be found.
+  bool scores() const { return n_scored_ < n_prompt_; }
+  /// Rows of [begin, end) whose logits are wanted for these, as [first, last).
+  std::pair<Pos, Pos> rows_to_score(Pos begin, Pos end) const;
+  std::optional<std::int32_t> n_prompt_logprobs() const { return n_prompt_logprobs_; }
+  std::optional<std::int32_t> n_logprobs() const { return n_logprobs_; }
+  /// With max_tokens 0: the prompt's last token, which is not run, but looked up in the logits
+  /// behind the others as if it had been sampled.
+  std::optional<TokenId> forced() const { return forced_; }
+
   /// Cells this request can come to hold: all its tokens but the last output, which is never run.
   std::int32_t n_cells_needed() const { return n_prompt_ + max_tokens_ - 1; }
 
@@ -114,6 +127,9 @@ class Request {
   void spend(std::initializer_list<std::pair<Spent, double>> weights, std::int64_t now_ns);
   std::int64_t spent_until_ns() const { return spent_until_ns_; }
 
+  /// Among the requests made of one prompt.
+  std::int32_t index = 0;
+
   /// Is told what spend() is told.
   TraceLog* trace = nullptr;
 
@@ -125,6 +141,11 @@ class Request {
 
   /// Tokens up to `kv_len` are in the cache; `sampled`, if not null, is the next output token.
   void commit_step(Pos kv_len, const TokenId* sampled) noexcept;
+
+  /// The next prompt tokens' log-probabilities, and the next output token's: with the commit_step()
+  /// of the same call.
+  void commit_scores(std::vector<TokenLogprob>&& scores) noexcept;
+  void commit_logprob(TokenLogprob&& logprob) noexcept;
 
   /// After the cache lost this sequence: all of it is pending again.
   void forget_kv() noexcept {
@@ -150,23 +171,31 @@ class Request {
 
  private:
   Delta make_delta(std::int64_t now_ns);
+  void hand_out_scores(const TokenTable& table, Delta& delta);
+  void put_offset(TokenLogprob& logprob, const TokenTable& table);
   bool is_stop_token(TokenId token, const TokenTable& table) const;
 
   RequestId id_;
+  std::optional<std::int32_t> n_logprobs_, n_prompt_logprobs_;
+  std::optional<TokenId> forced_;
   State state_ = State::kWaiting;
   SeqId seq_ = kNoSeq;
   std::vector<TokenId> tokens_;
   Pos n_prompt_;
+  Pos n_scored_;  // prompt tokens below this one need no log-probability (any more)
   Pos kv_len_ = 0;
   Pos started_at_ = 0;
   Pos n_computed_ = 0;
   Pos n_cached_ = 0;
   Pos n_shown_ = 0;  // output tokens handed out in deltas
   std::vector<TokenId> held_token_ids_;
+  std::vector<TokenLogprob> held_logprobs_, held_prompt_logprobs_;
+  std::vector<TokenLogprob> logprobs_, prompt_logprobs_;  // not handed out yet
   std::string held_text_;
   std::int32_t max_tokens_;
   std::int32_t min_tokens_;
   std::int32_t n_output_least_;
+  std::int32_t text_offset_ = 0;
   bool ignore_eos_;
   bool echo_pending_;
   std::vector<TokenId> stop_token_ids_;

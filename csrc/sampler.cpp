@@ -9,7 +9,6 @@
 namespace llamaherd {
 namespace {
 
-using Candidate = SamplerScratch::Candidate;
 constexpr float kNegInf = -std::numeric_limits<float>::infinity();
 
 /// Uniform in [0, 1). Counter-based: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) of seed and
@@ -24,61 +23,26 @@ double uniform_at(std::uint64_t seed, std::uint64_t index) {
   return static_cast<double>(bits >> 11) * 0x1.0p-53;
 }
 
-/// A total order, so that what is kept never depends on the algorithm.
-bool better(const Candidate& a, const Candidate& b) {
-  return a.logit != b.logit ? a.logit > b.logit : a.token < b.token;
-}
-
-/// All tokens with a logit >= threshold, in id order. Skips blocks whose maximum is below.
-void collect(std::span<const float> logits, float threshold, const std::vector<float>& block_max,
-             std::vector<Candidate>& out) {
-  out.clear();
-  for (std::size_t b = 0; b < block_max.size(); ++b) {
-    if (!(block_max[b] >= threshold)) continue;
-    const std::size_t end = std::min(logits.size(), (b + 1) * kLogitsBlock);
-    for (std::size_t i = b * kLogitsBlock; i < end; ++i) {
-      if (logits[i] >= threshold) out.push_back({static_cast<TokenId>(i), logits[i], 0.0f});
-    }
-  }
-}
-
-/// The k best. Any k blocks' maxima are k logits, so the k-th largest block maximum is a threshold
-/// that at least k logits reach, and few more do.
-void collect_top_k(std::span<const float> logits, std::size_t k, SamplerScratch& s) {
-  float threshold = kNegInf;
-  if (k <= s.block_max.size()) {
-    s.thresholds = s.block_max;
-    std::nth_element(s.thresholds.begin(), s.thresholds.begin() + (k - 1), s.thresholds.end(),
-                     std::greater<>());
-    threshold = s.thresholds[k - 1];
-  }
-  collect(logits, threshold, s.block_max, s.candidates);
-  if (s.candidates.size() <= k) return;
-  std::nth_element(s.candidates.begin(), s.candidates.begin() + (k - 1), s.candidates.end(),
-                   better);
-  s.candidates.resize(k);
-}
-
 /// Tokens that surely include the top_p nucleus: lowers a threshold until their mass reaches it.
 /// Returns the mass of all tokens.
-double collect_mass(std::span<const float> logits, float max, float top_p, SamplerScratch& s) {
+double collect_mass(std::span<const float> logits, float max, float top_p, RowScratch& s) {
   const double total = exp_sums(logits, max, 1.0f, s.block_sums);
   for (float depth = 4.0f;; depth *= 2.0f) {
-    collect(logits, max - depth, s.block_max, s.candidates);
+    collect(logits, max - depth, s);
     double mass = 0;
-    for (const Candidate& c : s.candidates) mass += exp_weight(c.logit, max, 1.0f);
+    for (const TokenLogit& c : s.candidates) mass += exp_weight(c.logit, max, 1.0f);
     if (mass >= top_p * total || depth > 64.0f) return total;  // beyond 64 nothing has weight
   }
 }
 
-double weigh(std::vector<Candidate>& candidates, float max) {
+double weigh(std::vector<TokenLogit>& candidates, float max) {
   double total = 0;
-  for (Candidate& c : candidates) total += c.weight = exp_weight(c.logit, max, 1.0f);
+  for (TokenLogit& c : candidates) total += c.weight = exp_weight(c.logit, max, 1.0f);
   return total;
 }
 
 /// Keeps the leading candidates whose weights first reach `share` of `total`; at least one.
-void keep_mass(std::vector<Candidate>& candidates, double share, double total) {
+void keep_mass(std::vector<TokenLogit>& candidates, double share, double total) {
   double mass = 0;
   std::size_t n = 0;
   while (n < candidates.size() && (n == 0 || mass < share * total)) mass += candidates[n++].weight;
@@ -87,15 +51,15 @@ void keep_mass(std::vector<Candidate>& candidates, double share, double total) {
 
 /// Locally typical sampling (Meister et al., TACL 2023): keeps the tokens whose surprise is
 /// closest to the distribution's entropy.
-void keep_typical(std::vector<Candidate>& candidates, float max, float typical_p) {
+void keep_typical(std::vector<TokenLogit>& candidates, float max, float typical_p) {
   const double total = weigh(candidates, max);
-  auto surprise = [&](const Candidate& c) { return std::log(total) - (c.logit - max); };
+  auto surprise = [&](const TokenLogit& c) { return std::log(total) - (c.logit - max); };
   double entropy = 0;
-  for (const Candidate& c : candidates) {
+  for (const TokenLogit& c : candidates) {
     if (c.weight > 0) entropy += c.weight / total * surprise(c);
   }
-  auto distance = [&](const Candidate& c) { return std::abs(surprise(c) - entropy); };
-  std::sort(candidates.begin(), candidates.end(), [&](const Candidate& a, const Candidate& b) {
+  auto distance = [&](const TokenLogit& c) { return std::abs(surprise(c) - entropy); };
+  std::sort(candidates.begin(), candidates.end(), [&](const TokenLogit& a, const TokenLogit& b) {
     const double da = distance(a), db = distance(b);
     return da != db ? da < db : a.token < b.token;
   });
@@ -107,13 +71,13 @@ float inverse(float temperature) {
   return std::min(1.0f / temperature, std::numeric_limits<float>::max());
 }
 
-TokenId draw(const std::vector<Candidate>& candidates, float max, float temperature,
+TokenId draw(const std::vector<TokenLogit>& candidates, float max, float temperature,
              double uniform) {
   const float scale = inverse(temperature);
   double total = 0;
-  for (const Candidate& c : candidates) total += exp_weight(c.logit, max, scale);
+  for (const TokenLogit& c : candidates) total += exp_weight(c.logit, max, scale);
   double left = uniform * total;
-  for (const Candidate& c : candidates) {
+  for (const TokenLogit& c : candidates) {
     left -= exp_weight(c.logit, max, scale);
     if (left < 0) return c.token;
   }
@@ -161,7 +125,7 @@ void Sampler::edit(std::span<float> logits) const {
   }
 }
 
-std::optional<TokenId> Sampler::sample(std::span<float> logits, SamplerScratch& s) const {
+std::optional<TokenId> Sampler::sample(std::span<float> logits, RowScratch& s) const {
   edit(logits);
   const RowScan scan = scan_row(logits, s.block_max);
   if (!scan.finite) return std::nullopt;
@@ -174,11 +138,11 @@ std::optional<TokenId> Sampler::sample(std::span<float> logits, SamplerScratch& 
   if (has_top_k) {
     collect_top_k(logits, params_.top_k, s);
   } else if (params_.typical_p < 1.0f) {
-    collect(logits, std::numeric_limits<float>::lowest(), s.block_max, s.candidates);
+    collect(logits, std::numeric_limits<float>::lowest(), s);
   } else if (params_.top_p < 1.0f) {
     total = collect_mass(logits, scan.max, params_.top_p, s);
   } else if (params_.min_p > 0.0f) {
-    collect(logits, scan.max + std::log(params_.min_p), s.block_max, s.candidates);
+    collect(logits, scan.max + std::log(params_.min_p), s);
   } else {
     return draw_from_all(logits, scan.max, uniform, s);
   }
@@ -197,7 +161,7 @@ std::optional<TokenId> Sampler::sample(std::span<float> logits, SamplerScratch& 
 }
 
 TokenId Sampler::draw_from_all(std::span<const float> logits, float max, double uniform,
-                               SamplerScratch& s) const {
+                               RowScratch& s) const {
   const float scale = inverse(params_.temperature);
   double left = uniform * exp_sums(logits, max, scale, s.block_sums);
   std::size_t block = 0;

@@ -7,22 +7,10 @@
 
 #include "params.h"
 #include "token_table.h"
+#include "top_tokens.h"
 #include "types.h"
 
 namespace llamaherd {
-
-/// Buffers a sampler works in. One per thread that samples; no state passes through it.
-struct SamplerScratch {
-  struct Candidate {
-    TokenId token;
-    float logit;
-    float weight;  // exp(logit - max); unnormalised probability at temperature 1
-  };
-  std::vector<float> block_max;
-  std::vector<float> block_sums;
-  std::vector<float> thresholds;
-  std::vector<Candidate> candidates;
-};
 
 /// Chooses one request's tokens. The order of the steps is llama.cpp's: penalties and biases,
 /// top_k, typical_p, top_p, min_p, then temperature.
@@ -37,7 +25,7 @@ class Sampler {
 
   /// The next token, or nullopt if the row has a NaN, +inf or nothing but -inf. Overwrites parts
   /// of `logits`. Changes no state.
-  std::optional<TokenId> sample(std::span<float> logits, SamplerScratch& scratch) const;
+  std::optional<TokenId> sample(std::span<float> logits, RowScratch& scratch) const;
 
   /// Records the token as output.
   void accept(TokenId token) noexcept;
@@ -50,7 +38,7 @@ class Sampler {
 
   void edit(std::span<float> logits) const;
   TokenId draw_from_all(std::span<const float> logits, float max, double uniform,
-                        SamplerScratch& scratch) const;
+                        RowScratch& scratch) const;
 
   SamplingParams params_;
   std::uint64_t seed_;

@@ -5,6 +5,8 @@
 #include <tuple>
 #include <utility>
 
+#include "call_rows.h"
+
 namespace llamaherd {
 
 StepPlan& Scheduler::plan_step(std::int64_t now_ns) {
@@ -120,7 +122,7 @@ Request* Scheduler::overdue(std::int64_t now_ns) {
     if (r->n_output() == 0 && now_ns >= r->turn.ttft_deadline_ns) return r.get();
   }
   while (Request* request = queue_.overdue(now_ns)) {
-    const std::int64_t latest_ns = latest_start_ns(*request, match_all_but_last(*request).n_held);
+    const std::int64_t latest_ns = latest_start_ns(*request, match_reusable(*request).n_held);
     if (latest_ns <= now_ns) return request;
     queue_.set_latest_start(*request, latest_ns);
   }
@@ -133,8 +135,8 @@ void Scheduler::pack() {
   for (const auto& request : running_) {
     if (request->n_pending() > 1) {
       // Others may have computed, or brought back, more of it since it was admitted.
-      const auto tokens = request->tokens();
-      request->share(cache_.advance(request->seq(), tokens.first(tokens.size() - 1), plan_.kv_ops));
+      const auto reusable = request->tokens().first(request->n_reusable());
+      request->share(cache_.advance(request->seq(), reusable, plan_.kv_ops));
     }
     if (request->n_pending() == 0) continue;  // a known start
     if (request->n_restorable > request->kv_len()) {
@@ -166,12 +168,11 @@ void Scheduler::pack() {
   }
 }
 
-/// The next n tokens of the request, or as many as there are before a cut.
-void Scheduler::add(CallPlan& call, Request& request, std::int32_t n) {
+/// The next n tokens of the request, or as many as there are before a cut, or may want logits.
+void Scheduler::add(CallPlan& call, Request& request, std::int32_t n) const {
   const auto cut = request.cuts.upper_bound(request.kv_len());
   if (cut != request.cuts.end()) n = std::min(n, *cut - request.kv_len());
-  call.add(&request, request.seq(), request.kv_len(), request.kv_len() + n,
-           n == request.n_pending());
+  add_rows(call, request, request.kv_len() + n, options_.n_scored);
 }
 
 }  // namespace llamaherd

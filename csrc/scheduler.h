@@ -27,6 +27,7 @@ class Scheduler {
   struct Options {
     PackingOptions packing;
     std::int32_t n_cells = 0;
+    std::int32_t n_scored = 0;    // see BackendInfo
     bool shares_at_cuts = false;  // only where prefill stopped can a sequence be shared
     RequestQueue::Options queue;
   };
@@ -96,7 +97,8 @@ class Scheduler {
   bool could_start(const Request& request) const;
   Admission assess(Request& request, std::int64_t now_ns);
   Admission look_up(const Request& request) const;
-  PrefixCache::Match match_all_but_last(const Request& request) const;
+  PrefixCache::Match match_reusable(const Request& request) const;
+  static Pos n_shareable(const Request& request, const Request& other);
   Request* leader_of(const Request& request, Pos n_have);
   bool still_leads(const Request::Following& following) const;
   void follow(Request& request, Request& leader, Pos n_have, std::int64_t now_ns);
@@ -116,7 +118,7 @@ class Scheduler {
   std::unique_ptr<Request> take_running(Request& request);
 
   void pack();
-  static void add(CallPlan& call, Request& request, std::int32_t n);
+  void add(CallPlan& call, Request& request, std::int32_t n) const;
 
   Options options_;
   const CostModel& model_;

@@ -1,21 +1,16 @@
 #pragma once
 
 #include <exception>
-#include <optional>
 #include <span>
+#include <utility>
 
 #include "backend.h"
 #include "prefix_cache.h"
 #include "request.h"
+#include "staged.h"
 #include "step_plan.h"
 
 namespace llamaherd {
-
-/// What sampling made of one planned request.
-struct Staged {
-  std::optional<TokenId> token;  // none if no logits were wanted
-  bool poisoned = false;         // its logits row had a NaN or inf
-};
 
 /// Undoes one call's own writes unless they are committed: rows beyond each request's committed
 /// length leave the cache. Afterwards the length in the backend of each request of the call is what
@@ -37,17 +32,23 @@ class StepGuard {
     }
   }
 
-  /// `staged` stands beside the call's items. Poisoned ones are undone, the others committed.
-  void commit(std::span<const Staged> staged) {
+  /// `staged` stands beside the call's items. Poisoned ones are undone, the others committed; their
+  /// log-probabilities are moved away.
+  void commit(std::span<Staged> staged) {
     committed_ = true;
     for (std::size_t i = 0; i < staged.size(); ++i) {
-      const PlannedRequest& item = call_.items[i];
       if (staged[i].poisoned) {
-        undo(item);
-        continue;
+        undo(call_.items[i]);
+      } else {
+        commit(*call_.items[i].request, call_.items[i].end, staged[i]);
       }
-      item.request->commit_step(item.end, staged[i].token ? &*staged[i].token : nullptr);
     }
+  }
+
+  static void commit(Request& request, Pos end, Staged& staged) noexcept {
+    request.commit_step(end, staged.token ? &*staged.token : nullptr);
+    request.commit_scores(std::move(staged.scores));
+    if (staged.logprob) request.commit_logprob(std::move(*staged.logprob));
   }
 
   /// Sequences that were dropped whole, because their memory cannot be trimmed.

@@ -19,6 +19,10 @@ struct PlannedRequest {
   Pos end = 0;
   std::int32_t first_row = 0;
   std::int32_t logits_row = -1;  // the row of token end - 1 if it is the last known one, or -1
+  Pos score_begin = 0;           // rows of tokens [score_begin, score_end) give logits as well, for
+  Pos score_end = 0;             // the log-probabilities of the tokens behind them
+
+  std::int32_t row_of(Pos pos) const { return first_row + (pos - begin); }
 };
 
 /// One decode call: the unit that is committed or undone.
@@ -26,11 +30,19 @@ struct CallPlan {
   std::vector<PlannedRequest> items;
   std::int32_t n_rows = 0;  // of the items
   std::int32_t n_pad = 0;   // rows that are to fill it up, where there is room
+  std::int32_t n_scored = 0;
 
   void add(Request* request, SeqId seq, Pos begin, Pos end, bool wants_logits) {
     const std::int32_t logits_row = wants_logits ? n_rows + (end - begin) - 1 : -1;
     items.push_back({request, seq, begin, end, n_rows, logits_row});
     n_rows += end - begin;
+  }
+
+  /// Of the item added last.
+  void score(Pos begin, Pos end) {
+    items.back().score_begin = begin;
+    items.back().score_end = end;
+    n_scored += end - begin;
   }
 };
 

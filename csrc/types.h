@@ -6,6 +6,7 @@
 #include <limits>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace llamaherd {
@@ -62,6 +63,17 @@ struct Timing {
   Breakdown spent{};
 };
 
+/// How likely a token was by the model itself: without penalties, biases, masks and temperature.
+struct TokenLogprob {
+  TokenId token = 0;
+  float logprob = 0;
+  std::int32_t rank = 1;                       // 1: the likeliest; equals by id
+  std::int32_t text_offset = 0;                // characters of the text that begin before it
+  std::vector<std::pair<TokenId, float>> top;  // the likeliest tokens, best first
+
+  bool operator==(const TokenLogprob&) const = default;
+};
+
 /// What one request gained in one step. Exactly one delta per request has a finish_reason, and it
 /// is the last.
 struct Delta {
@@ -69,10 +81,13 @@ struct Delta {
   std::vector<TokenId> token_ids;
   std::string text;  // always valid UTF-8; lags token_ids while a character or stop string is open
   std::optional<FinishReason> finish_reason;
-  std::string error;              // set if finish_reason is kError
-  std::int32_t n_prompt = 0;      // prompt tokens
-  std::int32_t n_cached = 0;      // of these, not computed by this request
-  std::int32_t n_completion = 0;  // output tokens so far, this delta's included
+  std::string error;                          // set if finish_reason is kError
+  std::int32_t n_prompt = 0;                  // prompt tokens
+  std::int32_t n_cached = 0;                  // of these, not computed by this request
+  std::int32_t n_completion = 0;              // output tokens so far, this delta's included
+  std::int32_t index = 0;                     // among the requests made of one prompt
+  std::vector<TokenLogprob> logprobs;         // one per token id, if asked for
+  std::vector<TokenLogprob> prompt_logprobs;  // in one delta, if asked for
   Timing timing;
 };
 

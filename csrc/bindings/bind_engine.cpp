@@ -151,10 +151,11 @@ class PyBatchEngine {
   }
 
   RequestId submit(const py::object& prompt, const SamplingParams& params, bool streamed,
-                   std::optional<CacheSpace> cache_space, const Service& service) {
+                   std::optional<CacheSpace> cache_space, const Service& service,
+                   std::int32_t index) {
     std::vector<TokenId> tokens = to_tokens(prompt);
     const py::gil_scoped_release release;
-    return engine().submit(std::move(tokens), params, {streamed, cache_space}, service);
+    return engine().submit(std::move(tokens), params, {streamed, cache_space, {}, index}, service);
   }
 
   /// What is wrong is logged where results are fetched: that happens however the engine does.
@@ -174,6 +175,14 @@ class PyBatchEngine {
 
   std::vector<TokenId> tokenize(const std::string& text, bool add_special, bool parse_special) {
     return model()->llama.tokenize(text, add_special, parse_special);
+  }
+
+  py::bytes token_bytes(TokenId token) {
+    if (token < 0 || token >= info_.n_vocab) {
+      throw InvalidRequestError("token ids must be in [0, " + std::to_string(info_.n_vocab) +
+                                "); got " + std::to_string(token));
+    }
+    return py::bytes(std::string(engine().table().piece(token)));
   }
 
   py::str detokenize(const py::object& ids, bool special) {
@@ -294,7 +303,7 @@ Thread safety:
 )pbdoc")
       .def("submit", &PyBatchEngine::submit, py::arg("prompt"), py::arg("params"),
            py::arg("streamed") = true, py::arg("cache_space") = CacheSpace{0},
-           py::arg("service") = Service{}, R"pbdoc(
+           py::arg("service") = Service{}, py::arg("index") = 0, R"pbdoc(
 Queue one prompt for generation and return at once.
 
 Args:
@@ -304,6 +313,7 @@ Args:
   cache_space: Prefixes are shared within a space only, in [0, 2**64). None: shares nothing and
     leaves nothing.
   service: Copied.
+  index: Among the requests made of one prompt: stands in deltas and makes a seed another one.
 
 Returns:
   Request id, unique for the life of this engine.
@@ -368,6 +378,8 @@ Thread safety:
            py::arg("parse_special"), release_gil(), "Token ids of a text. Any thread.")
       .def("detokenize", &PyBatchEngine::detokenize, py::arg("token_ids"), py::arg("special"),
            "Text of token ids; bytes that are no UTF-8 become U+FFFD. Any thread.")
+      .def("token_bytes", &PyBatchEngine::token_bytes, py::arg("token_id"),
+           "What a token adds to a text; special tokens nothing. Any thread.")
       .def("apply_chat_template", &PyBatchEngine::apply_chat_template, py::arg("messages_json"),
            py::arg("tools_json"), py::arg("add_generation_prompt"),
            "The prompt text, and strings that end the answer. Any thread.")

@@ -44,6 +44,11 @@ void bind_params(py::module_& m) {
       .def_readwrite("stop_token_ids", &SamplingParams::stop_token_ids)
       .def_readwrite("stop", &SamplingParams::stop)
       .def_readwrite("echo", &SamplingParams::echo)
+      .def_readwrite("logprobs", &SamplingParams::logprobs)
+      .def_readwrite("prompt_logprobs", &SamplingParams::prompt_logprobs)
+      .def_readwrite("prompt_logprobs_from", &SamplingParams::prompt_logprobs_from)
+      .def_readwrite("n", &SamplingParams::n)
+      .def_readwrite("best_of", &SamplingParams::best_of)
       .def(
           "validate", [](const SamplingParams& self) { validate(self); },
           "Raises InvalidRequestError if a value is out of range whatever the model.");

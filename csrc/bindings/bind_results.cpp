@@ -192,6 +192,22 @@ void bind_results(py::module_& m) {
       .def_readonly("n_waiting", &TraceLog::Call::n_waiting)
       .def_readonly("n_cells_used", &TraceLog::Call::n_cells_used);
 
+  py::class_<TokenLogprob>(m, "TokenLogprob",
+                           "How likely a token was by the model itself: without penalties, biases, "
+                           "masks and temperature. Read-only.")
+      .def_readonly("token_id", &TokenLogprob::token)
+      .def_readonly("logprob", &TokenLogprob::logprob, "Natural logarithm of its probability.")
+      .def_readonly("rank", &TokenLogprob::rank, "1: the likeliest token; equals by id.")
+      .def_readonly("text_offset", &TokenLogprob::text_offset,
+                    "Characters of the text that begin before it: of the output, of a prompt token "
+                    "the prompt's, with echo of both together.")
+      .def_readonly("top", &TokenLogprob::top,
+                    "(token id, logprob) of the likeliest tokens, best first.")
+      .def("__repr__", [](const TokenLogprob& t) {
+        return py::str("TokenLogprob(token_id={}, logprob={}, rank={})")
+            .format(t.token, t.logprob, t.rank);
+      });
+
   py::class_<Delta>(m, "Delta",
                     "What one request gained in one step. Read-only. Exactly one delta per "
                     "request has a finish_reason, and it is the last.")
@@ -205,6 +221,11 @@ void bind_results(py::module_& m) {
       .def_readonly("n_prompt", &Delta::n_prompt, "Prompt tokens.")
       .def_readonly("n_cached", &Delta::n_cached, "Prompt tokens that did not have to be computed.")
       .def_readonly("n_completion", &Delta::n_completion, "Output tokens so far.")
+      .def_readonly("index", &Delta::index, "Of the output, in [0, n).")
+      .def_readonly("logprobs", &Delta::logprobs,
+                    "With SamplingParams.logprobs: one TokenLogprob for each of token_ids.")
+      .def_readonly("prompt_logprobs", &Delta::prompt_logprobs,
+                    "With SamplingParams.prompt_logprobs, in one delta: of prompt tokens.")
       .def_readonly("timing", &Delta::timing)
       .def("__repr__", [](const Delta& d) {
         return py::str("Delta(request_id={}, token_ids={}, text={!r}, finish_reason={})")

@@ -26,6 +26,10 @@ constexpr std::int32_t kSnapshotsPerSeq = 2;
 constexpr std::int32_t kDefaultCellsPerSeq = 1024;
 constexpr std::int32_t kDefaultCells = 8192;
 
+// Logits that are wanted for log-probabilities lie in memory twice, as computed and as copied.
+constexpr std::int32_t kScoredBytes = 64 << 20;
+constexpr std::int32_t kLeastScored = 16, kMostScored = 128;
+
 ggml_type kv_type_of(const std::string& name) {
   static const std::map<std::string, ggml_type> types = {
       {"f32", GGML_TYPE_F32},   {"f16", GGML_TYPE_F16},   {"bf16", GGML_TYPE_BF16},
@@ -54,6 +58,7 @@ LlamaBackend::LlamaBackend(std::shared_ptr<const LlamaModel> model, const Engine
   info_.n_threads = threads_.n_threads();
   info_.attends_in_tiles = threads_.mode() != kernels::Mode::kFast;
   info_.n_batch = std::max(preset.token_budget, preset.max_seqs);
+  info_.n_scored = std::clamp(kScoredBytes / (4 * info_.n_vocab), kLeastScored, kMostScored);
   plan_ids(config);
 
   llama_context_params params = llama_context_default_params();
@@ -61,7 +66,7 @@ LlamaBackend::LlamaBackend(std::shared_ptr<const LlamaModel> model, const Engine
   params.n_batch = info_.n_batch;
   params.n_ubatch = std::min(info_.n_batch, config.n_ubatch.value_or(kDefaultUbatch));
   params.n_seq_max = n_batch_ids_;
-  params.n_outputs_max = n_batch_ids_;  // fewer it refuses
+  params.n_outputs_max = n_outputs_max();
   params.n_threads = params.n_threads_batch = threads_.n_threads();
   params.type_k = params.type_v = kv_type_of(config.kv_type);
   params.kv_unified = true;
@@ -166,7 +171,7 @@ void LlamaBackend::shadow_new_cells(const BatchView& batch) {
 bool LlamaBackend::fill(const BatchView& batch) {
   const auto n_rows = static_cast<std::int32_t>(batch.tokens.size());
   const auto n_outputs = std::count(batch.wants_logits.begin(), batch.wants_logits.end(), 1);
-  if (n_rows == 0 || n_rows > info_.n_batch || n_outputs > n_batch_ids_) return false;
+  if (n_rows == 0 || n_rows > info_.n_batch || n_outputs > n_outputs_max()) return false;
   llama_batch_ext_clear(batch_.get());
   for (std::int32_t row = 0; row < n_rows; ++row) {
     if (llama_batch_ext_add_token(batch_.get(), batch.seqs[row], batch.tokens[row]) != row) {

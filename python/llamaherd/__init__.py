@@ -12,6 +12,7 @@ from llamaherd._core import (
     ModelLoadError,
     QueueFullError,
     Timing,
+    TokenLogprob,
     __version__,
     list_devices,
 )
@@ -20,11 +21,13 @@ from llamaherd.llm import LLM
 from llamaherd.params import EngineConfig, SamplingParams
 from llamaherd.prefix_cache import PrefixCache
 from llamaherd.result import Result, Usage
+from llamaherd.scoring import Choice, Perplexity, Score
 from llamaherd.stream import Stream, as_completed
 
 __all__ = [
     "LLM",
     "BatchEngine",
+    "Choice",
     "Delta",
     "DeviceInfo",
     "EngineConfig",
@@ -35,12 +38,15 @@ __all__ = [
     "LlamaHerdError",
     "Metrics",
     "ModelLoadError",
+    "Perplexity",
     "PrefixCache",
     "QueueFullError",
     "Result",
     "SamplingParams",
+    "Score",
     "Stream",
     "Timing",
+    "TokenLogprob",
     "Usage",
     "__version__",
     "as_completed",

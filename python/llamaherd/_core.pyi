@@ -7,7 +7,7 @@ import enum
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['BareModel', 'BatchEngine', 'Calibration', 'Delta', 'DeviceInfo', 'EngineConfig', 'EngineDeadError', 'FaultScript', 'FinishReason', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'Metrics', 'ModelLoadError', 'QueueFullError', 'SamplingParams', 'Service', 'Timing', 'TraceCall', 'TraceSpan', 'cpu_features', 'cpu_kernels', 'default_n_threads', 'drain_log', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'resolve_preset', 'serve_rpc']
+__all__: list[str] = ['BareModel', 'BatchEngine', 'Calibration', 'Delta', 'DeviceInfo', 'EngineConfig', 'EngineDeadError', 'FaultScript', 'FinishReason', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'Metrics', 'ModelLoadError', 'QueueFullError', 'SamplingParams', 'Service', 'Timing', 'TokenLogprob', 'TraceCall', 'TraceSpan', 'cpu_features', 'cpu_kernels', 'default_n_threads', 'drain_log', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'resolve_preset', 'serve_rpc']
 class LlamaHerdError(RuntimeError):
     """
     Base of all errors that llamaherd raises.
@@ -42,6 +42,12 @@ class SamplingParams:
         Raises InvalidRequestError if a value is out of range whatever the model.
         """
     @property
+    def best_of(self) -> int | None:
+        ...
+    @best_of.setter
+    def best_of(self, arg0: typing.SupportsInt | typing.SupportsIndex | None) -> None:
+        ...
+    @property
     def frequency_penalty(self) -> float:
         ...
     @frequency_penalty.setter
@@ -52,6 +58,12 @@ class SamplingParams:
         ...
     @logit_bias.setter
     def logit_bias(self, arg0: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]]) -> None:
+        ...
+    @property
+    def logprobs(self) -> int | None:
+        ...
+    @logprobs.setter
+    def logprobs(self, arg0: typing.SupportsInt | typing.SupportsIndex | None) -> None:
         ...
     @property
     def max_tokens(self) -> int | None:
@@ -72,10 +84,28 @@ class SamplingParams:
     def min_tokens(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
     @property
+    def n(self) -> int:
+        ...
+    @n.setter
+    def n(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
     def presence_penalty(self) -> float:
         ...
     @presence_penalty.setter
     def presence_penalty(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def prompt_logprobs(self) -> int | None:
+        ...
+    @prompt_logprobs.setter
+    def prompt_logprobs(self, arg0: typing.SupportsInt | typing.SupportsIndex | None) -> None:
+        ...
+    @property
+    def prompt_logprobs_from(self) -> int:
+        ...
+    @prompt_logprobs_from.setter
+    def prompt_logprobs_from(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
     @property
     def repetition_penalty(self) -> float:
@@ -453,6 +483,35 @@ class TraceCall:
     @property
     def predicted_ns(self) -> float:
         ...
+class TokenLogprob:
+    """
+    How likely a token was by the model itself: without penalties, biases, masks and temperature. Read-only.
+    """
+    def __repr__(self) -> str:
+        ...
+    @property
+    def logprob(self) -> float:
+        """
+        Natural logarithm of its probability.
+        """
+    @property
+    def rank(self) -> int:
+        """
+        1: the likeliest token; equals by id.
+        """
+    @property
+    def text_offset(self) -> int:
+        """
+        Characters of the text that begin before it: of the output, of a prompt token the prompt's, with echo of both together.
+        """
+    @property
+    def token_id(self) -> int:
+        ...
+    @property
+    def top(self) -> list[tuple[int, float]]:
+        """
+        (token id, logprob) of the likeliest tokens, best first.
+        """
 class Delta:
     """
     What one request gained in one step. Read-only. Exactly one delta per request has a finish_reason, and it is the last.
@@ -470,6 +529,16 @@ class Delta:
         None until the last delta.
         """
     @property
+    def index(self) -> int:
+        """
+        Of the output, in [0, n).
+        """
+    @property
+    def logprobs(self) -> list[TokenLogprob]:
+        """
+        With SamplingParams.logprobs: one TokenLogprob for each of token_ids.
+        """
+    @property
     def n_cached(self) -> int:
         """
         Prompt tokens that did not have to be computed.
@@ -483,6 +552,11 @@ class Delta:
     def n_prompt(self) -> int:
         """
         Prompt tokens.
+        """
+    @property
+    def prompt_logprobs(self) -> list[TokenLogprob]:
+        """
+        With SamplingParams.prompt_logprobs, in one delta: of prompt tokens.
         """
     @property
     def request_id(self) -> int:
@@ -724,7 +798,7 @@ class BatchEngine:
         """
         Unthreaded engines: run one step. Returns whether there is more to do. Raises EngineDeadError. Any thread; one waits for the other.
         """
-    def submit(self, prompt: typing.Any, params: SamplingParams, streamed: bool = True, cache_space: typing.SupportsInt | typing.SupportsIndex | None = 0, service: Service = ...) -> int:
+    def submit(self, prompt: typing.Any, params: SamplingParams, streamed: bool = True, cache_space: typing.SupportsInt | typing.SupportsIndex | None = 0, service: Service = ..., index: typing.SupportsInt | typing.SupportsIndex = 0) -> int:
         """
         Queue one prompt for generation and return at once.
         
@@ -735,6 +809,7 @@ class BatchEngine:
           cache_space: Prefixes are shared within a space only, in [0, 2**64). None: shares nothing and
             leaves nothing.
           service: Copied.
+          index: Among the requests made of one prompt: stands in deltas and makes a seed another one.
         
         Returns:
           Request id, unique for the life of this engine.
@@ -751,6 +826,10 @@ class BatchEngine:
     def take_trace(self) -> tuple[list[TraceSpan], list[TraceCall]]:
         """
         What was noted since start_trace(), which ends with it. Any thread.
+        """
+    def token_bytes(self, token_id: typing.SupportsInt | typing.SupportsIndex) -> bytes:
+        """
+        What a token adds to a text; special tokens nothing. Any thread.
         """
     def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
         """

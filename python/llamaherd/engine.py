@@ -174,13 +174,41 @@ class BatchEngine:
         self, prepared: Prepared, space: int | None, service: Service, *, keep_deltas: bool
     ) -> Stream:
         core_service = service._to_core()
-        # Under the lock, so that the pump finds the stream when it sees the request's first delta.
-        with self._table.lock:
-            request_id = self._core.submit(
-                *prepared, streamed=keep_deltas, cache_space=space, service=core_service
+        params = prepared[1]
+        n = params.n if params.best_of is None else params.best_of
+        if n > 1 and space is None:
+            raise InvalidRequestError(f"cache=False needs n and best_of 1; got {n} outputs")
+        keep_logprobs = params.logprobs is not None
+        if n > params.n and not keep_logprobs:
+            params.logprobs = 0
+        # Under the lock, so that the pump finds the stream when it sees the request's first delta;
+        # held, so that outputs that share a prompt are planned together.
+        request_ids: list[int] = []
+        with self._table.lock, self._together() if n > 1 else contextlib.nullcontext():
+            try:
+                for index in range(n):
+                    request_ids += [
+                        self._core.submit(
+                            *prepared,
+                            streamed=keep_deltas,
+                            cache_space=space,
+                            service=core_service,
+                            index=index,
+                        )
+                    ]
+            except BaseException:
+                for request_id in request_ids:
+                    self._core.cancel(request_id)
+                raise
+            stream = Stream(
+                request_ids,
+                self._core.cancel,
+                params.n,
+                keep_deltas=keep_deltas,
+                keep_logprobs=keep_logprobs,
             )
-            stream = Stream(request_id, self._core.cancel, keep_deltas=keep_deltas)
-            self._table.streams[request_id] = stream
+            for request_id in request_ids:
+                self._table.streams[request_id] = stream
         return stream
 
     @contextlib.contextmanager
@@ -236,6 +264,18 @@ class BatchEngine:
         """
         self._require_own_process()
         return self._core.detokenize(token_ids, special)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token adds to a text, not always whole characters; special tokens nothing.
+
+        Args:
+          token_id: In [0, n_vocab).
+
+        Raises:
+          InvalidRequestError: It is out of range.
+        """
+        self._require_own_process()
+        return self._core.token_bytes(token_id)
 
     def apply_chat_template(
         self,

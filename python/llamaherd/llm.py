@@ -22,6 +22,17 @@ from llamaherd.loading import shows_progress
 from llamaherd.params import EngineConfig, SamplingParams, Service
 from llamaherd.prefix_cache import request_space
 from llamaherd.result import Result, Usage
+from llamaherd.scoring import (
+    Choice,
+    Continuation,
+    Perplexity,
+    Score,
+    as_prompt,
+    as_score,
+    encode_pair,
+    first_token,
+    windows,
+)
 from llamaherd.stream import Stream
 
 # Prompts that are prepared and put in order before the first of them is queued.
@@ -99,6 +110,128 @@ class LLM:
         ):
             run.submit(jobs)
             return run.results()
+
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        continuations: Sequence[Sequence[Continuation]],
+        *,
+        progress: bool | None = None,
+    ) -> list[list[Score]]:
+        """How likely continuations of prompts are. What prompts share is computed once.
+
+        Args:
+          prompts: Each a text, token ids or chat messages.
+          continuations: For each prompt some continuations, each a text or token ids.
+          progress: As in `generate`.
+
+        Returns:
+          For each prompt a score of each of its continuations. One that breaks a rule (too long,
+          say, or empty) gives a score with the rule in its error; the others are not affected.
+
+        Raises:
+          InvalidRequestError: The numbers of prompts and lists of continuations differ.
+          EngineDeadError: The engine is closed or stopped.
+        """
+        if len(prompts) != len(continuations):
+            raise InvalidRequestError(
+                f"there are {len(prompts)} prompts but {len(continuations)} lists of continuations"
+            )
+        pairs = [
+            self._encode_or_refuse(prompt, continuation)
+            for prompt, some in zip(prompts, continuations, strict=True)
+            for continuation in some
+        ]
+        scores = iter(self._score_tokens(pairs, progress))
+        return [[next(scores) for _ in some] for some in continuations]
+
+    def choose(self, prompt: Prompt, choices: Sequence[str], *, per_token: bool = False) -> Choice:
+        """Which continuation of a prompt is the likeliest.
+
+        Args:
+          prompt: A text, token ids or chat messages.
+          choices: Texts, at least one.
+          per_token: Compare mean log-probabilities of tokens, which does not favour short texts.
+
+        Raises:
+          InvalidRequestError: There is no choice, or one breaks a rule.
+        """
+        if len(choices) == 0:
+            raise InvalidRequestError("there must be at least 1 choice; got 0")
+        scores = self.score([prompt], [choices], progress=False)[0]
+        for score in scores:
+            if score.error:
+                raise InvalidRequestError(score.error)
+        worth = [score.mean_logprob if per_token else score.logprob for score in scores]
+        index = worth.index(max(worth))
+        return Choice(index, choices[index], scores)
+
+    def perplexity(
+        self,
+        texts: Sequence[str],
+        *,
+        max_len: int | None = None,
+        stride: int | None = None,
+        progress: bool | None = None,
+    ) -> Perplexity:
+        """How well the model predicts texts.
+
+        Args:
+          texts: Any texts.
+          max_len: Tokens of a window, >= 2. None: the engine's max_len.
+          stride: By how many tokens windows advance, in [1, max_len): a token of a text longer than
+            a window has at least max_len - stride - 1 before it. None: half of max_len.
+          progress: As in `generate`.
+
+        Raises:
+          InvalidRequestError: A value is out of range.
+        """
+        most = int(self.engine.model_info()["max_len"])
+        max_len = most if max_len is None else max_len
+        if not 2 <= max_len <= most:
+            raise InvalidRequestError(f"max_len must be in [2, {most}]; got {max_len}")
+        stride = max(1, max_len // 2) if stride is None else stride
+        if not 1 <= stride < max_len:
+            raise InvalidRequestError(f"stride must be in [1, {max_len}); got {stride}")
+        first = first_token(self.engine)
+        pieces: list[list[tuple[list[int], int]]] = []
+        for text in texts:
+            tokens = self.engine.tokenize(text)
+            if tokens[:1] != [first]:
+                tokens = [first, *tokens]
+            pieces.append(list(windows(tokens, max_len, stride)))
+        scores = iter(self._score_tokens([pair for some in pieces for pair in some], progress))
+        of_texts: list[Score] = []
+        for some in pieces:
+            parts = [next(scores) for _ in some]
+            error = next((part.error for part in parts if part.error), "")
+            of_texts.append(
+                Score([] if error else [token for part in parts for token in part.tokens], error)
+            )
+        all_tokens = Score([token for score in of_texts for token in score.tokens])
+        return Perplexity(all_tokens.perplexity, of_texts)
+
+    def _encode_or_refuse(
+        self, prompt: Prompt, continuation: Continuation
+    ) -> tuple[list[int], int] | Score:
+        try:
+            return encode_pair(self.engine, prompt, continuation)
+        except InvalidRequestError as error:
+            return Score([], str(error))
+
+    def _score_tokens(
+        self, pairs: Sequence[tuple[list[int], int] | Score], progress: bool | None
+    ) -> list[Score]:
+        """Scores of tokens from an index on; what is a score already stays as it is."""
+        requests = [as_prompt(*pair) for pair in pairs if not isinstance(pair, Score)]
+        results = iter(
+            self.generate(
+                [request[0] for request in requests],
+                [request[1] for request in requests],
+                progress=progress,
+            )
+        )
+        return [pair if isinstance(pair, Score) else as_score(next(results)) for pair in pairs]
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
         """Generate for one prompt, giving each delta as it is made.

@@ -76,8 +76,8 @@ class SamplingParams:
     in llama.cpp's order: penalties and biases, top_k, typical_p, top_p, min_p, temperature.
 
     Args:
-      max_tokens: Output tokens at most, >= 1. None: 512. Cut to what fits beside the prompt in
-        max_len.
+      max_tokens: Output tokens at most, >= 1; 0 only with prompt_logprobs. None: 512. Cut to what
+        fits beside the prompt in max_len.
       min_tokens: Output tokens at least, >= 0: until then no end-of-generation token, stop token
         or stop string ends the request.
       temperature: In [0, 100]. 0: greedy, always the likeliest token (the lowest id of equals).
@@ -99,6 +99,16 @@ class SamplingParams:
       stop: One string or several (128 at most, 1 to 1024 bytes each) that end the request; the text
         ends before the first that appears.
       echo: Begin the text with the prompt's.
+      logprobs: Give the log-probability of each output token, and the likeliest so many tokens in
+        its place, in [0, 50]. They are the model's own, of the whole softmax, before penalties,
+        biases and temperature. None: none.
+      prompt_logprobs: The same for prompt tokens, from the second on. With it max_tokens may be 0:
+        then nothing is generated.
+      prompt_logprobs_from: The first prompt token that gets one, >= 1; those before the token in
+        front of it may come from the cache.
+      n: Outputs for the prompt, in [1, 128]. The prompt is computed once; each output has random
+        numbers of its own, the first of them what n = 1 would give.
+      best_of: Generate so many, >= n, and keep the n of the highest mean log-probability. None: n.
 
     Raises:
       InvalidRequestError: A value is out of range.
@@ -121,6 +131,11 @@ class SamplingParams:
     stop_token_ids: Sequence[int] = ()
     stop: str | Sequence[str] = ()
     echo: bool = False
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    prompt_logprobs_from: int = 1
+    n: int = 1
+    best_of: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from llamaherd._core import FinishReason, Timing
+from llamaherd._core import FinishReason, Timing, TokenLogprob
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,12 @@ class Result:
       usage: Token counts.
       timing: When it was submitted, started, gave its first token and ended; None if it was refused
         before it was queued.
+      logprobs: With SamplingParams.logprobs: one for each of token_ids; else empty.
+      prompt_logprobs: With SamplingParams.prompt_logprobs: one for each prompt token from
+        prompt_logprobs_from on; else empty.
+      index: Of the output among those of its prompt, in [0, n), or with best_of in [0, best_of).
+      choices: With n or best_of: the n outputs, each a result, best or lowest index first. This
+        result is the first of them, but for its usage, which is of all that was generated.
     """
 
     text: str
@@ -43,3 +49,7 @@ class Result:
     error: str
     usage: Usage
     timing: Timing | None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    index: int = 0
+    choices: tuple[Result, ...] = ()

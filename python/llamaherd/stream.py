@@ -3,20 +3,73 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import replace
 from queue import SimpleQueue
 
-from llamaherd._core import Delta, EngineDeadError, FinishReason
+from llamaherd._core import Delta, EngineDeadError, FinishReason, TokenLogprob
 from llamaherd.result import Result, Usage
 
 Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
 
 
+class _Output:
+    """What has come of one output."""
+
+    def __init__(self) -> None:
+        self.last: Delta | None = None
+        self.text: list[str] = []
+        self.token_ids: list[int] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.prompt_logprobs: list[TokenLogprob] = []
+
+    def put(self, delta: Delta) -> None:
+        self.last = delta
+        self.token_ids += delta.token_ids
+        if delta.text:
+            self.text.append(delta.text)
+        self.logprobs += delta.logprobs
+        self.prompt_logprobs += delta.prompt_logprobs
+
+    @property
+    def finished(self) -> bool:
+        return self.last is not None and self.last.finish_reason is not None
+
+    @property
+    def usage(self) -> Usage:
+        last = self.last
+        return Usage(last.n_prompt, last.n_cached, last.n_completion) if last else Usage(0, 0, 0)
+
+    def result(self) -> Result:
+        last = self.last
+        assert last is not None
+        reason = last.finish_reason
+        assert isinstance(reason, FinishReason)
+        return Result(
+            text="".join(self.text),
+            token_ids=list(self.token_ids),
+            finish_reason=reason,
+            error=last.error,
+            usage=self.usage,
+            timing=last.timing,
+            logprobs=list(self.logprobs),
+            prompt_logprobs=list(self.prompt_logprobs),
+            index=last.index,
+        )
+
+
+def _mean_logprob(result: Result) -> float:
+    n = len(result.logprobs)
+    return sum(token.logprob for token in result.logprobs) / n if n else -math.inf
+
+
 class Stream:
-    """The output of one submitted request.
+    """The output of one submitted prompt; several outputs with SamplingParams.n, which deltas tell
+    apart by their index.
 
     Iterate over it (``for`` or ``async for``) to get each `Delta` as it is made, or call
     `result()` to wait for the end; both work, in any order. As a context manager it cancels the
@@ -28,25 +81,33 @@ class Stream:
     """
 
     def __init__(
-        self, request_id: int, cancel: Callable[[int], None], *, keep_deltas: bool = True
+        self,
+        request_ids: list[int],
+        cancel: Callable[[int], None],
+        n_kept: int = 1,
+        *,
+        keep_deltas: bool = True,
+        keep_logprobs: bool = True,
     ) -> None:
-        self.request_id = request_id
+        self.request_id = request_ids[0]
+        self._request_ids = request_ids
         self._cancel = cancel
+        self._n_kept = n_kept
+        self._keep_logprobs = keep_logprobs
         self._keep_deltas = keep_deltas
         self._pid = os.getpid()
         self._changed = threading.Condition()
         self._deltas: deque[Delta] = deque()
-        self._text: list[str] = []
-        self._token_ids: list[int] = []
-        self._last: Delta | None = None
+        self._outputs = [_Output() for _ in request_ids]
         self._finished = False
         self._waiters: list[Waiter] = []
         self._done_queues: list[SimpleQueue[Stream]] = []
 
     def cancel(self) -> None:
         """Ask for the request's end. Returns at once; its cells are free within one step."""
-        if not self._finished:
-            self._cancel(self.request_id)
+        for request_id, output in zip(self._request_ids, self._outputs, strict=True):
+            if not output.finished:
+                self._cancel(request_id)
 
     @property
     def finished(self) -> bool:
@@ -55,11 +116,10 @@ class Stream:
 
     @property
     def usage(self) -> Usage:
-        """Token counts so far; zeros before the first delta."""
-        last = self._last
-        if last is None:
-            return Usage(0, 0, 0)
-        return Usage(last.n_prompt, last.n_cached, last.n_completion)
+        """Token counts so far, of all outputs; zeros before the first delta."""
+        first = self._outputs[0].usage
+        n_completion = sum(output.usage.n_completion for output in self._outputs)
+        return Usage(first.n_prompt, first.n_cached, n_completion)
 
     def result(self, timeout: float | None = None) -> Result:
         """Wait for the request's end.
@@ -123,7 +183,8 @@ class Stream:
         self.cancel()
 
     def __repr__(self) -> str:
-        state = self._last.finish_reason if self._finished and self._last else "running"
+        last = self._outputs[0].last
+        state = last.finish_reason if self._finished and last else "running"
         return f"Stream(request_id={self.request_id}, {state})"
 
     async def _wait(self, *, for_end: bool = False) -> None:
@@ -138,13 +199,10 @@ class Stream:
     def _put(self, delta: Delta) -> list[Waiter]:
         """Takes the next delta; returns who waits for it in asyncio, to be woken by the caller."""
         with self._changed:
-            self._last = delta
-            self._token_ids += delta.token_ids
-            if delta.text:
-                self._text.append(delta.text)
+            self._outputs[delta.index].put(delta)
             if self._keep_deltas:
                 self._deltas.append(delta)
-            self._finished = delta.finish_reason is not None
+            self._finished = all(output.finished for output in self._outputs)
             self._changed.notify_all()
             waiters, self._waiters = self._waiters, []
             if self._finished:
@@ -160,18 +218,15 @@ class Stream:
                 self._done_queues.append(queue)
 
     def _make_result(self) -> Result:
-        last = self._last
-        assert last is not None
-        reason = last.finish_reason
-        assert isinstance(reason, FinishReason)
-        return Result(
-            text="".join(self._text),
-            token_ids=list(self._token_ids),
-            finish_reason=reason,
-            error=last.error,
-            usage=self.usage,
-            timing=last.timing,
-        )
+        results = [output.result() for output in self._outputs]
+        if len(results) == 1:
+            return results[0]
+        if self._n_kept < len(results):
+            results.sort(key=_mean_logprob, reverse=True)
+        if not self._keep_logprobs:
+            results = [replace(result, logprobs=[]) for result in results]
+        choices = tuple(results[: self._n_kept])
+        return replace(choices[0], usage=self.usage, choices=choices)
 
     def _require_own_process(self) -> None:
         # Before any lock is touched: a fork may have copied it locked.

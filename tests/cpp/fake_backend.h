@@ -209,9 +209,8 @@ class FakeBackend : public Backend {
     const std::size_t n = b.tokens.size();
     if (n == 0 || n > static_cast<std::size_t>(options_.info.n_batch)) return false;
     if (b.positions.size() != n || b.seqs.size() != n || b.wants_logits.size() != n) return false;
-    if (std::count(b.wants_logits.begin(), b.wants_logits.end(), 1) > options_.info.n_seqs) {
-      return false;
-    }
+    const auto n_outputs = std::count(b.wants_logits.begin(), b.wants_logits.end(), 1);
+    if (n_outputs > options_.info.n_seqs + options_.info.n_scored) return false;
     std::map<SeqId, Pos> next;
     for (std::size_t row = 0; row < n; ++row) {
       if (b.tokens[row] < 0 || b.tokens[row] >= options_.info.n_vocab) return false;

@@ -77,6 +77,16 @@ inline Spec random_spec(std::mt19937& rng, std::int32_t max_prompt, std::int32_t
   if (rng() % 4 == 0) p.min_tokens = std::min(*p.max_tokens, 3);
   p.ignore_eos = rng() % 4 == 0;
   p.echo = rng() % 8 == 0;
+  if (rng() % 4 == 0) p.logprobs = static_cast<std::int32_t>(rng() % 4);
+  if (rng() % 4 == 0) {
+    p.prompt_logprobs = static_cast<std::int32_t>(rng() % 4);
+    const auto n_prompt = static_cast<std::uint32_t>(spec.prompt.size());
+    p.prompt_logprobs_from = 1 + static_cast<std::int32_t>(rng() % std::max(1u, n_prompt - 1));
+    if (n_prompt > 1 && rng() % 2) {
+      p.max_tokens = 0;
+      p.min_tokens = 0;
+    }
+  }
   return spec;
 }
 
@@ -85,9 +95,11 @@ struct Outcome {
   std::string text;
   std::optional<FinishReason> reason;
   std::string error;
+  std::vector<TokenLogprob> logprobs = {}, prompt_logprobs = {};
 
   bool operator==(const Outcome& o) const {
-    return token_ids == o.token_ids && text == o.text && reason == o.reason;
+    return token_ids == o.token_ids && text == o.text && reason == o.reason &&
+           logprobs == o.logprobs && prompt_logprobs == o.prompt_logprobs;
   }
 };
 
@@ -131,6 +143,7 @@ inline HerdOptions small_herd() {
   s.fake.info.n_ctx_train = 256;
   s.fake.info.n_seqs = 4;
   s.fake.info.n_batch = 32;
+  s.fake.info.n_scored = 6;
   s.fake.info.n_tags = 12;
   s.plan.packing.n_rows = 16;
   s.plan.packing.n_batch = 32;
@@ -152,6 +165,9 @@ class Collector {
       EXPECT_FALSE(o.reason) << "delta behind the last one of request " << delta.request_id;
       o.token_ids.insert(o.token_ids.end(), delta.token_ids.begin(), delta.token_ids.end());
       o.text += delta.text;
+      o.logprobs.insert(o.logprobs.end(), delta.logprobs.begin(), delta.logprobs.end());
+      o.prompt_logprobs.insert(o.prompt_logprobs.end(), delta.prompt_logprobs.begin(),
+                               delta.prompt_logprobs.end());
       o.reason = delta.finish_reason;
       o.error = delta.error;
       EXPECT_EQ(delta.n_completion, static_cast<std::int32_t>(o.token_ids.size()));

@@ -44,7 +44,9 @@ TEST_P(EngineStep, AnUnstreamedRequestGivesItsWholeOutputInItsLastDelta) {
     std::vector<Delta> deltas;
     while (!quiet.engine.idle()) quiet.engine.step(deltas);
     ASSERT_EQ(deltas.size(), 1u);
-    EXPECT_EQ((Outcome{deltas[0].token_ids, deltas[0].text, deltas[0].finish_reason, ""}),
+    const Delta& all = deltas[0];
+    EXPECT_EQ((Outcome{all.token_ids, all.text, all.finish_reason, "", all.logprobs,
+                       all.prompt_logprobs}),
               streamed[id]);
   }
 }
@@ -77,7 +79,7 @@ TEST_P(EngineStep, ARequestFollowsTheModelAndItsSampler) {
     ASSERT_EQ(herd[id].token_ids.size(), 20u);
 
     Sampler sampler(spec.params, spec.seed, herd.table, spec.prompt, 20);
-    SamplerScratch scratch;
+    RowScratch scratch;
     FakeBackend model(options_.fake);
     std::vector<TokenId> tokens = spec.prompt;
     for (TokenId expected : herd[id].token_ids) {

@@ -18,7 +18,7 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr std::uint64_t kSeed = 42;
 
 std::optional<TokenId> sample_once(const Sampler& sampler, std::vector<float> row) {
-  SamplerScratch scratch;
+  RowScratch scratch;
   return sampler.sample(row, scratch);
 }
 
@@ -151,7 +151,7 @@ TEST(Sampler, ScratchCarriesNothingOver) {
   params.top_p = 0.9f;
   std::mt19937 rng(6);
   std::normal_distribution<float> normal(0, 3);
-  SamplerScratch shared;
+  RowScratch shared;
   for (int i = 0; i < 200; ++i) {
     std::vector<float> row(1 + rng() % 300);
     for (float& x : row) x = normal(rng);

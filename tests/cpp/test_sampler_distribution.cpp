@@ -104,7 +104,7 @@ class Reference {
 std::map<TokenId, int> draw_often(const SamplingParams& params, const std::vector<float>& row,
                                   std::uint64_t seed, int n) {
   Sampler sampler(params, seed, make_table(), {}, n);
-  SamplerScratch scratch;
+  RowScratch scratch;
   std::map<TokenId, int> counts;
   for (int i = 0; i < n; ++i) {
     std::vector<float> copy = row;
@@ -190,7 +190,7 @@ TEST(SamplerDistribution, DrawsInProportionOnEveryPath) {
 TEST(SamplerDistribution, NeighbouringDrawsAreIndependent) {
   const std::vector<float> row(4, 0.0f);
   Sampler sampler({}, 3, make_table(), {}, 0);
-  SamplerScratch scratch;
+  RowScratch scratch;
   std::map<std::pair<TokenId, TokenId>, int> pairs;
   TokenId last = 0;
   constexpr int kDraws = 16000;
@@ -212,7 +212,7 @@ TEST(SamplerDistribution, NeighbouringSeedsAreIndependent) {
   for (std::uint64_t seed = 0; seed < kSeeds; ++seed) {
     std::vector<TokenId> tokens;
     for (std::uint64_t s : {seed, seed + 1}) {
-      SamplerScratch scratch;
+      RowScratch scratch;
       std::vector<float> copy = row;
       tokens.push_back(*Sampler({}, s, make_table(), {}, 0).sample(copy, scratch));
     }

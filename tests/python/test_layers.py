@@ -53,22 +53,27 @@ CORE: dict[str, str] = {
     "snapshot_cache": "common_length eviction prefix_cache seq_pool",
     "make_cache": "backend costs prefix_cache radix_cache snapshot_cache",
     "step_plan": "types backend",
-    "sampler": "types params token_table logits_math",
+    "top_tokens": "types logits_math",
+    "logprobs": "top_tokens types logits_math",
+    "sampler": "types params token_table logits_math top_tokens",
+    "staged": "types",
+    "call_rows": "request step_plan",
+    "call_sampler": "backend logprobs request staged step_plan top_tokens",
     "request": "types params token_table sampler text_stream trace_log",
     "request_queue": "request types",
     "batch_builder": "backend step_plan request",
-    "step_guard": "backend prefix_cache step_plan request",
+    "step_guard": "backend prefix_cache step_plan request staged",
     "scheduler": (
-        "cost_model packing preemption prefix_cache prompt_logits request request_queue seq_pool"
-        " step_plan"
+        "call_rows cost_model packing preemption prefix_cache prompt_logits request request_queue"
+        " seq_pool step_plan"
     ),
     "admission": "common_length in_flight scheduler",
     "engine": (
-        "backend batch_builder cost_model forecast invariants make_cache metrics prefix_cache"
-        " prompt_logits sampler scheduler seq_pool step_guard thread_governor token_table trace_log"
-        " watchdog"
+        "backend batch_builder call_sampler cost_model forecast invariants make_cache metrics"
+        " prefix_cache prompt_logits scheduler seq_pool step_guard thread_governor token_table"
+        " trace_log watchdog"
     ),
-    "recovery": "engine",
+    "recovery": "call_rows engine",
     "accounting": "engine",
     "engine_thread": "backend engine error params token_table",
     "logits_record": "backend",
@@ -168,8 +173,10 @@ MODULES: dict[str, str] = {
     "calibration": "_core models params",
     "pump": "_core logs stream",
     "engine": "_core calibration loading logs models params prefix_cache pump stream trace",
-    "llm": "_core engine loading params prefix_cache result stream",
-    "llamaherd": "_core engine llm params prefix_cache result stream",
+    "scoring": "_core engine params result",
+    "llm": "_core engine loading params prefix_cache result scoring stream",
+    "evaluation": "_core llm params scoring",
+    "llamaherd": "_core engine llm params prefix_cache result scoring stream",
     "workload_file": "_core",
     "workload": "_core engine result workload_file",
     "replay": "_core engine params stream workload",

@@ -1,0 +1,18 @@
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "types.h"
+
+namespace llamaherd {
+
+/// What the logits of one planned request's rows came to.
+struct Staged {
+  std::optional<TokenId> token;         // none if its next token was not wanted
+  std::optional<TokenLogprob> logprob;  // of the token, if asked for
+  std::vector<TokenLogprob> scores;     // of prompt tokens
+  bool poisoned = false;                // a logits row had a NaN or inf
+};
+
+}  // namespace llamaherd
