@@ -142,6 +142,11 @@ class SamplingParams:
             object.__setattr__(self, "stop", (self.stop,))
         self._to_core()
 
+    @property
+    def n_generated(self) -> int:
+        """Outputs that are generated for a prompt, kept or not."""
+        return self.n if self.best_of is None else self.best_of
+
     def _to_core(self) -> _core.SamplingParams:
         core = _core.SamplingParams()
         _fill(core, self)

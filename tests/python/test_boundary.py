@@ -34,6 +34,11 @@ ALL_SAMPLING: dict[str, Any] = {
     "stop_token_ids": (3, 4),
     "stop": ("a", "b"),
     "echo": True,
+    "logprobs": 3,
+    "prompt_logprobs": 0,
+    "prompt_logprobs_from": 2,
+    "n": 2,
+    "best_of": 4,
 }
 ALL_ENGINE: dict[str, Any] = {
     "preset": "low_latency",

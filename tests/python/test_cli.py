@@ -147,6 +147,24 @@ def test_jsonl_carries_ids_options_and_usage(
     assert (third["usage"]["n_prompt"], third["usage"]["n_completion"]) == (3, 3)
 
 
+@pytest.mark.parametrize("stream", [(), ("--stream",)])
+def test_jsonl_carries_several_outputs_and_logprobs(
+    model_path: Path, tmp_path: Path, stream: tuple[str, ...]
+) -> None:
+    job = {"prompt": "Once", "n": 2, "logprobs": 1, "prompt_logprobs": 0, "max_tokens": 3}
+    file = tmp_path / "jobs.jsonl"
+    file.write_text(json.dumps(job | {"temperature": 1, "ignore_eos": True, "seed": 3}))
+    done = run("generate", "-m", model_path, *stream, "--file", file)
+    [record] = records(done.stdout)
+    assert [choice["index"] for choice in record["choices"]] == [0, 1]
+    for choice in record["choices"]:
+        assert [len(token["top"]) for token in choice["logprobs"]] == [1, 1, 1]
+        assert all(token["logprob"] < 0 for token in choice["logprobs"])
+    assert record["text"] == record["choices"][0]["text"] != record["choices"][1]["text"]
+    text = run("generate", "-m", model_path, *stream, "--file", file, "--output", "text")
+    assert text.stdout == "".join(choice["text"] + "\n" for choice in record["choices"])
+
+
 def test_a_failed_request_is_reported_and_the_others_are_written(
     model_path: Path, capital: str
 ) -> None:

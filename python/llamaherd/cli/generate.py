@@ -12,7 +12,15 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from llamaherd import BatchEngine, FinishReason, InvalidRequestError, Result, SamplingParams, Usage
+from llamaherd import (
+    BatchEngine,
+    FinishReason,
+    InvalidRequestError,
+    Result,
+    SamplingParams,
+    TokenLogprob,
+    Usage,
+)
 from llamaherd.cli import options
 from llamaherd.engine import Prompt, TokenIds, is_messages
 from llamaherd.stream import Stream, as_completed
@@ -208,13 +216,16 @@ def _write_text(
     for job, item in zip(jobs, _submit_all(engine, jobs), strict=True):
         if len(jobs) > 1:
             print(f"=== {job.index + 1}: {_title(job.prompt)}", flush=True)
-        if stream and isinstance(item, Stream):
-            for delta in item:
+        # The deltas of several outputs come mixed.
+        shows = stream and isinstance(item, Stream) and job.params.n_generated == 1
+        if shows:
+            for delta in cast("Stream", item):
                 print(delta.text, end="", flush=True)
             print()
         result = item.result() if isinstance(item, Stream) else item
-        if not (stream and isinstance(item, Stream)):
-            print(result.text, flush=True)
+        if not shows:
+            for choice in result.choices or (result,):
+                print(choice.text, flush=True)
         _record(recorder, engine, job, result)
         ok &= _report(job, result)
     return ok
@@ -227,18 +238,30 @@ def _write_jsonl(
     ok = True
     for job, result in _as_ready(jobs, items) if as_ready else _in_order(jobs, items):
         record = {} if job.id is None else {"id": job.id}
-        record |= {
-            "index": job.index,
-            "text": result.text,
-            "finish_reason": result.finish_reason.name.lower(),
-            "usage": vars(result.usage),
-        }
-        if result.error:
-            record["error"] = result.error
+        record |= {"index": job.index, **_as_record(result), "usage": vars(result.usage)}
+        if result.choices:
+            record["choices"] = [
+                {"index": choice.index, **_as_record(choice)} for choice in result.choices
+            ]
         print(json.dumps(record, ensure_ascii=False), flush=True)
         _record(recorder, engine, job, result)
         ok &= _report(job, result)
     return ok
+
+
+def _as_record(result: Result) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "text": result.text,
+        "finish_reason": result.finish_reason.name.lower(),
+    }
+    if result.error:
+        record["error"] = result.error
+    for name in ("logprobs", "prompt_logprobs"):
+        tokens: list[TokenLogprob] = getattr(result, name)
+        if tokens:
+            keys = ("token_id", "logprob", "rank", "text_offset", "top")
+            record[name] = [{key: getattr(token, key) for key in keys} for token in tokens]
+    return record
 
 
 def _in_order(jobs: list[_Job], items: list[Stream | Result]) -> Iterator[tuple[_Job, Result]]:
