@@ -50,7 +50,7 @@ add_subdirectory(${LLAMA_CPP_DIR} ${PROJECT_BINARY_DIR}/llama.cpp EXCLUDE_FROM_A
 
 # For GCC up to 12 _tile_loadconfig() reads no more than the eight first bytes of a tile configuration:
 # it drops the stores to the rest, and the first AMX instruction faults.
-if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+if(TARGET ggml-cpu AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   set_source_files_properties(${LLAMA_CPP_DIR}/ggml/src/ggml-cpu/amx/mmq.cpp
     TARGET_DIRECTORY ggml-cpu PROPERTIES COMPILE_OPTIONS "-fno-tree-dse;-fno-dse")
 endif()
