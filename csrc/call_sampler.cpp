@@ -6,7 +6,7 @@ namespace llamaherd {
 
 Staged CallSampler::sample(const PlannedRequest& item, Backend& backend) {
   Staged scored;
-  if (!score(item, backend, scored)) {
+  if (!score(item, backend, scored.scores)) {
     scored.poisoned = true;
     return scored;
   }
@@ -17,12 +17,15 @@ Staged CallSampler::sample(const PlannedRequest& item, Backend& backend) {
 }
 
 /// False: a row is not finite.
-bool CallSampler::score(const PlannedRequest& item, Backend& backend, Staged& staged) {
+bool CallSampler::score(const PlannedRequest& item, Backend& backend,
+                        std::vector<TokenLogprob>& scores) {
   const auto tokens = item.request->tokens();
+  scores.reserve(item.score_end - item.score_begin);
   for (Pos pos = item.score_begin; pos < item.score_end; ++pos) {
-    Logprobs logprobs(backend.logits(item.row_of(pos)), scratch_);
-    if (!logprobs.finite()) return false;
-    staged.scores.push_back(logprobs.of(tokens[pos + 1], *item.request->n_prompt_logprobs()));
+    auto score = logprob_of(tokens[pos + 1], backend.logits(item.row_of(pos)),
+                            *item.request->n_prompt_logprobs(), scratch_);
+    if (!score) return false;
+    scores.push_back(std::move(*score));
   }
   return true;
 }
@@ -30,19 +33,21 @@ bool CallSampler::score(const PlannedRequest& item, Backend& backend, Staged& st
 Staged CallSampler::sample(const Request& request, std::span<float> logits) {
   Staged staged;
   if (const auto forced = request.forced()) {
-    Logprobs logprobs(logits, scratch_);
-    staged.poisoned = !logprobs.finite();
-    if (staged.poisoned) return staged;
-    staged.token = forced;
-    staged.logprob = logprobs.of(*forced, *request.n_prompt_logprobs());
-    return staged;
+    staged.logprob = logprob_of(*forced, logits, *request.n_prompt_logprobs(), scratch_);
+    if (staged.logprob) staged.token = forced;
+  } else {
+    const Sampler& sampler = request.sampler();
+    std::span<const float> raw = logits;
+    if (request.n_logprobs() && sampler.edits()) {
+      scratch_.raw.assign(logits.begin(), logits.end());
+      raw = scratch_.raw;
+    }
+    staged.token = sampler.sample(logits, scratch_);
+    if (staged.token && request.n_logprobs()) {
+      staged.logprob = logprob_of(*staged.token, raw, *request.n_logprobs(), scratch_);
+    }
   }
-  if (request.n_logprobs()) scratch_.raw.assign(logits.begin(), logits.end());
-  staged.token = request.sampler().sample(logits, scratch_);
   staged.poisoned = !staged.token;
-  if (staged.token && request.n_logprobs()) {
-    staged.logprob = Logprobs(scratch_.raw, scratch_).of(*staged.token, *request.n_logprobs());
-  }
   return staged;
 }
 

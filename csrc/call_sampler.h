@@ -1,6 +1,7 @@
 #pragma once
 
 #include <span>
+#include <vector>
 
 #include "backend.h"
 #include "request.h"
@@ -20,7 +21,7 @@ class CallSampler {
   Staged sample(const Request& request, std::span<float> logits);
 
  private:
-  bool score(const PlannedRequest& item, Backend& backend, Staged& staged);
+  bool score(const PlannedRequest& item, Backend& backend, std::vector<TokenLogprob>& scores);
 
   RowScratch scratch_;
 };

@@ -51,6 +51,11 @@ RequestId EngineThread::submit(std::vector<TokenId> prompt, const SamplingParams
   validate(params);
   validate(prompt, params, limits_);
   validate(service);
+  const std::int32_t n_outputs = params.best_of.value_or(params.n);
+  if (n_outputs > 1 && !options.cache_space) {
+    throw InvalidRequestError("a private request (cache=False) needs n and best_of 1; got " +
+                              std::to_string(n_outputs) + " outputs");
+  }
   const std::int64_t now = now_ns();
   Submission submission{0, std::move(prompt), params, 0, now, options};
   submission.options.turn = {service.priority, service.tenant, deadline_ns(service.deadline_s, now),
@@ -58,13 +63,16 @@ RequestId EngineThread::submit(std::vector<TokenId> prompt, const SamplingParams
   const std::lock_guard lock(mutex_);
   require_alive();
   require_place(submission.prompt.size(), now);
-  submission.id = next_id_++;
-  submission.seed = params.seed ? seed_of(*params.seed, options.index) : seeds_();
-  n_tokens_queued_ += static_cast<std::int64_t>(submission.prompt.size());
-  live_.insert(submission.id);
-  inbox_.submissions.push_back(std::move(submission));
+  const RequestId first = next_id_;
+  for (std::int32_t& index = submission.options.index; index < n_outputs; ++index) {
+    submission.id = next_id_++;
+    submission.seed = params.seed ? seed_of(*params.seed, index) : seeds_();
+    n_tokens_queued_ += static_cast<std::int64_t>(submission.prompt.size());
+    live_.insert(submission.id);
+    inbox_.submissions.push_back(submission);
+  }
   inbox_filled_.notify_one();
-  return inbox_.submissions.back().id;
+  return first;
 }
 
 /// Who can start at once does not wait.

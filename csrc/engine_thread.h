@@ -35,8 +35,9 @@ class EngineThread {
   EngineThread(const EngineThread&) = delete;
   EngineThread& operator=(const EngineThread&) = delete;
 
-  /// Deadlines count from now. Throws InvalidRequestError, QueueFullError or, once closed or dead,
-  /// EngineDeadError.
+  /// One request for each output (best_of, else n), let in together as if they were one; returns
+  /// the first of their consecutive ids. Deadlines count from now. Throws InvalidRequestError,
+  /// QueueFullError or, once closed or dead, EngineDeadError.
   RequestId submit(std::vector<TokenId> prompt, const SamplingParams& params,
                    const SubmitOptions& options = {}, const Service& service = {});
 

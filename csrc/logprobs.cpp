@@ -7,26 +7,21 @@
 
 namespace llamaherd {
 
-Logprobs::Logprobs(std::span<const float> logits, RowScratch& scratch)
-    : logits_(logits), scratch_(scratch) {
+std::optional<TokenLogprob> logprob_of(TokenId token, std::span<const float> logits,
+                                       std::int32_t n_top, RowScratch& scratch) {
   const RowScan scan = scan_row(logits, scratch.block_max);
-  finite_ = scan.finite;
-  if (!finite_) return;
-  log_sum_ = scan.max + std::log(exp_sums(logits, scan.max, 1.0f, scratch.block_sums));
-}
-
-TokenLogprob Logprobs::of(TokenId token, std::int32_t n_top) {
+  if (!scan.finite) return std::nullopt;
+  const double log_sum = scan.max + std::log(exp_sums(logits, scan.max, 1.0f, scratch.block_sums));
+  const auto logprob = [&](float logit) { return static_cast<float>(logit - log_sum); };
   TokenLogprob result;
   result.token = token;
-  result.logprob = logprob(logits_[token]);
-  result.rank = 1 + count_better(logits_, token);
+  result.logprob = logprob(logits[token]);
+  result.rank = 1 + count_better(logits, token);
   if (n_top == 0) return result;
-  collect_top_k(logits_, n_top, scratch_);
-  std::ranges::sort(scratch_.candidates, better);
-  result.top.reserve(scratch_.candidates.size());
-  for (const TokenLogit& c : scratch_.candidates) {
-    result.top.emplace_back(c.token, logprob(c.logit));
-  }
+  collect_top_k(logits, n_top, scratch);
+  std::ranges::sort(scratch.candidates, better);
+  result.top.reserve(scratch.candidates.size());
+  for (const TokenLogit& c : scratch.candidates) result.top.emplace_back(c.token, logprob(c.logit));
   return result;
 }
 

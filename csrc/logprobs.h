@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "top_tokens.h"
@@ -8,25 +9,9 @@
 
 namespace llamaherd {
 
-/// Log-probabilities of one row of logits, by the whole softmax.
-class Logprobs {
- public:
-  /// Finds out at once whether the row is finite(): no NaN, no +inf, and not all -inf. It must be,
-  /// and the logits must stay as they are, for the rest.
-  Logprobs(std::span<const float> logits, RowScratch& scratch);
-
-  bool finite() const { return finite_; }
-
-  /// That of `token`, and of the n_top likeliest ones.
-  TokenLogprob of(TokenId token, std::int32_t n_top);
-
- private:
-  float logprob(float logit) const { return static_cast<float>(logit - log_sum_); }
-
-  std::span<const float> logits_;
-  RowScratch& scratch_;
-  bool finite_;
-  double log_sum_ = 0;
-};
+/// The log-probability of `token` by the whole softmax of a row of logits, and the n_top likeliest
+/// tokens; nullopt if the row has a NaN, +inf or nothing but -inf.
+std::optional<TokenLogprob> logprob_of(TokenId token, std::span<const float> logits,
+                                       std::int32_t n_top, RowScratch& scratch);
 
 }  // namespace llamaherd

@@ -37,8 +37,8 @@ struct SamplingParams {
   std::optional<std::int32_t> logprobs;
   std::optional<std::int32_t> prompt_logprobs;
   std::int32_t prompt_logprobs_from = 1;
-  std::int32_t n = 1;                   // outputs; BatchEngine.submit makes a request for each
-  std::optional<std::int32_t> best_of;  // of so many
+  std::int32_t n = 1;
+  std::optional<std::int32_t> best_of;
 };
 
 /// Throws InvalidRequestError if a value is out of range whatever the model.

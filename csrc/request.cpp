@@ -51,7 +51,7 @@ Request::Request(RequestId id, std::vector<TokenId> prompt, const SamplingParams
       min_tokens_(params.min_tokens),
       n_output_least_(least_output(params, max_tokens_)),
       ignore_eos_(params.ignore_eos),
-      echo_pending_(params.echo),
+      echo_(params.echo),
       stop_token_ids_(params.stop_token_ids),
       sampler_(params, seed, table, tokens_, max_tokens_),
       text_(params.stop) {
@@ -150,69 +150,49 @@ bool Request::is_stop_token(TokenId token, const TokenTable& table) const {
 Delta Request::make_delta(std::int64_t now_ns) {
   spend(state_ == State::kWaiting ? waiting_kind() : Spent::kEngine, now_ns);
   timing_.last_ns = now_ns;
-  Delta delta;
+  Delta delta = std::exchange(held_, {});
   delta.request_id = id_;
-  delta.n_prompt = n_prompt_ + (forced_ ? 1 : 0);
   delta.index = index;
+  delta.n_prompt = n_given();
   delta.n_cached = n_cached_;
-  delta.n_completion = forced_ ? 0 : n_output();
   delta.timing = timing_;
-  delta.token_ids = std::exchange(held_token_ids_, {});
-  delta.text = std::exchange(held_text_, {});
-  delta.logprobs = std::exchange(held_logprobs_, {});
-  delta.prompt_logprobs = std::exchange(held_prompt_logprobs_, {});
   return delta;
 }
 
-void Request::hold(Delta delta) {
-  held_token_ids_ = std::move(delta.token_ids);
-  held_text_ = std::move(delta.text);
-  held_logprobs_ = std::move(delta.logprobs);
-  held_prompt_logprobs_ = std::move(delta.prompt_logprobs);
-}
-
-void Request::put_offset(TokenLogprob& logprob, const TokenTable& table) {
-  logprob.text_offset = text_offset_;
-  text_offset_ += n_characters(table.piece(logprob.token));
-}
-
-/// Offsets of prompt tokens count from the prompt's beginning, with echo also those behind.
-void Request::hand_out_scores(const TokenTable& table, Delta& delta) {
-  if (n_prompt_logprobs_) {
-    std::vector<TokenLogprob> scores = std::exchange(prompt_logprobs_, {});
-    const Pos n_all = n_prompt_ + (forced_ ? 1 : 0);
-    const Pos first = n_all - static_cast<Pos>(scores.size());
-    for (Pos i = 0; i < first; ++i) text_offset_ += n_characters(table.piece(tokens_[i]));
-    for (TokenLogprob& score : scores) put_offset(score, table);
-    delta.prompt_logprobs = std::move(scores);
-    n_prompt_logprobs_.reset();
-    if (!echo_pending_) text_offset_ = 0;
-  } else if (echo_pending_) {
-    for (Pos i = 0; i < n_prompt_; ++i) text_offset_ += n_characters(table.piece(tokens_[i]));
+/// The prompt's text and scores, before the first output token. Offsets of output tokens count from
+/// the prompt's beginning if the prompt is part of the text.
+void Request::hand_out_prompt(const TokenTable& table, Delta& delta) {
+  if (!echo_ && !n_prompt_logprobs_) return;
+  // A stream of its own: stop strings are looked for in the output only.
+  TextStream text({});
+  auto score = prompt_logprobs_.begin();
+  const Pos first_scored = n_given() - static_cast<Pos>(prompt_logprobs_.size());
+  for (Pos i = 0; i < n_given(); ++i) {
+    const std::string_view piece = table.piece(tokens_[i]);
+    if (i >= first_scored) (score++)->text_offset = text_offset_;
+    text_offset_ += n_characters(piece);
+    if (echo_) text.put(piece, false, delta.text);
   }
+  if (echo_) {
+    text.finish(delta.text);
+  } else {
+    text_offset_ = 0;
+  }
+  delta.prompt_logprobs = std::move(prompt_logprobs_);
 }
 
 Delta Request::take_delta(const TokenTable& table, std::int64_t now_ns) {
   if (timing_.first_token_ns == 0 && n_output() > 0) timing_.first_token_ns = now_ns;
   Delta delta = make_delta(now_ns);
-  hand_out_scores(table, delta);
-  if (echo_pending_) {
-    // The prompt goes through a stream of its own: stop strings are looked for in the output only.
-    TextStream prompt_text({});
-    for (Pos i = 0; i < n_prompt_; ++i) prompt_text.put(table.piece(tokens_[i]), false, delta.text);
-    if (forced_) prompt_text.put(table.piece(*forced_), false, delta.text);
-    prompt_text.finish(delta.text);
-    echo_pending_ = false;
-  }
-  if (forced_) {
-    n_shown_ = n_output();
-    delta.finish_reason = FinishReason::kLength;
-  }
+  if (n_shown_ == 0) hand_out_prompt(table, delta);
+  if (forced_) delta.finish_reason = FinishReason::kLength;
   for (TokenLogprob& logprob : logprobs_) {
-    put_offset(logprob, table);
+    logprob.text_offset = text_offset_;
+    text_offset_ += n_characters(table.piece(logprob.token));
     delta.logprobs.push_back(std::move(logprob));
   }
   logprobs_.clear();
+  delta.n_completion = n_tokens() - n_given();
   for (; n_shown_ < n_output() && !delta.finish_reason; ++n_shown_) {
     const TokenId token = tokens_[n_prompt_ + n_shown_];
     delta.token_ids.push_back(token);
@@ -236,8 +216,7 @@ Delta Request::take_delta(const TokenTable& table, std::int64_t now_ns) {
 
 Delta Request::finish(FinishReason reason, std::string error, std::int64_t now_ns) {
   Delta delta = make_delta(now_ns);
-  delta.n_completion =
-      forced_ ? 0 : n_shown_;  // a fatal error may leave tokens committed and never handed out
+  delta.n_completion = n_shown_;  // a fatal error may leave tokens committed and never handed out
   delta.finish_reason = reason;
   delta.error = std::move(error);
   text_.finish(delta.text);

@@ -160,7 +160,7 @@ class Request {
   bool streamed = true;
 
   /// Keeps what a delta holds for the next one.
-  void hold(Delta delta);
+  void hold(Delta delta) { held_ = std::move(delta); }
 
   /// What commit_step() gained since the last call, with a finish reason if the last token, the
   /// text or max_tokens ends the request.
@@ -171,8 +171,9 @@ class Request {
 
  private:
   Delta make_delta(std::int64_t now_ns);
-  void hand_out_scores(const TokenTable& table, Delta& delta);
-  void put_offset(TokenLogprob& logprob, const TokenTable& table);
+  /// Tokens of the prompt as it was given.
+  Pos n_given() const { return n_prompt_ + (forced_ ? 1 : 0); }
+  void hand_out_prompt(const TokenTable& table, Delta& delta);
   bool is_stop_token(TokenId token, const TokenTable& table) const;
 
   RequestId id_;
@@ -187,17 +188,15 @@ class Request {
   Pos started_at_ = 0;
   Pos n_computed_ = 0;
   Pos n_cached_ = 0;
-  Pos n_shown_ = 0;  // output tokens handed out in deltas
-  std::vector<TokenId> held_token_ids_;
-  std::vector<TokenLogprob> held_logprobs_, held_prompt_logprobs_;
+  Pos n_shown_ = 0;                                       // output tokens handed out in deltas
+  Delta held_;                                            // goes into the next one
   std::vector<TokenLogprob> logprobs_, prompt_logprobs_;  // not handed out yet
-  std::string held_text_;
   std::int32_t max_tokens_;
   std::int32_t min_tokens_;
   std::int32_t n_output_least_;
   std::int32_t text_offset_ = 0;
   bool ignore_eos_;
-  bool echo_pending_;
+  bool echo_;
   std::vector<TokenId> stop_token_ids_;
   Sampler sampler_;
   TextStream text_;

@@ -108,6 +108,11 @@ Sampler::Sampler(const SamplingParams& params, std::uint64_t seed, const TokenTa
   for (TokenId token : distinct) seen_.push_back({token, 0});
 }
 
+bool Sampler::edits() const {
+  return !seen_.empty() || !params_.logit_bias.empty() || !banned_always_.empty() ||
+         n_accepted_ < params_.min_tokens;
+}
+
 void Sampler::edit(std::span<float> logits) const {
   for (const Seen& seen : seen_) {
     float& logit = logits[seen.token];

@@ -27,6 +27,9 @@ class Sampler {
   /// of `logits`. Changes no state.
   std::optional<TokenId> sample(std::span<float> logits, RowScratch& scratch) const;
 
+  /// Whether sample() may change the row it is given.
+  bool edits() const;
+
   /// Records the token as output.
   void accept(TokenId token) noexcept;
 

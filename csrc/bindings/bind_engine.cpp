@@ -151,11 +151,10 @@ class PyBatchEngine {
   }
 
   RequestId submit(const py::object& prompt, const SamplingParams& params, bool streamed,
-                   std::optional<CacheSpace> cache_space, const Service& service,
-                   std::int32_t index) {
+                   std::optional<CacheSpace> cache_space, const Service& service) {
     std::vector<TokenId> tokens = to_tokens(prompt);
     const py::gil_scoped_release release;
-    return engine().submit(std::move(tokens), params, {streamed, cache_space, {}, index}, service);
+    return engine().submit(std::move(tokens), params, {streamed, cache_space}, service);
   }
 
   /// What is wrong is logged where results are fetched: that happens however the engine does.
@@ -303,8 +302,9 @@ Thread safety:
 )pbdoc")
       .def("submit", &PyBatchEngine::submit, py::arg("prompt"), py::arg("params"),
            py::arg("streamed") = true, py::arg("cache_space") = CacheSpace{0},
-           py::arg("service") = Service{}, py::arg("index") = 0, R"pbdoc(
-Queue one prompt for generation and return at once.
+           py::arg("service") = Service{}, R"pbdoc(
+Queue one prompt for generation and return at once. Its outputs (best_of, else n) are requests
+with consecutive ids; where the queue is bounded they are let in together, as one.
 
 Args:
   prompt: Token ids, shape (n_prompt,), integers in [0, n_vocab). Copied.
@@ -313,10 +313,9 @@ Args:
   cache_space: Prefixes are shared within a space only, in [0, 2**64). None: shares nothing and
     leaves nothing.
   service: Copied.
-  index: Among the requests made of one prompt: stands in deltas and makes a seed another one.
 
 Returns:
-  Request id, unique for the life of this engine.
+  The first request's id, unique for the life of this engine.
 
 Raises:
   InvalidRequestError: A rule is broken; the message states it and the value.

@@ -1,17 +1,13 @@
 #include "kernel_table.h"
 
 #if defined(__AVXVNNI__) && defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
-#include "attention_kernel.h"
-#include "matmul_kernel.h"
+#include "instruction_set.h"
 #include "simd_avx_vnni.h"
 
 namespace llamaherd::kernels {
 
 const KernelTable* avx_vnni_kernels() {
-  static constexpr KernelTable table{
-      "avx_vnni",      quantize<AvxVnni>,     multiply<AvxVnni>, visible_cells<AvxVnni>,
-      attend<AvxVnni>, merge_blocks<AvxVnni>,
-  };
+  static constexpr KernelTable table = kernels_over<AvxVnni>("avx_vnni");
   return &table;
 }
 

@@ -798,9 +798,10 @@ class BatchEngine:
         """
         Unthreaded engines: run one step. Returns whether there is more to do. Raises EngineDeadError. Any thread; one waits for the other.
         """
-    def submit(self, prompt: typing.Any, params: SamplingParams, streamed: bool = True, cache_space: typing.SupportsInt | typing.SupportsIndex | None = 0, service: Service = ..., index: typing.SupportsInt | typing.SupportsIndex = 0) -> int:
+    def submit(self, prompt: typing.Any, params: SamplingParams, streamed: bool = True, cache_space: typing.SupportsInt | typing.SupportsIndex | None = 0, service: Service = ...) -> int:
         """
-        Queue one prompt for generation and return at once.
+        Queue one prompt for generation and return at once. Its outputs (best_of, else n) are requests
+        with consecutive ids; where the queue is bounded they are let in together, as one.
         
         Args:
           prompt: Token ids, shape (n_prompt,), integers in [0, n_vocab). Copied.
@@ -809,10 +810,9 @@ class BatchEngine:
           cache_space: Prefixes are shared within a space only, in [0, 2**64). None: shares nothing and
             leaves nothing.
           service: Copied.
-          index: Among the requests made of one prompt: stands in deltas and makes a seed another one.
         
         Returns:
-          Request id, unique for the life of this engine.
+          The first request's id, unique for the life of this engine.
         
         Raises:
           InvalidRequestError: A rule is broken; the message states it and the value.

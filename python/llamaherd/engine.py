@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
+from typing import Any, TypeAlias, cast
 
 from llamaherd import _core, calibration, logs, trace
 from llamaherd._core import EngineDeadError, Health, InvalidRequestError, Metrics
@@ -18,16 +18,10 @@ from llamaherd.loading import load_core
 from llamaherd.models import resolve
 from llamaherd.params import EngineConfig, SamplingParams, Service, require_unicode
 from llamaherd.prefix_cache import PrefixCache, request_space
+from llamaherd.prompt import Message, Prompt, TokenIds, is_messages
 from llamaherd.pump import StreamTable, close, pump
 from llamaherd.stream import Stream
 
-if TYPE_CHECKING:  # numpy costs a third of this package's import time
-    import numpy as np
-    import numpy.typing as npt
-
-TokenIds: TypeAlias = "Sequence[int] | npt.NDArray[np.integer[Any]]"
-Message: TypeAlias = Mapping[str, Any]
-Prompt: TypeAlias = "str | TokenIds | Sequence[Message]"
 Prepared: TypeAlias = "tuple[TokenIds, _core.SamplingParams]"
 
 # A prefix is computed when the token behind it is.
@@ -175,40 +169,24 @@ class BatchEngine:
     ) -> Stream:
         core_service = service._to_core()
         params = prepared[1]
-        n = params.n if params.best_of is None else params.best_of
-        if n > 1 and space is None:
-            raise InvalidRequestError(f"cache=False needs n and best_of 1; got {n} outputs")
+        n_outputs = params.best_of or params.n
         keep_logprobs = params.logprobs is not None
-        if n > params.n and not keep_logprobs:
-            params.logprobs = 0
-        # Under the lock, so that the pump finds the stream when it sees the request's first delta;
-        # held, so that outputs that share a prompt are planned together.
-        request_ids: list[int] = []
-        with self._table.lock, self._together() if n > 1 else contextlib.nullcontext():
-            try:
-                for index in range(n):
-                    request_ids += [
-                        self._core.submit(
-                            *prepared,
-                            streamed=keep_deltas,
-                            cache_space=space,
-                            service=core_service,
-                            index=index,
-                        )
-                    ]
-            except BaseException:
-                for request_id in request_ids:
-                    self._core.cancel(request_id)
-                raise
+        if n_outputs > params.n and not keep_logprobs:
+            params.logprobs = 0  # by which the best are found
+        # Under the lock, so that the pump finds the stream when it sees the request's first delta.
+        with self._table.lock:
+            first = self._core.submit(
+                *prepared, streamed=keep_deltas, cache_space=space, service=core_service
+            )
+            request_ids = range(first, first + n_outputs)
             stream = Stream(
                 request_ids,
                 self._core.cancel,
-                params.n,
+                n_kept=params.n,
                 keep_deltas=keep_deltas,
                 keep_logprobs=keep_logprobs,
             )
-            for request_id in request_ids:
-                self._table.streams[request_id] = stream
+            self._table.streams.update(dict.fromkeys(request_ids, stream))
         return stream
 
     @contextlib.contextmanager
@@ -391,13 +369,3 @@ class BatchEngine:
 
     async def __aexit__(self, *_: object) -> None:
         await asyncio.to_thread(self.close)
-
-
-def is_messages(prompt: object) -> TypeGuard[Sequence[Message]]:
-    """Whether a prompt is a list of chat messages."""
-    return (
-        isinstance(prompt, Sequence)
-        and not isinstance(prompt, (str, bytes))
-        and len(prompt) > 0
-        and isinstance(prompt[0], Mapping)
-    )

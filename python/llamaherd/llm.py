@@ -10,29 +10,16 @@ from numbers import Integral
 from queue import Empty, SimpleQueue
 from typing import Any, cast
 
+from llamaherd import scoring
 from llamaherd._core import Delta, FinishReason, InvalidRequestError, QueueFullError
-from llamaherd.engine import (
-    BatchEngine,
-    Message,
-    Prepared,
-    Prompt,
-    is_messages,
-)
+from llamaherd.bars import Bar, RichBar
+from llamaherd.engine import BatchEngine, Prepared
 from llamaherd.loading import shows_progress
 from llamaherd.params import EngineConfig, SamplingParams, Service
 from llamaherd.prefix_cache import request_space
+from llamaherd.prompt import Message, Prompt, is_messages
 from llamaherd.result import Result, Usage
-from llamaherd.scoring import (
-    Choice,
-    Continuation,
-    Perplexity,
-    Score,
-    as_prompt,
-    as_score,
-    encode_pair,
-    first_token,
-    windows,
-)
+from llamaherd.scoring import Choice, Continuation, Perplexity, Piece, Score
 from llamaherd.stream import Stream
 
 # Prompts that are prepared and put in order before the first of them is queued.
@@ -137,13 +124,11 @@ class LLM:
             raise InvalidRequestError(
                 f"there are {len(prompts)} prompts but {len(continuations)} lists of continuations"
             )
-        pairs = [
-            self._encode_or_refuse(prompt, continuation)
+        pieces = [
+            scoring.encode(self.engine, prompt, some)
             for prompt, some in zip(prompts, continuations, strict=True)
-            for continuation in some
         ]
-        scores = iter(self._score_tokens(pairs, progress))
-        return [[next(scores) for _ in some] for some in continuations]
+        return self._score(pieces, progress)
 
     def choose(self, prompt: Prompt, choices: Sequence[str], *, per_token: bool = False) -> Choice:
         """Which continuation of a prompt is the likeliest.
@@ -193,45 +178,21 @@ class LLM:
         stride = max(1, max_len // 2) if stride is None else stride
         if not 1 <= stride < max_len:
             raise InvalidRequestError(f"stride must be in [1, {max_len}); got {stride}")
-        first = first_token(self.engine)
-        pieces: list[list[tuple[list[int], int]]] = []
-        for text in texts:
-            tokens = self.engine.tokenize(text)
-            if tokens[:1] != [first]:
-                tokens = [first, *tokens]
-            pieces.append(list(windows(tokens, max_len, stride)))
-        scores = iter(self._score_tokens([pair for some in pieces for pair in some], progress))
-        of_texts: list[Score] = []
-        for some in pieces:
-            parts = [next(scores) for _ in some]
-            error = next((part.error for part in parts if part.error), "")
-            of_texts.append(
-                Score([] if error else [token for part in parts for token in part.tokens], error)
-            )
-        all_tokens = Score([token for score in of_texts for token in score.tokens])
-        return Perplexity(all_tokens.perplexity, of_texts)
+        pieces = [scoring.cut(self.engine, text, max_len, stride) for text in texts]
+        return Perplexity([scoring.join(parts) for parts in self._score(pieces, progress)])
 
-    def _encode_or_refuse(
-        self, prompt: Prompt, continuation: Continuation
-    ) -> tuple[list[int], int] | Score:
-        try:
-            return encode_pair(self.engine, prompt, continuation)
-        except InvalidRequestError as error:
-            return Score([], str(error))
-
-    def _score_tokens(
-        self, pairs: Sequence[tuple[list[int], int] | Score], progress: bool | None
-    ) -> list[Score]:
-        """Scores of tokens from an index on; what is a score already stays as it is."""
-        requests = [as_prompt(*pair) for pair in pairs if not isinstance(pair, Score)]
+    def _score(
+        self, pieces: Sequence[Sequence[Piece | Score]], progress: bool | None
+    ) -> list[list[Score]]:
+        """What is a score already stays as it is."""
+        asked = [p for some in pieces for p in some if isinstance(p, Piece)]
         results = iter(
-            self.generate(
-                [request[0] for request in requests],
-                [request[1] for request in requests],
-                progress=progress,
-            )
+            self.generate([p.tokens for p in asked], [p.params for p in asked], progress=progress)
         )
-        return [pair if isinstance(pair, Score) else as_score(next(results)) for pair in pairs]
+        return [
+            [p if isinstance(p, Score) else scoring.score_of(next(results)) for p in some]
+            for some in pieces
+        ]
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
         """Generate for one prompt, giving each delta as it is made.
@@ -276,18 +237,18 @@ class LLM:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _bar(self, total: int, progress: bool | None) -> AbstractContextManager[_Bar]:
+    def _bar(self, total: int, progress: bool | None) -> AbstractContextManager[Bar]:
         wanted = self._progress if progress is None else progress
         if total == 0 or not shows_progress(wanted):
-            return nullcontext(_Bar())
-        return _RichBar(total)
+            return nullcontext(Bar())
+        return RichBar(total)
 
 
 class _Run:
     """One list of prompts on its way through the engine; leaving it by an exception cancels it."""
 
     def __init__(
-        self, engine: BatchEngine, n_jobs: int, space: int | None, service: Service, bar: _Bar
+        self, engine: BatchEngine, n_jobs: int, space: int | None, service: Service, bar: Bar
     ) -> None:
         self._engine = engine
         self._space = space
@@ -388,39 +349,3 @@ def _per_prompt(
     if len(params) != n:
         raise InvalidRequestError(f"there are {n} prompts but {len(params)} params")
     return params
-
-
-class _Bar:
-    """Counts finished requests; this one shows nothing."""
-
-    def count(self, result: Result) -> None:
-        pass
-
-
-class _RichBar(_Bar, AbstractContextManager["_RichBar"]):
-    def __init__(self, total: int) -> None:
-        from rich.console import Console
-        from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        self._progress = Progress(
-            *Progress.get_default_columns()[:2],
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[speed]}"),
-            console=Console(stderr=True),
-        )
-        self._task = self._progress.add_task("generating", total=total, speed="")
-        self._n_tokens = 0
-
-    def __enter__(self) -> _RichBar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def count(self, result: Result) -> None:
-        self._n_tokens += result.usage.n_completion
-        elapsed = self._progress.tasks[0].elapsed or 0.0
-        speed = f"{self._n_tokens / elapsed:.0f} tokens/s" if elapsed > 0 else ""
-        self._progress.update(self._task, advance=1, speed=speed)

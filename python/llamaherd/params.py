@@ -106,8 +106,8 @@ class SamplingParams:
         then nothing is generated.
       prompt_logprobs_from: The first prompt token that gets one, >= 1; those before the token in
         front of it may come from the cache.
-      n: Outputs for the prompt, in [1, 128]. The prompt is computed once; each output has random
-        numbers of its own, the first of them what n = 1 would give.
+      n: Outputs for the prompt, in [1, 128]; 1 if the request is private. The prompt is computed
+        once; each output has random numbers of its own, the first those that n = 1 would have.
       best_of: Generate so many, >= n, and keep the n of the highest mean log-probability. None: n.
 
     Raises:
@@ -141,11 +141,6 @@ class SamplingParams:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
         self._to_core()
-
-    @property
-    def n_generated(self) -> int:
-        """Outputs that are generated for a prompt, kept or not."""
-        return self.n if self.best_of is None else self.best_of
 
     def _to_core(self) -> _core.SamplingParams:
         core = _core.SamplingParams()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
 from llamaherd._core import InvalidRequestError, TokenLogprob
-from llamaherd.engine import BatchEngine, Prompt, TokenIds, is_messages
+from llamaherd.engine import BatchEngine
 from llamaherd.params import SamplingParams
+from llamaherd.prompt import Prompt, TokenIds, is_messages
 from llamaherd.result import Result
 
 Continuation: TypeAlias = "str | TokenIds"
@@ -68,65 +69,110 @@ class Perplexity:
     """Of some texts.
 
     Attributes:
-      value: exp of minus the mean log-probability of all tokens of all texts; NaN if there is none.
       texts: Each text's score.
     """
 
-    value: float
     texts: list[Score]
 
-
-def as_prompt(token_ids: list[int], scored_from: int) -> tuple[list[int], SamplingParams]:
-    """A request for the log-probabilities of the tokens from scored_from on."""
-    params = SamplingParams(
-        max_tokens=0, prompt_logprobs=0, prompt_logprobs_from=scored_from, temperature=0
-    )
-    return token_ids, params
+    @property
+    def value(self) -> float:
+        """exp of minus the mean log-probability of all texts' tokens; NaN if there is none."""
+        return join(score for score in self.texts if not score.error).perplexity
 
 
-def as_score(result: Result) -> Score:
+@dataclass(frozen=True)
+class Piece:
+    """Tokens of which those from an index on are to be scored."""
+
+    tokens: list[int]
+    begin: int
+
+    @property
+    def params(self) -> SamplingParams:
+        return SamplingParams(
+            max_tokens=0, prompt_logprobs=0, prompt_logprobs_from=self.begin, temperature=0
+        )
+
+
+def score_of(result: Result) -> Score:
     return Score(result.prompt_logprobs, result.error)
 
 
-def encode_pair(
-    engine: BatchEngine, prompt: Prompt, continuation: Continuation
-) -> tuple[list[int], int]:
-    """Tokens of both together, and where the continuation begins.
+def join(scores: Iterable[Score]) -> Score:
+    """The score of pieces that follow each other; their first error, if there is one."""
+    tokens: list[TokenLogprob] = []
+    for score in scores:
+        if score.error:
+            return score
+        tokens += score.tokens
+    return Score(tokens)
+
+
+def encode(
+    engine: BatchEngine, prompt: Prompt, continuations: Sequence[Continuation]
+) -> list[Piece | Score]:
+    """Tokens of a prompt with each of some continuations, or why they are refused.
 
     Two texts are tokenized as one, so a token may span the border: it, and all behind it, count as
     the continuation's.
-
-    Raises:
-      InvalidRequestError: The continuation has no tokens, or a prompt of no tokens meets a model
-        without a token to begin with.
     """
-    if is_messages(prompt):
-        prompt = engine.apply_chat_template(prompt)[0]
-    if isinstance(prompt, str) and isinstance(continuation, str):
-        before, whole = engine.tokenize(prompt), engine.tokenize(prompt + continuation)
-        begin = 0
-        while begin < min(len(before), len(whole)) and before[begin] == whole[begin]:
-            begin += 1
+    try:
+        if is_messages(prompt):
+            prompt = engine.apply_chat_template(prompt)[0]
+        text = prompt if isinstance(prompt, str) else None
+        before = engine.tokenize(text) if text is not None else _as_ids(cast("TokenIds", prompt))
+    except InvalidRequestError as error:
+        return [Score([], str(error))] * len(continuations)
+
+    def encode_one(continuation: Continuation) -> Piece | Score:
+        try:
+            return _piece(engine, text, before, continuation)
+        except InvalidRequestError as error:
+            return Score([], str(error))
+
+    return [encode_one(continuation) for continuation in continuations]
+
+
+def _piece(
+    engine: BatchEngine, text: str | None, before: list[int], continuation: Continuation
+) -> Piece:
+    begin = len(before)
+    if not isinstance(continuation, str):
+        whole = [*before, *_as_ids(continuation)]
+    elif text is None:
+        whole = [*before, *engine.tokenize(continuation, add_special=False)]
     else:
-        before = (
-            engine.tokenize(prompt) if isinstance(prompt, str) else as_ids(cast("TokenIds", prompt))
-        )
-        if isinstance(continuation, str):
-            continuation = engine.tokenize(continuation, add_special=False)
-        whole, begin = [*before, *as_ids(continuation)], len(before)
+        whole = engine.tokenize(text + continuation)
+        pairs = enumerate(zip(before, whole, strict=False))
+        begin = next((i for i, (a, b) in pairs if a != b), min(len(before), len(whole)))
     if len(whole) == begin:
         raise InvalidRequestError("a continuation must have at least 1 token; got 0")
-    if begin == 0:
-        return [first_token(engine), *whole], 1
-    return whole, begin
+    return Piece(whole, begin) if begin > 0 else Piece([first_token(engine), *whole], 1)
 
 
-def as_ids(token_ids: TokenIds) -> list[int]:
-    return [int(token) for token in token_ids]
+def cut(engine: BatchEngine, text: str, n_most: int, stride: int) -> list[Piece]:
+    """A text in pieces by which each of its tokens is scored once, with up to n_most - 1 before it
+    and, but for those of the first piece, at least n_most - stride - 1."""
+    first = first_token(engine)
+    tokens = engine.tokenize(text)
+    if tokens[:1] != [first]:
+        tokens = [first, *tokens]
+    pieces = []
+    n_scored = 1
+    while n_scored < len(tokens):
+        end = min(len(tokens), n_most if n_scored == 1 else n_scored + stride)
+        begin = max(0, end - n_most)
+        pieces.append(Piece(tokens[begin:end], n_scored - begin))
+        n_scored = end
+    return pieces
 
 
 def first_token(engine: BatchEngine) -> int:
-    """What the model sees before a text: its begin token, else its end token."""
+    """What the model sees before a text: its begin token, else its end token.
+
+    Raises:
+      InvalidRequestError: It has neither.
+    """
     metadata = engine.model_info()["metadata"]
     for name in ("bos", "eos"):
         token = metadata.get(f"tokenizer.ggml.{name}_token_id")
@@ -137,16 +183,5 @@ def first_token(engine: BatchEngine) -> int:
     )
 
 
-def windows(tokens: Sequence[int], n_most: int, stride: int) -> Iterator[tuple[list[int], int]]:
-    """Pieces of a text of which each token but the first is scored once, with up to n_most - 1
-    tokens before it and, but for the first piece, at least n_most - stride - 1.
-
-    Yields:
-      A piece, and the index in it of the first token to score.
-    """
-    n_scored = 1
-    while n_scored < len(tokens):
-        end = min(len(tokens), n_most if n_scored == 1 else n_scored + stride)
-        begin = max(0, end - n_most)
-        yield list(tokens[begin:end]), n_scored - begin
-        n_scored = end
+def _as_ids(token_ids: TokenIds) -> list[int]:
+    return [int(token) for token in token_ids]

@@ -7,7 +7,7 @@ import math
 import os
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from queue import SimpleQueue
 
@@ -82,10 +82,10 @@ class Stream:
 
     def __init__(
         self,
-        request_ids: list[int],
+        request_ids: Sequence[int],
         cancel: Callable[[int], None],
-        n_kept: int = 1,
         *,
+        n_kept: int = 1,
         keep_deltas: bool = True,
         keep_logprobs: bool = True,
     ) -> None:

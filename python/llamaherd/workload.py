@@ -21,7 +21,7 @@ from llamaherd.result import Result
 from llamaherd.workload_file import MAX_BLOCK_SIZE, Request
 
 if TYPE_CHECKING:
-    from llamaherd.engine import TokenIds
+    from llamaherd.prompt import TokenIds
 
 BLOCK_SIZE = 32
 

@@ -47,6 +47,9 @@ struct Spec {
   std::vector<TokenId> prompt;
   SamplingParams params;
   std::uint64_t seed = 0;
+
+  /// Prompt tokens that are run: with max_tokens 0 all but the last.
+  std::size_t n_run() const { return prompt.size() - (params.max_tokens == 0); }
 };
 
 inline Spec greedy(std::vector<TokenId> prompt, std::int32_t max_tokens) {
@@ -61,6 +64,17 @@ inline std::vector<TokenId> random_prompt(std::mt19937& rng, std::int32_t n) {
   std::vector<TokenId> prompt(n);
   for (TokenId& token : prompt) token = 1 + static_cast<TokenId>(rng() % (kVocab - 3));
   return prompt;
+}
+
+/// Of the prompt's tail, instead of an output or beside one.
+inline void ask_for_scores(Spec& spec, std::mt19937& rng) {
+  SamplingParams& p = spec.params;
+  const auto n_prompt = static_cast<std::uint32_t>(spec.prompt.size());
+  p.prompt_logprobs = static_cast<std::int32_t>(rng() % 4);
+  p.prompt_logprobs_from = 1 + static_cast<std::int32_t>(rng() % std::max(1u, n_prompt - 1));
+  if (n_prompt == 1 || rng() % 2) return;
+  p.max_tokens = 0;
+  p.min_tokens = 0;
 }
 
 /// Greedy and sampled, with and without penalties, stop strings and min_tokens.
@@ -78,15 +92,7 @@ inline Spec random_spec(std::mt19937& rng, std::int32_t max_prompt, std::int32_t
   p.ignore_eos = rng() % 4 == 0;
   p.echo = rng() % 8 == 0;
   if (rng() % 4 == 0) p.logprobs = static_cast<std::int32_t>(rng() % 4);
-  if (rng() % 4 == 0) {
-    p.prompt_logprobs = static_cast<std::int32_t>(rng() % 4);
-    const auto n_prompt = static_cast<std::uint32_t>(spec.prompt.size());
-    p.prompt_logprobs_from = 1 + static_cast<std::int32_t>(rng() % std::max(1u, n_prompt - 1));
-    if (n_prompt > 1 && rng() % 2) {
-      p.max_tokens = 0;
-      p.min_tokens = 0;
-    }
-  }
+  if (rng() % 4 == 0) ask_for_scores(spec, rng);
   return spec;
 }
 

@@ -42,6 +42,39 @@ TEST_F(EngineThreadQueue, TakesAsManyAsCanStartAndWait) {
   for (const auto& [id, outcome] : collector_.all()) EXPECT_EQ(outcome, run_alone(spec_));
 }
 
+TEST_F(EngineThreadQueue, TakesTheOutputsOfOnePromptTogether) {
+  options_.limits.max_queued = 1;
+  start(EngineThread::Mode::kStepped);
+  Spec many = spec_;
+  many.params.n = 2;
+  many.params.best_of = 9;
+  many.params.temperature = 1.0f;
+  many.params.seed = 3;
+  const RequestId first = engine_->submit(many.prompt, many.params);
+  for (RequestId id = first; id < first + 9; ++id) collector_.expect(id);
+  EXPECT_EQ(refusal(spec_), "at most 1 requests may wait (max_queued), and 5 do");
+  while (engine_->step()) {
+  }
+  const std::vector<Delta> deltas = engine_->drain(0);
+  collector_.take(deltas);
+  EXPECT_TRUE(collector_.complete());
+  for (const Delta& delta : deltas) {
+    EXPECT_EQ(static_cast<RequestId>(delta.index), delta.request_id - first);
+  }
+  many.seed = 3;
+  EXPECT_EQ(collector_[first], run_alone(many)) << "the first is what one alone would be";
+  EXPECT_NE(collector_[first].token_ids, collector_[first + 1].token_ids);
+}
+
+TEST_F(EngineThreadQueue, RefusesSeveralPrivateOutputs) {
+  start(EngineThread::Mode::kStepped);
+  SamplingParams params = spec_.params;
+  params.n = 2;
+  SubmitOptions options;
+  options.cache_space.reset();
+  EXPECT_THROW(engine_->submit(spec_.prompt, params, options), InvalidRequestError);
+}
+
 TEST_F(EngineThreadQueue, BoundsTheTokensThatWait) {
   options_.limits.max_queued_tokens = 50;
   start(EngineThread::Mode::kStepped);

@@ -46,8 +46,7 @@ void run_schedule(std::uint32_t seed, int n_faults_in_100, Tally& tally) {
   for (int i = 0; i < 25; ++i) {
     Spec spec = random_spec(rng, 60, 30);
     const bool spoil = rng() % 12 == 0;
-    const std::size_t n_run = spec.prompt.size() - (spec.params.max_tokens == 0);
-    if (spoil) spec.prompt[rng() % n_run] = rng() % 2 ? kPoison : kCursed;
+    if (spoil) spec.prompt[rng() % spec.n_run()] = rng() % 2 ? kPoison : kCursed;
     const RequestId id = herd.submit(spec, random_turn(rng));
     schedule.specs[id] = spec;
     if (spoil) schedule.spoiled.insert(id);

@@ -94,8 +94,9 @@ void run_schedule(std::uint32_t seed, const Setup& setup, Tally& tally) {
   for (int i = 0; i < 14; ++i) {
     Spec spec = random_spec(rng, 1, 16);
     spec.prompt = prompts.next();
+    if (spec.params.prompt_logprobs) ask_for_scores(spec, rng);
     const bool spoil = rng() % 20 == 0;
-    if (spoil) spec.prompt.back() = rng() % 2 ? kPoison : kCursed;
+    if (spoil) spec.prompt[spec.n_run() - 1] = rng() % 2 ? kPoison : kCursed;
     SubmitOptions submit;
     if (rng() % 8 == 0) submit.cache_space = 1;
     if (rng() % 16 == 0) submit.cache_space.reset();
@@ -140,14 +141,14 @@ void run_schedules(std::uint32_t first, std::uint32_t n, const Setup& setup, Tal
 
 TEST(SharedPrefixFuzz, SharingChangesNoOutput) {
   Tally tally;
-  run_schedules(1, 700, {}, tally);
-  EXPECT_GT(tally.ends.n_whole, 5000);
-  EXPECT_GT(tally.n_known_starts, 60);
-  EXPECT_GT(tally.cache.n_followers, 300);
-  EXPECT_GT(tally.cache.n_from_running, 10000);
-  EXPECT_GT(tally.cache.n_from_finished, 10000);
-  EXPECT_GT(tally.cache.n_from_in_flight, 5000);
-  EXPECT_GT(tally.cache.n_from_ram, 5000);
+  run_schedules(1, 1200, {}, tally);
+  EXPECT_GT(tally.ends.n_whole, 8500);
+  EXPECT_GT(tally.n_known_starts, 100);
+  EXPECT_GT(tally.cache.n_followers, 500);
+  EXPECT_GT(tally.cache.n_from_running, 17100);
+  EXPECT_GT(tally.cache.n_from_finished, 17100);
+  EXPECT_GT(tally.cache.n_from_in_flight, 8500);
+  EXPECT_GT(tally.cache.n_from_ram, 8500);
 }
 
 TEST(SharedPrefixFuzz, FaultsChangeNoSurvivorsOutput) {

@@ -80,7 +80,7 @@ CORE: dict[str, str] = {
     "fault_script": "types",
     "calibration": "backend cost_model error widths",
 }
-_INSTRUCTIONS = "kernels/attention_kernel kernels/kernel_table kernels/matmul_kernel"
+_INSTRUCTIONS = "kernels/instruction_set kernels/kernel_table"
 LLAMA: dict[str, str] = {
     "llama/log_sink": "",
     "llama/devices": "error kernels/hook llama/log_sink",
@@ -110,6 +110,9 @@ LLAMA: dict[str, str] = {
     "kernels/simd_avx512": "",
     "kernels/matmul_kernel": "kernels/kernel_table kernels/panels",
     "kernels/attention_kernel": "kernels/attention_scratch kernels/kernel_table",
+    "kernels/instruction_set": (
+        "kernels/attention_kernel kernels/kernel_table kernels/matmul_kernel"
+    ),
     "kernels/avx2": _INSTRUCTIONS + " kernels/simd_avx2",
     "kernels/simd_avx_vnni": "kernels/simd_avx2",
     "kernels/avx_vnni": _INSTRUCTIONS + " kernels/simd_avx_vnni",
@@ -172,13 +175,15 @@ MODULES: dict[str, str] = {
     "prefix_cache": "_core stream",
     "calibration": "_core models params",
     "pump": "_core logs stream",
-    "engine": "_core calibration loading logs models params prefix_cache pump stream trace",
-    "scoring": "_core engine params result",
-    "llm": "_core engine loading params prefix_cache result scoring stream",
+    "prompt": "",
+    "engine": "_core calibration loading logs models params prefix_cache prompt pump stream trace",
+    "scoring": "_core engine params prompt result",
+    "bars": "result",
+    "llm": "_core bars engine loading params prefix_cache prompt result scoring stream",
     "evaluation": "_core llm params scoring",
     "llamaherd": "_core engine llm params prefix_cache result scoring stream",
     "workload_file": "_core",
-    "workload": "_core engine result workload_file",
+    "workload": "_core prompt result workload_file",
     "replay": "_core engine params stream workload",
     "tuning_policy": "_core params replay workload",
     "tuning": "_core params replay tuning_policy",
@@ -188,7 +193,7 @@ MODULES: dict[str, str] = {
     "cli.info": "llamaherd _core calibration cli.options models params",
     "cli.chat": "llamaherd cli.options",
     "cli.demo": "llamaherd cli.options",
-    "cli.generate": "llamaherd cli.options engine stream workload",
+    "cli.generate": "llamaherd cli.options prompt stream workload",
     "cli.tune": "llamaherd cli.options params replay tuning tuning_policy workload",
     "cli": "llamaherd cli.chat cli.demo cli.generate cli.info cli.pull cli.quantize cli.tune",
     "cli.__main__": "cli",

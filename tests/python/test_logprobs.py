@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from llamaherd import (
@@ -19,7 +20,7 @@ from llamaherd import (
     SamplingParams,
 )
 from llamaherd.evaluation import EvaluationModel
-from llamaherd.scoring import encode_pair, windows
+from llamaherd.scoring import Piece, cut, encode
 
 PARIS = "The capital of France is"
 GREEDY = SamplingParams(max_tokens=8, temperature=0, ignore_eos=True)
@@ -119,6 +120,15 @@ def test_cancelling_ends_all_outputs(llm: LLM) -> None:
     assert {choice.finish_reason for choice in result.choices} == {FinishReason.CANCELLED}
 
 
+def test_outputs_of_one_prompt_wait_as_one(model_path: Path) -> None:
+    config = EngineConfig(n_ctx=1024, max_seqs=2, max_queued=1, n_threads=1, warmup=False)
+    with LLM(model_path, config) as llm:
+        params = SamplingParams(max_tokens=3, ignore_eos=True, n=8)
+        results = llm.generate(["One", "Two", "Three"], params)
+    assert [len(result.choices) for result in results] == [8, 8, 8]
+    assert all(result.usage.n_completion == 24 for result in results)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -143,7 +153,7 @@ def test_bad_requests_are_refused(llm: LLM) -> None:
         engine.submit([5], scored)
     with pytest.raises(InvalidRequestError, match="below the prompt's 3 tokens; got 3"):
         engine.submit([5, 6, 7], replace(scored, prompt_logprobs_from=3))
-    with pytest.raises(InvalidRequestError, match="cache=False needs n and best_of 1; got 2"):
+    with pytest.raises(InvalidRequestError, match=r"needs n and best_of 1; got 2 outputs"):
         engine.submit(PARIS, SamplingParams(n=2), cache=False)
     with pytest.raises(InvalidRequestError, match=r"token ids must be in \[0, "):
         engine.token_bytes(-1)
@@ -157,9 +167,11 @@ def test_scores_are_those_of_single_tokens(llm: LLM) -> None:
     assert llm.engine.metrics().n_output_tokens == before
     for context, texts, some in zip(contexts, continuations, scores, strict=True):
         for text, score in zip(texts, some, strict=True):
-            tokens, begin = encode_pair(llm.engine, context, text)
+            [piece] = encode(llm.engine, context, [text])
+            assert isinstance(piece, Piece)
+            tokens = piece.tokens
             by_hand = 0.0
-            for i in range(begin, len(tokens)):
+            for i in range(piece.begin, len(tokens)):
                 step = llm.generate(
                     [tokens[:i]],
                     SamplingParams(
@@ -173,7 +185,9 @@ def test_scores_are_those_of_single_tokens(llm: LLM) -> None:
 
 
 def test_a_pair_that_breaks_a_rule_keeps_to_itself(llm: LLM) -> None:
-    scores = llm.score([PARIS], [[" Paris", "", " x" * 9000]])[0]
+    bad = [{"role": "user"}]
+    scores, refused = llm.score([PARIS, bad], [[" Paris", "", " x" * 9000], ["a", "b"]])
+    assert all("content" in score.error for score in refused)
     assert scores[0].error == ""
     assert "at least 1 token" in scores[1].error
     assert "max_len" in scores[2].error
@@ -184,13 +198,17 @@ def test_a_pair_that_breaks_a_rule_keeps_to_itself(llm: LLM) -> None:
         llm.score([PARIS], [[" a"], [" b"]])
 
 
-def test_windows_score_each_token_once() -> None:
+def test_pieces_score_each_token_once() -> None:
     for n in (2, 7, 8, 9, 30):
+        engine: Any = SimpleNamespace(
+            tokenize=lambda text: list(range(int(text))),
+            model_info=lambda: {"metadata": {"tokenizer.ggml.bos_token_id": "0"}},
+        )
         for most, stride in ((8, 4), (8, 7), (2, 1), (5, 1)):
             found: list[int] = []
-            for tokens, begin in windows(range(n), most, stride):
-                assert 1 <= begin < len(tokens) <= most
-                found += tokens[begin:]
+            for piece in cut(engine, str(n), most, stride):
+                assert 1 <= piece.begin < len(piece.tokens) <= most
+                found += piece.tokens[piece.begin :]
             assert found == list(range(1, n))
 
 

@@ -30,7 +30,7 @@ from llamaherd import (
     Usage,
     as_completed,
 )
-from llamaherd.engine import Prompt
+from llamaherd.prompt import Prompt
 from llamaherd.workload import Recorder, Workload
 
 CONFIG = EngineConfig(

@@ -22,7 +22,7 @@ from llamaherd import (
     Usage,
 )
 from llamaherd.cli import options
-from llamaherd.engine import Prompt, TokenIds, is_messages
+from llamaherd.prompt import Prompt, TokenIds, is_messages
 from llamaherd.stream import Stream, as_completed
 from llamaherd.workload import Recorder
 
@@ -217,7 +217,7 @@ def _write_text(
         if len(jobs) > 1:
             print(f"=== {job.index + 1}: {_title(job.prompt)}", flush=True)
         # The deltas of several outputs come mixed.
-        shows = stream and isinstance(item, Stream) and job.params.n_generated == 1
+        shows = stream and isinstance(item, Stream) and (job.params.best_of or job.params.n) == 1
         if shows:
             for delta in cast("Stream", item):
                 print(delta.text, end="", flush=True)
@@ -296,7 +296,8 @@ def _record(recorder: Recorder | None, engine: BatchEngine, job: _Job, result: R
     if is_messages(prompt):
         prompt = engine.apply_chat_template(prompt)[0]
     token_ids = engine.tokenize(prompt) if isinstance(prompt, str) else cast("TokenIds", prompt)
-    recorder.add(token_ids, result)
+    for choice in result.choices or (result,):
+        recorder.add(token_ids, choice)
 
 
 def _report(job: _Job, result: Result) -> bool:
