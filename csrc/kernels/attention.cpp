@@ -18,10 +18,11 @@ namespace {
 constexpr std::int64_t kTileQueries = 48;
 // Pieces of work per thread, so that none waits long for the last.
 constexpr std::int64_t kPiecesPerThread = 3;
-// More query heads than this for one K/V head are left to ggml.
-constexpr std::int64_t kMaxGroup = 128;
-// tile_rows * n_group: kTileQueries, or one row's.
-constexpr std::int64_t kMaxQueries = std::max(kTileQueries, kMaxGroup);
+// Rows enough that every thread can have two tiles with all heads. Fewer are not worth it: what the
+// rows share is read once for each tile.
+constexpr std::int64_t kRowsForAllHeads = 4, kTilesPerThread = 2;
+// More query heads than this are left to ggml.
+constexpr std::int64_t kMaxQueryHeads = 512;
 constexpr std::size_t kMaxPartialsBytes = std::size_t{16} << 20;
 
 bool is_readable(const ggml_tensor* t) {
@@ -37,13 +38,14 @@ bool covered(const AttentionOp& a, const ggml_tensor& dst) {
          a.mask->ne[2] == 1 && a.mask->ne[3] == 1 && a.mask->ne[1] >= a.q->ne[1] &&
          a.q->type == GGML_TYPE_F32 && a.q->nb[0] == sizeof(float) && a.q->ne[3] == 1 &&
          a.k->ne[2] == a.v->ne[2] && a.k->ne[1] == a.v->ne[1] && a.q->ne[2] % a.k->ne[2] == 0 &&
-         a.q->ne[2] / a.k->ne[2] <= kMaxGroup && dst.type == GGML_TYPE_F32;
+         a.q->ne[2] <= kMaxQueryHeads && dst.type == GGML_TYPE_F32;
 }
 
 /// How a node's work is cut up. The same for all threads, and of no influence on results.
 struct Division {
   std::int64_t n_rows, n_cells, n_heads;  // n_heads: of K and V
   int n_group, tile_rows;
+  int piece_heads;        // a piece of work is of a tile and one head, or all
   std::int64_t n_ranges;  // of blocks, for each tile and head: 1, or more if there are few of those
   std::size_t partials_bytes, scratch_bytes;
 
@@ -52,22 +54,24 @@ struct Division {
         n_cells(a.k->ne[1]),
         n_heads(a.k->ne[2]),
         n_group(static_cast<int>(a.q->ne[2] / a.k->ne[2])) {
-    const std::int64_t n_wanted = kPiecesPerThread * n_threads;
-    const std::int64_t even = (n_rows * n_heads + n_wanted - 1) / n_wanted;
-    tile_rows = static_cast<int>(
-        std::clamp<std::int64_t>(std::min(even, kTileQueries / n_group), 1, kMaxTileRows));
+    const bool all_heads = n_rows >= kRowsForAllHeads * n_threads;
+    piece_heads = static_cast<int>(all_heads ? n_heads : 1);
+    const std::int64_t n_wanted = (all_heads ? kTilesPerThread : kPiecesPerThread) * n_threads;
+    const std::int64_t even = (n_rows * n_heads / piece_heads + n_wanted - 1) / n_wanted;
+    tile_rows = static_cast<int>(std::clamp<std::int64_t>(
+        std::min(even, kTileQueries / n_group), all_heads ? kRowsForAllHeads : 1, kMaxTileRows));
     const int n_queries = tile_rows * n_group;
     const auto k_size = static_cast<int>(a.k->ne[0]), v_size = static_cast<int>(a.v->ne[0]);
     const VisibleBlocks blocks(nullptr, n_rows, n_cells, tile_rows);
-    const std::int64_t n_pieces = blocks.n_tiles() * n_heads;
+    const std::int64_t n_pieces = blocks.n_tiles() * n_heads / piece_heads;
     partials_bytes = n_pieces * blocks.n_row_blocks() * n_queries * (2 + v_size) * sizeof(float);
     n_ranges = (n_wanted + n_pieces - 1) / n_pieces;
-    const bool splits = n_threads > 1 && n_pieces < 2 * n_threads && n_pieces % n_threads != 0 &&
-                        partials_bytes <= kMaxPartialsBytes;
+    const bool splits = !all_heads && n_threads > 1 && n_pieces < 2 * n_threads &&
+                        n_pieces % n_threads != 0 && partials_bytes <= kMaxPartialsBytes;
     if (!splits) n_ranges = 1;
     if (n_ranges == 1) partials_bytes = 0;
     const std::byte* none = nullptr;
-    scratch_bytes = lay_out(nullptr, n_queries, k_size, v_size).end - none;
+    scratch_bytes = lay_out(nullptr, piece_heads, n_queries, k_size, v_size).end - none;
   }
 
   std::size_t workspace_bytes(int n_threads) const {
@@ -86,7 +90,8 @@ class Attention {
   void run() {
     Memory& memory = state_.memory(params_.ith);
     const VisibleBlocks blocks = see(memory);
-    const std::int64_t n = blocks.n_tiles() * division_.n_heads * division_.n_ranges;
+    const std::int64_t n =
+        blocks.n_tiles() * division_.n_heads / division_.piece_heads * division_.n_ranges;
     std::atomic<std::int64_t>& next = state_.pieces(params_.ith);
     for (std::int64_t i = next.fetch_add(1); i < n; i = next.fetch_add(1)) compute(blocks, i);
     if (division_.n_ranges == 1) return;
@@ -127,44 +132,47 @@ class Attention {
     const std::int64_t range = piece % division_.n_ranges;
     const std::int64_t tile_and_head = piece / division_.n_ranges;
     // Heads of one tile one after the other: their K and V lie side by side.
-    const std::int64_t head = tile_and_head % division_.n_heads;
-    const std::int64_t index = tile_and_head / division_.n_heads;
+    const std::int64_t n_head_pieces = division_.n_heads / division_.piece_heads;
+    const std::int64_t head = tile_and_head % n_head_pieces * division_.piece_heads;
+    const std::int64_t index = tile_and_head / n_head_pieces;
     const VisibleBlocks::Tile& tile = blocks.tile(index);
-    const int n_rows = blocks.n_rows_of(index), n_group = division_.n_group;
-    const float* q[kMaxQueries];
-    float* out[kMaxQueries];
-    const std::uint16_t* mask[kMaxTileRows];
-    float slope[kMaxGroup];
-    for (int row = 0; row < n_rows; ++row) {
-      const std::int64_t i = index * division_.tile_rows + row;
-      mask[row] = at<std::uint16_t>(*a_.mask, i);
-      for (int j = 0; j < n_group; ++j) {
-        q[row * n_group + j] = at<float>(*a_.q, i, head * n_group + j);
-        out[row * n_group + j] = at<float>(dst_, head * n_group + j, i);
-      }
+    const std::int64_t row = index * division_.tile_rows, q_head = head * division_.n_group;
+    float slope[kMaxQueryHeads];
+    for (int j = 0; j < division_.piece_heads * division_.n_group; ++j) {
+      slope[j] = a_.slope(q_head + j);
     }
-    for (int j = 0; j < n_group; ++j) slope[j] = a_.slope(head * n_group + j);
     const std::int64_t begin = tile.n_blocks * range / division_.n_ranges;
     const std::int64_t end = tile.n_blocks * (range + 1) / division_.n_ranges;
+    const auto stride = [](const ggml_tensor& t, int dim) {
+      return static_cast<std::int64_t>(t.nb[dim]);
+    };
     best_kernels()->attend({
         .blocks = tile.blocks,
         .order = tile.order + begin,
         .n_blocks = end - begin,
-        .n_rows = n_rows,
-        .n_group = n_group,
+        .n_rows = blocks.n_rows_of(index),
+        .n_heads = division_.piece_heads,
+        .n_group = division_.n_group,
         .k_size = static_cast<int>(a_.k->ne[0]),
         .v_size = static_cast<int>(a_.v->ne[0]),
         .k_is_q8 = a_.k->type == GGML_TYPE_Q8_0,
         .v_is_q8 = a_.v->type == GGML_TYPE_Q8_0,
         .k = at<std::byte>(*a_.k, 0, head),
         .v = at<std::byte>(*a_.v, 0, head),
-        .k_stride = static_cast<std::int64_t>(a_.k->nb[1]),
-        .v_stride = static_cast<std::int64_t>(a_.v->nb[1]),
-        .q = q,
-        .out = out,
+        .k_stride = stride(*a_.k, 1),
+        .v_stride = stride(*a_.v, 1),
+        .k_head_stride = stride(*a_.k, 2),
+        .v_head_stride = stride(*a_.v, 2),
+        .q = at<float>(*a_.q, row, q_head),
+        .out = at<float>(dst_, q_head, row),
+        .q_stride = stride(*a_.q, 1),
+        .q_head_stride = stride(*a_.q, 2),
+        .out_stride = stride(dst_, 2),
+        .out_head_stride = stride(dst_, 1),
         .scale = a_.scale,
         .softcap = a_.softcap,
-        .mask = tile.biased ? mask : nullptr,
+        .mask = tile.biased ? at<std::uint16_t>(*a_.mask, row) : nullptr,
+        .mask_stride = stride(*a_.mask, 1),
         .slope = slope,
         .sinks = sinks(head),
         .scratch = state_.attention.data() + division_.partials_bytes +

@@ -189,42 +189,62 @@ bool all_finite(const std::byte* const* v, int begin, int end, int v_size) {
   return finite;
 }
 
+template <class T>
+T* moved(T* p, std::int64_t bytes) {
+  return reinterpret_cast<T*>(reinterpret_cast<std::uintptr_t>(p) + bytes);
+}
+
 template <class S>
 class TileAttention {
  public:
   explicit TileAttention(const AttentionTile& tile)
       : t_(tile),
+        n_queries_(tile.n_rows * tile.n_group),
         stride_(2 + tile.v_size),
-        s_(lay_out(tile.scratch, tile.n_rows * tile.n_group, tile.k_size, tile.v_size)) {}
+        s_(lay_out(tile.scratch, tile.n_heads, n_queries_, tile.k_size, tile.v_size)) {}
 
   void run() {
-    const int n_queries = t_.n_rows * t_.n_group;
-    for (int i = 0; i < n_queries; ++i) {
+    for (int i = 0; i < t_.n_heads * n_queries_; ++i) {
       for (int d = 0; d < t_.k_size; d += 16) {
-        const auto scaled = S::mul(S::load(t_.q[i] + d), S::set1(t_.scale));
+        const auto scaled = S::mul(S::load(q_of(i) + d), S::set1(t_.scale));
         S::store(s_.q + i * t_.k_size + d, scaled);
       }
       start(s_.result + i * stride_, t_.v_size);
     }
+    // The heads of a cell lie side by side, so memory is read in its order.
     for (std::int64_t i = 0; i < t_.n_blocks; ++i) {
       const bool is_last = i + 1 == t_.n_blocks;
-      take(t_.blocks[t_.order[i]], is_last ? nullptr : t_.blocks + t_.order[i + 1]);
+      const SharedBlock* next = is_last ? nullptr : t_.blocks + t_.order[i + 1];
+      for (int head = 0; head < t_.n_heads; ++head) take(head, t_.blocks[t_.order[i]], next);
     }
     if (t_.partials) return;
-    for (int i = 0; i < n_queries; ++i) {
-      finish<S>(s_.result + i * stride_, t_.v_size, t_.sinks ? t_.sinks + i % t_.n_group : nullptr,
-                t_.out[i]);
+    for (int i = 0; i < t_.n_heads * n_queries_; ++i) {
+      const float* sink = t_.sinks ? t_.sinks + query_head(i) : nullptr;
+      finish<S>(s_.result + i * stride_, t_.v_size, sink, out_of(i));
     }
   }
 
  private:
-  void take(const SharedBlock& block, const SharedBlock* next) {
+  /// Queries are numbered by K/V head, row, and query head of the group.
+  int query_head(int i) const { return i / n_queries_ * t_.n_group + i % t_.n_group; }
+  int row(int i) const { return i % n_queries_ / t_.n_group; }
+  const float* q_of(int i) const {
+    return moved(t_.q, row(i) * t_.q_stride + query_head(i) * t_.q_head_stride);
+  }
+  float* out_of(int i) const {
+    return moved(t_.out, row(i) * t_.out_stride + query_head(i) * t_.out_head_stride);
+  }
+
+  void take(int head, const SharedBlock& block, const SharedBlock* next) {
+    head_ = head;
+    const std::byte* k = t_.k + head * t_.k_head_stride;
+    const std::byte* v = t_.v + head * t_.v_head_stride;
     for (int c = 0; c < kBlockCells; ++c) {
       const std::int64_t cell = block.cells[c < block.n_cells ? c : 0];
-      k_[c] = t_.k + cell * t_.k_stride;
-      v_[c] = t_.v + cell * t_.v_stride;
+      k_[c] = k + cell * t_.k_stride;
+      v_[c] = v + cell * t_.v_stride;
     }
-    prefetch(block, t_.v, t_.v_stride, bytes_of(t_.v_size, t_.v_is_q8));
+    prefetch(block, v, t_.v_stride, bytes_of(t_.v_size, t_.v_is_q8));
     if (t_.k_is_q8) widen(k_, t_.k_size, s_.rows_k);
     const int n_vectors = (block.n_cells + 15) / 16;
     for (int c = 0; c < n_vectors; ++c) {
@@ -232,7 +252,7 @@ class TileAttention {
         S::transpose(k_ + 16 * c, 2 * d, s_.k + (c * t_.k_size + d) * 16);
       }
     }
-    if (next) prefetch(*next, t_.k, t_.k_stride, bytes_of(t_.k_size, t_.k_is_q8));
+    if (next) prefetch(*next, k, t_.k_stride, bytes_of(t_.k_size, t_.k_is_q8));
     const int n = block.n_rows * t_.n_group;
     for_queries<S>(n, [&]<int kN>(int first) { score_some<kN>(block, first, n_vectors); });
     for (int i = 0; i < n; ++i) {
@@ -247,7 +267,7 @@ class TileAttention {
   }
 
   int query(const SharedBlock& block, int i) const {
-    return block.row[i / t_.n_group] * t_.n_group + i % t_.n_group;
+    return head_ * n_queries_ + block.row[i / t_.n_group] * t_.n_group + i % t_.n_group;
   }
 
   /// Cells lie too far apart for the CPU to see what comes next.
@@ -319,14 +339,15 @@ class TileAttention {
   }
 
   void add_bias(const SharedBlock& block, int i, float* scores) {
-    const std::uint16_t* mask = t_.mask[block.row[i / t_.n_group]];
+    const std::uint16_t* mask = moved(t_.mask, block.row[i / t_.n_group] * t_.mask_stride);
+    const float slope = t_.slope[query_head(query(block, i))];
     const int count = block.count[i / t_.n_group];
     for (int c = 0; t_.softcap != 0 && c < kBlockCells; c += 16) {
       S::store(scores + c, cap_of<S>(S::load(scores + c), t_.softcap));
     }
     for (int c = 0; c < count; ++c) {
       const float bias = _cvtsh_ss(mask[block.cells[c]]);
-      scores[c] = __builtin_fmaf(t_.slope[i % t_.n_group], bias, scores[c]);
+      scores[c] = __builtin_fmaf(slope, bias, scores[c]);
     }
   }
 
@@ -334,14 +355,15 @@ class TileAttention {
     const float* part = s_.part + i * stride_;
     const int m = query(block, i);
     if (!t_.partials) return merge<S>(part, t_.v_size, s_.result + m * stride_);
-    const std::int64_t n_queries = t_.n_rows * t_.n_group;
-    float* to = t_.partials + (block.index * n_queries + m) * stride_;
+    float* to = t_.partials + (std::int64_t{block.index} * n_queries_ + m) * stride_;
     for (int d = 0; d < stride_; ++d) to[d] = part[d];
   }
 
   const AttentionTile& t_;
+  const int n_queries_;  // for each K/V head
   const int stride_;
   const AttentionScratch s_;
+  int head_ = 0;
   const std::byte* k_[kBlockCells];
   const std::byte* v_[kBlockCells];
 };

@@ -47,28 +47,33 @@ struct SharedBlock {
   std::uint8_t count[kMaxTileRows];
 };
 
-/// One K/V head's attention for the rows of one tile.
+/// Attention of the rows of one tile, for K/V heads that lie side by side. Strides are in bytes.
 struct AttentionTile {
   const SharedBlock* blocks;
-  const std::uint32_t* order;  // [n_blocks]: of `blocks`, ascending by index
+  const std::uint32_t* order;  // [n_blocks]: of `blocks`; each row's are ascending by index
   std::int64_t n_blocks;
   int n_rows;
-  int n_group;            // query heads that share the K/V head
+  int n_heads;            // of K and V
+  int n_group;            // query heads that share a K/V head, one after the other
   int k_size, v_size;     // of a head: multiples of 16
   bool k_is_q8, v_is_q8;  // Q8_0, of sizes that are multiples of 32; else F16
-  const std::byte* k;     // of the head, at cell 0
+  const std::byte* k;     // of the first head, at cell 0
   const std::byte* v;
-  std::int64_t k_stride, v_stride;  // bytes from cell to cell
-  const float* const* q;            // [n_rows * n_group], not yet scaled
-  float* const* out;                // [n_rows * n_group]
+  std::int64_t k_stride, v_stride;  // from cell to cell
+  std::int64_t k_head_stride, v_head_stride;
+  const float* q;  // of the first row and query head, not yet scaled
+  float* out;
+  std::int64_t q_stride, q_head_stride;  // from row to row
+  std::int64_t out_stride, out_head_stride;
   float scale, softcap;
-  // ALiBi: scores get slope[j] * mask[row][cell]; null where the mask only hides.
-  const std::uint16_t* const* mask;  // [n_rows]
-  const float* slope;                // [n_group]
-  const float* sinks;                // [n_group] or null
-  std::byte* scratch;                // see attention_scratch.h
-  // If set, results of single blocks are left here, [index][row * n_group + j][2 + v_size], for
-  // merge_blocks(), and `out` is not written.
+  // ALiBi: scores get slope[query head] * mask[row][cell]; null where the mask only hides.
+  const std::uint16_t* mask;
+  std::int64_t mask_stride;
+  const float* slope;  // [n_heads * n_group]
+  const float* sinks;  // [n_heads * n_group] or null
+  std::byte* scratch;  // see attention_scratch.h
+  // If set, there is one head, and results of single blocks are left here,
+  // [index][row * n_group + j][2 + v_size], for merge_blocks(); `out` is not written.
   float* partials;
 };
 

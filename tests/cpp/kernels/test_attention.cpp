@@ -182,9 +182,9 @@ TEST(Attention, ReadsAndWritesNothingOutsideItsBuffers) {
   if (!best_kernels()) GTEST_SKIP() << "no fast kernels on this CPU";
   std::mt19937 random(8);
   constexpr int kRows = 3, kCells = 77, kSize = 80;
-  const Problem p = causal({2, 1, kSize, kSize}, kCells - kRows, kRows, random);
+  const Problem p = causal({4, 2, kSize, kSize}, kCells - kRows, kRows, random);
   GuardedBuffer q(p.q.size() * 4), k(p.k.size() * 2), v(p.v.size() * 2), mask(p.mask.size() * 2);
-  GuardedBuffer out(kRows * 2 * kSize * 4);
+  GuardedBuffer out(kRows * 4 * kSize * 4);
   const auto put = [](GuardedBuffer& to, const auto& from) {
     std::memcpy(to.data(), from.data(), from.size() * sizeof(from[0]));
   };
@@ -197,18 +197,13 @@ TEST(Attention, ReadsAndWritesNothingOutsideItsBuffers) {
   const VisibleBlocks blocks(memory.data(), kRows, kCells, kRows);
   blocks.build(0, shown, *best_kernels());
   const std::byte* none = nullptr;
-  GuardedBuffer scratch(lay_out(nullptr, kRows * 2, kSize, kSize).end - none);
-  std::vector<const float*> q_of;
-  std::vector<float*> out_of;
-  for (int i = 0; i < kRows * 2; ++i) {
-    q_of.push_back(reinterpret_cast<const float*>(q.data()) + i * kSize);
-    out_of.push_back(reinterpret_cast<float*>(out.data()) + i * kSize);
-  }
+  GuardedBuffer scratch(lay_out(nullptr, 2, kRows * 2, kSize, kSize).end - none);
   const VisibleBlocks::Tile& tile = blocks.tile(0);
   best_kernels()->attend({.blocks = tile.blocks,
                           .order = tile.order,
                           .n_blocks = tile.n_blocks,
                           .n_rows = kRows,
+                          .n_heads = 2,
                           .n_group = 2,
                           .k_size = kSize,
                           .v_size = kSize,
@@ -216,19 +211,26 @@ TEST(Attention, ReadsAndWritesNothingOutsideItsBuffers) {
                           .v_is_q8 = false,
                           .k = k.data(),
                           .v = v.data(),
-                          .k_stride = kSize * 2,
-                          .v_stride = kSize * 2,
-                          .q = q_of.data(),
-                          .out = out_of.data(),
+                          .k_stride = 2 * kSize * 2,
+                          .v_stride = 2 * kSize * 2,
+                          .k_head_stride = kSize * 2,
+                          .v_head_stride = kSize * 2,
+                          .q = reinterpret_cast<const float*>(q.data()),
+                          .out = reinterpret_cast<float*>(out.data()),
+                          .q_stride = 4 * kSize * 4,
+                          .q_head_stride = kSize * 4,
+                          .out_stride = 4 * kSize * 4,
+                          .out_head_stride = kSize * 4,
                           .scale = p.scale,
                           .softcap = 0,
                           .mask = nullptr,
+                          .mask_stride = 0,
                           .slope = nullptr,
                           .sinks = nullptr,
                           .scratch = scratch.data(),
                           .partials = nullptr});
   const auto* results = reinterpret_cast<const float*>(out.data());
-  expect_close(p, {results, results + kRows * 2 * kSize});
+  expect_close(p, {results, results + kRows * 4 * kSize});
 }
 
 }  // namespace
