@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -61,6 +62,8 @@ struct BackendInfo {
   bool attends_in_tiles = true;  // see ShapeSum
 };
 
+using ParallelTask = std::function<void(std::int32_t i, std::int32_t thread)>;
+
 /// The one seam between the engine and what runs the model. Not thread-safe but for abort().
 class Backend {
  public:
@@ -90,6 +93,13 @@ class Backend {
   /// Logits of batch row `row` of the last decode(), shape (n_vocab,); the caller may write them.
   /// The row must have wanted logits. Valid until the next decode().
   virtual std::span<float> logits(std::int32_t row) = 0;
+
+  /// Calls task(i, thread) once for each i of [0, n), on the threads of decode() calls where the
+  /// backend has any: `thread`, in [0, info().n_threads), is the number of that which runs it. An
+  /// exception is thrown again when all have ended.
+  virtual void run_in_parallel(std::int32_t n, const ParallelTask& task) {
+    for (std::int32_t i = 0; i < n; ++i) task(i, 0);
+  }
 
   /// Number of positions `seq` holds in the cache.
   virtual Pos length(SeqId seq) const = 0;

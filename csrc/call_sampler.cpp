@@ -1,53 +1,116 @@
 #include "call_sampler.h"
 
+#include <chrono>
+#include <string>
+#include <utility>
+
+#include "constrained.h"
 #include "logprobs.h"
 
 namespace llamaherd {
+namespace {
 
-Staged CallSampler::sample(const PlannedRequest& item, Backend& backend) {
-  Staged scored;
-  if (!score(item, backend, scored.scores)) {
-    scored.poisoned = true;
-    return scored;
+// Below so many logits the other threads have not begun before it is done.
+constexpr std::size_t kLogitsWorthSharing = std::size_t{1} << 17;
+// Everybody waits with it.
+constexpr std::chrono::seconds kLongestWait{5};
+
+}  // namespace
+
+void CallSampler::sample(const CallPlan& call, Backend& backend, std::vector<Staged>& out) {
+  list_rows(call, backend);
+  const auto run = [this](std::int32_t i, std::int32_t thread) {
+    compute(*ready_[i], scratch_[thread]);
+  };
+  const auto n_ready = static_cast<std::int32_t>(ready_.size());
+  if (n_ready > 1 && n_ready * rows_.front().logits.size() >= kLogitsWorthSharing) {
+    backend.run_in_parallel(n_ready, run);
+  } else {
+    for (std::int32_t i = 0; i < n_ready; ++i) run(i, 0);
   }
-  if (item.logits_row < 0) return scored;
-  Staged staged = sample(*item.request, backend.logits(item.logits_row));
-  staged.scores = std::move(scored.scores);
-  return staged;
+  for (Row* row : late_) row->result = sample(*row->request, row->logits);
+  out.assign(call.items.size(), {});
+  for (Row& row : rows_) {
+    Staged& staged = out[row.item];
+    staged.poisoned |= row.result.poisoned;
+    if (!row.scored) {
+      staged.token = row.result.token;
+      staged.error = std::move(row.result.error);
+      staged.logprob = std::move(row.result.logprob);
+    } else if (row.result.logprob) {
+      staged.scores.push_back(std::move(*row.result.logprob));
+    }
+  }
 }
 
-/// False: a row is not finite.
-bool CallSampler::score(const PlannedRequest& item, Backend& backend,
-                        std::vector<TokenLogprob>& scores) {
-  const auto tokens = item.request->tokens();
-  scores.reserve(item.score_end - item.score_begin);
-  for (Pos pos = item.score_begin; pos < item.score_end; ++pos) {
-    auto score = logprob_of(tokens[pos + 1], backend.logits(item.row_of(pos)),
-                            *item.request->n_prompt_logprobs(), scratch_);
-    if (!score) return false;
-    scores.push_back(std::move(*score));
+/// Those of one item in the order of their tokens. The backend is asked for logits here alone: it
+/// is not thread-safe.
+void CallSampler::list_rows(const CallPlan& call, Backend& backend) {
+  rows_.clear();
+  ready_.clear();
+  late_.clear();
+  for (std::size_t i = 0; i < call.items.size(); ++i) {
+    const PlannedRequest& item = call.items[i];
+    for (Pos pos = item.score_begin; pos < item.score_end; ++pos) {
+      rows_.push_back({i, item.request, backend.logits(item.row_of(pos)), pos, {}});
+    }
+    if (item.logits_row < 0) continue;
+    rows_.push_back({i, item.request, backend.logits(item.logits_row), std::nullopt, {}});
   }
-  return true;
+  for (Row& row : rows_) {
+    const Constraint* constraint = row.scored ? nullptr : row.request->constraint.get();
+    (constraint && !constraint->ready() ? late_ : ready_).push_back(&row);
+  }
 }
 
 Staged CallSampler::sample(const Request& request, std::span<float> logits) {
+  if (request.constraint && !request.constraint->ready()) {
+    const auto begin = std::chrono::steady_clock::now();
+    const bool came = request.constraint->wait(kLongestWait);
+    wait_ns_ += (std::chrono::steady_clock::now() - begin) / std::chrono::nanoseconds(1);
+    ++n_waits_;
+    if (!came) {
+      Staged staged;
+      staged.error = "what output token " + std::to_string(request.n_output()) +
+                     " may be was not known within " + std::to_string(kLongestWait.count()) + " s";
+      return staged;
+    }
+  }
+  return sample(request, logits, scratch_.front());
+}
+
+void CallSampler::compute(Row& row, RowScratch& scratch) {
+  if (!row.scored) {
+    row.result = sample(*row.request, row.logits, scratch);
+    return;
+  }
+  row.result.logprob = logprob_of(row.request->tokens()[*row.scored + 1], row.logits,
+                                  *row.request->n_prompt_logprobs(), scratch);
+  row.result.poisoned = !row.result.logprob;
+}
+
+Staged CallSampler::sample(const Request& request, std::span<float> logits, RowScratch& scratch) {
   Staged staged;
   if (const auto forced = request.forced()) {
-    staged.logprob = logprob_of(*forced, logits, *request.n_prompt_logprobs(), scratch_);
+    staged.logprob = logprob_of(*forced, logits, *request.n_prompt_logprobs(), scratch);
     if (staged.logprob) staged.token = forced;
   } else {
     const Sampler& sampler = request.sampler();
     std::span<const float> raw = logits;
-    if (request.n_logprobs() && sampler.edits()) {
-      scratch_.raw.assign(logits.begin(), logits.end());
-      raw = scratch_.raw;
+    if (request.n_logprobs() && (sampler.edits() || request.constraint)) {
+      scratch.raw.assign(logits.begin(), logits.end());
+      raw = scratch.raw;
     }
-    staged.token = sampler.sample(logits, scratch_);
+    if (request.constraint) {
+      staged = sample_constrained(sampler, *request.constraint, logits, scratch);
+    } else {
+      staged.token = sampler.sample(logits, scratch);
+    }
     if (staged.token && request.n_logprobs()) {
-      staged.logprob = logprob_of(*staged.token, raw, *request.n_logprobs(), scratch_);
+      staged.logprob = logprob_of(*staged.token, raw, *request.n_logprobs(), scratch);
     }
   }
-  staged.poisoned = !staged.token;
+  staged.poisoned = !staged.token && staged.error.empty();
   return staged;
 }
 

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -14,16 +17,36 @@ namespace llamaherd {
 /// Turns rows of logits into tokens and log-probabilities. Changes no request.
 class CallSampler {
  public:
-  /// The rows of one request of a call that was decoded.
-  Staged sample(const PlannedRequest& item, Backend& backend);
+  explicit CallSampler(std::int32_t n_threads) : scratch_(n_threads) {}
 
-  /// The request's next token by this row, which may be written.
+  /// All rows of a call that was decoded, on the backend's threads: out[i] is of call.items[i].
+  void sample(const CallPlan& call, Backend& backend, std::vector<Staged>& out);
+
+  /// The request's next token by this row, which may be written. Waits if it must for what the
+  /// token may be.
   Staged sample(const Request& request, std::span<float> logits);
 
- private:
-  bool score(const PlannedRequest& item, Backend& backend, std::vector<TokenLogprob>& scores);
+  /// Rows that were waited for because of their constraint, and nanoseconds.
+  std::int64_t n_waits() const { return n_waits_; }
+  std::int64_t wait_ns() const { return wait_ns_; }
 
-  RowScratch scratch_;
+ private:
+  struct Row {
+    std::size_t item;
+    const Request* request;
+    std::span<float> logits;
+    std::optional<Pos> scored;  // the token behind this one is looked up; none: the next is sampled
+    Staged result;
+  };
+
+  static Staged sample(const Request& request, std::span<float> logits, RowScratch& scratch);
+  static void compute(Row& row, RowScratch& scratch);
+  void list_rows(const CallPlan& call, Backend& backend);
+
+  std::vector<Row> rows_;
+  std::vector<Row*> ready_, late_;
+  std::vector<RowScratch> scratch_;  // one for each thread
+  std::int64_t n_waits_ = 0, wait_ns_ = 0;
 };
 
 }  // namespace llamaherd

@@ -33,7 +33,8 @@ Engine::Engine(Backend& backend, const TokenTable& table, const Limits& limits,
       scheduler_({plan.packing, backend.info().n_ctx, backend.info().n_scored,
                   !backend.info().partial_removal, plan.queue},
                  costs_, pool_, *cache_, logits_),
-      builder_(backend.info().pad_seq) {}
+      builder_(backend.info().pad_seq),
+      sampler_(backend.info().n_threads) {}
 
 void Engine::submit(RequestId id, std::vector<TokenId> prompt, const SamplingParams& params,
                     std::uint64_t seed, std::int64_t submit_ns, const SubmitOptions& options) {
@@ -44,6 +45,7 @@ void Engine::submit(RequestId id, std::vector<TokenId> prompt, const SamplingPar
   if (caches_) request->cache_space = options.cache_space;
   request->turn = options.turn;
   request->index = options.index;
+  request->constraint = options.constraint;
   request->trace = &trace_;
   scheduler_.submit(std::move(request), submit_ns);
 }
@@ -129,7 +131,7 @@ void Engine::start_known(const StepPlan& plan, std::vector<Delta>& out) {
     if (staged.poisoned) throw std::logic_error("stored logits are not finite");
     StepGuard::commit(*start.request, start.request->kv_len(), staged);
     ++metrics_.n_known_starts;
-    emit(*start.request, now_ns(), out);
+    hand_out(*start.request, staged, now_ns(), out);
   }
 }
 
@@ -225,23 +227,27 @@ DecodeStatus Engine::decode(const CallPlan& call, std::int32_t n_pad) {
 /// Fills staged_; returns whether a row was poisoned. Changes no request.
 bool Engine::sample(const CallPlan& call) {
   const std::int64_t begin_ns = now_ns();
-  staged_.clear();
-  bool any_poisoned = false;
-  for (const PlannedRequest& item : call.items) {
+  const auto ends_prompt = [](const PlannedRequest& item) {
     const Request& request = *item.request;
-    const bool is_prompt_end =
-        item.logits_row >= 0 && item.end == request.n_prompt() && request.cache_space;
-    if (is_prompt_end) {
-      logits_.put(*request.cache_space, request.tokens(), backend_.logits(item.logits_row));
-    }
-    staged_.push_back(sampler_.sample(item, backend_));
-    const bool poisoned = staged_.back().poisoned;
-    if (is_prompt_end && poisoned) logits_.clear();
-    metrics_.n_poisoned_rows += poisoned;
-    any_poisoned |= poisoned;
+    return item.logits_row >= 0 && item.end == request.n_prompt() && request.cache_space;
+  };
+  for (const PlannedRequest& item : call.items) {  // sampling may change the rows
+    if (!ends_prompt(item)) continue;
+    const Request& request = *item.request;
+    logits_.put(*request.cache_space, request.tokens(), backend_.logits(item.logits_row));
+  }
+  sampler_.sample(call, backend_, staged_);
+  bool any_poisoned = false;
+  for (std::size_t i = 0; i < staged_.size(); ++i) {
+    if (!staged_[i].poisoned) continue;
+    if (ends_prompt(call.items[i])) logits_.clear();
+    ++metrics_.n_poisoned_rows;
+    any_poisoned = true;
   }
   const std::int64_t end_ns = now_ns();
   metrics_.sample_ns += end_ns - begin_ns;
+  metrics_.n_mask_waits = sampler_.n_waits();
+  metrics_.mask_wait_ns = sampler_.wait_ns();
   spend_all(Spent::kSampling, end_ns);
   return any_poisoned;
 }
@@ -262,7 +268,17 @@ void Engine::publish(const CallPlan& call) {
 void Engine::emit(const CallPlan& call, std::vector<Delta>& out) {
   const std::int64_t now = now_ns();
   for (std::size_t i = 0; i < call.items.size(); ++i) {
-    if (staged_[i].token) emit(*call.items[i].request, now, out);
+    hand_out(*call.items[i].request, staged_[i], now, out);
+  }
+}
+
+/// What the request's row came to; afterwards it may be gone.
+void Engine::hand_out(Request& request, const Staged& staged, std::int64_t now,
+                      std::vector<Delta>& out) {
+  if (!staged.error.empty()) {
+    end(request, FinishReason::kError, staged.error, out);
+  } else if (staged.token) {
+    emit(request, now, out);
   }
 }
 

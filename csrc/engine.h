@@ -9,6 +9,7 @@
 #include "backend.h"
 #include "batch_builder.h"
 #include "call_sampler.h"
+#include "constraint.h"
 #include "cost_model.h"
 #include "forecast.h"
 #include "invariants.h"
@@ -32,6 +33,7 @@ struct SubmitOptions {
   std::optional<CacheSpace> cache_space = 0;  // none: shares nothing and leaves nothing
   Turn turn = {};
   std::int32_t index = 0;  // among the requests made of one prompt
+  std::shared_ptr<Constraint> constraint = nullptr;
 };
 
 /// What steps are planned by.
@@ -110,6 +112,7 @@ class Engine {
   DecodeStatus decode(const CallPlan& call, std::int32_t n_pad);
   bool sample(const CallPlan& call);
   void emit(const CallPlan& call, std::vector<Delta>& out);
+  void hand_out(Request& request, const Staged& staged, std::int64_t now, std::vector<Delta>& out);
   void emit(Request& request, std::int64_t now, std::vector<Delta>& out);
 
   bool bisect(const CallPlan& call, Outcome outcome, std::vector<Delta>& out);

@@ -56,6 +56,8 @@ RequestId EngineThread::submit(std::vector<TokenId> prompt, const SamplingParams
     throw InvalidRequestError("a private request (cache=False) needs n and best_of 1; got " +
                               std::to_string(n_outputs) + " outputs");
   }
+  const auto* masked = dynamic_cast<const MaskConstraint*>(options.constraint.get());
+  if (masked) require_mask_words(masked->n_words());
   const std::int64_t now = now_ns();
   Submission submission{0, std::move(prompt), params, 0, now, options};
   submission.options.turn = {service.priority, service.tenant, deadline_ns(service.deadline_s, now),
@@ -69,6 +71,13 @@ RequestId EngineThread::submit(std::vector<TokenId> prompt, const SamplingParams
     submission.seed = params.seed ? seed_of(*params.seed, index) : seeds_();
     n_tokens_queued_ += static_cast<std::int64_t>(submission.prompt.size());
     live_.insert(submission.id);
+    if (options.constraint) {
+      submission.options.constraint = options.constraint->fresh();
+      if (masked) {
+        masked_.emplace(submission.id,
+                        std::static_pointer_cast<MaskConstraint>(submission.options.constraint));
+      }
+    }
     inbox_.submissions.push_back(submission);
   }
   inbox_filled_.notify_one();
@@ -152,6 +161,26 @@ void EngineThread::clear_cache() {
   command([](Engine& engine) { engine.clear_cache(); });
 }
 
+void EngineThread::require_mask_words(std::size_t n) const {
+  const auto n_words = (static_cast<std::size_t>(limits_.n_vocab) + 31) / 32;
+  if (n == n_words) return;
+  throw InvalidRequestError("a mask must have " + std::to_string(n_words) + " words; got " +
+                            std::to_string(n));
+}
+
+void EngineThread::set_mask(RequestId id, std::int32_t index, TokenMask mask) {
+  require_mask_words(mask.size());
+  const std::lock_guard lock(mutex_);
+  const auto at = masked_.find(id);
+  if (at != masked_.end()) at->second->put(index, std::move(mask));
+}
+
+void EngineThread::fail_mask(RequestId id, const std::string& error) {
+  const std::lock_guard lock(mutex_);
+  const auto at = masked_.find(id);
+  if (at != masked_.end()) at->second->fail(error);
+}
+
 std::vector<Delta> EngineThread::drain(double timeout_s) {
   std::unique_lock lock(mutex_);
   outbox_filled_.wait_for(lock, std::chrono::duration<double>(timeout_s),
@@ -223,6 +252,7 @@ void EngineThread::publish(bool ended) {
   for (const Delta& delta : deltas_) {
     if (!delta.finish_reason) continue;
     live_.erase(delta.request_id);
+    masked_.erase(delta.request_id);
     cancelled_.erase(delta.request_id);
   }
   std::move(deltas_.begin(), deltas_.end(), std::back_inserter(outbox_));
@@ -267,6 +297,7 @@ void EngineThread::close() {
     const std::lock_guard lock(mutex_);
     closing_ = true;
     ended = ended_;
+    for (const auto& [id, masked] : masked_) masked->fail("the engine is closed");
     inbox_filled_.notify_one();
   }
   if (backend_) backend_->abort(true);

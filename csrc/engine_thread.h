@@ -9,11 +9,13 @@
 #include <random>
 #include <string>
 #include <thread>
+#include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
 #include "backend.h"
 #include "engine.h"
+#include "mask_constraint.h"
 #include "params.h"
 #include "token_table.h"
 
@@ -56,6 +58,12 @@ class EngineThread {
            std::int64_t expires_ns);
   void unpin(const std::string& name);
   void clear_cache();
+
+  /// Which tokens may be output `index` of a request that was submitted with a MaskConstraint, or
+  /// that this cannot be said any more. A request that has ended is none of their business. Throws
+  /// InvalidRequestError if the mask's size is not that of the vocabulary.
+  void set_mask(RequestId id, std::int32_t index, TokenMask mask);
+  void fail_mask(RequestId id, const std::string& error);
 
   /// All deltas since the last call, waiting up to `timeout_s` seconds for the first.
   std::vector<Delta> drain(double timeout_s);
@@ -105,6 +113,7 @@ class EngineThread {
   void publish(bool ended);
   void stop(FinishReason reason, const std::string& error);
   void require_alive() const;
+  void require_mask_words(std::size_t n) const;
   void require_place(std::size_t n_tokens, std::int64_t now) const;
   double retry_after_s(std::int64_t n_over, std::int64_t now) const;
   Inbox take_inbox();
@@ -124,8 +133,9 @@ class EngineThread {
   Metrics metrics_;
   Forecast forecast_;
   std::int64_t published_ns_ = 0;
-  std::int64_t n_tokens_queued_ = 0;         // of prompts that do not run
-  std::unordered_set<RequestId> live_;       // submitted, their last delta not published
+  std::int64_t n_tokens_queued_ = 0;    // of prompts that do not run
+  std::unordered_set<RequestId> live_;  // submitted, their last delta not published
+  std::unordered_map<RequestId, std::shared_ptr<MaskConstraint>> masked_;  // of these
   std::unordered_set<RequestId> cancelled_;  // of these, and the engine does not know it yet
   RequestId next_id_ = 1;
   int n_holds_ = 0;

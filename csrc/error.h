@@ -28,6 +28,11 @@ struct ModelLoadError : LlamaHerdError {
   using LlamaHerdError::LlamaHerdError;
 };
 
+/// The model computes no next token: it is made for embeddings alone.
+struct NotGenerativeError : ModelLoadError {
+  using ModelLoadError::ModelLoadError;
+};
+
 /// The engine is closed or stopped after a fatal error; the message holds the first cause.
 struct EngineDeadError : LlamaHerdError {
   using LlamaHerdError::LlamaHerdError;

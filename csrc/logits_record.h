@@ -100,6 +100,9 @@ class RecordingBackend final : public Backend {
 
   Pos length(SeqId seq) const override { return inner_->length(seq); }
   void clear() override { inner_->clear(); }
+  void run_in_parallel(std::int32_t n, const ParallelTask& task) override {
+    inner_->run_in_parallel(n, task);
+  }
   void use_threads(std::int32_t n) override { inner_->use_threads(n); }
   void abort(bool set) override { inner_->abort(set); }
 

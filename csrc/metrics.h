@@ -65,6 +65,8 @@ struct Metrics {
   std::int64_t decode_ns = 0;   // of it, in calls counted by n_decode_calls
   std::int64_t prefill_ns = 0;  // of it, in calls counted by n_prefill_calls
   std::int64_t sample_ns = 0;
+  std::int64_t n_mask_waits = 0;  // tokens that were not sampled until their mask came
+  std::int64_t mask_wait_ns = 0;  // of sample_ns
 
   std::int64_t prefill_budget_ns = 0;  // the last step's, beside requests that decode; 0: none did
   double pace = 1;                     // how much longer calls take now than when calibrated

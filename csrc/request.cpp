@@ -124,6 +124,7 @@ void Request::commit_step(Pos kv_len, const TokenId* sampled) noexcept {
   if (sampled == nullptr) return;
   tokens_.push_back(*sampled);
   sampler_.accept(*sampled);
+  if (constraint) constraint->accept(*sampled);
 }
 
 std::pair<Pos, Pos> Request::rows_to_score(Pos begin, Pos end) const {

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <memory>
 #include <optional>
 #include <set>
 #include <span>
@@ -9,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "constraint.h"
 #include "params.h"
 #include "sampler.h"
 #include "text_stream.h"
@@ -129,6 +131,9 @@ class Request {
 
   /// Among the requests made of one prompt.
   std::int32_t index = 0;
+
+  /// What its output must obey, if anything.
+  std::shared_ptr<Constraint> constraint;
 
   /// Is told what spend() is told.
   TraceLog* trace = nullptr;

@@ -132,11 +132,17 @@ void Sampler::edit(std::span<float> logits) const {
 
 std::optional<TokenId> Sampler::sample(std::span<float> logits, RowScratch& s) const {
   edit(logits);
+  return choose(logits, s, Draw::kFirst);
+}
+
+std::optional<TokenId> Sampler::choose(std::span<const float> logits, RowScratch& s,
+                                       Draw draw_index) const {
   const RowScan scan = scan_row(logits, s.block_max);
   if (!scan.finite) return std::nullopt;
   if (params_.temperature == 0.0f || params_.top_k == 1) return scan.argmax;
 
-  const double uniform = uniform_at(seed_, n_accepted_);
+  const std::uint64_t seed = draw_index == Draw::kFirst ? seed_ : ~seed_;
+  const double uniform = uniform_at(seed, n_accepted_);
   const bool has_top_k =
       params_.top_k > 0 && static_cast<std::size_t>(params_.top_k) < logits.size();
   double total = 0;  // 0: the candidates' own mass is the total

@@ -15,7 +15,7 @@ namespace llamaherd {
 /// Chooses one request's tokens. The order of the steps is llama.cpp's: penalties and biases,
 /// top_k, typical_p, top_p, min_p, then temperature.
 ///
-/// The random number of output token i is a function of (seed, i) alone, so a token sampled again
+/// The random numbers of output token i are a function of (seed, i) alone, so a token sampled again
 /// after a failed step is the same token, and a request's output does not depend on its batch.
 class Sampler {
  public:
@@ -27,7 +27,13 @@ class Sampler {
   /// of `logits`. Changes no state.
   std::optional<TokenId> sample(std::span<float> logits, RowScratch& scratch) const;
 
-  /// Whether sample() may change the row it is given.
+  /// The two steps of sample(). A second draw for the same token is independent of the first.
+  enum class Draw { kFirst, kSecond };
+  void edit(std::span<float> logits) const;
+  std::optional<TokenId> choose(std::span<const float> logits, RowScratch& scratch,
+                                Draw draw) const;
+
+  /// Whether edit() may change the row it is given.
   bool edits() const;
 
   /// Records the token as output.
@@ -39,7 +45,6 @@ class Sampler {
     std::int32_t n_output;
   };
 
-  void edit(std::span<float> logits) const;
   TokenId draw_from_all(std::span<const float> logits, float max, double uniform,
                         RowScratch& scratch) const;
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "types.h"
@@ -13,6 +14,7 @@ struct Staged {
   std::optional<TokenLogprob> logprob;  // of the token, if asked for
   std::vector<TokenLogprob> scores;     // of prompt tokens
   bool poisoned = false;                // a logits row had a NaN or inf
+  std::string error = {};               // why the request cannot have a next token
 };
 
 }  // namespace llamaherd

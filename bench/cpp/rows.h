@@ -8,7 +8,8 @@
 
 namespace llamaherd {
 
-/// The rows of a decode call. Token ids do not matter for time and are made up.
+/// The rows of a decode call. Token ids do not matter for time: any vocabulary has
+/// these.
 struct Rows {
   std::vector<TokenId> tokens;
   std::vector<Pos> positions;
@@ -16,7 +17,7 @@ struct Rows {
   std::vector<std::uint8_t> wants_logits;
 
   void add(SeqId seq, Pos pos, bool wants) {
-    tokens.push_back(1000 + (seq * 7919 + pos * 104729) % 10000);
+    tokens.push_back((seq * 7919 + pos * 104729) % 120);
     positions.push_back(pos);
     seqs.push_back(seq);
     wants_logits.push_back(wants);

@@ -16,6 +16,8 @@ void bind_errors(py::module_& m) {
   doc(invalid, "A request or an option breaks a rule; the message states the rule and the value.");
   auto& load = py::register_exception<ModelLoadError>(m, "ModelLoadError", base);
   doc(load, "A model file cannot be used; the message says why.");
+  auto& not_generative = py::register_exception<NotGenerativeError>(m, "NotGenerativeError", load);
+  doc(not_generative, "The model makes embeddings and no text.");
   static const py::handle queue_full =
       py::exception<QueueFullError>(m, "QueueFullError", base).release();
   queue_full.attr("__doc__") =

@@ -111,6 +111,8 @@ py::typing::Dict<py::str, py::object> as_dict(const Metrics& m) {
   LLAMAHERD_PUT(decode_ns);
   LLAMAHERD_PUT(prefill_ns);
   LLAMAHERD_PUT(sample_ns);
+  LLAMAHERD_PUT(n_mask_waits);
+  LLAMAHERD_PUT(mask_wait_ns);
   LLAMAHERD_PUT(prefill_budget_ns);
   LLAMAHERD_PUT(pace);
   LLAMAHERD_PUT(n_threads);

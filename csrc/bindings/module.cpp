@@ -12,4 +12,5 @@ PYBIND11_MODULE(_core, m) {
   llamaherd::bind_llama(m);
   llamaherd::bind_testing(m);
   llamaherd::bind_engine(m);
+  llamaherd::bind_embedder(m);
 }

@@ -29,6 +29,9 @@ class FaultyBackend final : public Backend {
   /// be poisoned: memories without cells for each token.
   DecodeStatus decode(const BatchView& batch) override;
   std::span<float> logits(std::int32_t row) override;
+  void run_in_parallel(std::int32_t n, const ParallelTask& task) override {
+    inner_->run_in_parallel(n, task);
+  }
   Pos length(SeqId seq) const override { return inner_->length(seq); }
   void clear() override { inner_->clear(); }
   void use_threads(std::int32_t n) override { inner_->use_threads(n); }

@@ -85,6 +85,9 @@ LlamaBackend::LlamaBackend(std::shared_ptr<const LlamaModel> model, const Engine
     throw ModelLoadError("cannot make a context of n_ctx " + std::to_string(info_.n_ctx) + ": " +
                          errors.text());
   }
+  if (!llama_get_memory(context_.get())) {
+    throw NotGenerativeError("this model makes embeddings and no text: use Embedder or LLM.embed()");
+  }
   llama_attach_threadpool(context_.get(), threads_.get(), threads_.get());
   batch_.reset(llama_batch_ext_init(context_.get()));
 }
@@ -208,6 +211,10 @@ std::span<float> LlamaBackend::logits(std::int32_t row) {
   float* logits = llama_get_logits_ith(context_.get(), row);
   if (!logits) throw std::logic_error("no logits for batch row " + std::to_string(row));
   return {logits, static_cast<std::size_t>(info_.n_vocab)};
+}
+
+void LlamaBackend::run_in_parallel(std::int32_t n, const ParallelTask& task) {
+  threads_.run(n, llama_n_threads(context_.get()), task);
 }
 
 Pos LlamaBackend::length(SeqId seq) const {

@@ -27,6 +27,7 @@ class LlamaBackend final : public Backend {
   void use_threads(std::int32_t n) override { llama_set_n_threads(context_.get(), n, n); }
   DecodeStatus decode(const BatchView& batch) override;
   std::span<float> logits(std::int32_t row) override;
+  void run_in_parallel(std::int32_t n, const ParallelTask& task) override;
   Pos length(SeqId seq) const override;
   void clear() override;
   void abort(bool set) override { abort_ = set; }

@@ -1,8 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
+#include "backend.h"
 #include "ggml-cpu.h"
+#include "ggml.h"
 #include "kernels/mode.h"
 
 namespace llamaherd {
@@ -19,14 +22,26 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
+  /// Calls task(i, thread) once for each i of [0, n) on the first n_threads threads, this one with
+  /// them, and throws the first exception when all have ended. Not while a graph is computed.
+  void run(std::int32_t n, std::int32_t n_threads, const ParallelTask& task);
+
   ggml_threadpool* get() const { return pool_; }
   std::int32_t n_threads() const { return n_threads_; }
   kernels::Mode mode() const { return mode_; }
 
  private:
+  struct FreeContext {
+    void operator()(ggml_context* context) const { ggml_free(context); }
+  };
+
   std::int32_t n_threads_;
   kernels::Mode mode_;
   ggml_threadpool* pool_;
+  std::unique_ptr<ggml_context, FreeContext> context_;
+  ggml_cgraph* tasks_;  // of one node, which runs them
+  struct Run;
+  Run* run_ = nullptr;
 };
 
 }  // namespace llamaherd

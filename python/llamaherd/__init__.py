@@ -10,12 +10,14 @@ from llamaherd._core import (
     LlamaHerdError,
     Metrics,
     ModelLoadError,
+    NotGenerativeError,
     QueueFullError,
     Timing,
     TokenLogprob,
     __version__,
     list_devices,
 )
+from llamaherd.embedder import Embedder, Ranked
 from llamaherd.engine import BatchEngine
 from llamaherd.llm import LLM
 from llamaherd.params import EngineConfig, SamplingParams
@@ -30,6 +32,7 @@ __all__ = [
     "Choice",
     "Delta",
     "DeviceInfo",
+    "Embedder",
     "EngineConfig",
     "EngineDeadError",
     "FinishReason",
@@ -38,9 +41,11 @@ __all__ = [
     "LlamaHerdError",
     "Metrics",
     "ModelLoadError",
+    "NotGenerativeError",
     "Perplexity",
     "PrefixCache",
     "QueueFullError",
+    "Ranked",
     "Result",
     "SamplingParams",
     "Score",

@@ -7,7 +7,8 @@ import enum
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['BareModel', 'BatchEngine', 'Calibration', 'Delta', 'DeviceInfo', 'EngineConfig', 'EngineDeadError', 'FaultScript', 'FinishReason', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'Metrics', 'ModelLoadError', 'QueueFullError', 'SamplingParams', 'Service', 'Timing', 'TokenLogprob', 'TraceCall', 'TraceSpan', 'cpu_features', 'cpu_kernels', 'default_n_threads', 'drain_log', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'resolve_preset', 'serve_rpc']
+import typing_extensions
+__all__: list[str] = ['BareModel', 'BatchEngine', 'Calibration', 'Delta', 'DeviceInfo', 'Embedder', 'EngineConfig', 'EngineDeadError', 'FaultScript', 'FinishReason', 'Grammar', 'GrammarTriggers', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'Metrics', 'ModelLoadError', 'NotGenerativeError', 'QueueFullError', 'SamplingParams', 'Service', 'Timing', 'TokenLogprob', 'TraceCall', 'TraceSpan', 'cpu_features', 'cpu_kernels', 'default_n_threads', 'drain_log', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'resolve_preset', 'serve_rpc']
 class LlamaHerdError(RuntimeError):
     """
     Base of all errors that llamaherd raises.
@@ -19,6 +20,10 @@ class InvalidRequestError(LlamaHerdError, ValueError):
 class ModelLoadError(LlamaHerdError):
     """
     A model file cannot be used; the message says why.
+    """
+class NotGenerativeError(ModelLoadError):
+    """
+    The model makes embeddings and no text.
     """
 class QueueFullError(LlamaHerdError):
     """
@@ -710,6 +715,18 @@ class FaultScript:
     @property
     def n_spoiled(self) -> int:
         ...
+class GrammarTriggers:
+    """
+    Where a grammar begins; with neither, at once.
+    """
+    def __init__(self, tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], patterns: collections.abc.Sequence[str] = []) -> None:
+        """
+        At one of these tokens, or with the first group of one of these regular expressions.
+        """
+class Grammar:
+    """
+    A grammar in GBNF.
+    """
 class BatchEngine:
     """
     The core of llamaherd.BatchEngine.
@@ -758,6 +775,14 @@ class BatchEngine:
         """
         All deltas since the last call, waiting up to timeout_s seconds (0.1 at most) for the first. Any thread.
         """
+    def end_of_generation(self) -> list[int]:
+        """
+        Tokens that end a generation, ascending. Any thread.
+        """
+    def fail_mask(self, request_id: typing.SupportsInt | typing.SupportsIndex, error: str) -> None:
+        """
+        There will be no more masks: the request ends with this error. Any thread.
+        """
     def fatal_error(self) -> str:
         """
         The first fatal error, or ''. Any thread.
@@ -782,6 +807,10 @@ class BatchEngine:
         """
         Facts of the model and limits in force.
         """
+    def parse_grammar(self, text: str, triggers: GrammarTriggers) -> Grammar:
+        """
+        A grammar in GBNF, for submit(). Raises InvalidRequestError with the place of what is wrong. Any thread.
+        """
     def pin(self, name: str, prefix: typing.Any, cache_space: typing.SupportsInt | typing.SupportsIndex, ttl_s: typing.SupportsFloat | typing.SupportsIndex | None) -> None:
         """
         Evict a prefix last, once it is computed, for ttl_s seconds or, with None, for good. Any thread.
@@ -789,6 +818,10 @@ class BatchEngine:
     def release(self) -> None:
         """
         Ends one hold().
+        """
+    def set_mask(self, request_id: typing.SupportsInt | typing.SupportsIndex, index: typing.SupportsInt | typing.SupportsIndex, mask: typing_extensions.Buffer) -> None:
+        """
+        Which tokens may be output token `index` of a request submitted with a mask; nothing happens if it has ended. Raises InvalidRequestError if the size is wrong. Any thread.
         """
     def start_trace(self) -> None:
         """
@@ -798,7 +831,7 @@ class BatchEngine:
         """
         Unthreaded engines: run one step. Returns whether there is more to do. Raises EngineDeadError. Any thread; one waits for the other.
         """
-    def submit(self, prompt: typing.Any, params: SamplingParams, streamed: bool = True, cache_space: typing.SupportsInt | typing.SupportsIndex | None = 0, service: Service = ...) -> int:
+    def submit(self, prompt: typing.Any, params: SamplingParams, streamed: bool = True, cache_space: typing.SupportsInt | typing.SupportsIndex | None = 0, service: Service = ..., mask: typing_extensions.Buffer | None = None, grammar: Grammar | None = None) -> int:
         """
         Queue one prompt for generation and return at once. Its outputs (best_of, else n) are requests
         with consecutive ids; where the queue is bounded they are let in together, as one.
@@ -810,6 +843,9 @@ class BatchEngine:
           cache_space: Prefixes are shared within a space only, in [0, 2**64). None: shares nothing and
             leaves nothing.
           service: Copied.
+          mask: Which tokens may be the first output: bit t % 32 of the 32-bit word t / 32 for token t.
+            With it every further output token waits for its set_mask(). None: any.
+          grammar: What the output must obey. None: nothing.
         
         Returns:
           The first request's id, unique for the life of this engine.
@@ -844,6 +880,45 @@ class BatchEngine:
         """
         What calls cost, as it was given or measured at load; None: neither.
         """
+class Embedder:
+    """
+    The core of llamaherd.Embedder.
+    """
+    @staticmethod
+    def of_engine(engine: BatchEngine, config: EngineConfig, pooling: str) -> Embedder:
+        """
+        Beside an engine, on its weights, which stay in memory as long as this does.
+        """
+    def __init__(self, path: str, config: EngineConfig, progress: LoadProgress, pooling: str) -> None:
+        """
+        Load a model. pooling: mean, cls, last or rank; '': the model's. Raises ModelLoadError, and InvalidRequestError if the pooling is unknown.
+        """
+    def embed(self, texts: collections.abc.Sequence[str], truncate: bool) -> tuple[numpy.typing.NDArray[numpy.float32], list[int]]:
+        """
+        Vectors, float32 of shape (n_texts, n_out), and the indices of texts that were cut. Raises InvalidRequestError. Any thread; one waits for the other.
+        """
+    def rank(self, query: str, documents: collections.abc.Sequence[str], truncate: bool) -> tuple[numpy.typing.NDArray[numpy.float32], list[int]]:
+        """
+        The same for a query with each document, by a model of pooling rank.
+        """
+    @property
+    def max_len(self) -> int:
+        """
+        Tokens of one text at most.
+        """
+    @property
+    def n_calls(self) -> int:
+        """
+        Calls of the model so far.
+        """
+    @property
+    def n_out(self) -> int:
+        """
+        Numbers for each text.
+        """
+    @property
+    def pooling(self) -> str:
+        ...
 def cpu_features() -> list[tuple[str, str]]:
     """
     ggml's CPU features and switches that are on.

@@ -9,8 +9,9 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 from llamaherd import _core, calibration, logs, trace
 from llamaherd._core import EngineDeadError, Health, InvalidRequestError, Metrics
@@ -21,8 +22,17 @@ from llamaherd.prefix_cache import PrefixCache, request_space
 from llamaherd.prompt import Message, Prompt, TokenIds, is_messages
 from llamaherd.pump import StreamTable, close, pump
 from llamaherd.stream import Stream
+from llamaherd.structured import Guide
 
-Prepared: TypeAlias = "tuple[TokenIds, _core.SamplingParams]"
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prompt and its parameters as the core takes them."""
+
+    token_ids: TokenIds
+    params: _core.SamplingParams
+    guide: Guide | None = None
+
 
 # A prefix is computed when the token behind it is.
 _ONE_TOKEN = SamplingParams(max_tokens=1, temperature=0)
@@ -73,7 +83,7 @@ class BatchEngine:
         )
         if kept is None and self._core.calibration is not None:
             calibration.store(self.path, self.config, self._core.calibration)
-        self._table = StreamTable()
+        self._table = StreamTable(self._core)
         thread = None
         if threaded:
             # Neither may hold the engine itself: it could then never be dropped.
@@ -142,9 +152,9 @@ class BatchEngine:
         """Token ids of a prefix, and a request that computes them."""
         if is_messages(prefix):
             prefix = self.apply_chat_template(prefix, add_generation_prompt=False)[0]
-        token_ids, core_params = self._prepare(prefix, _ONE_TOKEN)
-        stream = self._queue((token_ids, core_params), space, Service(), keep_deltas=True)
-        return [int(token) for token in token_ids], stream
+        prepared = self._prepare(prefix, _ONE_TOKEN)
+        stream = self._queue(prepared, space, Service(), keep_deltas=True)
+        return [int(token) for token in prepared.token_ids], stream
 
     def _prepare(
         self,
@@ -162,13 +172,15 @@ class BatchEngine:
         token_ids, stop = self._encode(prompt, tools)
         if stop:
             core_params.stop = [*core_params.stop, *stop]
-        return token_ids, core_params
+        rule = params.rule
+        guide = self._table.guides.make(rule) if rule is not None else None
+        return Prepared(token_ids, core_params, guide)
 
     def _queue(
         self, prepared: Prepared, space: int | None, service: Service, *, keep_deltas: bool
     ) -> Stream:
         core_service = service._to_core()
-        params = prepared[1]
+        params, guide = prepared.params, prepared.guide
         n_outputs = params.best_of or params.n
         keep_logprobs = params.logprobs is not None
         if n_outputs > params.n and not keep_logprobs:
@@ -176,9 +188,17 @@ class BatchEngine:
         # Under the lock, so that the pump finds the stream when it sees the request's first delta.
         with self._table.lock:
             first = self._core.submit(
-                *prepared, streamed=keep_deltas, cache_space=space, service=core_service
+                prepared.token_ids,
+                params,
+                streamed=keep_deltas or guide is not None,
+                cache_space=space,
+                service=core_service,
+                mask=guide.first_mask if guide else None,
+                grammar=guide.grammar if guide else None,
             )
             request_ids = range(first, first + n_outputs)
+            if guide is not None:
+                self._table.guides.start(request_ids, guide)
             stream = Stream(
                 request_ids,
                 self._core.cancel,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -11,8 +12,15 @@ from queue import Empty, SimpleQueue
 from typing import Any, cast
 
 from llamaherd import scoring
-from llamaherd._core import Delta, FinishReason, InvalidRequestError, QueueFullError
+from llamaherd._core import (
+    Delta,
+    FinishReason,
+    InvalidRequestError,
+    NotGenerativeError,
+    QueueFullError,
+)
 from llamaherd.bars import Bar, RichBar
+from llamaherd.embedder import Embedder, Ranked, Vectors
 from llamaherd.engine import BatchEngine, Prepared
 from llamaherd.loading import shows_progress
 from llamaherd.params import EngineConfig, SamplingParams, Service
@@ -50,7 +58,39 @@ class LLM:
         progress: bool | None = None,
     ) -> None:
         self._progress = progress
-        self.engine = BatchEngine(model, config, progress=progress)
+        self._engine: BatchEngine | None = None
+        self._embedder: Embedder | None = None
+        self._embedder_lock = threading.Lock()
+        try:
+            self._engine = BatchEngine(model, config, progress=progress)
+        except NotGenerativeError:
+            self._embedder = Embedder(model, config, progress=progress)
+
+    @property
+    def engine(self) -> BatchEngine:
+        """What generates.
+
+        Raises:
+          NotGenerativeError: The model makes embeddings and no text.
+        """
+        if self._engine is None:
+            raise NotGenerativeError(
+                "this model makes embeddings and no text: use embed() or rerank()"
+            )
+        return self._engine
+
+    @property
+    def embedder(self) -> Embedder:
+        """What `embed()` and `rerank()` use: made at the first call, on the engine's weights.
+
+        Raises:
+          InvalidRequestError: The model does not say how tokens become one vector: then make an
+            `Embedder` of `LLM.engine` and say it.
+        """
+        with self._embedder_lock:
+            if self._embedder is None:
+                self._embedder = Embedder(self.engine)
+            return self._embedder
 
     def generate(
         self,
@@ -194,6 +234,18 @@ class LLM:
             for some in pieces
         ]
 
+    def embed(
+        self, texts: str | Sequence[str], *, normalize: bool = False, truncate: bool = False
+    ) -> Vectors:
+        """The vectors of texts, float32 of shape (n_texts, n_embd): see `Embedder.embed`."""
+        return self.embedder.embed(texts, normalize=normalize, truncate=truncate)
+
+    def rerank(
+        self, query: str, documents: Sequence[str], *, truncate: bool = False
+    ) -> list[Ranked]:
+        """Documents by how well they answer a query: see `Embedder.rerank`."""
+        return self.embedder.rerank(query, documents, truncate=truncate)
+
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
         """Generate for one prompt, giving each delta as it is made.
 
@@ -229,7 +281,10 @@ class LLM:
 
     def close(self) -> None:
         """Stop the engine and free the model. Idempotent."""
-        self.engine.close()
+        if self._engine is not None:
+            self._engine.close()
+        with self._embedder_lock:
+            self._embedder = None
 
     def __enter__(self) -> LLM:
         return self
@@ -268,7 +323,7 @@ class _Run:
                     self._items[i] = item
                 else:
                     ready.append((i, item))
-            ready.sort(key=lambda item: [int(token) for token in item[1][0]])
+            ready.sort(key=lambda item: [int(token) for token in item[1].token_ids])
             waiting = deque(ready)
             while waiting:
                 full = self._queue_some(waiting)

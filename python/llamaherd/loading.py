@@ -8,10 +8,11 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from llamaherd import _core, logs
 
+_Loaded = TypeVar("_Loaded")
 _POLL_S = 0.05
 _RPC_PREFIX = "rpc://"
 _RPC_TIMEOUT_S = 5.0
@@ -25,9 +26,27 @@ def load_core(
     threaded: bool,
     calibration: _core.Calibration | None = None,
 ) -> _core.BatchEngine:
-    """Load `path` and start its engine.
+    """Load `path` and start its engine; raises as `load_in_thread()`."""
+    return load_in_thread(
+        path,
+        config,
+        lambda watch: _core.BatchEngine(
+            str(path), config, watch, threaded, calibration=calibration
+        ),
+        progress=progress,
+    )
 
-    The load runs in a thread of its own, so that Ctrl-C reaches the caller, who then cancels it.
+
+def load_in_thread(
+    path: Path,
+    config: _core.EngineConfig,
+    load: Callable[[_core.LoadProgress], _Loaded],
+    *,
+    progress: bool | None,
+) -> _Loaded:
+    """What `load` makes of a model file, with a bar.
+
+    It runs in a thread of its own, so that Ctrl-C reaches the caller, who then cancels it.
 
     Raises:
       ModelLoadError: The file cannot be used; the message says why.
@@ -37,17 +56,15 @@ def load_core(
         if device.startswith(_RPC_PREFIX):
             _require_rpc_server(device.removeprefix(_RPC_PREFIX))
     watch = _core.LoadProgress()
-    outcome: list[_core.BatchEngine | BaseException] = []
+    outcome: list[_Loaded | BaseException] = []
 
-    def load() -> None:
+    def run() -> None:
         try:
-            outcome.append(
-                _core.BatchEngine(str(path), config, watch, threaded, calibration=calibration)
-            )
+            outcome.append(load(watch))
         except BaseException as error:
             outcome.append(error)
 
-    thread = threading.Thread(target=load, name="llamaherd-load", daemon=True)
+    thread = threading.Thread(target=run, name="llamaherd-load", daemon=True)
     with _bar(path.name, progress) as update:
         thread.start()
         try:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, SupportsFloat, SupportsIndex
 
-from llamaherd import _core, config_file
+from llamaherd import _core, config_file, structured
 
 # pybind11 would take True for 1, 5.7 of some number types for 5, bytes for a string.
 _SCALARS: dict[str, Any] = {
@@ -41,9 +41,11 @@ def _is_of(value: object, type_name: str) -> bool:
     return isinstance(value, _SCALARS[kind]) and (kind == "bool" or not isinstance(value, bool))
 
 
-def _fill(core: Any, options: Any) -> None:
+def _fill(core: Any, options: Any, leave_out: Sequence[str] = ()) -> None:
     """Copies a dataclass's fields to the core's holder of the same names and validates them."""
     for field in fields(options):
+        if field.name in leave_out:
+            continue
         value = getattr(options, field.name)
         if value is None and field.default is None:
             continue
@@ -109,6 +111,15 @@ class SamplingParams:
       n: Outputs for the prompt, in [1, 128]; 1 if the request is private. The prompt is computed
         once; each output has random numbers of its own, the first those that n = 1 would have.
       best_of: Generate so many, >= n, and keep the n of the highest mean log-probability. None: n.
+      json_schema: The output is JSON of this schema (draft 2020-12; a mapping, a bool, or its
+        JSON), written as json.dumps() writes it. A keyword that is not supported is refused. Of
+        this and the next five one may be set; the output obeys it unless max_tokens cuts it short.
+      json_object: The output is any JSON object.
+      regex: The output matches this regular expression of Rust's regex crate, as a whole.
+      choice: The output is one of these texts.
+      lark: The output is of this grammar, in llguidance's Lark syntax.
+      grammar: The output is of this grammar, in llama.cpp's GBNF. A token that breaks it is drawn
+        again from those that do not, after top_k and the like have chosen among all.
 
     Raises:
       InvalidRequestError: A value is out of range.
@@ -136,15 +147,30 @@ class SamplingParams:
     prompt_logprobs_from: int = 1
     n: int = 1
     best_of: int | None = None
+    json_schema: Mapping[str, Any] | str | bool | None = None
+    json_object: bool = False
+    regex: str | None = None
+    choice: Sequence[str] | None = None
+    lark: str | None = None
+    grammar: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
         self._to_core()
+        if self.rule is not None and self.ignore_eos:
+            raise _core.InvalidRequestError(
+                f"ignore_eos forbids the end that {self.rule.kind} needs; got both"
+            )
+
+    @property
+    def rule(self) -> structured.Rule | None:
+        """What the output must obey."""
+        return structured.rule_of({kind: getattr(self, kind) for kind in structured.KINDS})
 
     def _to_core(self) -> _core.SamplingParams:
         core = _core.SamplingParams()
-        _fill(core, self)
+        _fill(core, self, leave_out=structured.KINDS)
         return core
 
 

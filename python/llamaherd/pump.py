@@ -11,6 +11,7 @@ import threading
 from llamaherd import _core, logs
 from llamaherd._core import Delta
 from llamaherd.stream import Stream, Waiter
+from llamaherd.structured import Guides
 
 _logger = logging.getLogger("llamaherd")
 
@@ -18,14 +19,17 @@ _logger = logging.getLogger("llamaherd")
 class StreamTable:
     """The streams that wait for deltas, by request id."""
 
-    def __init__(self) -> None:
+    def __init__(self, core: _core.BatchEngine) -> None:
         self.lock = threading.Lock()
         self.streams: dict[int, Stream] = {}
+        self.guides = Guides(core)
 
     def deliver(self, deltas: list[Delta]) -> None:
         """Hand deltas to their streams; wakes each event loop once."""
         if not deltas:
             return
+        with self.lock:
+            self.guides.advance(deltas)  # first: the engine waits for it
         waiters: list[Waiter] = []
         with self.lock:
             for delta in deltas:
@@ -64,6 +68,7 @@ def close(
     if os.getpid() != pid:
         return
     core.close()
+    table.guides.clear()
     if thread is None:
         table.deliver(core.drain(0))
     elif thread is not threading.current_thread():

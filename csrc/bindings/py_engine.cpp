@@ -1,0 +1,218 @@
+#include "py_engine.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "error.h"
+#include "llama/faulty_backend.h"
+#include "llama/fingerprint.h"
+#include "llama/log_sink.h"
+#include "values.h"
+
+namespace llamaherd {
+namespace {
+
+// Longer waits would keep a closing interpreter's thread in C++.
+constexpr double kMaxDrainS = 0.1;
+
+}  // namespace
+
+PyBatchEngine::PyBatchEngine(const std::string& path, const EngineConfig& config,
+                             LoadProgress& progress, bool threaded,
+                             std::optional<std::shared_ptr<LogitsRecord>> record,
+                             std::optional<Calibration> calibration,
+                             std::optional<std::shared_ptr<FaultScript>> faults)
+    : pid_(getpid()), calibration_(std::move(calibration)) {
+  validate(config);
+  const py::gil_scoped_release release;
+  model_ = std::make_shared<Model>(path, config, progress);
+  auto llama = std::make_unique<LlamaBackend>(
+      std::shared_ptr<const LlamaModel>(model_, &model_->llama), config);
+  info_ = llama->info();
+  CacheOptions cache = cache_options(path, config);
+  if (calibration_) {
+    validate(*calibration_);
+    warm_up(*llama, {.now_ns = now_ns});
+  } else if (config.warmup) {
+    calibration_ = calibrate(*llama, {.now_ns = now_ns});
+  }
+  if (calibration_) cache.costs = CostModel(*calibration_).costs();
+  PlanOptions plan;
+  plan.calibration = calibration_;
+  std::unique_ptr<Backend> backend;
+  if (faults) {
+    backend = std::make_unique<FaultyBackend>(std::move(llama), *faults);
+  } else {
+    backend = std::move(llama);
+  }
+  if (record) backend = std::make_unique<RecordingBackend>(std::move(backend), *record);
+  const Limits limits{info_.n_vocab, resolve_max_len(config), config.max_queued,
+                      config.max_queued_tokens};
+  plan.packing.n_rows = std::min(resolve_preset(config).token_budget, info_.n_batch);
+  plan.packing.n_batch = info_.n_batch;
+  plan.packing.target_itl_ns = config.target_itl_ms.value_or(0) * 1e6;
+  plan.packing.may_pad = info_.pad_seq != kNoSeq;
+  plan.queue.weights = {config.tenant_weights.begin(), config.tenant_weights.end()};
+  // Longer than an engine lives is never.
+  const double aging_ns = config.aging_s * 1e9;
+  if (aging_ns < 1e18) plan.queue.aging_ns = static_cast<std::int64_t>(aging_ns);
+  engine_ = std::make_unique<EngineThread>(
+      std::move(backend), model_->llama.make_token_table(), limits, plan,
+      threaded ? EngineThread::Mode::kThreaded : EngineThread::Mode::kStepped, cache);
+}
+
+PyBatchEngine::~PyBatchEngine() {
+  if (getpid() != pid_) {
+    // A forked child has a copy of the memory but not the threads: waiting for one would hang.
+    (void)engine_.release();
+    (void)new std::shared_ptr<Model>(std::move(model_));
+    return;
+  }
+  const py::gil_scoped_release release;
+  engine_.reset();
+}
+
+EngineThread& PyBatchEngine::engine() {
+  if (getpid() != pid_) {
+    throw EngineDeadError("this engine belongs to process " + std::to_string(pid_) +
+                          " and was forked into process " + std::to_string(getpid()) +
+                          "; make a new one here");
+  }
+  return *engine_;
+}
+
+void PyBatchEngine::close() {
+  engine().close();
+  const std::lock_guard lock(model_mutex_);
+  model_.reset();
+}
+
+RequestId PyBatchEngine::submit(const py::object& prompt, const SamplingParams& params,
+                                bool streamed, std::optional<CacheSpace> cache_space,
+                                const Service& service, const std::optional<py::buffer>& mask,
+                                const std::optional<std::shared_ptr<Grammar>>& grammar) {
+  std::vector<TokenId> tokens = to_tokens(prompt);
+  SubmitOptions options{streamed, cache_space};
+  if (mask) options.constraint = std::make_shared<MaskConstraint>(to_mask(*mask));
+  if (grammar) options.constraint = *grammar;
+  const py::gil_scoped_release release;
+  return engine().submit(std::move(tokens), params, options, service);
+}
+
+void PyBatchEngine::set_mask(RequestId id, std::int32_t index, const py::buffer& mask) {
+  TokenMask words = to_mask(mask);
+  const py::gil_scoped_release release;
+  engine().set_mask(id, index, std::move(words));
+}
+
+std::shared_ptr<Grammar> PyBatchEngine::parse_grammar(const std::string& text,
+                                                      const Grammar::Triggers& triggers) {
+  return std::make_shared<Grammar>(model()->llama, text, triggers);
+}
+
+std::vector<Delta> PyBatchEngine::drain(double timeout_s) {
+  const std::string incident = engine().take_incident();
+  if (!incident.empty()) log_sink::add(LogLevel::kWarning, incident);
+  return engine().drain(std::min(timeout_s, kMaxDrainS));
+}
+
+void PyBatchEngine::pin(const std::string& name, const py::object& prefix, CacheSpace cache_space,
+                        std::optional<double> ttl_s) {
+  std::vector<TokenId> tokens = to_tokens(prefix);
+  const py::gil_scoped_release release;
+  const auto ttl_ns = static_cast<std::int64_t>(ttl_s.value_or(0) * 1e9);
+  engine().pin(name, cache_space, std::move(tokens), ttl_s ? now_ns() + ttl_ns : 0);
+}
+
+std::vector<TokenId> PyBatchEngine::tokenize(const std::string& text, bool add_special,
+                                             bool parse_special) {
+  return model()->llama.tokenize(text, add_special, parse_special);
+}
+
+py::bytes PyBatchEngine::token_bytes(TokenId token) {
+  if (token < 0 || token >= info_.n_vocab) {
+    throw InvalidRequestError("token ids must be in [0, " + std::to_string(info_.n_vocab) +
+                              "); got " + std::to_string(token));
+  }
+  return py::bytes(std::string(engine().table().piece(token)));
+}
+
+py::str PyBatchEngine::detokenize(const py::object& ids, bool special) {
+  const std::vector<TokenId> tokens = to_tokens(ids);
+  for (TokenId token : tokens) {
+    if (token >= 0 && token < info_.n_vocab) continue;
+    throw InvalidRequestError("token ids must be in [0, " + std::to_string(info_.n_vocab) +
+                              "); got " + std::to_string(token));
+  }
+  const std::string bytes = model()->llama.detokenize(tokens, special);
+  return py::reinterpret_steal<py::str>(
+      PyUnicode_DecodeUTF8(bytes.data(), static_cast<py::ssize_t>(bytes.size()), "replace"));
+}
+
+py::typing::Tuple<py::str, py::typing::List<py::str>> PyBatchEngine::apply_chat_template(
+    const std::string& messages, const std::string& tools, bool add_generation_prompt) {
+  ChatTemplate::Prompt prompt;
+  {
+    const py::gil_scoped_release release;
+    prompt = model()->chat.apply(messages, tools, add_generation_prompt);
+  }
+  return py::make_tuple(prompt.text, prompt.stop);
+}
+
+py::typing::Dict<py::str, py::object> PyBatchEngine::model_info() {
+  const std::shared_ptr<Model> shared = model();
+  const LlamaModel& llama = shared->llama;
+  py::typing::Dict<py::str, py::object> d;
+  d["description"] = llama.description();
+  d["n_params"] = llama_model_n_params(llama.get());
+  d["n_bytes"] = llama_model_size(llama.get());
+  d["n_vocab"] = info_.n_vocab;
+  d["n_layer"] = llama_model_n_layer(llama.get());
+  d["n_embd"] = llama_model_n_embd(llama.get());
+  d["n_ctx_train"] = info_.n_ctx_train;
+  d["n_ctx"] = info_.n_ctx;
+  d["max_len"] = engine().limits().max_len;
+  d["max_seqs"] = info_.n_seqs;
+  d["memory_kind"] = llama.memory_kind();
+  d["prefix_sharing"] = prefix_sharing();
+  d["has_chat_template"] = shared->chat.exists();
+  d["metadata"] = py::dict(py::cast(llama.metadata()));
+  return d;
+}
+
+std::string PyBatchEngine::prefix_sharing() const {
+  if (info_.n_tags == 0) return "none";
+  return info_.partial_removal ? "any_prefix" : "snapshots";
+}
+
+CacheOptions PyBatchEngine::cache_options(const std::string& path,
+                                          const EngineConfig& config) const {
+  CacheOptions options;
+  options.enabled = config.prefix_cache && info_.n_tags > 0;
+  if (!options.enabled) return options;
+  options.max_ram_bytes = std::int64_t{config.cache_ram_mib} << 20;
+  options.warn = [](const std::string& text) { log_sink::add(LogLevel::kWarning, text); };
+  if (config.cache_dir.empty()) return options;
+  options.disk_folder = config.cache_dir;
+  options.max_disk_bytes = std::int64_t{config.cache_disk_mib} << 20;
+  options.fingerprint = kv_fingerprint(model_->llama, path, config, LLAMAHERD_LLAMA_COMMIT);
+  return options;
+}
+
+std::int32_t PyBatchEngine::resolve_max_len(const EngineConfig& config) const {
+  if (!config.max_len) return std::min(info_.n_ctx, info_.n_ctx_train);
+  if (*config.max_len > info_.n_ctx) {
+    throw InvalidRequestError("max_len must be <= n_ctx (" + std::to_string(info_.n_ctx) +
+                              "); got " + std::to_string(*config.max_len));
+  }
+  return *config.max_len;
+}
+
+std::shared_ptr<Model> PyBatchEngine::model() {
+  engine();
+  const std::lock_guard lock(model_mutex_);
+  if (!model_) throw EngineDeadError("the engine is closed");
+  return model_;
+}
+
+}  // namespace llamaherd

@@ -1,0 +1,96 @@
+#pragma once
+
+#include <pybind11/stl.h>
+#include <pybind11/typing.h>
+#include <unistd.h>
+
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "calibration.h"
+#include "engine_thread.h"
+#include "fault_script.h"
+#include "llama/chat_template.h"
+#include "llama/grammar.h"
+#include "llama/llama_backend.h"
+#include "llama/llama_model.h"
+#include "logits_record.h"
+
+namespace llamaherd {
+
+namespace py = pybind11;
+
+struct Model {
+  LlamaModel llama;
+  ChatTemplate chat;
+
+  Model(const std::string& path, const EngineConfig& config, LoadProgress& progress)
+      : llama(path, config, progress), chat(llama, config.chat_template) {}
+};
+
+/// What Python holds. Calls that use the model share it, so that close() may free it any time.
+class PyBatchEngine {
+ public:
+  PyBatchEngine(const std::string& path, const EngineConfig& config, LoadProgress& progress,
+                bool threaded, std::optional<std::shared_ptr<LogitsRecord>> record,
+                std::optional<Calibration> calibration,
+                std::optional<std::shared_ptr<FaultScript>> faults);
+
+  ~PyBatchEngine();
+
+  const std::optional<Calibration>& calibration() const { return calibration_; }
+
+  EngineThread& engine();
+
+  void close();
+
+  RequestId submit(const py::object& prompt, const SamplingParams& params, bool streamed,
+                   std::optional<CacheSpace> cache_space, const Service& service,
+                   const std::optional<py::buffer>& mask,
+                   const std::optional<std::shared_ptr<Grammar>>& grammar);
+
+  void set_mask(RequestId id, std::int32_t index, const py::buffer& mask);
+
+  std::shared_ptr<Grammar> parse_grammar(const std::string& text,
+                                         const Grammar::Triggers& triggers);
+
+  /// What is wrong is logged where results are fetched: that happens however the engine does.
+  std::vector<Delta> drain(double timeout_s);
+
+  void pin(const std::string& name, const py::object& prefix, CacheSpace cache_space,
+           std::optional<double> ttl_s);
+
+  std::vector<TokenId> tokenize(const std::string& text, bool add_special, bool parse_special);
+
+  py::bytes token_bytes(TokenId token);
+
+  py::str detokenize(const py::object& ids, bool special);
+
+  py::typing::Tuple<py::str, py::typing::List<py::str>> apply_chat_template(
+      const std::string& messages, const std::string& tools, bool add_generation_prompt);
+
+  py::typing::Dict<py::str, py::object> model_info();
+
+  /// Throws EngineDeadError once closed.
+  std::shared_ptr<Model> model();
+
+ private:
+  /// What the model's memory allows, and the caller.
+  std::string prefix_sharing() const;
+
+  CacheOptions cache_options(const std::string& path, const EngineConfig& config) const;
+
+  std::int32_t resolve_max_len(const EngineConfig& config) const;
+
+  pid_t pid_;
+  std::optional<Calibration> calibration_;
+  BackendInfo info_;
+  std::mutex model_mutex_;
+  std::shared_ptr<Model> model_;
+  std::unique_ptr<EngineThread> engine_;
+};
+
+}  // namespace llamaherd

@@ -1,0 +1,19 @@
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <vector>
+
+#include "mask_constraint.h"
+#include "types.h"
+
+namespace llamaherd {
+
+/// A 1-D integer array or a sequence of ints; floats are not token ids.
+std::vector<TokenId> to_tokens(const pybind11::object& ids);
+
+/// 32-bit words.
+TokenMask to_mask(const pybind11::buffer& buffer);
+
+}  // namespace llamaherd

@@ -1,0 +1,39 @@
+#include "constrained.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace llamaherd {
+namespace {
+
+bool is_poisoned(std::span<const float> logits) {
+  return std::ranges::any_of(logits, [](float x) { return std::isnan(x) || x == HUGE_VALF; });
+}
+
+}  // namespace
+
+Staged sample_constrained(const Sampler& sampler, Constraint& constraint, std::span<float> logits,
+                          RowScratch& scratch) {
+  Staged staged;
+  staged.error = constraint.error();
+  if (!staged.error.empty()) return staged;
+  sampler.edit(logits);
+  if (constraint.draws_first()) {
+    staged.token = sampler.choose(logits, scratch, Sampler::Draw::kFirst);
+    staged.poisoned = !staged.token;
+    if (staged.poisoned || constraint.allows(*staged.token)) return staged;
+  }
+  constraint.restrict(logits);
+  staged.token = sampler.choose(
+      logits, scratch, constraint.draws_first() ? Sampler::Draw::kSecond : Sampler::Draw::kFirst);
+  if (staged.token) return staged;
+  staged.poisoned = is_poisoned(logits);
+  if (staged.poisoned) return staged;
+  staged.error = constraint.error();
+  if (staged.error.empty()) {
+    staged.error = "the grammar has no way on: no token is allowed that the sampler may choose";
+  }
+  return staged;
+}
+
+}  // namespace llamaherd

@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "llama.h"
+#include "llama_model.h"
+#include "params.h"
+#include "thread_pool.h"
+
+namespace llamaherd {
+
+/// One vector for each text, or one score, in a context of its own: many texts share each call.
+/// Thread-safe; one call at a time.
+class Embedder {
+ public:
+  /// `config` must be valid. `pooling`: mean, cls, last or rank; empty: the model's. Throws
+  /// InvalidRequestError if the model has none and none is given, ModelLoadError if the context
+  /// cannot be made.
+  Embedder(std::shared_ptr<const LlamaModel> model, const EngineConfig& config,
+           const std::string& pooling);
+  ~Embedder();
+
+  const std::string& pooling() const { return pooling_; }
+  /// Numbers of each text's vector; with rank the model's scores.
+  std::int32_t n_out() const { return n_out_; }
+  /// Tokens that one text can have.
+  std::int32_t max_len() const { return max_len_; }
+  /// Calls made so far.
+  std::int64_t n_calls() const { return n_calls_; }
+
+  /// The tokens of a text, the model's special ones with them. One that is too long loses what
+  /// stands at its end.
+  std::vector<TokenId> encode(const std::string& text, bool* was_cut) const;
+
+  /// Each text has 1 to max_len() tokens; `out` has room for [texts.size()][n_out()].
+  void embed(std::span<const std::vector<TokenId>> texts, std::span<float> out);
+
+  /// The tokens by which a model of pooling rank reads a query and a document, of which the latter
+  /// is cut if they are too long. Throws InvalidRequestError if the query leaves it no room.
+  std::vector<TokenId> pair(const std::string& query, const std::string& document,
+                            bool* was_cut) const;
+
+ private:
+  void compute(std::span<const std::vector<TokenId>> texts, std::span<const std::size_t> some,
+               std::span<float> out);
+
+  struct FreeContext {
+    void operator()(llama_context* context) const { llama_free(context); }
+  };
+  struct FreeBatch {
+    void operator()(llama_batch_ext* batch) const { llama_batch_ext_free(batch); }
+  };
+
+  std::shared_ptr<const LlamaModel> model_;
+  std::string pooling_;
+  std::int32_t n_out_ = 0, max_len_ = 0, n_rows_ = 0;
+  std::int64_t n_calls_ = 0;
+  std::mutex mutex_;
+  ThreadPool threads_;  // outlives the context that is attached to it
+  std::unique_ptr<llama_context, FreeContext> context_;
+  std::unique_ptr<llama_batch_ext, FreeBatch> batch_;
+};
+
+}  // namespace llamaherd

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "constraint.h"
+#include "llama_model.h"
+
+struct llama_grammar;
+
+namespace llamaherd {
+
+/// A grammar in llama.cpp's GBNF, run by llama.cpp's own matcher, whose look at a whole vocabulary
+/// takes milliseconds.
+class Grammar final : public Constraint {
+ public:
+  /// When a grammar that waits for it begins: at one of these tokens, or where the text matches one
+  /// of these regular expressions, with the text from the first group on. Neither: at once.
+  struct Triggers {
+    std::vector<TokenId> tokens = {};
+    std::vector<std::string> patterns = {};
+    bool any() const { return !tokens.empty() || !patterns.empty(); }
+  };
+
+  /// Throws InvalidRequestError with the place if `text` is no grammar. `model` need not outlive
+  /// it, but nothing is judged without.
+  Grammar(const LlamaModel& model, const std::string& text, const Triggers& triggers);
+  ~Grammar() override;
+
+  std::shared_ptr<Constraint> fresh() const override;
+  std::string error() const override { return error_; }
+  bool draws_first() const override { return true; }
+  bool allows(TokenId token) override;
+  void restrict(std::span<float> logits) override;
+  void accept(TokenId token) noexcept override;
+
+ private:
+  struct Free {
+    void operator()(llama_grammar* grammar) const;
+  };
+
+  explicit Grammar(llama_grammar* grammar) : grammar_(grammar) {}
+
+  std::unique_ptr<llama_grammar, Free> grammar_;
+  std::string error_;
+};
+
+}  // namespace llamaherd
