@@ -148,6 +148,17 @@ class BatchEngine:
         prepared = self._prepare(prompt, params, tools)
         return self._queue(prepared, space, service, keep_deltas=True)
 
+    def check(self, params: SamplingParams) -> None:
+        """Make ready what outputs must obey, so that the first request with it starts sooner.
+
+        Raises:
+          InvalidRequestError: Its schema, expression or grammar cannot be used; the message says
+            why.
+        """
+        self._require_own_process()
+        if params.rule is not None:
+            self._table.guides.make(params.rule)
+
     def _compute_prefix(self, prefix: Prompt, space: int) -> tuple[list[int], Stream]:
         """Token ids of a prefix, and a request that computes them."""
         if is_messages(prefix):

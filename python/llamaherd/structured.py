@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llamaherd import _core
+from llamaherd import _core, json_schema
 from llamaherd._core import Delta, InvalidRequestError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 KINDS = ("json_schema", "json_object", "regex", "choice", "lark", "grammar")
 
 # JSON as json.dumps() writes it: free blanks are what small models never stop writing.
-_JSON_STYLE = {
+_JSON_STYLE: Any = {
     "whitespace_flexible": False,
     "item_separator": ", ",
     "key_separator": ": ",
@@ -43,14 +43,15 @@ def rule_of(options: Mapping[str, Any]) -> Rule | None:
       InvalidRequestError: There are two, or one is not what it should be.
       TypeError: One is of the wrong type.
     """
-    given = [kind for kind in KINDS if options[kind] is not None and options[kind] is not False]
+    off = {"json_object": False}
+    given = [kind for kind in KINDS if options[kind] is not off.get(kind)]
     if not given:
         return None
     if len(given) > 1:
         raise InvalidRequestError(f"only one of {', '.join(KINDS)} may be set; got {given}")
     kind, value = given[0], options[given[0]]
     if kind == "json_object":
-        if value is not True:
+        if value is not True:  # False is not given
             raise TypeError(f"json_object must be a bool; got {value!r}")
         return Rule("json_schema", '{"type": "object"}')
     if kind == "json_schema":
@@ -71,9 +72,13 @@ def _schema_text(schema: Any) -> str:
     if not isinstance(schema, Mapping | bool):
         raise TypeError(f"json_schema must be a mapping, a bool or their JSON; got {schema!r}")
     try:
-        return json.dumps(schema)
+        # Through text: what is simplified holds JSON's own types and no cycles.
+        simple = json_schema.simplify(json.loads(json.dumps(schema)))
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequestError(f"json_schema must hold JSON values: {error}") from None
+    if simple is False:
+        raise InvalidRequestError("json_schema allows no value")
+    return json.dumps({} if simple is True else simple)
 
 
 def _lark_choice(choices: Any) -> str:
@@ -145,7 +150,11 @@ class Guides:
             "regex": LLMatcher.grammar_from_regex,
             "lark": LLMatcher.grammar_from_lark,
         }
-        matcher = LLMatcher(self._tokenizer, to_grammar[rule.kind](rule.text), log_level=0)
+        try:
+            grammar = to_grammar[rule.kind](rule.text)
+        except ValueError as error:
+            raise InvalidRequestError(f"{rule.kind} cannot be used: {error}") from None
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
         mask = self._mask_of(matcher)
         if mask is None:
             raise InvalidRequestError(f"{rule.kind} cannot be used: {matcher.get_error()}")

@@ -1,0 +1,287 @@
+"""JSON schemas said in fewer keywords.
+
+llguidance refuses keywords that it does not know. Some of their uses say nothing, or nothing that
+could not be said with the others; these are rewritten here, each into exactly what it means in
+draft 2020-12. The rest is left as it is, to be refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+Schema: TypeAlias = "dict[str, Any] | bool"
+
+_BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_SINGLE = (
+    "items",
+    "additionalProperties",
+    "contains",
+    "propertyNames",
+    "not",
+    "if",
+    "then",
+    "else",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+)
+_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
+_COUNTS = ("Items", "Length", "Properties", "Contains")
+# What is evaluated by these hangs on the value.
+_CONDITIONAL = ("anyOf", "oneOf", "if", "dependentSchemas", "$dynamicRef", "$recursiveRef")
+_OBJECT_KEYWORDS = ("properties", "patternProperties", "additionalProperties", "required")
+_NO_OBJECT = {"type": ["null", "boolean", "number", "string", "array"]}
+
+
+def simplify(schema: Schema) -> Schema:
+    """An equivalent schema. The argument is not changed."""
+    simple: Schema = _Simplifier(schema).simplify(schema)
+    return simple
+
+
+def _is_true(schema: Any) -> bool:
+    return schema is True or schema == {}
+
+
+def _also(schema: dict[str, Any], other: Schema) -> None:
+    schema["allOf"] = [*schema.get("allOf", []), other]
+
+
+@dataclass
+class _Evaluated:
+    """What a schema looks at whatever the value is; None: that hangs on it."""
+
+    names: set[str] = field(default_factory=set)
+    patterns: set[str] = field(default_factory=set)
+    all_properties: bool = False
+    n_items: int = 0
+    all_items: bool = False
+
+
+class _Simplifier:
+    def __init__(self, root: Schema) -> None:
+        self._root = root
+
+    def simplify(self, schema: Any) -> Any:
+        if not isinstance(schema, dict):
+            return schema
+        s = self._children(schema)
+        _whole_counts(s)
+        _drop_idle_conditions(s)
+        _contains(s)
+        if s.get("uniqueItems") is False:
+            del s["uniqueItems"]
+        # By the schema as it was: a rewritten propertyNames would look as if it evaluated them.
+        if "unevaluatedProperties" in s:
+            _unevaluated_properties(s, self._evaluated(schema))
+        if "unevaluatedItems" in s:
+            _unevaluated_items(
+                s, None if "contains" in json.dumps(schema) else self._evaluated(schema)
+            )
+        _property_names(s)
+        _dependent(s)
+        if not _negation(s) or not _one_of(s):
+            return False
+        return s
+
+    def _children(self, schema: dict[str, Any]) -> dict[str, Any]:
+        s = dict(schema)
+        for keyword in _BY_NAME:
+            if isinstance(s.get(keyword), dict):
+                s[keyword] = {name: self.simplify(sub) for name, sub in s[keyword].items()}
+        for keyword in _SINGLE:
+            if keyword in s:
+                s[keyword] = self.simplify(s[keyword])
+        for keyword in _LISTS:
+            if isinstance(s.get(keyword), list):
+                s[keyword] = [self.simplify(sub) for sub in s[keyword]]
+        return s
+
+    def _evaluated(self, schema: Any, depth: int = 0) -> _Evaluated | None:
+        """Of a schema and those that apply beside it."""
+        if not isinstance(schema, dict):
+            return _Evaluated()
+        if depth > 20 or any(keyword in schema for keyword in _CONDITIONAL):
+            return None
+        found = _Evaluated(
+            names=set(schema.get("properties", {})),
+            patterns=set(schema.get("patternProperties", {})),
+            all_properties=depth > 0 and "unevaluatedProperties" in schema,
+            n_items=len(schema.get("prefixItems", [])),
+            all_items="items" in schema or (depth > 0 and "unevaluatedItems" in schema),
+        )
+        found.all_properties |= "additionalProperties" in schema
+        for other in self._beside(schema):
+            more = None if other is None else self._evaluated(other, depth + 1)
+            if more is None:
+                return None
+            found.names |= more.names
+            found.patterns |= more.patterns
+            found.all_properties |= more.all_properties
+            found.n_items = max(found.n_items, more.n_items)
+            found.all_items |= more.all_items
+        return found
+
+    def _beside(self, schema: dict[str, Any]) -> Iterator[Any]:
+        yield from schema.get("allOf", [])
+        if "$ref" in schema:
+            yield self._target(schema["$ref"])
+
+    def _target(self, ref: Any) -> Any:
+        """None: not a plain place in this document."""
+        if (
+            not isinstance(ref, str)
+            or not ref.startswith("#")
+            or "%" in ref
+            or _has_ids(self._root)
+        ):
+            return None
+        at: Any = self._root
+        for part in ref[1:].split("/")[1:]:
+            part = part.replace("~1", "/").replace("~0", "~")
+            if not isinstance(at, dict) or part not in at:
+                return None
+            at = at[part]
+        return at if ref == "#" or ref.startswith("#/") else None
+
+
+def _unevaluated_properties(s: dict[str, Any], found: _Evaluated | None) -> None:
+    if _is_true(s["unevaluatedProperties"]) or (found and found.all_properties):
+        del s["unevaluatedProperties"]
+    elif found is not None:
+        s["additionalProperties"] = s.pop("unevaluatedProperties")
+        for keyword, names in (("properties", found.names), ("patternProperties", found.patterns)):
+            if names:
+                s[keyword] = {**dict.fromkeys(sorted(names), True), **s.get(keyword, {})}
+
+
+def _unevaluated_items(s: dict[str, Any], found: _Evaluated | None) -> None:
+    if _is_true(s["unevaluatedItems"]) or (found and found.all_items):
+        del s["unevaluatedItems"]
+    elif found is not None:
+        s["items"] = s.pop("unevaluatedItems")
+        prefix = s.get("prefixItems", [])
+        if found.n_items:
+            s["prefixItems"] = prefix + [True] * (found.n_items - len(prefix))
+
+
+def _has_ids(schema: Any) -> bool:
+    """Whether a name in it may stand for another document's place."""
+    text = json.dumps(schema)
+    return '"$id"' in text[1:] and text.count('"$id"') > (
+        isinstance(schema, dict) and "$id" in schema
+    )
+
+
+def _whole_counts(s: dict[str, Any]) -> None:
+    """2.0 is 2."""
+    for keyword in (least + what for what in _COUNTS for least in ("min", "max")):
+        value = s.get(keyword)
+        if isinstance(value, float) and value.is_integer():
+            s[keyword] = int(value)
+
+
+def _drop_idle_conditions(s: dict[str, Any]) -> None:
+    condition = s.get("if")
+    if "if" not in s:
+        s.pop("then", None)
+        s.pop("else", None)
+    elif "then" not in s and "else" not in s:
+        del s["if"]
+    elif _is_true(condition) or condition is False:
+        taken = s.get("else" if condition is False else "then", True)
+        for keyword in ("if", "then", "else"):
+            s.pop(keyword, None)
+        _also(s, taken)
+
+
+def _contains(s: dict[str, Any]) -> None:
+    """Where every item is contained, or none need be."""
+    if "contains" not in s:
+        s.pop("minContains", None)
+        s.pop("maxContains", None)
+        return
+    least, most = s.get("minContains", 1), s.get("maxContains")
+    if _is_true(s["contains"]):
+        s["minItems"] = max(s.get("minItems", 0), least)
+        if most is not None:
+            s["maxItems"] = min(s.get("maxItems", most), most)
+    elif not (least == 0 and most is None):
+        return
+    for keyword in ("contains", "minContains", "maxContains"):
+        s.pop(keyword, None)
+
+
+def _property_names(s: dict[str, Any]) -> None:
+    rule = s.get("propertyNames")
+    if "propertyNames" in s and _is_true(rule):
+        del s["propertyNames"]
+        return
+    if "propertyNames" not in s or any(keyword in s for keyword in _OBJECT_KEYWORDS):
+        return
+    if rule is False:
+        s["maxProperties"] = 0
+    elif isinstance(rule, dict) and set(rule) <= {"type", "enum", "const"} and len(rule) > 0:
+        names = rule["enum"] if "enum" in rule else [rule["const"]] if "const" in rule else None
+        if names is None or rule.get("type", "string") != "string":
+            return
+        names = [name for name in names if name == rule.get("const", name)]
+        s["properties"] = {name: True for name in names if isinstance(name, str)}
+        s["additionalProperties"] = False
+    elif isinstance(rule, dict) and set(rule) <= {"type", "pattern", "minLength", "maxLength"}:
+        lengths = "minLength" in rule or "maxLength" in rule
+        if rule.get("type", "string") != "string" or ("pattern" in rule) == lengths:
+            return
+        least, most = rule.get("minLength", 0), rule.get("maxLength", "")
+        pattern = rule.get("pattern", f"^[\\s\\S]{{{least},{most}}}$")
+        s["patternProperties"] = {pattern: True}
+        s["additionalProperties"] = False
+    else:
+        return
+    del s["propertyNames"]
+
+
+def _dependent(s: dict[str, Any]) -> None:
+    """An object has not the name, or obeys what having it asks for."""
+    needed = s.get("dependentRequired", {})
+    schemas = s.get("dependentSchemas", {})
+    if not isinstance(needed, dict) or not isinstance(schemas, dict):
+        return
+    for keyword in ("dependentRequired", "dependentSchemas"):
+        s.pop(keyword, None)
+    asked = [(name, {"required": [name, *names]}) for name, names in needed.items() if names]
+    asked += [(name, {"required": [name], "allOf": [sub]}) for name, sub in schemas.items()]
+    for name, sub in asked:
+        if sub.get("allOf") == [True]:
+            continue
+        without = {"type": "object", "properties": {name: False}}
+        having = [] if sub.get("allOf") == [False] else [{"type": "object", **sub}]
+        _also(s, {"anyOf": [_NO_OBJECT, without, *having]})
+
+
+def _negation(s: dict[str, Any]) -> bool:
+    """False: nothing obeys."""
+    rule = s.get("not", False)
+    if _is_true(rule):
+        return False
+    if rule is False:
+        s.pop("not", None)
+    elif isinstance(rule, dict) and set(rule) == {"not"}:
+        _also(s, s.pop("not")["not"])
+    return True
+
+
+def _one_of(s: dict[str, Any]) -> bool:
+    """False: nothing obeys."""
+    branches = s.get("oneOf")
+    if not isinstance(branches, list):
+        return True
+    left = [branch for branch in branches if branch is not False]
+    if len(left) == 1:
+        del s["oneOf"]
+        _also(s, left[0])
+    elif branches and (not left or sum(map(_is_true, left)) > 1):
+        return False
+    return True

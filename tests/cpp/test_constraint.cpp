@@ -1,0 +1,231 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <map>
+#include <memory>
+#include <thread>
+
+#include "constrained.h"
+#include "engine_thread_fixture.h"
+#include "error.h"
+#include "mask_constraint.h"
+
+namespace llamaherd {
+namespace {
+
+constexpr std::chrono::seconds kSeconds{30};
+
+TokenMask mask_of(std::initializer_list<TokenId> tokens) {
+  TokenMask mask((kVocab + 31) / 32, 0);
+  for (const TokenId token : tokens) mask[token / 32] |= 1u << (token % 32);
+  return mask;
+}
+
+/// Allows some tokens, and looks at those drawn before it restricts the row, or not.
+class Allows final : public Constraint {
+ public:
+  Allows(std::vector<TokenId> tokens, bool draws_first)
+      : tokens_(std::move(tokens)), draws_first_(draws_first) {}
+  std::shared_ptr<Constraint> fresh() const override {
+    return std::make_shared<Allows>(tokens_, draws_first_);
+  }
+  std::string error() const override { return error_; }
+  bool draws_first() const override { return draws_first_; }
+  bool allows(TokenId token) override {
+    return std::find(tokens_.begin(), tokens_.end(), token) != tokens_.end();
+  }
+  void restrict(std::span<float> logits) override {
+    for (std::size_t i = 0; i < logits.size(); ++i) {
+      if (!allows(static_cast<TokenId>(i))) logits[i] = -std::numeric_limits<float>::infinity();
+    }
+  }
+  void accept(TokenId) noexcept override {}
+
+  std::string error_;
+
+ private:
+  std::vector<TokenId> tokens_;
+  bool draws_first_;
+};
+
+std::vector<float> row() {
+  std::vector<float> logits(kVocab);
+  for (std::size_t i = 0; i < logits.size(); ++i) logits[i] = static_cast<float>(i * 37 % 20) / 8;
+  return logits;
+}
+
+TEST(Constrained, DrawsInProportionAmongWhatIsAllowed) {
+  std::vector<TokenId> allowed;
+  for (TokenId token = 3; token < kVocab; token += 4) allowed.push_back(token);
+  double total = 0;
+  for (const TokenId token : allowed) total += std::exp(double{row()[token]});
+  for (const bool draws_first : {false, true}) {
+    Allows constraint(allowed, draws_first);
+    Sampler sampler({}, 7, make_table(), {}, 0);
+    RowScratch scratch;
+    std::map<TokenId, int> counts;
+    constexpr int kDraws = 40000;
+    for (int i = 0; i < kDraws; ++i) {
+      std::vector<float> logits = row();
+      const Staged staged = sample_constrained(sampler, constraint, logits, scratch);
+      ASSERT_TRUE(staged.token && constraint.allows(*staged.token));
+      sampler.accept(*staged.token);
+      ++counts[*staged.token];
+    }
+    double chi_square = 0;
+    for (const TokenId token : allowed) {
+      const double mean = kDraws * std::exp(double{row()[token]}) / total;
+      chi_square += (counts[token] - mean) * (counts[token] - mean) / mean;
+    }
+    EXPECT_LT(chi_square, 45) << draws_first;  // 15 degrees of freedom: 1 in 10^4
+  }
+}
+
+TEST(Constrained, SaysWhyThereIsNoToken) {
+  RowScratch scratch;
+  const Sampler sampler({}, 7, make_table(), {}, 0);
+  for (const bool draws_first : {false, true}) {
+    Allows nothing({}, draws_first);
+    std::vector<float> logits = row();
+    Staged staged = sample_constrained(sampler, nothing, logits, scratch);
+    EXPECT_FALSE(staged.token || staged.poisoned);
+    EXPECT_NE(staged.error.find("no way on"), std::string::npos);
+
+    Allows some({1, 2}, draws_first);
+    logits = row();
+    logits[1] = NAN;
+    staged = sample_constrained(sampler, some, logits, scratch);
+    EXPECT_TRUE(staged.poisoned && staged.error.empty());
+
+    some.error_ = "broken";
+    logits = row();
+    EXPECT_EQ(sample_constrained(sampler, some, logits, scratch).error, "broken");
+  }
+}
+
+TEST(MaskConstraint, IsReadyWhenTheNextTokensMaskIsThere) {
+  MaskConstraint masks(mask_of({1, 40}));
+  ASSERT_TRUE(masks.ready());
+  EXPECT_TRUE(masks.allows(40));
+  EXPECT_FALSE(masks.allows(2));
+  std::vector<float> logits = row();
+  masks.restrict(logits);
+  for (TokenId token = 0; token < kVocab; ++token) {
+    EXPECT_EQ(std::isfinite(logits[token]), token == 1 || token == 40) << token;
+  }
+  masks.accept(1);
+  EXPECT_FALSE(masks.ready());
+  EXPECT_FALSE(masks.wait(std::chrono::milliseconds(1)));
+  std::thread late([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    masks.put(1, mask_of({2}));
+  });
+  EXPECT_TRUE(masks.wait(kSeconds));
+  EXPECT_TRUE(masks.allows(2));
+  late.join();
+  EXPECT_TRUE(masks.fresh()->allows(40));
+  masks.accept(2);
+  masks.fail("none any more");
+  EXPECT_TRUE(masks.wait(kSeconds));
+  EXPECT_EQ(masks.error(), "none any more");
+}
+
+class ConstrainedRequests : public EngineThreadTest {
+ protected:
+  RequestId submit_masked(const Spec& spec, TokenMask first) {
+    SubmitOptions options;
+    options.constraint = std::make_shared<MaskConstraint>(std::move(first));
+    return engine_->submit(spec.prompt, spec.params, options);
+  }
+
+  /// All deltas of requests until all of `ids` have ended; `on_delta` may hand in masks.
+  std::map<RequestId, std::vector<Delta>> run(std::vector<RequestId> ids,
+                                              const std::function<void(const Delta&)>& on_delta) {
+    std::map<RequestId, std::vector<Delta>> all;
+    std::size_t n_ended = 0;
+    while (n_ended < ids.size()) {
+      for (const Delta& delta : engine_->drain(kLong)) {
+        all[delta.request_id].push_back(delta);
+        if (delta.finish_reason) ++n_ended;
+        on_delta(delta);
+      }
+    }
+    return all;
+  }
+
+  static std::vector<TokenId> tokens_of(const std::vector<Delta>& deltas) {
+    std::vector<TokenId> tokens;
+    for (const Delta& delta : deltas) {
+      tokens.insert(tokens.end(), delta.token_ids.begin(), delta.token_ids.end());
+    }
+    return tokens;
+  }
+};
+
+TEST_F(ConstrainedRequests, EachTokenWaitsForItsMask) {
+  start();
+  const RequestId masked = submit_masked(greedy({1, 2, 3}, 5), mask_of({10}));
+  const RequestId free = engine_->submit({4, 5, 6}, greedy({}, 5).params, {});
+  const auto all = run({masked, free}, [&](const Delta& delta) {
+    if (delta.request_id == masked && !delta.finish_reason) {
+      engine_->set_mask(masked, delta.n_completion, mask_of({10 + delta.n_completion}));
+    }
+  });
+  EXPECT_EQ(tokens_of(all.at(masked)), (std::vector<TokenId>{10, 11, 12, 13, 14}));
+  EXPECT_EQ(tokens_of(all.at(free)).size(), 5u);
+  engine_->set_mask(masked, 5, mask_of({1}));  // too late: nobody's business
+}
+
+TEST_F(ConstrainedRequests, AFailedOneEndsAlone) {
+  start();
+  const RequestId failing = submit_masked(greedy({1, 2, 3}, 9), mask_of({10}));
+  const RequestId stuck = submit_masked(greedy({1, 2, 4}, 9), mask_of({}));
+  const RequestId free = engine_->submit({4, 5, 6}, greedy({}, 5).params, {});
+  const auto all = run({failing, stuck, free}, [&](const Delta& delta) {
+    if (delta.request_id == failing && !delta.finish_reason) {
+      engine_->fail_mask(failing, "it broke");
+    }
+  });
+  EXPECT_EQ(all.at(failing).back().finish_reason, FinishReason::kError);
+  EXPECT_EQ(all.at(failing).back().error, "it broke");
+  EXPECT_EQ(all.at(stuck).back().finish_reason, FinishReason::kError);
+  EXPECT_NE(all.at(stuck).back().error.find("no way on"), std::string::npos);
+  EXPECT_EQ(all.at(free).back().finish_reason, FinishReason::kLength);
+  EXPECT_EQ(engine_->metrics().n_cells_used - engine_->metrics().cache.n_cells_reclaimable, 0);
+}
+
+TEST_F(ConstrainedRequests, EveryOutputOfAPromptHasItsOwn) {
+  start();
+  SubmitOptions options;
+  options.constraint = std::make_shared<MaskConstraint>(mask_of({10}));
+  SamplingParams params = greedy({}, 3).params;
+  params.n = 3;
+  const RequestId first = engine_->submit({1, 2, 3}, params, options);
+  const auto all = run({first, first + 1, first + 2}, [&](const Delta& delta) {
+    if (delta.finish_reason) return;
+    const auto offset = static_cast<TokenId>(delta.request_id - first);
+    engine_->set_mask(delta.request_id, delta.n_completion, mask_of({20 + offset}));
+  });
+  for (RequestId i = 0; i < 3; ++i) {
+    const auto token = static_cast<TokenId>(20 + i);
+    EXPECT_EQ(tokens_of(all.at(first + i)), (std::vector<TokenId>{10, token, token}));
+  }
+}
+
+TEST_F(ConstrainedRequests, MasksMustBeOfTheVocabularysSize) {
+  start();
+  EXPECT_THROW(submit_masked(greedy({1, 2}, 2), TokenMask(1)), InvalidRequestError);
+  EXPECT_THROW(engine_->set_mask(1, 0, TokenMask(3)), InvalidRequestError);
+}
+
+TEST_F(ConstrainedRequests, ClosingDoesNotWaitForAMask) {
+  start();
+  submit_masked(greedy({1, 2, 3}, 9), mask_of({10}));
+  while (engine_->drain(kLong).empty()) continue;
+  engine_->close();
+  while (!engine_->finished()) engine_->drain(kLong);
+}
+
+}  // namespace
+}  // namespace llamaherd
