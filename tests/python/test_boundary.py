@@ -15,7 +15,14 @@ from typing import Any
 import llamaherd
 import numpy as np
 import pytest
-from llamaherd import BatchEngine, EngineConfig, InvalidRequestError, SamplingParams, _core
+from llamaherd import (
+    BatchEngine,
+    EngineConfig,
+    InvalidRequestError,
+    SamplingParams,
+    _core,
+    structured,
+)
 
 ALL_SAMPLING: dict[str, Any] = {
     "max_tokens": 7,
@@ -70,6 +77,15 @@ ALL_ENGINE: dict[str, Any] = {
     "cache_ram_mib": 64,
     "cache_dir": "somewhere",
     "cache_disk_mib": 100,
+}
+# Of these one may be set, and the core gets what comes of them.
+STRUCTURED: dict[str, Any] = {
+    "json_schema": {"type": "string"},
+    "json_object": True,
+    "regex": "a+",
+    "choice": ["a", "b"],
+    "lark": 'start: "a"',
+    "grammar": 'root ::= "a"',
 }
 OPTIONS = [(SamplingParams, ALL_SAMPLING), (EngineConfig, ALL_ENGINE)]
 CORE_OF: dict[type, type] = {
@@ -132,7 +148,8 @@ def test_what_raises_in_the_core_says_so(name: str) -> None:
 def test_examples_cover_every_option_with_another_value_than_the_default(
     cls: Any, values: dict[str, Any]
 ) -> None:
-    assert list(values) == [field.name for field in dataclasses.fields(cls)]
+    names = [field.name for field in dataclasses.fields(cls)]
+    assert list(values) == [name for name in names if name not in STRUCTURED]
     default = cls()
     assert not [name for name, value in values.items() if getattr(default, name) == value]
 
@@ -147,9 +164,10 @@ def test_every_option_reaches_the_core(cls: Any, values: dict[str, Any]) -> None
 @pytest.mark.parametrize("cls", list(CORE_OF))
 def test_defaults_are_the_cores(cls: Any) -> None:
     core = CORE_OF[cls]()
-    names = {field.name for field in dataclasses.fields(cls)}
+    fields = [field for field in dataclasses.fields(cls) if field.name not in STRUCTURED]
+    names = {field.name for field in fields}
     assert names == {n for n in dir(core) if not n.startswith("_")} - {"validate"}
-    for field in dataclasses.fields(cls):
+    for field in fields:
         is_mapping = str(field.type).startswith("Mapping")
         default = [] if is_mapping else as_core(field.default)
         assert getattr(core, field.name) == default, field.name
@@ -167,6 +185,17 @@ def test_options_are_values(cls: Any, values: dict[str, Any]) -> None:
         changed = dataclasses.replace(cls(), **{name: value})
         assert getattr(changed, name) == value
         assert changed != cls()
+
+
+@pytest.mark.parametrize("name", STRUCTURED)
+def test_rules_of_the_output_are_values(name: str) -> None:
+    assert tuple(STRUCTURED) == structured.KINDS
+    params = SamplingParams(**{name: STRUCTURED[name]})
+    assert params.rule is not None
+    assert SamplingParams().rule is None
+    assert eval(repr(params)) == params
+    assert pickle.loads(pickle.dumps(params)) == params
+    assert params != SamplingParams()
 
 
 @pytest.mark.parametrize("cls", list(CORE_OF))

@@ -57,9 +57,12 @@ CORE: dict[str, str] = {
     "logprobs": "top_tokens types logits_math",
     "sampler": "types params token_table logits_math top_tokens",
     "staged": "types",
+    "constraint": "types",
+    "mask_constraint": "constraint",
+    "constrained": "constraint sampler staged top_tokens",
     "call_rows": "request step_plan",
-    "call_sampler": "backend logprobs request staged step_plan top_tokens",
-    "request": "types params token_table sampler text_stream trace_log",
+    "call_sampler": "backend constrained logprobs request staged step_plan top_tokens",
+    "request": "constraint types params token_table sampler text_stream trace_log",
     "request_queue": "request types",
     "batch_builder": "backend step_plan request",
     "step_guard": "backend prefix_cache step_plan request staged",
@@ -69,13 +72,13 @@ CORE: dict[str, str] = {
     ),
     "admission": "common_length in_flight scheduler",
     "engine": (
-        "backend batch_builder call_sampler cost_model forecast invariants make_cache metrics"
-        " prefix_cache prompt_logits scheduler seq_pool step_guard thread_governor token_table"
+        "backend batch_builder call_sampler constraint cost_model forecast invariants make_cache"
+        " metrics prefix_cache prompt_logits scheduler seq_pool step_guard thread_governor token_table"
         " trace_log watchdog"
     ),
     "recovery": "call_rows engine",
     "accounting": "engine",
-    "engine_thread": "backend engine error params token_table",
+    "engine_thread": "backend engine error mask_constraint params token_table",
     "logits_record": "backend",
     "fault_script": "types",
     "calibration": "backend cost_model error widths",
@@ -85,12 +88,17 @@ LLAMA: dict[str, str] = {
     "llama/log_sink": "",
     "llama/devices": "error kernels/hook llama/log_sink",
     "llama/kernel_choice": "error params kernels/hook kernels/mode",
-    "llama/thread_pool": "kernels/hook kernels/mode",
+    "llama/thread_pool": "backend kernels/hook kernels/mode",
     "llama/llama_model": (
         "error params token_table kernels/panel_buffer llama/devices llama/kernel_choice"
         " llama/log_sink llama/thread_pool"
     ),
     "llama/chat_template": "error llama/llama_model",
+    "llama/grammar": "constraint error llama/llama_model llama/log_sink",
+    "llama/embedder": (
+        "error params kernels/hook llama/kernel_choice llama/llama_model llama/log_sink"
+        " llama/thread_pool"
+    ),
     "llama/fingerprint": "checksum error params llama/llama_model",
     "llama/quantize": "error llama/devices llama/log_sink",
     "llama/llama_backend": (
@@ -139,11 +147,14 @@ BINDINGS: dict[str, str] = {
     "bindings/bind_errors": "bindings/bindings error",
     "bindings/bind_params": "bindings/bindings cost_model params",
     "bindings/bind_results": "bindings/bindings metrics trace_log types watchdog",
-    "bindings/bind_engine": (
-        "bindings/bindings calibration engine_thread error fault_script logits_record"
-        " llama/chat_template llama/faulty_backend llama/fingerprint llama/llama_backend"
-        " llama/llama_model llama/log_sink"
+    "bindings/values": "error mask_constraint types",
+    "bindings/py_engine": (
+        "bindings/values calibration engine_thread error fault_script logits_record"
+        " llama/chat_template llama/faulty_backend llama/fingerprint llama/grammar"
+        " llama/llama_backend llama/llama_model llama/log_sink"
     ),
+    "bindings/bind_engine": "bindings/bindings bindings/py_engine",
+    "bindings/bind_embedder": "bindings/bindings bindings/py_engine error llama/embedder",
     "bindings/bind_testing": (
         "bindings/bindings error fault_script logits_record llama/llama_backend llama/llama_model"
     ),
@@ -159,7 +170,9 @@ MODULES: dict[str, str] = {
     "result": "_core",
     "logs": "_core",
     "config_file": "_core",
-    "params": "_core config_file",
+    "json_schema": "",
+    "structured": "_core json_schema",
+    "params": "_core config_file structured",
     "models": "models.cache models.catalogue models.resolve",
     "models.disk": "",
     "models.progress": "",
@@ -174,14 +187,19 @@ MODULES: dict[str, str] = {
     "stream": "_core result",
     "prefix_cache": "_core stream",
     "calibration": "_core models params",
-    "pump": "_core logs stream",
+    "pump": "_core logs stream structured",
     "prompt": "",
-    "engine": "_core calibration loading logs models params prefix_cache prompt pump stream trace",
+    "engine": (
+        "_core calibration loading logs models params prefix_cache prompt pump stream structured"
+        " trace"
+    ),
+    "embedder": "_core engine loading models params",
+    "run": "_core bars engine params prompt result stream",
     "scoring": "_core engine params prompt result",
     "bars": "result",
-    "llm": "_core bars engine loading params prefix_cache prompt result scoring stream",
+    "llm": "_core bars embedder engine loading params prefix_cache prompt result run scoring",
     "evaluation": "_core llm params scoring",
-    "llamaherd": "_core engine llm params prefix_cache result scoring stream",
+    "llamaherd": "_core embedder engine llm params prefix_cache result scoring stream",
     "workload_file": "_core",
     "workload": "_core prompt result workload_file",
     "replay": "_core engine params stream workload",
