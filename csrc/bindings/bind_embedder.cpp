@@ -45,8 +45,8 @@ Result run(Embedder& embedder, std::size_t n, bool truncate, const Encode& encod
 void bind_embedder(py::module_& m) {
   using release_gil = py::call_guard<py::gil_scoped_release>;
   py::class_<Embedder>(m, "Embedder", "The core of llamaherd.Embedder.")
-      .def(py::init([](const std::string& path, const EngineConfig& config,
-                       LoadProgress& progress, const std::string& pooling) {
+      .def(py::init([](const std::string& path, const EngineConfig& config, LoadProgress& progress,
+                       const std::string& pooling) {
              validate(config);
              return std::make_unique<Embedder>(
                  std::make_shared<const LlamaModel>(path, config, progress), config, pooling);

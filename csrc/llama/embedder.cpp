@@ -127,8 +127,7 @@ void Embedder::compute(std::span<const std::vector<TokenId>> texts,
   }
   ++n_calls_;
   for (std::size_t seq = 0; seq < some.size(); ++seq) {
-    const float* vector =
-        llama_get_embeddings_seq(context_.get(), static_cast<llama_seq_id>(seq));
+    const float* vector = llama_get_embeddings_seq(context_.get(), static_cast<llama_seq_id>(seq));
     if (!vector) throw std::logic_error("no embedding for text " + std::to_string(some[seq]));
     std::copy_n(vector, n_out_, out.begin() + static_cast<std::ptrdiff_t>(some[seq]) * n_out_);
   }
@@ -149,8 +148,8 @@ std::vector<TokenId> Embedder::pair(const std::string& query, const std::string&
   const char* form = llama_model_chat_template(model_->get(), "rerank");
   if (form) {
     std::string text = form;
-    for (const auto& [name, value] : {std::pair<std::string, const std::string&>("{query}", query),
-                                      {"{document}", document}}) {
+    for (const auto& [name, value] :
+         {std::pair<std::string, const std::string&>("{query}", query), {"{document}", document}}) {
       const std::size_t at = text.find(name);
       if (at != std::string::npos) text.replace(at, name.size(), value);
     }

@@ -86,7 +86,8 @@ LlamaBackend::LlamaBackend(std::shared_ptr<const LlamaModel> model, const Engine
                          errors.text());
   }
   if (!llama_get_memory(context_.get())) {
-    throw NotGenerativeError("this model makes embeddings and no text: use Embedder or LLM.embed()");
+    throw NotGenerativeError(
+        "this model makes embeddings and no text: use Embedder or LLM.embed()");
   }
   llama_attach_threadpool(context_.get(), threads_.get(), threads_.get());
   batch_.reset(llama_batch_ext_init(context_.get()));

@@ -73,8 +73,8 @@ CORE: dict[str, str] = {
     "admission": "common_length in_flight scheduler",
     "engine": (
         "backend batch_builder call_sampler constraint cost_model forecast invariants make_cache"
-        " metrics prefix_cache prompt_logits scheduler seq_pool step_guard thread_governor token_table"
-        " trace_log watchdog"
+        " metrics prefix_cache prompt_logits scheduler seq_pool step_guard thread_governor"
+        " token_table trace_log watchdog"
     ),
     "recovery": "call_rows engine",
     "accounting": "engine",
