@@ -69,7 +69,7 @@ void Engine::account_for(const CallPlan& call, std::int64_t now) {
   }
   const std::int32_t n_cells = cache_->n_cells_used();
   const std::int32_t n_decode = decode.n_decode_rows();
-  const std::int32_t n_prefill = call.n_rows - n_decode;
+  const std::int32_t n_prefill = call.n_rows - call.n_drafted - n_decode;
   double decode_share = n_prefill == 0 ? 1 : 0;
   if (n_decode > 0 && n_prefill > 0) {
     const double alone_ns = costs_.call_ns(decode.shape(n_cells));

@@ -41,6 +41,12 @@ BatchView BatchBuilder::build(const CallPlan& call, std::int32_t n_pad) {
               item.end == item.request->n_tokens(),
           "logits row", item);
     wants_logits_.back() = 1;
+    for (Pos i = 0; i < item.n_drafted; ++i) {
+      tokens_.push_back(item.request->guesses[i]);
+      positions_.push_back(item.end + i);
+      seqs_.push_back(item.seq);
+      wants_logits_.push_back(1);
+    }
   }
   for (Pos pos = 0; pos < n_pad; ++pos) {
     tokens_.push_back(0);

@@ -36,6 +36,7 @@ void CallSampler::sample(const CallPlan& call, Backend& backend, std::vector<Sta
     if (!row.scored) {
       staged.token = row.result.token;
       staged.error = std::move(row.result.error);
+      staged.further = std::move(row.result.further);
       staged.logprob = std::move(row.result.logprob);
     } else if (row.result.logprob) {
       staged.scores.push_back(std::move(*row.result.logprob));
@@ -49,13 +50,24 @@ void CallSampler::list_rows(const CallPlan& call, Backend& backend) {
   rows_.clear();
   ready_.clear();
   late_.clear();
+  drafts_.clear();
   for (std::size_t i = 0; i < call.items.size(); ++i) {
     const PlannedRequest& item = call.items[i];
     for (Pos pos = item.score_begin; pos < item.score_end; ++pos) {
-      rows_.push_back({i, item.request, backend.logits(item.row_of(pos)), pos, {}});
+      rows_.push_back({i, item.request, backend.logits(item.row_of(pos)), pos, {}, 0, {}});
     }
     if (item.logits_row < 0) continue;
-    rows_.push_back({i, item.request, backend.logits(item.logits_row), std::nullopt, {}});
+    const auto n_drafted = static_cast<std::size_t>(item.n_drafted);
+    rows_.push_back({i,
+                     item.request,
+                     backend.logits(item.logits_row),
+                     std::nullopt,
+                     std::span(item.request->guesses).first(n_drafted),
+                     drafts_.size(),
+                     {}});
+    for (std::int32_t d = 1; d <= item.n_drafted; ++d) {
+      drafts_.push_back(backend.logits(item.logits_row + d));
+    }
   }
   for (Row& row : rows_) {
     const Constraint* constraint = row.scored ? nullptr : row.request->constraint.get();
@@ -79,9 +91,23 @@ Staged CallSampler::sample(const Request& request, std::span<float> logits) {
   return sample(request, logits, scratch_.front());
 }
 
-void CallSampler::compute(Row& row, RowScratch& scratch) {
+/// Each token is drawn from the model's own distribution behind those before it. A guess decides
+/// only whether that is known already.
+void CallSampler::sample_drafts(Row& row, RowScratch& scratch) const {
+  Staged& staged = row.result;
+  std::optional<TokenId> token = staged.token;
+  for (std::size_t i = 0; i < row.guesses.size() && token == row.guesses[i]; ++i) {
+    token = row.request->sampler().sample(drafts_[row.first_draft + i], scratch,
+                                          static_cast<std::int32_t>(i) + 1);
+    if (!token) return;
+    staged.further.push_back(*token);
+  }
+}
+
+void CallSampler::compute(Row& row, RowScratch& scratch) const {
   if (!row.scored) {
     row.result = sample(*row.request, row.logits, scratch);
+    if (row.result.token) sample_drafts(row, scratch);
     return;
   }
   row.result.logprob = logprob_of(row.request->tokens()[*row.scored + 1], row.logits,

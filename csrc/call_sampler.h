@@ -36,16 +36,20 @@ class CallSampler {
     const Request* request;
     std::span<float> logits;
     std::optional<Pos> scored;  // the token behind this one is looked up; none: the next is sampled
+    std::span<const TokenId> guesses;  // the rows behind are drafts_[first_draft + i]
+    std::size_t first_draft;
     Staged result;
   };
 
   static Staged sample(const Request& request, std::span<float> logits, RowScratch& scratch);
-  static void compute(Row& row, RowScratch& scratch);
+  void compute(Row& row, RowScratch& scratch) const;
+  void sample_drafts(Row& row, RowScratch& scratch) const;
   void list_rows(const CallPlan& call, Backend& backend);
 
   std::vector<Row> rows_;
   std::vector<Row*> ready_, late_;
-  std::vector<RowScratch> scratch_;  // one for each thread
+  std::vector<std::span<float>> drafts_;  // rows of logits
+  std::vector<RowScratch> scratch_;       // one for each thread
   std::int64_t n_waits_ = 0, wait_ns_ = 0;
 };
 

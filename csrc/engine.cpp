@@ -11,6 +11,9 @@ namespace {
 // Some tens of rows of any vocabulary.
 constexpr std::size_t kMaxPromptLogitsBytes = std::size_t{16} << 20;
 
+/// Whether rows can be computed and forgotten again at no cost to others.
+bool may_draft(const BackendInfo& info) { return info.partial_removal && info.pad_seq != kNoSeq; }
+
 }  // namespace
 
 std::int64_t now_ns() {
@@ -31,7 +34,8 @@ Engine::Engine(Backend& backend, const TokenTable& table, const Limits& limits,
                               : CostModel(backend.info().attends_in_tiles)),
       governor_(backend.info().n_threads),
       scheduler_({plan.packing, backend.info().n_ctx, backend.info().n_scored,
-                  !backend.info().partial_removal, plan.queue},
+                  !backend.info().partial_removal, plan.prompt_lookup && may_draft(backend.info()),
+                  plan.queue},
                  costs_, pool_, *cache_, logits_),
       builder_(backend.info().pad_seq),
       sampler_(backend.info().n_threads) {}
@@ -146,6 +150,7 @@ Engine::Outcome Engine::attempt(const CallPlan& call, std::vector<Delta>& out) {
   if (decoded) {
     if (sample(call)) outcome = Outcome::kPoisoned;
     guard.commit(staged_);
+    for (const Staged& staged : staged_) metrics_.n_draft_accepted += std::ssize(staged.further);
     publish(call);
   } else {
     guard.undo_all();
@@ -184,14 +189,15 @@ DecodeStatus Engine::decode(const CallPlan& call, std::int32_t n_pad) {
   const BatchView batch = builder_.build(call, n_pad);
   ShapeSum sum;
   for (const PlannedRequest& item : call.items) sum.add(item.begin, item.end - item.begin);
-  sum.pad(n_pad);
+  sum.pad(n_pad + call.n_drafted);
   const std::int32_t n_decode_rows = sum.n_decode_rows();
+  const std::int32_t n_prefill_rows = call.n_rows - call.n_drafted - n_decode_rows;
   const std::int32_t n_cells_used = cache_->n_cells_used();
   const double predicted_ns = costs_.measured() ? costs_.call_ns(sum.shape(n_cells_used)) : 0;
   backend_.use_threads(governor_.n_threads());
   const std::int64_t begin_ns = now_ns();
   spend_all(Spent::kEngine, begin_ns);
-  watchdog_.call_begins(begin_ns, predicted_ns, n_decode_rows, call.n_rows - n_decode_rows);
+  watchdog_.call_begins(begin_ns, predicted_ns, n_decode_rows, n_prefill_rows);
   DecodeStatus status = DecodeStatus::kFailed;
   failure_ = "the decode call failed";
   try {
@@ -203,7 +209,7 @@ DecodeStatus Engine::decode(const CallPlan& call, std::int32_t n_pad) {
   const std::int64_t spent_ns = end_ns - begin_ns;
   watchdog_.call_ends(end_ns, status == DecodeStatus::kOk);
   account_for(call, end_ns);
-  trace_.called({begin_ns, end_ns, predicted_ns, n_decode_rows, call.n_rows - n_decode_rows, n_pad,
+  trace_.called({begin_ns, end_ns, predicted_ns, n_decode_rows, n_prefill_rows, n_pad,
                  static_cast<std::int32_t>(scheduler_.queue().size()), n_cells_used});
   if (n_pad > 0) backend_.apply({KvOp::Kind::kRemove, backend_.info().pad_seq, 0, -1});
   if (learns_ && status == DecodeStatus::kOk) {
@@ -220,7 +226,8 @@ DecodeStatus Engine::decode(const CallPlan& call, std::int32_t n_pad) {
     metrics_.prefill_ns += spent_ns;
   }
   metrics_.n_decode_rows += n_decode_rows;
-  metrics_.n_prefill_rows += call.n_rows - n_decode_rows;
+  metrics_.n_prefill_rows += n_prefill_rows;
+  metrics_.n_drafted += call.n_drafted;
   return status;
 }
 
@@ -284,8 +291,9 @@ void Engine::hand_out(Request& request, const Staged& staged, std::int64_t now,
 
 /// Hands out the token the request has just gained; afterwards it may be gone.
 void Engine::emit(Request& request, std::int64_t now, std::vector<Delta>& out) {
-  metrics_.n_output_tokens += !request.forced();
+  const std::int32_t n_before = request.n_shown();
   Delta delta = request.take_delta(table_, now);
+  if (!request.forced()) metrics_.n_output_tokens += delta.n_completion - n_before;
   const auto reason = delta.finish_reason;
   const auto request_ns = static_cast<double>(now - delta.timing.start_ns);
   if (!reason && !request.streamed) {

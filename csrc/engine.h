@@ -42,6 +42,7 @@ struct PlanOptions {
   RequestQueue::Options queue;
   std::optional<Calibration> calibration;  // none: of the costs only the ratios are assumed
   bool learns = true;                      // costs are refined by what calls took
+  bool prompt_lookup = true;
 };
 
 /// Runs many requests over one backend, step by step. Single-threaded: EngineThread gives it a

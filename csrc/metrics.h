@@ -42,7 +42,9 @@ struct Metrics {
   std::int64_t n_prefill_rows = 0;
   std::int64_t n_pad_rows = 0;  // nobody's, in calls that are quicker with more rows
   std::int64_t n_output_tokens = 0;
-  std::int64_t n_known_starts = 0;  // first tokens sampled from logits kept of the same prompt
+  std::int64_t n_drafted = 0;         // rows of tokens guessed by prompt lookup
+  std::int64_t n_draft_accepted = 0;  // of them, guessed right
+  std::int64_t n_known_starts = 0;    // first tokens sampled from logits kept of the same prompt
 
   std::int64_t n_submitted = 0;
   std::int64_t n_finished_stop = 0;

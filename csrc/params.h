@@ -39,6 +39,7 @@ struct SamplingParams {
   std::int32_t prompt_logprobs_from = 1;
   std::int32_t n = 1;
   std::optional<std::int32_t> best_of;
+  bool prompt_lookup = true;
 };
 
 /// Throws InvalidRequestError if a value is out of range whatever the model.
@@ -82,6 +83,7 @@ struct EngineConfig {
   std::string chat_template;
   std::string cpu_kernels = "auto";
   bool deterministic = false;
+  bool prompt_lookup = true;
   bool warmup = true;
   bool prefix_cache = true;
   std::int32_t cache_ram_mib = 512;

@@ -52,6 +52,7 @@ Request::Request(RequestId id, std::vector<TokenId> prompt, const SamplingParams
       n_output_least_(least_output(params, max_tokens_)),
       ignore_eos_(params.ignore_eos),
       echo_(params.echo),
+      looks_up_(params.prompt_lookup),
       stop_token_ids_(params.stop_token_ids),
       sampler_(params, seed, table, tokens_, max_tokens_),
       text_(params.stop) {
@@ -127,6 +128,13 @@ void Request::commit_step(Pos kv_len, const TokenId* sampled) noexcept {
   if (constraint) constraint->accept(*sampled);
 }
 
+/// A guess's log-probability would have to be kept until it is known to be right, and penalties and
+/// grammars know what is output only: such requests do without.
+std::int32_t Request::n_guessable() const {
+  if (!looks_up_ || !decodes() || n_logprobs_ || constraint || sampler_.has_penalties()) return 0;
+  return std::min(max_tokens_ - n_output() - 1, kMostDrafted);
+}
+
 std::pair<Pos, Pos> Request::rows_to_score(Pos begin, Pos end) const {
   if (!scores()) return {begin, begin};
   const Pos first = std::max(begin, n_scored_ - 1);
@@ -193,7 +201,8 @@ Delta Request::take_delta(const TokenTable& table, std::int64_t now_ns) {
     delta.logprobs.push_back(std::move(logprob));
   }
   logprobs_.clear();
-  delta.n_completion = n_tokens() - n_given();
+  const auto n_held = delta.token_ids.size();
+  const std::int32_t n_before = n_shown_;
   for (; n_shown_ < n_output() && !delta.finish_reason; ++n_shown_) {
     const TokenId token = tokens_[n_prompt_ + n_shown_];
     delta.token_ids.push_back(token);
@@ -208,6 +217,8 @@ Delta Request::take_delta(const TokenTable& table, std::int64_t now_ns) {
       delta.finish_reason = FinishReason::kLength;
     }
   }
+  // Tokens behind the one that ends it are nobody's.
+  delta.n_completion = n_before + static_cast<std::int32_t>(delta.token_ids.size() - n_held);
   if (delta.finish_reason) {
     text_.finish(delta.text);
     state_ = State::kFinished;

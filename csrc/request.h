@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "constraint.h"
+#include "drafts.h"
 #include "params.h"
 #include "sampler.h"
 #include "text_stream.h"
@@ -109,6 +110,9 @@ class Request {
   /// Output tokens it will have at least, unless it is cancelled.
   std::int32_t n_output_least() const { return n_output_least_; }
 
+  /// Output tokens handed out in deltas.
+  Pos n_shown() const { return n_shown_; }
+
   std::int32_t n_preempted() const { return timing_.n_preempted; }
   /// Tokens run since it was started last.
   Pos n_progress() const { return kv_len_ - started_at_; }
@@ -131,6 +135,12 @@ class Request {
 
   /// Among the requests made of one prompt.
   std::int32_t index = 0;
+
+  /// What its next tokens may be, for this step, and how that went before.
+  std::vector<TokenId> guesses;
+  DraftRecord drafts;
+  /// Tokens that may be guessed behind the next one.
+  std::int32_t n_guessable() const;
 
   /// What its output must obey, if anything.
   std::shared_ptr<Constraint> constraint;
@@ -202,6 +212,7 @@ class Request {
   std::int32_t text_offset_ = 0;
   bool ignore_eos_;
   bool echo_;
+  bool looks_up_;
   std::vector<TokenId> stop_token_ids_;
   Sampler sampler_;
   TextStream text_;

@@ -25,13 +25,17 @@ class Sampler {
 
   /// The next token, or nullopt if the row has a NaN, +inf or nothing but -inf. Overwrites parts
   /// of `logits`. Changes no state.
-  std::optional<TokenId> sample(std::span<float> logits, RowScratch& scratch) const;
+  /// `n_ahead`: output tokens chosen and not yet told to accept(), if there are no penalties.
+  std::optional<TokenId> sample(std::span<float> logits, RowScratch& scratch,
+                                std::int32_t n_ahead = 0) const;
 
   /// The two steps of sample(). A second draw for the same token is independent of the first.
   enum class Draw { kFirst, kSecond };
-  void edit(std::span<float> logits) const;
-  std::optional<TokenId> choose(std::span<const float> logits, RowScratch& scratch,
-                                Draw draw) const;
+  void edit(std::span<float> logits, std::int32_t n_ahead = 0) const;
+  std::optional<TokenId> choose(std::span<const float> logits, RowScratch& scratch, Draw draw,
+                                std::int32_t n_ahead = 0) const;
+
+  bool has_penalties() const { return has_penalties_; }
 
   /// Whether edit() may change the row it is given.
   bool edits() const;

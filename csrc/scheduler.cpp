@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "call_rows.h"
+#include "prompt_lookup.h"
 
 namespace llamaherd {
 
@@ -162,10 +163,40 @@ void Scheduler::pack() {
       add(call, *packable_[item.candidate], item.n_rows);
       has_rows_[item.candidate] = true;
     }
+    draft(call);
   }
   for (std::size_t i = 0; i < packable_.size(); ++i) {
     if (!has_rows_[i] && packable_[i]->n_pending() == 1) packable_[i]->last_missed = n_steps_;
   }
+}
+
+/// Rows for what may come behind the next tokens, in calls that are for next tokens alone.
+void Scheduler::draft(CallPlan& call) {
+  if (!options_.may_draft || !model_.measured()) return;
+  ShapeSum sum;
+  draft_candidates_.clear();
+  std::size_t n_guessed = 0;
+  for (const PlannedRequest& item : call.items) {
+    Request& request = *item.request;
+    if (!request.decodes()) return;
+    guess_by_lookup(request.tokens(), request.n_guessable(), request.guesses);
+    draft_candidates_.push_back(
+        {static_cast<std::int32_t>(request.guesses.size()), request.drafts.acceptance()});
+    n_guessed += request.guesses.size();
+    sum.add(item.begin, 1);
+  }
+  if (n_guessed == 0) return;
+  const std::int32_t n_most =
+      std::min({options_.packing.n_batch - call.n_rows, options_.n_scored, room({}).n_cells});
+  choose_drafts(draft_candidates_, sum.shape(cache_.n_cells_used()), n_most, model_, n_drafted_);
+  for (std::size_t i = 0; i < n_drafted_.size(); ++i) {
+    if (n_drafted_[i] == 0 && draft_candidates_[i].n_guessed > 0) {
+      call.items[i].request->drafts.passed_over();
+    }
+  }
+  if (std::ranges::all_of(n_drafted_, [](std::int32_t n) { return n == 0; })) return;
+  call.n_pad = 0;
+  call.draft(n_drafted_);
 }
 
 /// The next n tokens of the request, or as many as there are before a cut, or may want logits.

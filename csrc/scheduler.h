@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cost_model.h"
+#include "drafts.h"
 #include "packing.h"
 #include "preemption.h"
 #include "prefix_cache.h"
@@ -29,6 +30,7 @@ class Scheduler {
     std::int32_t n_cells = 0;
     std::int32_t n_scored = 0;    // see BackendInfo
     bool shares_at_cuts = false;  // only where prefill stopped can a sequence be shared
+    bool may_draft = false;       // calls may carry rows of guesses
     RequestQueue::Options queue;
   };
 
@@ -118,6 +120,7 @@ class Scheduler {
   std::unique_ptr<Request> take_running(Request& request);
 
   void pack();
+  void draft(CallPlan& call);
   void add(CallPlan& call, Request& request, std::int32_t n) const;
 
   Options options_;
@@ -130,10 +133,12 @@ class Scheduler {
   StepPlan plan_;
   Packer packer_;
   std::vector<Request*> packable_;
-  std::vector<Candidate> candidates_;  // the same
-  std::vector<bool> has_rows_;         // likewise
-  std::vector<Request*> passed_;       // in this step's admission: they stay where they are
-  std::vector<Request*> blocked_;      // of these, for want of room
+  std::vector<Candidate> candidates_;
+  std::vector<DraftCandidate> draft_candidates_;
+  std::vector<std::int32_t> n_drafted_;  // the same
+  std::vector<bool> has_rows_;           // likewise
+  std::vector<Request*> passed_;         // in this step's admission: they stay where they are
+  std::vector<Request*> blocked_;        // of these, for want of room
   std::vector<Runner> runners_;
   std::vector<Request*> runner_requests_;  // the same
   std::int64_t n_steps_ = 0;

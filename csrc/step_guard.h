@@ -40,13 +40,14 @@ class StepGuard {
       if (staged[i].poisoned) {
         undo(call_.items[i]);
       } else {
-        commit(*call_.items[i].request, call_.items[i].end, staged[i]);
+        commit(call_.items[i], staged[i]);
       }
     }
   }
 
   static void commit(Request& request, Pos end, Staged& staged) noexcept {
     request.commit_step(end, staged.token ? &*staged.token : nullptr);
+    for (const TokenId& token : staged.further) request.commit_step(++end, &token);
     request.commit_scores(std::move(staged.scores));
     if (staged.logprob) request.commit_logprob(std::move(*staged.logprob));
   }
@@ -60,6 +61,15 @@ class StepGuard {
   }
 
  private:
+  void commit(const PlannedRequest& item, Staged& staged) {
+    const auto n_right = static_cast<std::int32_t>(staged.further.size());
+    commit(*item.request, item.end, staged);
+    if (item.n_drafted == 0) return;
+    item.request->drafts.observe(item.n_drafted, n_right);
+    if (n_right == item.n_drafted) return;
+    backend_.apply({KvOp::Kind::kRemove, item.seq, item.end + n_right, -1});
+  }
+
   void undo(const PlannedRequest& item) {
     if (backend_.apply({KvOp::Kind::kRemove, item.seq, item.begin, -1})) return;
     backend_.apply({KvOp::Kind::kRemove, item.seq, 0, -1});

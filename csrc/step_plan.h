@@ -21,6 +21,8 @@ struct PlannedRequest {
   std::int32_t logits_row = -1;  // the row of token end - 1 if it is the last known one, or -1
   Pos score_begin = 0;           // rows of tokens [score_begin, score_end) give logits as well, for
   Pos score_end = 0;             // the log-probabilities of the tokens behind them
+  std::int32_t n_drafted = 0;  // rows behind logits_row of the request's first guesses, which give
+                               // logits too
 
   std::int32_t row_of(Pos pos) const { return first_row + (pos - begin); }
 };
@@ -31,11 +33,25 @@ struct CallPlan {
   std::int32_t n_rows = 0;  // of the items
   std::int32_t n_pad = 0;   // rows that are to fill it up, where there is room
   std::int32_t n_scored = 0;
+  std::int32_t n_drafted = 0;  // of n_rows, rows of guesses
 
   void add(Request* request, SeqId seq, Pos begin, Pos end, bool wants_logits) {
     const std::int32_t logits_row = wants_logits ? n_rows + (end - begin) - 1 : -1;
     items.push_back({request, seq, begin, end, n_rows, logits_row});
     n_rows += end - begin;
+  }
+
+  /// n[i] rows of guesses for items[i], all of which want logits.
+  void draft(std::span<const std::int32_t> n) {
+    n_rows = 0;
+    for (std::size_t i = 0; i < items.size(); ++i) {
+      PlannedRequest& item = items[i];
+      item.n_drafted = n[i];
+      item.first_row = n_rows;
+      item.logits_row = n_rows + (item.end - item.begin) - 1;
+      n_rows += item.end - item.begin + n[i];
+      n_drafted += n[i];
+    }
   }
 
   /// Of the item added last.

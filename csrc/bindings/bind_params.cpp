@@ -49,6 +49,7 @@ void bind_params(py::module_& m) {
       .def_readwrite("prompt_logprobs_from", &SamplingParams::prompt_logprobs_from)
       .def_readwrite("n", &SamplingParams::n)
       .def_readwrite("best_of", &SamplingParams::best_of)
+      .def_readwrite("prompt_lookup", &SamplingParams::prompt_lookup)
       .def(
           "validate", [](const SamplingParams& self) { validate(self); },
           "Raises InvalidRequestError if a value is out of range whatever the model.");
@@ -115,6 +116,7 @@ void bind_params(py::module_& m) {
       .def_readwrite("chat_template", &EngineConfig::chat_template)
       .def_readwrite("cpu_kernels", &EngineConfig::cpu_kernels)
       .def_readwrite("deterministic", &EngineConfig::deterministic)
+      .def_readwrite("prompt_lookup", &EngineConfig::prompt_lookup)
       .def_readwrite("warmup", &EngineConfig::warmup)
       .def_readwrite("prefix_cache", &EngineConfig::prefix_cache)
       .def_readwrite("cache_ram_mib", &EngineConfig::cache_ram_mib)

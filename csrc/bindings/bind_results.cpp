@@ -91,6 +91,8 @@ py::typing::Dict<py::str, py::object> as_dict(const Metrics& m) {
   LLAMAHERD_PUT(n_prefill_rows);
   LLAMAHERD_PUT(n_pad_rows);
   LLAMAHERD_PUT(n_output_tokens);
+  LLAMAHERD_PUT(n_drafted);
+  LLAMAHERD_PUT(n_draft_accepted);
   LLAMAHERD_PUT(n_known_starts);
   LLAMAHERD_PUT(n_submitted);
   LLAMAHERD_PUT(n_finished_stop);

@@ -39,6 +39,7 @@ PyBatchEngine::PyBatchEngine(const std::string& path, const EngineConfig& config
   if (calibration_) cache.costs = CostModel(*calibration_).costs();
   PlanOptions plan;
   plan.calibration = calibration_;
+  plan.prompt_lookup = config.prompt_lookup;
   std::unique_ptr<Backend> backend;
   if (faults) {
     backend = std::make_unique<FaultyBackend>(std::move(llama), *faults);

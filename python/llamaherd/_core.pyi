@@ -40,6 +40,7 @@ class SamplingParams:
     """
     echo: bool
     ignore_eos: bool
+    prompt_lookup: bool
     def __init__(self) -> None:
         ...
     def validate(self) -> None:
@@ -250,6 +251,7 @@ class EngineConfig:
     kv_type: str
     prefix_cache: bool
     preset: str
+    prompt_lookup: bool
     split_mode: str
     use_mlock: bool
     use_mmap: bool

@@ -34,6 +34,8 @@ struct FakeOptions {
   // NaN in a cell, freed or not, reaches every row of every call until it is overwritten or
   // clear() zeroes it.
   bool contagious = false;
+  std::int32_t n_remembered = 0;  // > 0: the next token hangs on so many tokens alone, and texts
+                                  // come to repeat themselves
   DecodeStatus curse = DecodeStatus::kFailed;  // what calls with a cursed sequence return
   std::int64_t decode_ns = 0;                  // what every call takes at least
   std::int64_t logits_throw_from = std::numeric_limits<std::int64_t>::max();  // decode call
@@ -261,8 +263,10 @@ class FakeBackend : public Backend {
       bool nan = all_nan;
       for (const auto& [pos, cell] : seqs_[b.seqs[row]]) {
         if (pos > b.positions[row]) break;
-        hash = mix(mix(hash, pos), cells_[cell].token + 1);
         nan |= cells_[cell].poisoned;
+        const std::int32_t n = options_.n_remembered;
+        if (n > 0 && pos + n <= b.positions[row]) continue;
+        hash = mix(n > 0 ? hash : mix(hash, pos), cells_[cell].token + 1);
       }
       std::vector<float>& logits = rows_[static_cast<std::int32_t>(row)];
       logits.resize(n_vocab);

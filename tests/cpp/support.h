@@ -255,6 +255,7 @@ inline Outcome run_alone(const Spec& spec, HerdOptions options = small_herd()) {
   options.fake.faults.clear();
   options.cache = {};
   options.cache.enabled = false;
+  options.plan.prompt_lookup = false;
   Herd herd(options);
   const RequestId id = herd.submit(spec);
   herd.run();

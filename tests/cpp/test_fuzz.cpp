@@ -17,6 +17,7 @@ HerdOptions random_herd(std::mt19937& rng, int n_faults_in_100) {
   fake.info.n_batch = 8 + static_cast<std::int32_t>(rng() % 100);
   fake.info.partial_removal = rng() % 3 > 0;
   fake.contagious = rng() % 2;
+  fake.n_remembered = static_cast<std::int32_t>(rng() % 3);
   fake.curse = rng() % 2 ? DecodeStatus::kFailed : DecodeStatus::kInvalidBatch;
   options.plan = random_plan(fake.info, rng);
   add_random_faults(rng, n_faults_in_100, 3000, fake);
@@ -26,6 +27,8 @@ HerdOptions random_herd(std::mt19937& rng, int n_faults_in_100) {
 struct Tally {
   std::int64_t n_steps = 0;
   std::int64_t n_preempted = 0;
+  std::int64_t n_drafted = 0;
+  std::int64_t n_draft_accepted = 0;
   Ends ends;
 };
 
@@ -56,6 +59,8 @@ void run_schedule(std::uint32_t seed, int n_faults_in_100, Tally& tally) {
   herd.run();
   tally.n_steps += herd.n_steps;
   tally.n_preempted += herd.engine.metrics().n_preempted;
+  tally.n_drafted += herd.engine.metrics().n_drafted;
+  tally.n_draft_accepted += herd.engine.metrics().n_draft_accepted;
 
   expect_outputs_of_each_alone(herd, schedule, n_faults_in_100 > 0, options, tally.ends);
 }
@@ -69,6 +74,8 @@ TEST(Fuzz, ArrivalsCancellationsAndSpoiledRequestsChangeNoOtherOutput) {
   EXPECT_GT(tally.n_steps, 5000);
   EXPECT_GT(tally.n_preempted, 200);
   EXPECT_GT(tally.ends.n_whole, 1000);
+  EXPECT_GT(tally.n_draft_accepted, 100);
+  EXPECT_GT(tally.n_drafted, tally.n_draft_accepted + 20);
 }
 
 TEST(Fuzz, FaultsAtRandomCallsChangeNoSurvivorsOutput) {

@@ -46,6 +46,7 @@ ALL_SAMPLING: dict[str, Any] = {
     "prompt_logprobs_from": 2,
     "n": 2,
     "best_of": 4,
+    "prompt_lookup": False,
 }
 ALL_ENGINE: dict[str, Any] = {
     "preset": "low_latency",
@@ -72,6 +73,7 @@ ALL_ENGINE: dict[str, Any] = {
     "chat_template": "{{ messages }}",
     "cpu_kernels": "reference",
     "deterministic": True,
+    "prompt_lookup": False,
     "warmup": False,
     "prefix_cache": False,
     "cache_ram_mib": 64,
