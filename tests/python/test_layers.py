@@ -58,17 +58,19 @@ CORE: dict[str, str] = {
     "sampler": "types params token_table logits_math top_tokens",
     "staged": "types",
     "constraint": "types",
+    "prompt_lookup": "types",
+    "drafts": "cost_model types",
     "mask_constraint": "constraint",
     "constrained": "constraint sampler staged top_tokens",
     "call_rows": "request step_plan",
     "call_sampler": "backend constrained logprobs request staged step_plan top_tokens",
-    "request": "constraint types params token_table sampler text_stream trace_log",
+    "request": "constraint drafts types params token_table sampler text_stream trace_log",
     "request_queue": "request types",
     "batch_builder": "backend step_plan request",
     "step_guard": "backend prefix_cache step_plan request staged",
     "scheduler": (
-        "call_rows cost_model packing preemption prefix_cache prompt_logits request request_queue"
-        " seq_pool step_plan"
+        "call_rows cost_model drafts packing preemption prefix_cache prompt_logits prompt_lookup"
+        " request request_queue seq_pool step_plan"
     ),
     "admission": "common_length in_flight scheduler",
     "engine": (
