@@ -214,8 +214,12 @@ DecodeStatus Engine::decode(const CallPlan& call, std::int32_t n_pad) {
   if (n_pad > 0) backend_.apply({KvOp::Kind::kRemove, backend_.info().pad_seq, 0, -1});
   if (learns_ && status == DecodeStatus::kOk) {
     const auto ns = static_cast<double>(spent_ns);
-    if (predicted_ns > 0) governor_.observe(ns * costs_.pace() / predicted_ns);
-    costs_.observe(sum.shape(n_cells_used), ns);
+    if (call.n_drafted > 0 && call.n_rows > pool_.n_seqs()) {
+      scheduler_.observe_draft(ns / predicted_ns);
+    } else {
+      if (predicted_ns > 0) governor_.observe(ns * costs_.pace() / predicted_ns);
+      costs_.observe(sum.shape(n_cells_used), ns);
+    }
   }
   metrics_.n_pad_rows += n_pad;
   if (n_decode_rows > 0) {

@@ -188,13 +188,17 @@ void Scheduler::draft(CallPlan& call) {
   if (n_guessed == 0) return;
   const std::int32_t n_most =
       std::min({options_.packing.n_batch - call.n_rows, options_.n_scored, room({}).n_cells});
-  choose_drafts(draft_candidates_, sum.shape(cache_.n_cells_used()), n_most, model_, n_drafted_);
+  choose_drafts(draft_candidates_, sum.shape(cache_.n_cells_used()), n_most, model_, pool_.n_seqs(),
+                draft_pace_.factor(), n_drafted_);
   for (std::size_t i = 0; i < n_drafted_.size(); ++i) {
     if (n_drafted_[i] == 0 && draft_candidates_[i].n_guessed > 0) {
       call.items[i].request->drafts.passed_over();
     }
   }
-  if (std::ranges::all_of(n_drafted_, [](std::int32_t n) { return n == 0; })) return;
+  if (std::ranges::all_of(n_drafted_, [](std::int32_t n) { return n == 0; })) {
+    draft_pace_.passed_over();
+    return;
+  }
   call.n_pad = 0;
   call.draft(n_drafted_);
 }

@@ -63,6 +63,9 @@ class Scheduler {
   /// The request, waiting or running, or nullptr.
   Request* find(RequestId id);
 
+  /// A call with guesses took so many times what was predicted.
+  void observe_draft(double ratio) { draft_pace_.observe(ratio); }
+
   /// Gives a request away, waiting or running. Its sequence stays the caller's to release.
   std::unique_ptr<Request> take(Request& request);
 
@@ -135,6 +138,7 @@ class Scheduler {
   std::vector<Request*> packable_;
   std::vector<Candidate> candidates_;
   std::vector<DraftCandidate> draft_candidates_;
+  DraftPace draft_pace_;
   std::vector<std::int32_t> n_drafted_;  // the same
   std::vector<bool> has_rows_;           // likewise
   std::vector<Request*> passed_;         // in this step's admission: they stay where they are

@@ -14,10 +14,10 @@
 namespace llamaherd {
 namespace {
 
-// Tokens of one call, unless the caller says more: longer texts need no more by default, and
-// attention's work in a call grows with the square.
+// Tokens of one call, unless the caller says more: memory grows with them, and
+// attention with the square.
 constexpr std::int32_t kDefaultRows = 512;
-constexpr std::int32_t kLongestByDefault = 8192;
+constexpr std::int32_t kLongestByDefault = 2048;
 // LLAMA_MAX_SEQ, which no public header has.
 constexpr std::int32_t kMaxTexts = 256;
 

@@ -45,8 +45,8 @@ class Embedder:
       model: As `LLM` takes it, or a `BatchEngine`, whose weights are then used beside it and stay
         in memory as long as the embedder does.
       config: Set-up; of its options those of threads, devices and loading count, n_ubatch (tokens
-        of one call; None: 512, or as many as the longest text may have) and max_len. None: the
-        engine's, or the defaults.
+        of one call and of one text; None: as many as a text may have by the model or max_len, at
+        least 512 and at most 2048). None: the engine's, or the defaults.
       pooling: How a text's tokens become one vector: mean, cls, last, or rank for a score by the
         model's head. None: as the model says.
       progress: Show a bar while loading. None: if stderr is a terminal.
