@@ -112,8 +112,9 @@ class SamplingParams:
         once; each output has random numbers of its own, the first those that n = 1 would have.
       best_of: Generate so many, >= n, and keep the n of the highest mean log-probability. None: n.
       prompt_lookup: Guess tokens where the text repeats itself, and compute them along with the
-        next one, where calls of more rows cost little more (Saxena, 2023). The output is the same.
-        Not done with logprobs, penalties, or anything of the following.
+        next one, where calls of more rows cost little more (Saxena, 2023). Each is drawn from the
+        model's own distribution all the same. Not done with logprobs, penalties, or any of the
+        following.
       json_schema: The output is JSON of this schema (draft 2020-12; a mapping, a bool, or its
         JSON), written as json.dumps() writes it. A keyword that is not supported is refused. Of
         this and the next five one may be set; the output obeys it unless max_tokens cuts it short.
