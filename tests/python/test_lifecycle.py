@@ -258,7 +258,7 @@ print(len(engine.submit("The", SHORT).result().token_ids))
 def test_ctrl_c_interrupts_generation(model_path: Path, call: str) -> None:
     script = f"""
 llm = LLM.__new__(LLM)
-llm.engine, llm._progress = engine, False
+llm._engine, llm._progress = engine, False
 def report():
     while engine.metrics().n_output_tokens == 0:
         time.sleep(0.01)
