@@ -149,11 +149,10 @@ class BatchEngine:
         return self._queue(prepared, space, service, keep_deltas=True)
 
     def check(self, params: SamplingParams) -> None:
-        """Make ready what outputs must obey, so that the first request with it starts sooner.
+        """Make ready what outputs must obey.
 
         Raises:
-          InvalidRequestError: Its schema, expression or grammar cannot be used; the message says
-            why.
+          InvalidRequestError: It cannot be used; the message says why.
         """
         self._require_own_process()
         if params.rule is not None:
