@@ -78,10 +78,11 @@ void CallSampler::list_rows(const CallPlan& call, Backend& backend) {
 Staged CallSampler::sample(const Request& request, std::span<float> logits) {
   if (request.constraint && !request.constraint->ready()) {
     const auto begin = std::chrono::steady_clock::now();
-    const bool came = request.constraint->wait(kLongestWait);
+    const Constraint::Wait wait = request.constraint->wait(kLongestWait);
     wait_ns_ += (std::chrono::steady_clock::now() - begin) / std::chrono::nanoseconds(1);
     ++n_waits_;
-    if (!came) {
+    if (wait == Constraint::Wait::kAbandoned) return {};
+    if (wait == Constraint::Wait::kLate) {
       Staged staged;
       staged.error = "what output token " + std::to_string(request.n_output()) +
                      " may be was not known within " + std::to_string(kLongestWait.count()) + " s";

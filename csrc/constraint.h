@@ -20,8 +20,9 @@ class Constraint {
 
   /// Whether the next token can be judged without waiting.
   virtual bool ready() const { return true; }
-  /// Waits until it can; false: not in time.
-  virtual bool wait(std::chrono::nanoseconds) { return true; }
+  /// Waits until it can.
+  enum class Wait { kReady, kLate, kAbandoned };
+  virtual Wait wait(std::chrono::nanoseconds) { return Wait::kReady; }
 
   /// What has gone wrong with it, or empty: nothing can be judged then.
   virtual std::string error() const = 0;

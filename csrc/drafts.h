@@ -25,36 +25,42 @@ class DraftRecord {
   double acceptance_ = 0.5;
 };
 
-/// How much longer calls of more rows than requests can run take with guesses than the cost model
-/// says: there its curve is that of prompts, and of guesses every row computes logits.
-class DraftPace {
- public:
-  double factor() const { return factor_; }
-
-  /// Such a call took so many times what was predicted.
-  void observe(double ratio);
-
-  /// There were guesses and no call with them. They come to be tried again.
-  void passed_over();
-
- private:
-  double factor_ = 1.25;
-};
-
 /// A request whose next token is computed in a call, as far as drafting depends on it.
 struct DraftCandidate {
   std::int32_t n_guessed = 0;  // tokens guessed behind its next row
   double acceptance = 0;
 };
 
-/// How many of its guesses each candidate should have computed in the call: so many rows that the
-/// tokens gained for the time are most, by at least kLeastGain, and that nobody is slowed down by
-/// the guesses of others; none otherwise. `decode` is the call's shape without them, n_most how
-/// many rows it can take beside; of more than n_seqs rows, which only guesses of all make worth it,
-/// it takes `pace` times what is predicted. n[i] is of candidates[i].
-void choose_drafts(std::span<const DraftCandidate> candidates, const CallShape& decode,
-                   std::int32_t n_most, const CostModel& model, std::int32_t n_seqs, double pace,
-                   std::vector<std::int32_t>& n);
+/// How many of its guesses each request of a call should have computed with its next token.
+class Drafter {
+ public:
+  /// n_seqs: requests that can run. Beyond so many rows the cost model's curve is that of prompts,
+  /// while of guesses every row computes logits: how much longer such calls take is learned.
+  explicit Drafter(std::int32_t n_seqs) : n_seqs_(n_seqs) {}
+
+  /// So many rows of each candidate that the tokens gained for the time are most, by at least
+  /// kLeastGain, and that nobody is slowed down by the guesses of others; empty: none is worth it.
+  /// `decode` is the call's shape without them, n_most how many rows it can take beside; more than
+  /// n_seqs rows in all are tried only if everybody guesses. Valid until the next call.
+  std::span<const std::int32_t> choose(std::span<const DraftCandidate> candidates,
+                                       const CallShape& decode, std::int32_t n_most,
+                                       const CostModel& model);
+
+  /// A call of so many rows with guesses took so many times what was predicted.
+  void observe(std::int32_t n_rows, double ratio);
+
+ private:
+  struct Tried {
+    std::int32_t n_rows;
+    double gain;  // of its next row
+    double n_tokens;
+  };
+
+  std::int32_t n_seqs_;
+  double pace_ = 1.25;  // of calls of more than n_seqs rows
+  std::vector<Tried> tried_;
+  std::vector<std::int32_t> chosen_;
+};
 
 inline constexpr double kLeastGain = 1.05;
 inline constexpr std::int32_t kMostDrafted = 15;  // of one request in one call

@@ -215,7 +215,7 @@ DecodeStatus Engine::decode(const CallPlan& call, std::int32_t n_pad) {
   if (learns_ && status == DecodeStatus::kOk) {
     const auto ns = static_cast<double>(spent_ns);
     if (call.n_drafted > 0 && call.n_rows > pool_.n_seqs()) {
-      scheduler_.observe_draft(ns / predicted_ns);
+      scheduler_.observe_draft(call.n_rows, ns / predicted_ns);
     } else {
       if (predicted_ns > 0) governor_.observe(ns * costs_.pace() / predicted_ns);
       costs_.observe(sum.shape(n_cells_used), ns);
@@ -257,8 +257,6 @@ bool Engine::sample(const CallPlan& call) {
   }
   const std::int64_t end_ns = now_ns();
   metrics_.sample_ns += end_ns - begin_ns;
-  metrics_.n_mask_waits = sampler_.n_waits();
-  metrics_.mask_wait_ns = sampler_.wait_ns();
   spend_all(Spent::kSampling, end_ns);
   return any_poisoned;
 }

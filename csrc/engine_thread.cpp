@@ -297,7 +297,7 @@ void EngineThread::close() {
     const std::lock_guard lock(mutex_);
     closing_ = true;
     ended = ended_;
-    for (const auto& [id, masked] : masked_) masked->fail("the engine is closed");
+    for (const auto& [id, masked] : masked_) masked->abandon();
     inbox_filled_.notify_one();
   }
   if (backend_) backend_->abort(true);

@@ -22,9 +22,17 @@ bool MaskConstraint::ready() const {
   return has_mask();
 }
 
-bool MaskConstraint::wait(std::chrono::nanoseconds timeout) {
+void MaskConstraint::abandon() {
+  const std::lock_guard lock(mutex_);
+  abandoned_ = true;
+  changed_.notify_all();
+}
+
+Constraint::Wait MaskConstraint::wait(std::chrono::nanoseconds timeout) {
   std::unique_lock lock(mutex_);
-  return changed_.wait_for(lock, timeout, [this] { return has_mask(); });
+  changed_.wait_for(lock, timeout, [this] { return abandoned_ || has_mask(); });
+  if (has_mask()) return Wait::kReady;
+  return abandoned_ ? Wait::kAbandoned : Wait::kLate;
 }
 
 std::string MaskConstraint::error() const {

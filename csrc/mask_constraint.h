@@ -27,12 +27,14 @@ class MaskConstraint final : public Constraint {
   void put(std::int32_t index, TokenMask mask);
   /// There is no mask and will be none. Any thread.
   void fail(const std::string& error);
+  /// Nobody wants the output any more: who waits for a mask need not. Any thread.
+  void abandon();
 
   std::shared_ptr<Constraint> fresh() const override {
     return std::make_shared<MaskConstraint>(first_);
   }
   bool ready() const override;
-  bool wait(std::chrono::nanoseconds timeout) override;
+  Wait wait(std::chrono::nanoseconds timeout) override;
   std::string error() const override;
   bool draws_first() const override { return false; }
   bool allows(TokenId token) override;
@@ -48,6 +50,7 @@ class MaskConstraint final : public Constraint {
   TokenMask mask_;
   std::int32_t index_ = 0;  // the output token that mask_ is of
   std::int32_t n_accepted_ = 0;
+  bool abandoned_ = false;
   std::string error_;
 };
 

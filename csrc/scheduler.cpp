@@ -188,19 +188,17 @@ void Scheduler::draft(CallPlan& call) {
   if (n_guessed == 0) return;
   const std::int32_t n_most =
       std::min({options_.packing.n_batch - call.n_rows, options_.n_scored, room({}).n_cells});
-  choose_drafts(draft_candidates_, sum.shape(cache_.n_cells_used()), n_most, model_, pool_.n_seqs(),
-                draft_pace_.factor(), n_drafted_);
-  for (std::size_t i = 0; i < n_drafted_.size(); ++i) {
-    if (n_drafted_[i] == 0 && draft_candidates_[i].n_guessed > 0) {
+  const auto n =
+      drafter_.choose(draft_candidates_, sum.shape(cache_.n_cells_used()), n_most, model_);
+  for (std::size_t i = 0; i < call.items.size(); ++i) {
+    const bool has_rows = !n.empty() && n[i] > 0;
+    if (!has_rows && draft_candidates_[i].n_guessed > 0) {
       call.items[i].request->drafts.passed_over();
     }
   }
-  if (std::ranges::all_of(n_drafted_, [](std::int32_t n) { return n == 0; })) {
-    draft_pace_.passed_over();
-    return;
-  }
+  if (n.empty()) return;
   call.n_pad = 0;
-  call.draft(n_drafted_);
+  call.draft(n);
 }
 
 /// The next n tokens of the request, or as many as there are before a cut, or may want logits.

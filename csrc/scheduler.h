@@ -42,7 +42,8 @@ class Scheduler {
         cache_(cache),
         logits_(logits),
         queue_(options.queue),
-        packer_(options.packing, pool.n_seqs()) {}
+        packer_(options.packing, pool.n_seqs()),
+        drafter_(pool.n_seqs()) {}
 
   void submit(std::unique_ptr<Request> request, std::int64_t now_ns);
 
@@ -63,8 +64,8 @@ class Scheduler {
   /// The request, waiting or running, or nullptr.
   Request* find(RequestId id);
 
-  /// A call with guesses took so many times what was predicted.
-  void observe_draft(double ratio) { draft_pace_.observe(ratio); }
+  /// See Drafter.
+  void observe_draft(std::int32_t n_rows, double ratio) { drafter_.observe(n_rows, ratio); }
 
   /// Gives a request away, waiting or running. Its sequence stays the caller's to release.
   std::unique_ptr<Request> take(Request& request);
@@ -136,13 +137,12 @@ class Scheduler {
   StepPlan plan_;
   Packer packer_;
   std::vector<Request*> packable_;
-  std::vector<Candidate> candidates_;
-  std::vector<DraftCandidate> draft_candidates_;
-  DraftPace draft_pace_;
-  std::vector<std::int32_t> n_drafted_;  // the same
-  std::vector<bool> has_rows_;           // likewise
-  std::vector<Request*> passed_;         // in this step's admission: they stay where they are
-  std::vector<Request*> blocked_;        // of these, for want of room
+  std::vector<Candidate> candidates_;  // the same
+  std::vector<bool> has_rows_;         // likewise
+  Drafter drafter_;
+  std::vector<DraftCandidate> draft_candidates_;  // of one call's items
+  std::vector<Request*> passed_;   // in this step's admission: they stay where they are
+  std::vector<Request*> blocked_;  // of these, for want of room
   std::vector<Runner> runners_;
   std::vector<Request*> runner_requests_;  // the same
   std::int64_t n_steps_ = 0;

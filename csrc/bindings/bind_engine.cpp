@@ -9,12 +9,6 @@ namespace llamaherd {
 
 void bind_engine(py::module_& m) {
   using release_gil = py::call_guard<py::gil_scoped_release>;
-  py::class_<Grammar::Triggers>(m, "GrammarTriggers",
-                                "Where a grammar begins; with neither, at once.")
-      .def(py::init<std::vector<TokenId>, std::vector<std::string>>(),
-           py::arg("tokens") = std::vector<TokenId>{},
-           py::arg("patterns") = std::vector<std::string>{},
-           "At one of these tokens, or with the first group of one of these regular expressions.");
   py::class_<Grammar, std::shared_ptr<Grammar>>(m, "Grammar", "A grammar in GBNF.");
   py::class_<PyBatchEngine>(m, "BatchEngine", "The core of llamaherd.BatchEngine.")
       .def(py::init<const std::string&, const EngineConfig&, LoadProgress&, bool,
@@ -82,8 +76,7 @@ Thread safety:
           },
           py::arg("request_id"), py::arg("error"), release_gil(),
           "There will be no more masks: the request ends with this error. Any thread.")
-      .def("parse_grammar", &PyBatchEngine::parse_grammar, py::arg("text"), py::arg("triggers"),
-           release_gil(),
+      .def("parse_grammar", &PyBatchEngine::parse_grammar, py::arg("text"), release_gil(),
            "A grammar in GBNF, for submit(). Raises InvalidRequestError with the place of what is "
            "wrong. Any thread.")
       .def(

@@ -106,9 +106,8 @@ void PyBatchEngine::set_mask(RequestId id, std::int32_t index, const py::buffer&
   engine().set_mask(id, index, std::move(words));
 }
 
-std::shared_ptr<Grammar> PyBatchEngine::parse_grammar(const std::string& text,
-                                                      const Grammar::Triggers& triggers) {
-  return std::make_shared<Grammar>(model()->llama, text, triggers);
+std::shared_ptr<Grammar> PyBatchEngine::parse_grammar(const std::string& text) {
+  return std::make_shared<Grammar>(model()->llama, text);
 }
 
 std::vector<Delta> PyBatchEngine::drain(double timeout_s) {

@@ -54,8 +54,7 @@ class PyBatchEngine {
 
   void set_mask(RequestId id, std::int32_t index, const py::buffer& mask);
 
-  std::shared_ptr<Grammar> parse_grammar(const std::string& text,
-                                         const Grammar::Triggers& triggers);
+  std::shared_ptr<Grammar> parse_grammar(const std::string& text);
 
   /// What is wrong is logged where results are fetched: that happens however the engine does.
   std::vector<Delta> drain(double timeout_s);

@@ -9,6 +9,7 @@
 #include "error.h"
 #include "kernel_choice.h"
 #include "kernels/hook.h"
+#include "llama-cparams.h"
 #include "log_sink.h"
 
 namespace llamaherd {
@@ -18,9 +19,6 @@ namespace {
 // attention with the square.
 constexpr std::int32_t kDefaultRows = 512;
 constexpr std::int32_t kLongestByDefault = 2048;
-// LLAMA_MAX_SEQ, which no public header has.
-constexpr std::int32_t kMaxTexts = 256;
-
 const std::map<std::string, enum llama_pooling_type>& poolings() {
   static const std::map<std::string, enum llama_pooling_type> names = {
       {"mean", LLAMA_POOLING_TYPE_MEAN},
@@ -60,28 +58,19 @@ Embedder::Embedder(std::shared_ptr<const LlamaModel> model, const EngineConfig& 
 
   llama_context_params params = llama_context_default_params();
   params.n_ctx = params.n_batch = params.n_ubatch = static_cast<std::uint32_t>(n_rows_);
-  params.n_seq_max = static_cast<std::uint32_t>(std::min(kMaxTexts, n_rows_));
+  params.n_seq_max = static_cast<std::uint32_t>(std::min(LLAMA_MAX_SEQ, n_rows_));
   params.n_threads = params.n_threads_batch = threads_.n_threads();
   params.kv_unified = true;
   params.embeddings = true;
   params.pooling_type = pooling_of(pooling);
   params.no_perf = true;
 
-  const log_sink::ErrorCapture errors;
-  try {
-    context_.reset(llama_init_from_model(model_->get(), params));
-  } catch (const std::exception& error) {
-    throw ModelLoadError(std::string("cannot make a context for embeddings: ") + error.what());
-  }
-  if (!context_) throw ModelLoadError("cannot make a context for embeddings: " + errors.text());
+  context_ = make_context(*model_, params, threads_);
   pooling_ = name_of(llama_pooling_type(context_.get()));
   n_out_ = pooling_ == "rank" ? static_cast<std::int32_t>(llama_model_n_cls_out(model_->get()))
                               : llama_model_n_embd_out(model_->get());
-  llama_attach_threadpool(context_.get(), threads_.get(), threads_.get());
   batch_.reset(llama_batch_ext_init(context_.get()));
 }
-
-Embedder::~Embedder() { llama_detach_threadpool(context_.get()); }
 
 /// Texts of like length together: a call's time is that of its tokens, and of how many there are.
 void Embedder::embed(std::span<const std::vector<TokenId>> texts, std::span<float> out) {
@@ -89,7 +78,7 @@ void Embedder::embed(std::span<const std::vector<TokenId>> texts, std::span<floa
   std::vector<std::size_t> order(texts.size());
   std::iota(order.begin(), order.end(), 0);
   std::ranges::stable_sort(order, {}, [&](std::size_t i) { return texts[i].size(); });
-  const auto n_most = static_cast<std::size_t>(std::min(kMaxTexts, n_rows_));
+  const auto n_most = static_cast<std::size_t>(std::min(LLAMA_MAX_SEQ, n_rows_));
   for (std::size_t begin = 0, end = 0; begin < order.size(); begin = end) {
     std::size_t n_tokens = 0;
     while (end < order.size() && end - begin < n_most) {

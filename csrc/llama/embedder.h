@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "context.h"
 #include "llama.h"
 #include "llama_model.h"
 #include "params.h"
@@ -23,7 +24,6 @@ class Embedder {
   /// cannot be made.
   Embedder(std::shared_ptr<const LlamaModel> model, const EngineConfig& config,
            const std::string& pooling);
-  ~Embedder();
 
   const std::string& pooling() const { return pooling_; }
   /// Numbers of each text's vector; with rank the model's scores.
@@ -49,21 +49,14 @@ class Embedder {
   void compute(std::span<const std::vector<TokenId>> texts, std::span<const std::size_t> some,
                std::span<float> out);
 
-  struct FreeContext {
-    void operator()(llama_context* context) const { llama_free(context); }
-  };
-  struct FreeBatch {
-    void operator()(llama_batch_ext* batch) const { llama_batch_ext_free(batch); }
-  };
-
   std::shared_ptr<const LlamaModel> model_;
   std::string pooling_;
   std::int32_t n_out_ = 0, max_len_ = 0, n_rows_ = 0;
   std::int64_t n_calls_ = 0;
   std::mutex mutex_;
   ThreadPool threads_;  // outlives the context that is attached to it
-  std::unique_ptr<llama_context, FreeContext> context_;
-  std::unique_ptr<llama_batch_ext, FreeBatch> batch_;
+  ContextPtr context_;
+  BatchPtr batch_;
 };
 
 }  // namespace llamaherd

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "error.h"
 #include "llama-grammar.h"
@@ -57,18 +58,11 @@ void require_grammar(const llama_vocab* vocab, const std::string& text) {
 
 void Grammar::Free::operator()(llama_grammar* grammar) const { llama_grammar_free_impl(grammar); }
 
-Grammar::Grammar(const LlamaModel& model, const std::string& text, const Triggers& triggers) {
+Grammar::Grammar(const LlamaModel& model, const std::string& text) {
   require_grammar(model.vocab(), text);
-  std::vector<const char*> patterns;
-  for (const std::string& pattern : triggers.patterns) patterns.push_back(pattern.c_str());
   const log_sink::ErrorCapture errors;
-  try {
-    grammar_.reset(llama_grammar_init_impl(model.vocab(), text.c_str(), "root", triggers.any(),
-                                           patterns.data(), patterns.size(), triggers.tokens.data(),
-                                           triggers.tokens.size()));
-  } catch (const std::exception& error) {  // of a pattern
-    throw InvalidRequestError(std::string("grammar: ") + error.what());
-  }
+  grammar_.reset(llama_grammar_init_impl(model.vocab(), text.c_str(), "root", /*lazy=*/false,
+                                         nullptr, 0, nullptr, 0));
   if (!grammar_) throw InvalidRequestError("grammar cannot be used: " + errors.text());
 }
 

@@ -1,9 +1,7 @@
 #pragma once
 
 #include <memory>
-#include <mutex>
 #include <string>
-#include <vector>
 
 #include "constraint.h"
 #include "llama_model.h"
@@ -16,17 +14,9 @@ namespace llamaherd {
 /// takes milliseconds.
 class Grammar final : public Constraint {
  public:
-  /// When a grammar that waits for it begins: at one of these tokens, or where the text matches one
-  /// of these regular expressions, with the text from the first group on. Neither: at once.
-  struct Triggers {
-    std::vector<TokenId> tokens = {};
-    std::vector<std::string> patterns = {};
-    bool any() const { return !tokens.empty() || !patterns.empty(); }
-  };
-
   /// Throws InvalidRequestError with the place if `text` is no grammar. `model` need not outlive
   /// it, but nothing is judged without.
-  Grammar(const LlamaModel& model, const std::string& text, const Triggers& triggers);
+  Grammar(const LlamaModel& model, const std::string& text);
   ~Grammar() override;
 
   std::shared_ptr<Constraint> fresh() const override;

@@ -7,6 +7,7 @@
 #include "error.h"
 #include "kernel_choice.h"
 #include "kernels/hook.h"
+#include "llama-cparams.h"
 #include "log_sink.h"
 
 namespace llamaherd {
@@ -14,9 +15,6 @@ namespace {
 
 // A larger ubatch gains little on most devices and costs compute buffers in proportion.
 constexpr std::int32_t kDefaultUbatch = 512;
-
-// LLAMA_MAX_SEQ, which no public header has.
-constexpr std::int32_t kMaxIds = 256;
 
 // Each costs a row of state: a few for every running sequence.
 constexpr std::int32_t kSnapshotsPerSeq = 2;
@@ -75,21 +73,11 @@ LlamaBackend::LlamaBackend(std::shared_ptr<const LlamaModel> model, const Engine
   params.abort_callback = [](void* self) { return static_cast<LlamaBackend*>(self)->stops_here(); };
   params.abort_callback_data = this;
 
-  const log_sink::ErrorCapture errors;
-  try {
-    context_.reset(llama_init_from_model(model_->get(), params));
-  } catch (const std::exception& error) {
-    throw ModelLoadError(std::string("cannot make a context: ") + error.what());
-  }
-  if (!context_) {
-    throw ModelLoadError("cannot make a context of n_ctx " + std::to_string(info_.n_ctx) + ": " +
-                         errors.text());
-  }
+  context_ = make_context(*model_, params, threads_);
   if (!llama_get_memory(context_.get())) {
     throw NotGenerativeError(
         "this model makes embeddings and no text: use Embedder or LLM.embed()");
   }
-  llama_attach_threadpool(context_.get(), threads_.get(), threads_.get());
   batch_.reset(llama_batch_ext_init(context_.get()));
 }
 
@@ -106,7 +94,7 @@ void LlamaBackend::plan_ids(const EngineConfig& config) {
     info_.n_tags = kSnapshotsPerSeq * info_.n_seqs;
     n_batch_ids_ += info_.n_tags;
   } else if (kind == "sliding_window") {
-    first_shadow_ = kMaxIds / 2;
+    first_shadow_ = LLAMA_MAX_SEQ / 2;
     info_.n_tags = first_shadow_ - info_.first_tag;
     // What one ubatch writes must have its shadow before the next one looks for cells.
     info_.n_batch = std::min(info_.n_batch, config.n_ubatch.value_or(kDefaultUbatch));
@@ -116,11 +104,9 @@ void LlamaBackend::plan_ids(const EngineConfig& config) {
       info_.n_block /= 2;
     }
   } else {
-    info_.n_tags = kMaxIds - info_.first_tag;
+    info_.n_tags = LLAMA_MAX_SEQ - info_.first_tag;
   }
 }
-
-LlamaBackend::~LlamaBackend() { llama_detach_threadpool(context_.get()); }
 
 void LlamaBackend::copy(SeqId from, SeqId to, Pos begin, Pos end) {
   llama_memory_t memory = llama_get_memory(context_.get());

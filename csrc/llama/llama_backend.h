@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "backend.h"
+#include "context.h"
 #include "llama.h"
 #include "llama_model.h"
 #include "params.h"
@@ -18,7 +19,6 @@ class LlamaBackend final : public Backend {
  public:
   /// `config` must be valid. Throws ModelLoadError if the context cannot be made.
   LlamaBackend(std::shared_ptr<const LlamaModel> model, const EngineConfig& config);
-  ~LlamaBackend() override;
 
   const BackendInfo& info() const override { return info_; }
   bool apply(const KvOp& op) override;
@@ -48,13 +48,6 @@ class LlamaBackend final : public Backend {
   bool remove(SeqId seq, Pos begin, Pos end);
   void shadow_new_cells(const BatchView& batch);
 
-  struct FreeContext {
-    void operator()(llama_context* context) const { llama_free(context); }
-  };
-  struct FreeBatch {
-    void operator()(llama_batch_ext* batch) const { llama_batch_ext_free(batch); }
-  };
-
   std::shared_ptr<const LlamaModel> model_;
   BackendInfo info_;
   std::int32_t n_batch_ids_ = 0;  // llama.cpp's n_seq_max
@@ -65,8 +58,8 @@ class LlamaBackend final : public Backend {
   std::atomic<bool> abort_ = false;
   std::int64_t n_nodes_left_ = kAllNodes;  // counted by the thread that calls decode()
   ThreadPool threads_;                     // outlives the context that is attached to it
-  std::unique_ptr<llama_context, FreeContext> context_;
-  std::unique_ptr<llama_batch_ext, FreeBatch> batch_;
+  ContextPtr context_;
+  BatchPtr batch_;
 };
 
 }  // namespace llamaherd

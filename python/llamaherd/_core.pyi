@@ -8,7 +8,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['BareModel', 'BatchEngine', 'Calibration', 'Delta', 'DeviceInfo', 'Embedder', 'EngineConfig', 'EngineDeadError', 'FaultScript', 'FinishReason', 'Grammar', 'GrammarTriggers', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'Metrics', 'ModelLoadError', 'NotGenerativeError', 'QueueFullError', 'SamplingParams', 'Service', 'Timing', 'TokenLogprob', 'TraceCall', 'TraceSpan', 'cpu_features', 'cpu_kernels', 'default_n_threads', 'drain_log', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'resolve_preset', 'serve_rpc']
+__all__: list[str] = ['BareModel', 'BatchEngine', 'Calibration', 'Delta', 'DeviceInfo', 'Embedder', 'EngineConfig', 'EngineDeadError', 'FaultScript', 'FinishReason', 'Grammar', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'Metrics', 'ModelLoadError', 'NotGenerativeError', 'QueueFullError', 'SamplingParams', 'Service', 'Timing', 'TokenLogprob', 'TraceCall', 'TraceSpan', 'cpu_features', 'cpu_kernels', 'default_n_threads', 'drain_log', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'resolve_preset', 'serve_rpc']
 class LlamaHerdError(RuntimeError):
     """
     Base of all errors that llamaherd raises.
@@ -717,14 +717,6 @@ class FaultScript:
     @property
     def n_spoiled(self) -> int:
         ...
-class GrammarTriggers:
-    """
-    Where a grammar begins; with neither, at once.
-    """
-    def __init__(self, tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], patterns: collections.abc.Sequence[str] = []) -> None:
-        """
-        At one of these tokens, or with the first group of one of these regular expressions.
-        """
 class Grammar:
     """
     A grammar in GBNF.
@@ -809,7 +801,7 @@ class BatchEngine:
         """
         Facts of the model and limits in force.
         """
-    def parse_grammar(self, text: str, triggers: GrammarTriggers) -> Grammar:
+    def parse_grammar(self, text: str) -> Grammar:
         """
         A grammar in GBNF, for submit(). Raises InvalidRequestError with the place of what is wrong. Any thread.
         """

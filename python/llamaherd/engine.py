@@ -9,7 +9,6 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,20 +18,10 @@ from llamaherd.loading import load_core
 from llamaherd.models import resolve
 from llamaherd.params import EngineConfig, SamplingParams, Service, require_unicode
 from llamaherd.prefix_cache import PrefixCache, request_space
+from llamaherd.prepared import Prepared
 from llamaherd.prompt import Message, Prompt, TokenIds, is_messages
 from llamaherd.pump import StreamTable, close, pump
 from llamaherd.stream import Stream
-from llamaherd.structured import Guide
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A prompt and its parameters as the core takes them."""
-
-    token_ids: TokenIds
-    params: _core.SamplingParams
-    guide: Guide | None = None
-
 
 # A prefix is computed when the token behind it is.
 _ONE_TOKEN = SamplingParams(max_tokens=1, temperature=0)

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, SupportsFloat, SupportsIndex
 
 from llamaherd import _core, config_file, structured
@@ -168,7 +169,7 @@ class SamplingParams:
                 f"ignore_eos forbids the end that {self.rule.kind} needs; got both"
             )
 
-    @property
+    @cached_property
     def rule(self) -> structured.Rule | None:
         """What the output must obey."""
         return structured.rule_of({kind: getattr(self, kind) for kind in structured.KINDS})

@@ -68,7 +68,6 @@ def close(
     if os.getpid() != pid:
         return
     core.close()
-    table.guides.clear()
     if thread is None:
         table.deliver(core.drain(0))
     elif thread is not threading.current_thread():

@@ -9,8 +9,9 @@ from queue import Empty, SimpleQueue
 
 from llamaherd._core import FinishReason, InvalidRequestError, QueueFullError
 from llamaherd.bars import Bar
-from llamaherd.engine import BatchEngine, Prepared
+from llamaherd.engine import BatchEngine
 from llamaherd.params import SamplingParams, Service
+from llamaherd.prepared import Prepared
 from llamaherd.prompt import Prompt
 from llamaherd.result import Result, Usage
 from llamaherd.stream import Stream

@@ -111,7 +111,7 @@ class Guides:
     def __init__(self, core: _core.BatchEngine) -> None:
         self._core = core
         self._lock = threading.Lock()
-        self._n_mask_bytes = 4 * -(-int(core.model_info()["n_vocab"]) // 32)
+        self._n_vocab = int(core.model_info()["n_vocab"])
         self._tokenizer: LLTokenizer | None = None
         self._kept: OrderedDict[Rule, Guide] = OrderedDict()
         self._running: dict[int, LLMatcher] = {}
@@ -129,7 +129,7 @@ class Guides:
                 self._kept.move_to_end(rule)
                 return guide
             if rule.kind == "grammar":
-                parsed = self._core.parse_grammar(rule.text, _core.GrammarTriggers())
+                parsed = self._core.parse_grammar(rule.text)
                 guide = Guide(None, None, parsed)
             else:
                 guide = self._match(rule)
@@ -142,7 +142,7 @@ class Guides:
         from llguidance import LLMatcher
 
         if self._tokenizer is None:
-            self._tokenizer = _tokenizer_of(self._core)
+            self._tokenizer = _tokenizer_of(self._core, self._n_vocab)
         to_grammar: dict[str, Callable[[str], str]] = {
             "json_schema": lambda text: LLMatcher.grammar_from_json_schema(
                 text, overrides=_JSON_STYLE
@@ -165,7 +165,8 @@ class Guides:
         if matcher.is_error():
             return None
         mask = matcher.compute_bitmask()  # of the vocabulary and one bit more
-        return None if matcher.is_error() else mask[: self._n_mask_bytes]
+        n_words = (self._n_vocab + 31) // 32
+        return None if matcher.is_error() else mask[: 4 * n_words]
 
     def start(self, request_ids: Iterable[int], guide: Guide) -> None:
         """These requests were submitted with the guide's first mask, and no delta of theirs has
@@ -193,19 +194,12 @@ class Guides:
             else:
                 self._core.set_mask(delta.request_id, delta.n_completion, mask)
 
-    def clear(self) -> None:
-        """Forget all, when the engine is closed: what is kept may hold memory of the core's."""
-        with self._lock:
-            self._kept.clear()
-            self._running.clear()
-
 
 class _Vocabulary:
     """What llguidance asks of a tokenizer."""
 
-    def __init__(self, core: _core.BatchEngine, n_vocab: int) -> None:
+    def __init__(self, core: _core.BatchEngine, n_vocab: int, ending: Sequence[int]) -> None:
         self._core = core
-        ending = core.end_of_generation()
         self.eos_token_id = ending[0] if ending else 0
         self.bos_token_id = None
         self.tokens: list[bytes] = []
@@ -221,9 +215,9 @@ class _Vocabulary:
         return self._core.tokenize(text.decode(errors="replace"), False, False)
 
 
-def _tokenizer_of(core: _core.BatchEngine) -> LLTokenizer:
+def _tokenizer_of(core: _core.BatchEngine, n_vocab: int) -> LLTokenizer:
     from llguidance import LLTokenizer, TokenizerWrapper
 
-    n_vocab = core.model_info()["n_vocab"]
-    wrapper = TokenizerWrapper(_Vocabulary(core, n_vocab))
-    return LLTokenizer(wrapper, n_vocab=n_vocab, eos_token=core.end_of_generation())
+    ending = core.end_of_generation()
+    wrapper = TokenizerWrapper(_Vocabulary(core, n_vocab, ending))
+    return LLTokenizer(wrapper, n_vocab=n_vocab, eos_token=ending)

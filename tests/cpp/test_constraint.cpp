@@ -116,18 +116,22 @@ TEST(MaskConstraint, IsReadyWhenTheNextTokensMaskIsThere) {
   }
   masks.accept(1);
   EXPECT_FALSE(masks.ready());
-  EXPECT_FALSE(masks.wait(std::chrono::milliseconds(1)));
+  EXPECT_EQ(masks.wait(std::chrono::milliseconds(1)), Constraint::Wait::kLate);
   std::thread late([&] {
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
     masks.put(1, mask_of({2}));
   });
-  EXPECT_TRUE(masks.wait(kSeconds));
+  EXPECT_EQ(masks.wait(kSeconds), Constraint::Wait::kReady);
   EXPECT_TRUE(masks.allows(2));
   late.join();
   EXPECT_TRUE(masks.fresh()->allows(40));
   masks.accept(2);
+  MaskConstraint abandoned(mask_of({1}));
+  abandoned.accept(1);
+  abandoned.abandon();
+  EXPECT_EQ(abandoned.wait(kSeconds), Constraint::Wait::kAbandoned);
   masks.fail("none any more");
-  EXPECT_TRUE(masks.wait(kSeconds));
+  EXPECT_EQ(masks.wait(kSeconds), Constraint::Wait::kReady);
   EXPECT_EQ(masks.error(), "none any more");
 }
 
@@ -224,7 +228,12 @@ TEST_F(ConstrainedRequests, ClosingDoesNotWaitForAMask) {
   submit_masked(greedy({1, 2, 3}, 9), mask_of({10}));
   while (engine_->drain(kLong).empty()) continue;
   engine_->close();
-  while (!engine_->finished()) engine_->drain(kLong);
+  std::vector<Delta> all;
+  while (!engine_->finished()) {
+    for (Delta& delta : engine_->drain(kLong)) all.push_back(std::move(delta));
+  }
+  ASSERT_FALSE(all.empty());
+  EXPECT_EQ(all.back().finish_reason, FinishReason::kCancelled);
 }
 
 }  // namespace

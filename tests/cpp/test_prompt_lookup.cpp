@@ -29,33 +29,45 @@ TEST(PromptLookup, TakesWhatStoodBehindTheLongestMatchTheLatestOfEquals) {
   EXPECT_EQ(guesses({4, 4, 4}), (Tokens{4})) << "a place may reach into the end";
 }
 
+std::vector<std::int32_t> choose(Drafter& drafter, const std::vector<DraftCandidate>& candidates,
+                                 std::int32_t n_most, const CostModel& model) {
+  const auto n_rows = static_cast<std::int32_t>(candidates.size());
+  const auto n = drafter.choose(candidates, {n_rows}, n_most, model);
+  return {n.begin(), n.end()};
+}
+
 TEST(Drafts, FillRowsThatCostLittle) {
+  using Rows = std::vector<std::int32_t>;
+  const CostModel free(Calibration{{{1, 100}, {64, 100}}});
   const CostModel flat(Calibration{{{1, 100}, {64, 110}}});
   const CostModel steep(Calibration{{{1, 100}, {64, 6400}}});
-  std::vector<std::int32_t> n;
-  const std::vector<DraftCandidate> good{{8, 0.9}}, none{{0, 0.9}}, mixed{{8, 0.9}, {0, 0.9}};
-  choose_drafts(good, {1}, 63, flat, 64, 1, n);
-  EXPECT_EQ(n, std::vector<std::int32_t>{8});
-  choose_drafts(good, {1}, 3, flat, 64, 1, n);
-  EXPECT_EQ(n, std::vector<std::int32_t>{3});
-  choose_drafts(good, {1}, 63, steep, 64, 1, n);
-  EXPECT_EQ(n, std::vector<std::int32_t>{0});
-  choose_drafts(none, {1}, 63, flat, 64, 1, n);
-  EXPECT_EQ(n, std::vector<std::int32_t>{0});
-  const CostModel free(Calibration{{{1, 100}, {64, 100}}});
-  choose_drafts(mixed, {2}, 63, free, 64, 1, n);
-  EXPECT_EQ(n, (std::vector<std::int32_t>{8, 0}));
   const CostModel half(Calibration{{{1, 100}, {2, 130}, {3, 160}, {4, 190}}});
-  choose_drafts(mixed, {2}, 2, half, 64, 1, n);
-  EXPECT_EQ(n, (std::vector<std::int32_t>{0, 0})) << "others do not wait for it";
-  const std::vector<DraftCandidate> both{{8, 0.95}, {8, 0.95}};
-  choose_drafts(both, {2}, 2, half, 64, 1, n);
-  EXPECT_EQ(n, (std::vector<std::int32_t>{1, 1}));
-  const std::vector<DraftCandidate> bad{{8, 0.03}};
-  choose_drafts(bad, {1}, 63, flat, 64, 1, n);
-  EXPECT_EQ(n, std::vector<std::int32_t>{0}) << "too little gained";
-  choose_drafts(good, {1}, 63, flat, 1, 10, n);
-  EXPECT_EQ(n, std::vector<std::int32_t>{0}) << "calls with guesses turned out dear";
+  const std::vector<DraftCandidate> good{{8, 0.9}}, none{{0, 0.9}}, mixed{{8, 0.9}, {0, 0.9}};
+  const std::vector<DraftCandidate> bad{{8, 0.03}}, both{{8, 0.95}, {8, 0.95}};
+  Drafter drafter(64);
+  EXPECT_EQ(choose(drafter, good, 63, flat), Rows{8});
+  EXPECT_EQ(choose(drafter, good, 3, flat), Rows{3});
+  EXPECT_EQ(choose(drafter, good, 63, steep), Rows{});
+  EXPECT_EQ(choose(drafter, none, 63, flat), Rows{});
+  EXPECT_EQ(choose(drafter, bad, 63, flat), Rows{}) << "too little gained";
+  EXPECT_EQ(choose(drafter, mixed, 63, free), (Rows{8, 0}));
+  EXPECT_EQ(choose(drafter, mixed, 2, half), Rows{}) << "others do not wait for it";
+  EXPECT_EQ(choose(drafter, both, 2, half), (Rows{1, 1}));
+}
+
+TEST(Drafts, LargeCallsThatTookLongerThanPredictedAreTriedAgainLater) {
+  using Rows = std::vector<std::int32_t>;
+  const CostModel flat(Calibration{{{1, 100}, {64, 110}}});
+  const std::vector<DraftCandidate> good{{3, 0.9}}, mixed{{8, 0.9}, {0, 0.9}};
+  Drafter drafter(1);
+  EXPECT_EQ(choose(drafter, good, 63, flat), Rows{3});
+  EXPECT_EQ(choose(drafter, mixed, 63, flat), Rows{}) << "not while somebody does not guess";
+  for (int i = 0; i < 100; ++i) drafter.observe(1, 4);
+  EXPECT_EQ(choose(drafter, good, 63, flat), Rows{3}) << "that was no large call";
+  for (int i = 0; i < 100; ++i) drafter.observe(9, 4);
+  int n_passed = 0;
+  while (choose(drafter, good, 63, flat).empty()) ASSERT_LT(++n_passed, 100000);
+  EXPECT_GT(n_passed, 100);
 }
 
 TEST(Drafts, FollowHowTheyDid) {
@@ -70,16 +82,6 @@ TEST(Drafts, FollowHowTheyDid) {
   EXPECT_GT(record.acceptance(), low);
   for (int i = 0; i < 10000; ++i) record.passed_over();
   EXPECT_LE(record.acceptance(), 0.5);
-}
-
-TEST(Drafts, CallsThatTakeLongerThanPredictedAreTriedAgainLater) {
-  DraftPace pace;
-  for (int i = 0; i < 100; ++i) pace.observe(2);
-  EXPECT_NEAR(pace.factor(), 2, 0.01);
-  pace.passed_over();
-  EXPECT_LT(pace.factor(), 2);
-  for (int i = 0; i < 100; ++i) pace.observe(0.5);
-  EXPECT_EQ(pace.factor(), 1);
 }
 
 class Lookup : public ::testing::TestWithParam<float> {

@@ -97,15 +97,16 @@ LLAMA: dict[str, str] = {
     ),
     "llama/chat_template": "error llama/llama_model",
     "llama/grammar": "constraint error llama/llama_model llama/log_sink",
+    "llama/context": "error llama/llama_model llama/log_sink llama/thread_pool",
     "llama/embedder": (
-        "error params kernels/hook llama/kernel_choice llama/llama_model llama/log_sink"
-        " llama/thread_pool"
+        "error params kernels/hook llama/context llama/kernel_choice llama/llama_model"
+        " llama/log_sink llama/thread_pool"
     ),
     "llama/fingerprint": "checksum error params llama/llama_model",
     "llama/quantize": "error llama/devices llama/log_sink",
     "llama/llama_backend": (
-        "backend error params kernels/hook llama/kernel_choice llama/llama_model llama/log_sink"
-        " llama/thread_pool"
+        "backend error params kernels/hook llama/context llama/kernel_choice llama/llama_model"
+        " llama/log_sink llama/thread_pool"
     ),
     "llama/faulty_backend": "backend fault_script llama/llama_backend",
     "kernels/mode": "",
@@ -192,11 +193,12 @@ MODULES: dict[str, str] = {
     "pump": "_core logs stream structured",
     "prompt": "",
     "engine": (
-        "_core calibration loading logs models params prefix_cache prompt pump stream structured"
+        "_core calibration loading logs models params prefix_cache prepared prompt pump stream"
         " trace"
     ),
     "embedder": "_core engine loading models params",
-    "run": "_core bars engine params prompt result stream",
+    "prepared": "_core prompt structured",
+    "run": "_core bars engine params prepared prompt result stream",
     "scoring": "_core engine params prompt result",
     "bars": "result",
     "llm": "_core bars embedder engine loading params prefix_cache prompt result run scoring",

@@ -155,6 +155,18 @@ def test_unthreaded_engines_have_their_masks_in_time(model_path: Any) -> None:
         assert engine.metrics().n_mask_waits == 0
 
 
+def test_closing_cancels_what_must_obey(model_path: Any) -> None:
+    for _ in range(4):
+        with BatchEngine(model_path, progress=False) as engine:
+            streams = [
+                engine.submit(MESSAGES, SamplingParams(regex="[a-z ]{300}", max_tokens=300))
+                for _ in range(8)
+            ]
+            next(iter(streams[0]))
+        for stream in streams:
+            assert stream.result(timeout=30).finish_reason is FinishReason.CANCELLED
+
+
 SUITE_SAMPLE: list[tuple[Any, list[Any], list[Any]]] = [
     ({"maxItems": 2.0}, [[1, 2], "x"], [[1, 2, 3]]),
     ({"if": {"const": 1}}, [1, 2], []),
