@@ -11,13 +11,15 @@ from llamaherd import EngineConfig, FinishReason, SamplingParams, _core
 class RecordedEngine:
     """An engine without a thread, deterministic unless told otherwise: whoever made it drives it.
 
+    Guesses of `prompt_lookup` add rows by how long calls took, so it is off unless told otherwise.
     Only where `faults` says what goes wrong may a request end with an error.
     """
 
     def __init__(self, path: Path, faults: _core.FaultScript | None = None, **options: Any) -> None:
         self._record = _core.LogitsRecord()
         self._faults = faults
-        config = EngineConfig(**{"deterministic": True, **options})._to_core()
+        defaults = {"deterministic": True, "prompt_lookup": False}
+        config = EngineConfig(**{**defaults, **options})._to_core()
         self.engine = _core.BatchEngine(
             str(path), config, _core.LoadProgress(), False, self._record, None, faults
         )

@@ -108,6 +108,20 @@ def test_chunked_prefill_and_one_thread_give_the_same_logits(model_path: Path) -
     assert runs[0].rows() == runs[1].rows()
 
 
+def test_guessed_tokens_leave_every_row_and_token_as_it_was(model_path: Path) -> None:
+    runs = []
+    for prompt_lookup in (False, True):
+        run = Run(model_path, max_seqs=1, prompt_lookup=prompt_lookup)
+        run.submit(run.engine.tokenize("one two three four five " * 16, True, True), 8 * N_TOKENS)
+        run.finish()
+        runs.append(run)
+    without, guessed = runs
+    assert guessed.outputs == without.outputs
+    # Whether guessing pays is measured; rows of wrong guesses come on top.
+    assert without.rows().keys() <= guessed.rows().keys()
+    assert all(set(guessed.rows()[prefix]) == set(rows) for prefix, rows in without.rows().items())
+
+
 def test_a_seeded_request_draws_the_same_tokens_whatever_runs_beside_it(model_path: Path) -> None:
     drawn = {"temperature": 1.2, "top_k": 50, "seed": 42, "ignore_eos": False}
     outputs = []
