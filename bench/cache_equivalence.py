@@ -33,7 +33,7 @@ def agent_prompts(engine: BatchEngine, trajectories: Path, n: int, n_most: int) 
             role = message["role"] if message["role"] in {"system", "user"} else "assistant"
             if role == "assistant" and len(messages) > 1:
                 system = engine.tokenize(messages[0]["content"])[:400]
-                text, _ = engine.apply_chat_template(messages[1:])
+                text = engine.apply_chat_template(messages[1:]).text
                 prompt = system + engine.tokenize(text)
                 if len(prompt) + N_FORCED > n_most:
                     break

@@ -18,6 +18,11 @@ Staged sample_constrained(const Sampler& sampler, Constraint& constraint, std::s
   staged.error = constraint.error();
   if (!staged.error.empty()) return staged;
   sampler.edit(logits);
+  const std::optional<TokenId> forced = constraint.only();
+  if (forced && std::isfinite(logits[*forced])) {
+    staged.token = forced;
+    return staged;
+  }
   if (constraint.draws_first()) {
     staged.token = sampler.choose(logits, scratch, Sampler::Draw::kFirst);
     staged.poisoned = !staged.token;

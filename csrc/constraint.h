@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -32,6 +33,9 @@ class Constraint {
   /// the sampler cuts off.
   virtual bool draws_first() const = 0;
   virtual bool allows(TokenId token) = 0;
+
+  /// The one token that may be next, if there is but one and that is cheap to know.
+  virtual std::optional<TokenId> only() const { return std::nullopt; }
 
   /// Sets the logits of tokens that may not be next to -inf.
   virtual void restrict(std::span<float> logits) = 0;

@@ -1,5 +1,6 @@
 #include "mask_constraint.h"
 
+#include <bit>
 #include <limits>
 
 namespace llamaherd {
@@ -43,6 +44,17 @@ std::string MaskConstraint::error() const {
 bool MaskConstraint::allows(TokenId token) {
   const std::lock_guard lock(mutex_);
   return mask_[token / 32] >> (token % 32) & 1;
+}
+
+std::optional<TokenId> MaskConstraint::only() const {
+  const std::lock_guard lock(mutex_);
+  std::optional<TokenId> found;
+  for (std::size_t i = 0; i < mask_.size(); ++i) {
+    if (mask_[i] == 0) continue;
+    if (found || !std::has_single_bit(mask_[i])) return std::nullopt;
+    found = static_cast<TokenId>(32 * i) + std::countr_zero(mask_[i]);
+  }
+  return found;
 }
 
 void MaskConstraint::restrict(std::span<float> logits) {

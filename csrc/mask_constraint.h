@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -38,6 +39,7 @@ class MaskConstraint final : public Constraint {
   std::string error() const override;
   bool draws_first() const override { return false; }
   bool allows(TokenId token) override;
+  std::optional<TokenId> only() const override;
   void restrict(std::span<float> logits) override;
   void accept(TokenId token) noexcept override;
 

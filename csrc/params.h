@@ -40,6 +40,7 @@ struct SamplingParams {
   std::int32_t n = 1;
   std::optional<std::int32_t> best_of;
   bool prompt_lookup = true;
+  std::vector<TokenId> preserved_tokens;  // special ones that the text shows by name
 };
 
 /// Throws InvalidRequestError if a value is out of range whatever the model.

@@ -54,6 +54,7 @@ Request::Request(RequestId id, std::vector<TokenId> prompt, const SamplingParams
       echo_(params.echo),
       looks_up_(params.prompt_lookup),
       stop_token_ids_(params.stop_token_ids),
+      preserved_tokens_(params.preserved_tokens),
       sampler_(params, seed, table, tokens_, max_tokens_),
       text_(params.stop) {
   // What is committed must not throw.
@@ -156,6 +157,11 @@ bool Request::is_stop_token(TokenId token, const TokenTable& table) const {
   return std::find(stop_token_ids_.begin(), stop_token_ids_.end(), token) != stop_token_ids_.end();
 }
 
+std::string_view Request::output_piece(TokenId token, const TokenTable& table) const {
+  const bool preserved = std::ranges::find(preserved_tokens_, token) != preserved_tokens_.end();
+  return preserved ? table.name(token) : table.piece(token);
+}
+
 Delta Request::make_delta(std::int64_t now_ns) {
   spend(state_ == State::kWaiting ? waiting_kind() : Spent::kEngine, now_ns);
   timing_.last_ns = now_ns;
@@ -197,7 +203,7 @@ Delta Request::take_delta(const TokenTable& table, std::int64_t now_ns) {
   if (forced_) delta.finish_reason = FinishReason::kLength;
   for (TokenLogprob& logprob : logprobs_) {
     logprob.text_offset = text_offset_;
-    text_offset_ += n_characters(table.piece(logprob.token));
+    text_offset_ += n_characters(output_piece(logprob.token, table));
     delta.logprobs.push_back(std::move(logprob));
   }
   logprobs_.clear();
@@ -210,7 +216,7 @@ Delta Request::take_delta(const TokenTable& table, std::int64_t now_ns) {
       delta.finish_reason = FinishReason::kStop;
       break;
     }
-    text_.put(table.piece(token), n_shown_ + 1 >= min_tokens_, delta.text);
+    text_.put(output_piece(token, table), n_shown_ + 1 >= min_tokens_, delta.text);
     if (text_.stopped()) {
       delta.finish_reason = FinishReason::kStop;
     } else if (n_shown_ + 1 == max_tokens_) {

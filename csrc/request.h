@@ -190,6 +190,8 @@ class Request {
   Pos n_given() const { return n_prompt_ + (forced_ ? 1 : 0); }
   void hand_out_prompt(const TokenTable& table, Delta& delta);
   bool is_stop_token(TokenId token, const TokenTable& table) const;
+  /// What an output token adds to the text.
+  std::string_view output_piece(TokenId token, const TokenTable& table) const;
 
   RequestId id_;
   std::optional<std::int32_t> n_logprobs_, n_prompt_logprobs_;
@@ -214,6 +216,7 @@ class Request {
   bool echo_;
   bool looks_up_;
   std::vector<TokenId> stop_token_ids_;
+  std::vector<TokenId> preserved_tokens_;
   Sampler sampler_;
   TextStream text_;
   Timing timing_;

@@ -9,7 +9,6 @@ namespace llamaherd {
 
 void bind_engine(py::module_& m) {
   using release_gil = py::call_guard<py::gil_scoped_release>;
-  py::class_<Grammar, std::shared_ptr<Grammar>>(m, "Grammar", "A grammar in GBNF.");
   py::class_<PyBatchEngine>(m, "BatchEngine", "The core of llamaherd.BatchEngine.")
       .def(py::init<const std::string&, const EngineConfig&, LoadProgress&, bool,
                     std::optional<std::shared_ptr<LogitsRecord>>, std::optional<Calibration>,
@@ -38,7 +37,7 @@ Thread safety:
       .def("submit", &PyBatchEngine::submit, py::arg("prompt"), py::arg("params"),
            py::arg("streamed") = true, py::arg("cache_space") = CacheSpace{0},
            py::arg("service") = Service{}, py::arg("mask") = py::none(),
-           py::arg("grammar") = py::none(), R"pbdoc(
+           py::arg("constraint") = py::none(), R"pbdoc(
 Queue one prompt for generation and return at once. Its outputs (best_of, else n) are requests
 with consecutive ids; where the queue is bounded they are let in together, as one.
 
@@ -51,7 +50,7 @@ Args:
   service: Copied.
   mask: Which tokens may be the first output: bit t % 32 of the 32-bit word t / 32 for token t.
     With it every further output token waits for its set_mask(). None: any.
-  grammar: What the output must obey. None: nothing.
+  constraint: What the output must obey. None: nothing.
 
 Returns:
   The first request's id, unique for the life of this engine.
@@ -139,9 +138,11 @@ Thread safety:
             return std::vector<TokenId>(ids.begin(), ids.end());
           },
           "Tokens that end a generation, ascending. Any thread.")
-      .def("apply_chat_template", &PyBatchEngine::apply_chat_template, py::arg("messages_json"),
-           py::arg("tools_json"), py::arg("add_generation_prompt"),
-           "The prompt text, and strings that end the answer. Any thread.")
+      .def("apply_chat_template", &PyBatchEngine::apply_chat_template, py::kw_only(),
+           py::arg("messages_json"), py::arg("tools_json"), py::arg("tool_choice"),
+           py::arg("parallel_tool_calls"), py::arg("thinking"), py::arg("template_kwargs_json"),
+           py::arg("add_generation_prompt"), release_gil(),
+           "A conversation as the model reads it. Any thread.")
       .def_property_readonly("calibration", &PyBatchEngine::calibration,
                              "What calls cost, as it was given or measured at load; None: neither.")
       .def("model_info", &PyBatchEngine::model_info, "Facts of the model and limits in force.");

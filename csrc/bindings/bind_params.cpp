@@ -50,6 +50,7 @@ void bind_params(py::module_& m) {
       .def_readwrite("n", &SamplingParams::n)
       .def_readwrite("best_of", &SamplingParams::best_of)
       .def_readwrite("prompt_lookup", &SamplingParams::prompt_lookup)
+      .def_readwrite("preserved_tokens", &SamplingParams::preserved_tokens)
       .def(
           "validate", [](const SamplingParams& self) { validate(self); },
           "Raises InvalidRequestError if a value is out of range whatever the model.");

@@ -11,6 +11,7 @@ PYBIND11_MODULE(_core, m) {
   llamaherd::bind_results(m);
   llamaherd::bind_llama(m);
   llamaherd::bind_testing(m);
+  llamaherd::bind_chat(m);
   llamaherd::bind_engine(m);
   llamaherd::bind_embedder(m);
 }

@@ -91,11 +91,11 @@ void PyBatchEngine::close() {
 RequestId PyBatchEngine::submit(const py::object& prompt, const SamplingParams& params,
                                 bool streamed, std::optional<CacheSpace> cache_space,
                                 const Service& service, const std::optional<py::buffer>& mask,
-                                const std::optional<std::shared_ptr<Grammar>>& grammar) {
+                                const std::optional<std::shared_ptr<Constraint>>& constraint) {
   std::vector<TokenId> tokens = to_tokens(prompt);
   SubmitOptions options{streamed, cache_space};
   if (mask) options.constraint = std::make_shared<MaskConstraint>(to_mask(*mask));
-  if (grammar) options.constraint = *grammar;
+  if (constraint) options.constraint = *constraint;
   const py::gil_scoped_release release;
   return engine().submit(std::move(tokens), params, options, service);
 }
@@ -106,7 +106,7 @@ void PyBatchEngine::set_mask(RequestId id, std::int32_t index, const py::buffer&
   engine().set_mask(id, index, std::move(words));
 }
 
-std::shared_ptr<Grammar> PyBatchEngine::parse_grammar(const std::string& text) {
+std::shared_ptr<Constraint> PyBatchEngine::parse_grammar(const std::string& text) {
   return std::make_shared<Grammar>(model()->llama, text);
 }
 
@@ -149,14 +149,14 @@ py::str PyBatchEngine::detokenize(const py::object& ids, bool special) {
       PyUnicode_DecodeUTF8(bytes.data(), static_cast<py::ssize_t>(bytes.size()), "replace"));
 }
 
-py::typing::Tuple<py::str, py::typing::List<py::str>> PyBatchEngine::apply_chat_template(
-    const std::string& messages, const std::string& tools, bool add_generation_prompt) {
-  ChatTemplate::Prompt prompt;
-  {
-    const py::gil_scoped_release release;
-    prompt = model()->chat.apply(messages, tools, add_generation_prompt);
-  }
-  return py::make_tuple(prompt.text, prompt.stop);
+ChatPrompt PyBatchEngine::apply_chat_template(std::string messages, std::string tools,
+                                              std::string tool_choice, bool parallel_tool_calls,
+                                              bool thinking, std::string template_kwargs,
+                                              bool add_generation_prompt) {
+  const std::shared_ptr<Model> shared = model();
+  return shared->chat.apply(shared->llama, {std::move(messages), std::move(tools),
+                                            std::move(tool_choice), parallel_tool_calls, thinking,
+                                            std::move(template_kwargs), add_generation_prompt});
 }
 
 py::typing::Dict<py::str, py::object> PyBatchEngine::model_info() {

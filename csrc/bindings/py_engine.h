@@ -50,11 +50,11 @@ class PyBatchEngine {
   RequestId submit(const py::object& prompt, const SamplingParams& params, bool streamed,
                    std::optional<CacheSpace> cache_space, const Service& service,
                    const std::optional<py::buffer>& mask,
-                   const std::optional<std::shared_ptr<Grammar>>& grammar);
+                   const std::optional<std::shared_ptr<Constraint>>& constraint);
 
   void set_mask(RequestId id, std::int32_t index, const py::buffer& mask);
 
-  std::shared_ptr<Grammar> parse_grammar(const std::string& text);
+  std::shared_ptr<Constraint> parse_grammar(const std::string& text);
 
   /// What is wrong is logged where results are fetched: that happens however the engine does.
   std::vector<Delta> drain(double timeout_s);
@@ -68,8 +68,9 @@ class PyBatchEngine {
 
   py::str detokenize(const py::object& ids, bool special);
 
-  py::typing::Tuple<py::str, py::typing::List<py::str>> apply_chat_template(
-      const std::string& messages, const std::string& tools, bool add_generation_prompt);
+  ChatPrompt apply_chat_template(std::string messages, std::string tools, std::string tool_choice,
+                                 bool parallel_tool_calls, bool thinking,
+                                 std::string template_kwargs, bool add_generation_prompt);
 
   py::typing::Dict<py::str, py::object> model_info();
 

@@ -58,11 +58,17 @@ void require_grammar(const llama_vocab* vocab, const std::string& text) {
 
 void Grammar::Free::operator()(llama_grammar* grammar) const { llama_grammar_free_impl(grammar); }
 
-Grammar::Grammar(const LlamaModel& model, const std::string& text) {
+Grammar::Grammar(const LlamaModel& model, const std::string& text,
+                 const GrammarTriggers* triggers) {
   require_grammar(model.vocab(), text);
   const log_sink::ErrorCapture errors;
-  grammar_.reset(llama_grammar_init_impl(model.vocab(), text.c_str(), "root", /*lazy=*/false,
-                                         nullptr, 0, nullptr, 0));
+  static const GrammarTriggers none;
+  const GrammarTriggers& t = triggers ? *triggers : none;
+  std::vector<const char*> patterns;
+  for (const std::string& pattern : t.patterns) patterns.push_back(pattern.c_str());
+  grammar_.reset(llama_grammar_init_impl(model.vocab(), text.c_str(), "root", triggers != nullptr,
+                                         patterns.data(), patterns.size(), t.tokens.data(),
+                                         t.tokens.size()));
   if (!grammar_) throw InvalidRequestError("grammar cannot be used: " + errors.text());
 }
 

@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "constraint.h"
 #include "llama_model.h"
@@ -10,13 +11,24 @@ struct llama_grammar;
 
 namespace llamaherd {
 
+/// What a grammar is obeyed from: a token, or text that matches a pattern of std::regex, from the
+/// pattern's first group on if it has one.
+struct GrammarTriggers {
+  std::vector<TokenId> tokens;
+  std::vector<std::string> patterns;
+};
+
 /// A grammar in llama.cpp's GBNF, run by llama.cpp's own matcher, whose look at a whole vocabulary
 /// takes milliseconds.
 class Grammar final : public Constraint {
  public:
   /// Throws InvalidRequestError with the place if `text` is no grammar. `model` need not outlive
   /// it, but nothing is judged without.
-  Grammar(const LlamaModel& model, const std::string& text);
+  Grammar(const LlamaModel& model, const std::string& text) : Grammar(model, text, nullptr) {}
+
+  /// Obeyed from what triggers it on; until then everything goes.
+  Grammar(const LlamaModel& model, const std::string& text, const GrammarTriggers& triggers)
+      : Grammar(model, text, &triggers) {}
   ~Grammar() override;
 
   std::shared_ptr<Constraint> fresh() const override;
@@ -31,6 +43,7 @@ class Grammar final : public Constraint {
     void operator()(llama_grammar* grammar) const;
   };
 
+  Grammar(const LlamaModel& model, const std::string& text, const GrammarTriggers* triggers);
   explicit Grammar(llama_grammar* grammar) : grammar_(grammar) {}
 
   std::unique_ptr<llama_grammar, Free> grammar_;

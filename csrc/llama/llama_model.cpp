@@ -131,19 +131,25 @@ LlamaModel::LlamaModel(const std::string& path, const EngineConfig& config,
 
 TokenTable LlamaModel::make_token_table() const {
   TokenTable table;
-  std::string piece;
   for (TokenId token = 0; token < llama_vocab_n_tokens(vocab()); ++token) {
-    piece.resize(64);
-    std::int32_t n = llama_token_to_piece(vocab(), token, piece.data(),
-                                          static_cast<std::int32_t>(piece.size()), 0, false);
-    if (n < 0) {
-      piece.resize(-n);
-      n = llama_token_to_piece(vocab(), token, piece.data(), -n, 0, false);
-    }
-    piece.resize(n);
-    table.add(piece, llama_vocab_is_eog(vocab(), token));
+    table.add(piece(token, false), llama_vocab_is_eog(vocab(), token), piece(token, true));
   }
   return table;
+}
+
+std::string LlamaModel::piece(TokenId token, bool special) const {
+  std::string piece(64, '\0');
+  const auto run = [&] {
+    return llama_token_to_piece(vocab(), token, piece.data(),
+                                static_cast<std::int32_t>(piece.size()), 0, special);
+  };
+  std::int32_t n = run();
+  if (n < 0) {
+    piece.resize(-n);
+    n = run();
+  }
+  piece.resize(n);
+  return piece;
 }
 
 std::vector<TokenId> LlamaModel::tokenize(const std::string& text, bool add_special,

@@ -31,6 +31,9 @@ class LlamaModel {
 
   TokenTable make_token_table() const;
 
+  /// A token's bytes; with `special`, of a special token its name, else nothing.
+  std::string piece(TokenId token, bool special) const;
+
   /// Throws InvalidRequestError if `text` is longer than 2^31 bytes.
   std::vector<TokenId> tokenize(const std::string& text, bool add_special,
                                 bool parse_special) const;

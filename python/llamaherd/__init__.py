@@ -17,6 +17,7 @@ from llamaherd._core import (
     __version__,
     list_devices,
 )
+from llamaherd.chat import ChatOptions, Reply, ReplyReader, ToolCall
 from llamaherd.embedder import Embedder, Ranked
 from llamaherd.engine import BatchEngine
 from llamaherd.llm import LLM
@@ -29,6 +30,7 @@ from llamaherd.stream import Stream, as_completed
 __all__ = [
     "LLM",
     "BatchEngine",
+    "ChatOptions",
     "Choice",
     "Delta",
     "DeviceInfo",
@@ -46,12 +48,15 @@ __all__ = [
     "PrefixCache",
     "QueueFullError",
     "Ranked",
+    "Reply",
+    "ReplyReader",
     "Result",
     "SamplingParams",
     "Score",
     "Stream",
     "Timing",
     "TokenLogprob",
+    "ToolCall",
     "Usage",
     "__version__",
     "as_completed",

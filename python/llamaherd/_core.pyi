@@ -8,7 +8,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['BareModel', 'BatchEngine', 'Calibration', 'Delta', 'DeviceInfo', 'Embedder', 'EngineConfig', 'EngineDeadError', 'FaultScript', 'FinishReason', 'Grammar', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'Metrics', 'ModelLoadError', 'NotGenerativeError', 'QueueFullError', 'SamplingParams', 'Service', 'Timing', 'TokenLogprob', 'TraceCall', 'TraceSpan', 'cpu_features', 'cpu_kernels', 'default_n_threads', 'drain_log', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'resolve_preset', 'serve_rpc']
+__all__: list[str] = ['BareModel', 'BatchEngine', 'Calibration', 'ChatFormat', 'ChatMessage', 'ChatPrompt', 'Constraint', 'Delta', 'DeviceInfo', 'Embedder', 'EngineConfig', 'EngineDeadError', 'FaultScript', 'FinishReason', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'Metrics', 'ModelLoadError', 'NotGenerativeError', 'QueueFullError', 'SamplingParams', 'Service', 'Timing', 'TokenLogprob', 'ToolCall', 'TraceCall', 'TraceSpan', 'cpu_features', 'cpu_kernels', 'default_n_threads', 'drain_log', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'resolve_preset', 'serve_rpc']
 class LlamaHerdError(RuntimeError):
     """
     Base of all errors that llamaherd raises.
@@ -100,6 +100,12 @@ class SamplingParams:
         ...
     @presence_penalty.setter
     def presence_penalty(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def preserved_tokens(self) -> list[int]:
+        ...
+    @preserved_tokens.setter
+    def preserved_tokens(self, arg0: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> None:
         ...
     @property
     def prompt_logprobs(self) -> int | None:
@@ -717,10 +723,75 @@ class FaultScript:
     @property
     def n_spoiled(self) -> int:
         ...
-class Grammar:
+class Constraint:
     """
-    A grammar in GBNF.
+    What an output must obey.
     """
+class ToolCall:
+    """
+    One call of a tool by the model.
+    """
+    @property
+    def arguments(self) -> str:
+        """
+        JSON.
+        """
+    @property
+    def id(self) -> str:
+        """
+        Empty in formats that have none.
+        """
+    @property
+    def name(self) -> str:
+        ...
+class ChatMessage:
+    """
+    An assistant's answer, taken apart.
+    """
+    @property
+    def content(self) -> str:
+        ...
+    @property
+    def reasoning(self) -> str:
+        ...
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        ...
+class ChatFormat:
+    """
+    How a model writes its answer to one prompt. Thread-safe.
+    """
+    def parse(self, text: str, whole: bool) -> ChatMessage:
+        """
+        An answer, or with whole=False its beginning, taken apart. Raises LlamaHerdError if it is not in this format.
+        """
+    @property
+    def constraint(self) -> Constraint:
+        """
+        What calls of tools must obey, for submit(); None: nothing.
+        """
+class ChatPrompt:
+    """
+    A conversation as the model reads it.
+    """
+    @property
+    def format(self) -> ChatFormat:
+        """
+        None: the answer's text is its content.
+        """
+    @property
+    def preserved_tokens(self) -> list[int]:
+        """
+        Special tokens that the format is read by.
+        """
+    @property
+    def stop(self) -> list[str]:
+        """
+        Strings that end the assistant's turn.
+        """
+    @property
+    def text(self) -> str:
+        ...
 class BatchEngine:
     """
     The core of llamaherd.BatchEngine.
@@ -745,9 +816,9 @@ class BatchEngine:
         Thread safety:
           Releases the GIL while it loads.
         """
-    def apply_chat_template(self, messages_json: str, tools_json: str, add_generation_prompt: bool) -> tuple[str, list[str]]:
+    def apply_chat_template(self, *, messages_json: str, tools_json: str, tool_choice: str, parallel_tool_calls: bool, thinking: bool, template_kwargs_json: str, add_generation_prompt: bool) -> ChatPrompt:
         """
-        The prompt text, and strings that end the answer. Any thread.
+        A conversation as the model reads it. Any thread.
         """
     def cancel(self, request_id: typing.SupportsInt | typing.SupportsIndex) -> None:
         """
@@ -801,7 +872,7 @@ class BatchEngine:
         """
         Facts of the model and limits in force.
         """
-    def parse_grammar(self, text: str) -> Grammar:
+    def parse_grammar(self, text: str) -> Constraint:
         """
         A grammar in GBNF, for submit(). Raises InvalidRequestError with the place of what is wrong. Any thread.
         """
@@ -825,7 +896,7 @@ class BatchEngine:
         """
         Unthreaded engines: run one step. Returns whether there is more to do. Raises EngineDeadError. Any thread; one waits for the other.
         """
-    def submit(self, prompt: typing.Any, params: SamplingParams, streamed: bool = True, cache_space: typing.SupportsInt | typing.SupportsIndex | None = 0, service: Service = ..., mask: typing_extensions.Buffer | None = None, grammar: Grammar | None = None) -> int:
+    def submit(self, prompt: typing.Any, params: SamplingParams, streamed: bool = True, cache_space: typing.SupportsInt | typing.SupportsIndex | None = 0, service: Service = ..., mask: typing_extensions.Buffer | None = None, constraint: Constraint | None = None) -> int:
         """
         Queue one prompt for generation and return at once. Its outputs (best_of, else n) are requests
         with consecutive ids; where the queue is bounded they are let in together, as one.
@@ -839,7 +910,7 @@ class BatchEngine:
           service: Copied.
           mask: Which tokens may be the first output: bit t % 32 of the 32-bit word t / 32 for token t.
             With it every further output token waits for its set_mask(). None: any.
-          grammar: What the output must obey. None: nothing.
+          constraint: What the output must obey. None: nothing.
         
         Returns:
           The first request's id, unique for the life of this engine.

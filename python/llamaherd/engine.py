@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from llamaherd import _core, calibration, logs, trace
 from llamaherd._core import EngineDeadError, Health, InvalidRequestError, Metrics
+from llamaherd.chat import ChatOptions
 from llamaherd.loading import load_core
 from llamaherd.models import resolve
 from llamaherd.params import EngineConfig, SamplingParams, Service, require_unicode
@@ -22,6 +23,7 @@ from llamaherd.prepared import Prepared
 from llamaherd.prompt import Message, Prompt, TokenIds, is_messages
 from llamaherd.pump import StreamTable, close, pump
 from llamaherd.stream import Stream
+from llamaherd.structured import Guide, Rule
 
 # A prefix is computed when the token behind it is.
 _ONE_TOKEN = SamplingParams(max_tokens=1, temperature=0)
@@ -89,7 +91,7 @@ class BatchEngine:
         prompt: Prompt,
         params: SamplingParams | None = None,
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat: ChatOptions | None = None,
         cache: bool = True,
         cache_salt: str = "",
         priority: int = 0,
@@ -104,7 +106,7 @@ class BatchEngine:
             messages in OpenAI's format, rendered with the model's chat template. In text, the
             names of special tokens stand for these tokens.
           params: How to generate; None: the defaults.
-          tools: With messages: tool definitions in OpenAI's format, for the template.
+          chat: With messages: tools and the like; None: the defaults.
           cache: False: a private request, which neither uses what is cached nor leaves anything.
           cache_salt: Only requests of the same salt share prefixes: one for each tenant keeps them
             from learning, by how fast an answer comes, what others have asked.
@@ -134,7 +136,7 @@ class BatchEngine:
             deadline_s=deadline_s,
             ttft_deadline_s=ttft_deadline_s,
         )
-        prepared = self._prepare(prompt, params, tools)
+        prepared = self._prepare(prompt, params, chat)
         return self._queue(prepared, space, service, keep_deltas=True)
 
     def check(self, params: SamplingParams) -> None:
@@ -150,7 +152,7 @@ class BatchEngine:
     def _compute_prefix(self, prefix: Prompt, space: int) -> tuple[list[int], Stream]:
         """Token ids of a prefix, and a request that computes them."""
         if is_messages(prefix):
-            prefix = self.apply_chat_template(prefix, add_generation_prompt=False)[0]
+            prefix = self.apply_chat_template(prefix, add_generation_prompt=False).text
         prepared = self._prepare(prefix, _ONE_TOKEN)
         stream = self._queue(prepared, space, Service(), keep_deltas=True)
         return [int(token) for token in prepared.token_ids], stream
@@ -159,7 +161,7 @@ class BatchEngine:
         self,
         prompt: Prompt,
         params: SamplingParams | None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat: ChatOptions | None = None,
     ) -> Prepared:
         """The slow part of a submit: text and templates become token ids."""
         # Before any lock is touched: a fork may have copied it locked.
@@ -168,12 +170,33 @@ class BatchEngine:
         if not isinstance(params, SamplingParams):
             raise TypeError(f"params must be a SamplingParams; got {type(params).__name__}")
         core_params = params._to_core()
-        token_ids, stop = self._encode(prompt, tools)
-        if stop:
-            core_params.stop = [*core_params.stop, *stop]
         rule = params.rule
         guide = self._table.guides.make(rule) if rule is not None else None
-        return Prepared(token_ids, core_params, guide)
+        chat_format = None
+        is_chat = is_messages(prompt)
+        if is_messages(prompt):
+            rendered = self._render(prompt, chat or ChatOptions(), rule)
+            prompt = rendered.text
+            core_params.stop = [*core_params.stop, *rendered.stop]
+            if rule is None and rendered.format is not None:
+                chat_format = rendered.format
+                core_params.preserved_tokens = rendered.preserved_tokens
+                if chat_format.constraint:
+                    guide = Guide(None, None, chat_format.constraint)
+        elif chat is not None:
+            raise InvalidRequestError("chat needs a prompt of messages")
+        if isinstance(prompt, str):
+            prompt = self.tokenize(prompt)
+        return Prepared(cast("TokenIds", prompt), core_params, guide, is_chat, chat_format)
+
+    def _render(
+        self, messages: Sequence[Message], chat: ChatOptions, rule: Rule | None
+    ) -> _core.ChatPrompt:
+        if rule is not None:
+            if chat.tools and chat.tool_choice != "none":
+                raise InvalidRequestError(f"an answer may call tools or obey {rule.kind}; got both")
+            chat = replace(chat, thinking=False)
+        return chat.render(self._core, messages, add_generation_prompt=True)
 
     def _queue(
         self, prepared: Prepared, space: int | None, service: Service, *, keep_deltas: bool
@@ -193,7 +216,7 @@ class BatchEngine:
                 cache_space=space,
                 service=core_service,
                 mask=guide.first_mask if guide else None,
-                grammar=guide.grammar if guide else None,
+                constraint=guide.constraint if guide else None,
             )
             request_ids = range(first, first + n_outputs)
             if guide is not None:
@@ -204,6 +227,7 @@ class BatchEngine:
                 n_kept=params.n,
                 keep_deltas=keep_deltas,
                 keep_logprobs=keep_logprobs,
+                new_reader=prepared.reader,
             )
             self._table.streams.update(dict.fromkeys(request_ids, stream))
         return stream
@@ -216,19 +240,6 @@ class BatchEngine:
             yield
         finally:
             self._core.release()
-
-    def _encode(
-        self, prompt: Prompt, tools: Sequence[Mapping[str, Any]] | None
-    ) -> tuple[TokenIds, list[str]]:
-        """Token ids of a prompt of any kind, and strings that end a chat answer."""
-        stop: list[str] = []
-        if is_messages(prompt):
-            prompt, stop = self.apply_chat_template(prompt, tools=tools)
-        elif tools is not None:
-            raise InvalidRequestError("tools need a prompt of chat messages")
-        if isinstance(prompt, str):
-            return self.tokenize(prompt), stop
-        return cast("TokenIds", prompt), stop
 
     def tokenize(
         self, text: str, *, add_special: bool = True, parse_special: bool = True
@@ -277,15 +288,15 @@ class BatchEngine:
     def apply_chat_template(
         self,
         messages: Sequence[Message],
+        chat: ChatOptions | None = None,
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
-    ) -> tuple[str, list[str]]:
-        """The prompt text of a conversation, and strings that end the answer.
+    ) -> _core.ChatPrompt:
+        """A conversation as the model reads it: its text, and strings (stop) that end the answer.
 
         Args:
           messages: OpenAI's format: role (system, developer, user, assistant or tool), content.
-          tools: Tool definitions in OpenAI's format.
+          chat: Tools and the like; None: the defaults.
           add_generation_prompt: End with the beginning of the assistant's turn.
 
         Raises:
@@ -293,14 +304,8 @@ class BatchEngine:
             has no template.
         """
         self._require_own_process()
-        try:
-            messages_json = json.dumps(list(messages), ensure_ascii=False)
-            tools_json = json.dumps(list(tools), ensure_ascii=False) if tools else ""
-        except (TypeError, ValueError, RecursionError) as error:
-            raise InvalidRequestError(f"messages and tools must be JSON values: {error}") from None
-        require_unicode("messages as JSON", messages_json)
-        require_unicode("tools as JSON", tools_json)
-        return self._core.apply_chat_template(messages_json, tools_json, add_generation_prompt)
+        options = chat or ChatOptions()
+        return options.render(self._core, messages, add_generation_prompt=add_generation_prompt)
 
     def step(self) -> bool:
         """Run one step of an engine made with ``threaded=False``; streams get its output.

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from numbers import Integral
-from typing import Any, cast
+from typing import cast
 
 from llamaherd import scoring
 from llamaherd._core import Delta, InvalidRequestError, NotGenerativeError
 from llamaherd.bars import Bar, RichBar
+from llamaherd.chat import ChatOptions
 from llamaherd.embedder import Embedder, Ranked, Vectors
 from llamaherd.engine import BatchEngine
 from llamaherd.loading import shows_progress
@@ -87,6 +88,7 @@ class LLM:
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         progress: bool | None = None,
+        chat: ChatOptions | None = None,
         cache: bool = True,
         cache_salt: str = "",
         priority: int = 0,
@@ -101,6 +103,7 @@ class LLM:
           prompts: One prompt or a sequence of them; each a text, token ids or chat messages.
           params: For all prompts, or one for each.
           progress: Show a bar. None: as the constructor was told.
+          chat: Tools and the like, for prompts of messages; None: the defaults.
           cache: False: private prompts, which neither use what is cached nor leave anything.
           cache_salt: Only prompts of the same salt share prefixes.
           priority: As in `BatchEngine.submit`.
@@ -122,7 +125,7 @@ class LLM:
         jobs = list(zip(batch, _per_prompt(params, len(batch)), strict=True))
         with (
             self._bar(len(batch), progress) as bar,
-            Run(self.engine, len(jobs), space, service, bar) as run,
+            Run(self.engine, len(jobs), chat, space, service, bar) as run,
         ):
             run.submit(jobs)
             return run.results()
@@ -250,22 +253,24 @@ class LLM:
         self,
         messages: Sequence[Message],
         params: SamplingParams | None = None,
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat: ChatOptions | None = None,
     ) -> Result:
         """Generate the assistant's next message of one conversation.
 
         Args:
           messages: OpenAI's format, rendered with the model's chat template.
           params: How to generate; None: the defaults.
-          tools: Tool definitions in OpenAI's format, for the template.
+          chat: Tools and the like; None: the defaults.
+
+        Returns:
+          The answer; its reply is taken apart into content, reasoning and tool calls.
 
         Raises:
           InvalidRequestError: A rule is broken; the message states it and the value.
         """
         if not is_messages(messages):
             raise InvalidRequestError("messages must hold at least 1 message, each a mapping")
-        with self.engine.submit(messages, params, tools=tools) as stream:
+        with self.engine.submit(messages, params, chat=chat) as stream:
             return stream.result()
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llamaherd import _core
+from llamaherd.chat import ReplyReader
 from llamaherd.prompt import TokenIds
 from llamaherd.structured import Guide
 
@@ -16,3 +17,9 @@ class Prepared:
     token_ids: TokenIds
     params: _core.SamplingParams
     guide: Guide | None = None
+    is_chat: bool = False
+    chat_format: _core.ChatFormat | None = None
+
+    def reader(self) -> ReplyReader | None:
+        """What takes an output apart; of prompts that are no conversation, none."""
+        return ReplyReader(self.chat_format) if self.is_chat else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from llamaherd._core import FinishReason, Timing, TokenLogprob
+from llamaherd.chat import Reply
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Result:
       index: Of the output among those of its prompt, in [0, n), or with best_of in [0, best_of).
       choices: With n or best_of: the n outputs, each a result, best or lowest index first. This
         result is the first of them, but for its usage, which is of all that was generated.
+      reply: Of chat messages, the answer taken apart: content, reasoning, tool calls. Else None.
     """
 
     text: str
@@ -53,3 +55,4 @@ class Result:
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     index: int = 0
     choices: tuple[Result, ...] = ()
+    reply: Reply | None = None

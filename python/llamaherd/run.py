@@ -9,10 +9,11 @@ from queue import Empty, SimpleQueue
 
 from llamaherd._core import FinishReason, InvalidRequestError, QueueFullError
 from llamaherd.bars import Bar
+from llamaherd.chat import ChatOptions
 from llamaherd.engine import BatchEngine
 from llamaherd.params import SamplingParams, Service
 from llamaherd.prepared import Prepared
-from llamaherd.prompt import Prompt
+from llamaherd.prompt import Prompt, is_messages
 from llamaherd.result import Result, Usage
 from llamaherd.stream import Stream
 
@@ -24,9 +25,16 @@ class Run:
     """One list of prompts on its way through the engine; leaving it by an exception cancels it."""
 
     def __init__(
-        self, engine: BatchEngine, n_jobs: int, space: int | None, service: Service, bar: Bar
+        self,
+        engine: BatchEngine,
+        n_jobs: int,
+        chat: ChatOptions | None,
+        space: int | None,
+        service: Service,
+        bar: Bar,
     ) -> None:
         self._engine = engine
+        self._chat = chat
         self._space = space
         self._service = service
         self._bar = bar
@@ -60,7 +68,8 @@ class Run:
         self, prompt: Prompt, params: SamplingParams | None
     ) -> Prepared | Result:
         try:
-            return self._engine._prepare(prompt, params)
+            chat = self._chat if is_messages(prompt) else None
+            return self._engine._prepare(prompt, params, chat)
         except InvalidRequestError as error:
             return _refused(error)
 

@@ -118,7 +118,7 @@ def encode(
     """
     try:
         if is_messages(prompt):
-            prompt = engine.apply_chat_template(prompt)[0]
+            prompt = engine.apply_chat_template(prompt).text
         text = prompt if isinstance(prompt, str) else None
         before = engine.tokenize(text) if text is not None else _as_ids(cast("TokenIds", prompt))
     except InvalidRequestError as error:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from queue import SimpleQueue
 
 from llamaherd._core import Delta, EngineDeadError, FinishReason, TokenLogprob
+from llamaherd.chat import Reply, ReplyReader
 from llamaherd.result import Result, Usage
 
 Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
@@ -20,7 +21,8 @@ Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
 class _Output:
     """What has come of one output."""
 
-    def __init__(self) -> None:
+    def __init__(self, reader: ReplyReader | None) -> None:
+        self.reader = reader
         self.last: Delta | None = None
         self.text: list[str] = []
         self.token_ids: list[int] = []
@@ -59,7 +61,14 @@ class _Output:
             logprobs=list(self.logprobs),
             prompt_logprobs=list(self.prompt_logprobs),
             index=last.index,
+            reply=self._reply(),
         )
+
+    def _reply(self) -> Reply | None:
+        if self.reader is None:
+            return None
+        assert self.last is not None
+        return self.reader.read_all("".join(self.text), self.last.finish_reason)
 
 
 def _mean_logprob(result: Result) -> float:
@@ -88,6 +97,7 @@ class Stream:
         n_kept: int = 1,
         keep_deltas: bool = True,
         keep_logprobs: bool = True,
+        new_reader: Callable[[], ReplyReader | None] = lambda: None,
     ) -> None:
         self.request_id = request_ids[0]
         self._request_ids = request_ids
@@ -98,7 +108,8 @@ class Stream:
         self._pid = os.getpid()
         self._changed = threading.Condition()
         self._deltas: deque[Delta] = deque()
-        self._outputs = [_Output() for _ in request_ids]
+        self._new_reader = new_reader
+        self._outputs = [_Output(new_reader()) for _ in request_ids]
         self._finished = False
         self._waiters: list[Waiter] = []
         self._done_queues: list[SimpleQueue[Stream]] = []
@@ -108,6 +119,10 @@ class Stream:
         for request_id, output in zip(self._request_ids, self._outputs, strict=True):
             if not output.finished:
                 self._cancel(request_id)
+
+    def new_reader(self) -> ReplyReader | None:
+        """What takes one output apart as its deltas come; None if the prompt is no conversation."""
+        return self._new_reader()
 
     @property
     def finished(self) -> bool:

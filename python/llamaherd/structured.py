@@ -95,7 +95,7 @@ class Guide:
 
     matcher: LLMatcher | None
     first_mask: bytes | None
-    grammar: _core.Grammar | None
+    constraint: _core.Constraint | None
 
 
 class Guides:

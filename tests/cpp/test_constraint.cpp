@@ -104,6 +104,27 @@ TEST(Constrained, SaysWhyThereIsNoToken) {
   }
 }
 
+TEST(Constrained, TheOnlyTokenAllowedIsTakenUnlessItsRowIsBroken) {
+  SamplingParams params;
+  params.logit_bias = {{9, -INFINITY}};
+  const TokenTable table = make_table();
+  const Sampler sampler(params, 1, table, {}, 8);
+  const auto sample = [&](std::vector<float> logits, std::initializer_list<TokenId> allowed) {
+    MaskConstraint mask(mask_of(allowed));
+    EXPECT_EQ(mask.only().has_value(), allowed.size() == 1);
+    RowScratch scratch;
+    return sample_constrained(sampler, mask, logits, scratch);
+  };
+  EXPECT_EQ(sample(row(), {35}).token, 35);
+  EXPECT_EQ(sample(row(), {0}).token, 0);
+  std::vector<float> broken = row();
+  broken[35] = NAN;
+  EXPECT_TRUE(sample(broken, {35}).poisoned);
+  EXPECT_FALSE(sample(row(), {9}).error.empty());
+  EXPECT_FALSE(sample(row(), {}).error.empty());
+  EXPECT_TRUE(sample(row(), {9, 35}).token == 35);
+}
+
 TEST(MaskConstraint, IsReadyWhenTheNextTokensMaskIsThere) {
   MaskConstraint masks(mask_of({1, 40}));
   ASSERT_TRUE(masks.ready());

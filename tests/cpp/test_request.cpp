@@ -82,6 +82,18 @@ TEST_F(RequestTest, AStopTokenIsInTheTokensButNotInTheText) {
   EXPECT_EQ(run({kA, kC, kB}), (Outcome{{kA, kC}, "a", FinishReason::kStop, ""}));
 }
 
+TEST_F(RequestTest, APreservedSpecialTokenIsShownByItsName) {
+  TokenTable table = make_table();
+  const TokenId call = table.n_vocab();
+  table.add("", false, "<call>");
+  table.add("", false, "<other>");
+  std::swap(table, table_);
+  params_.max_tokens = 4;
+  EXPECT_EQ(run({kA, call, call + 1, kB}).text, "ab");
+  params_.preserved_tokens = {call};
+  EXPECT_EQ(run({kA, call, call + 1, kB}).text, "a<call>b");
+}
+
 TEST_F(RequestTest, AStopTokenAtMaxTokensIsAStop) {
   params_.max_tokens = 2;
   EXPECT_EQ(run({kA, kEos}).reason, FinishReason::kStop);

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from llamaherd import (
     LLM,
     BatchEngine,
+    ChatOptions,
     EngineConfig,
     FinishReason,
     InvalidRequestError,
@@ -48,6 +49,10 @@ Submit = Callable[[BatchEngine], object]
 
 def prompt(value: Any, **options: Any) -> Submit:
     return lambda engine: engine.submit(value, **options)
+
+
+def tools(value: Any, given: list[Any]) -> Submit:
+    return lambda engine: engine.submit(value, chat=ChatOptions(tools=given))
 
 
 def params(**options: Any) -> Submit:
@@ -124,11 +129,17 @@ BAD: dict[str, tuple[Submit, type[Exception], str]] = {
         "JSON",
     ),
     "a message that is none": (prompt([*HELLO, 5]), InvalidRequestError, "got 5"),
-    "tools without messages": (prompt("The", tools=tool(name="f")), InvalidRequestError, "tools"),
-    "tool that is none": (prompt(HELLO, tools=[5]), InvalidRequestError, "tool"),
-    "tool without function": (prompt(HELLO, tools=[{"type": "function"}]), InvalidRequestError, ""),
-    "tool without name": (prompt(HELLO, tools=tool(description="d")), InvalidRequestError, "name"),
-    "tool of a type": (prompt(HELLO, tools=[{"type": "robot"}]), InvalidRequestError, "robot"),
+    "tools without messages": (tools("The", tool(name="f")), InvalidRequestError, "messages"),
+    "tool that is none": (tools(HELLO, [5]), InvalidRequestError, "tool"),
+    "tool without function": (tools(HELLO, [{"type": "function"}]), InvalidRequestError, ""),
+    "tool without name": (tools(HELLO, tool(description="d")), InvalidRequestError, "name"),
+    "tool of a type": (tools(HELLO, [{"type": "robot"}]), InvalidRequestError, "robot"),
+    "tools that no template shows": (tools(HELLO, tool(name="f")), InvalidRequestError, "no tools"),
+    "a choice that is none": (
+        lambda llm: ChatOptions(tools=tool(name="f"), tool_choice="g"),
+        InvalidRequestError,
+        "got 'g'",
+    ),
 }
 
 
@@ -261,8 +272,8 @@ def test_any_conversation_is_answered_or_refused(llm: LLM, conversation: list[An
 @given(tools=st.lists(st.dictionaries(texts, json_values, max_size=2) | json_values, max_size=2))
 def test_any_tools_are_taken_or_refused(llm: LLM, tools: list[Any]) -> None:
     try:
-        text, stop = llm.engine.apply_chat_template(HELLO, tools=tools)
+        chat = llm.engine.apply_chat_template(HELLO, ChatOptions(tools=tools))
     except InvalidRequestError:
         return
-    assert "hello" in text
-    assert isinstance(stop, list)
+    assert "hello" in chat.text
+    assert isinstance(chat.stop, list)

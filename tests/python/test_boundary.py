@@ -168,7 +168,9 @@ def test_defaults_are_the_cores(cls: Any) -> None:
     core = CORE_OF[cls]()
     fields = [field for field in dataclasses.fields(cls) if field.name not in STRUCTURED]
     names = {field.name for field in fields}
-    assert names == {n for n in dir(core) if not n.startswith("_")} - {"validate"}
+    # A chat format says which tokens are preserved.
+    others = {"validate", "preserved_tokens"}
+    assert names == {n for n in dir(core) if not n.startswith("_")} - others
     for field in fields:
         is_mapping = str(field.type).startswith("Mapping")
         default = [] if is_mapping else as_core(field.default)

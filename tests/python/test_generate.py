@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from llamaherd import LLM, EngineConfig, FinishReason, SamplingParams
+from llamaherd import LLM, ChatOptions, EngineConfig, FinishReason, SamplingParams
 
 PARIS = "The capital of France is"
 GREEDY = SamplingParams(max_tokens=8, temperature=0)
@@ -70,7 +70,7 @@ def test_prompts_of_every_kind_in_one_call_come_back_in_order(llm: LLM) -> None:
     assert [r.finish_reason for r in results] == [FinishReason.LENGTH] * len(prompts)
     longest = results[4].token_ids
     assert [r.token_ids for r in results[1:5]] == [longest[:n] for n in lengths[1:5]]
-    chat_text, _ = llm.engine.apply_chat_template(HELLO)
+    chat_text = llm.engine.apply_chat_template(HELLO).text
     n_prompt = [len(llm.engine.tokenize(text)) for text in (chat_text, PARIS, prompts[-1])]
     n_prompt[1:2] = [n_prompt[1]] * 4
     assert [r.usage.n_prompt for r in results] == n_prompt
@@ -234,10 +234,11 @@ def test_leaving_a_stream_cancels_it(llm: LLM) -> None:
 
 def test_chat_renders_messages_and_tools_with_the_template(templated: LLM) -> None:
     engine = templated.engine
-    assert engine.apply_chat_template(HELLO)[0] == "user: Hi!\n"
-    text, _ = engine.apply_chat_template(HELLO, tools=[WEATHER])
+    assert engine.apply_chat_template(HELLO).text == "user: Hi!\n"
+    weather = ChatOptions(tools=[WEATHER])
+    text = engine.apply_chat_template(HELLO, weather).text
     assert text == "TOOL weather\nuser: Hi!\n"
-    result = templated.chat(HELLO, SamplingParams(max_tokens=1), tools=[WEATHER])
+    result = templated.chat(HELLO, SamplingParams(max_tokens=1), weather)
     assert result.usage.n_prompt == len(engine.tokenize(text))
     plain = templated.chat(HELLO, SamplingParams(max_tokens=1))
     assert plain.usage.n_prompt == len(engine.tokenize("user: Hi!\n"))

@@ -95,7 +95,9 @@ LLAMA: dict[str, str] = {
         "error params token_table kernels/panel_buffer llama/devices llama/kernel_choice"
         " llama/log_sink llama/thread_pool"
     ),
-    "llama/chat_template": "error llama/llama_model",
+    "llama/chat_format": "constraint error llama/grammar llama/llama_model llama/outside_thought",
+    "llama/chat_template": "error llama/chat_format llama/llama_model",
+    "llama/outside_thought": "constraint llama/llama_model",
     "llama/grammar": "constraint error llama/llama_model llama/log_sink",
     "llama/context": "error llama/llama_model llama/log_sink llama/thread_pool",
     "llama/embedder": (
@@ -157,6 +159,7 @@ BINDINGS: dict[str, str] = {
         " llama/llama_backend llama/llama_model llama/log_sink"
     ),
     "bindings/bind_engine": "bindings/bindings bindings/py_engine",
+    "bindings/bind_chat": "bindings/bindings llama/chat_template",
     "bindings/bind_embedder": "bindings/bindings bindings/py_engine error llama/embedder",
     "bindings/bind_testing": (
         "bindings/bindings error fault_script logits_record llama/llama_backend llama/llama_model"
@@ -170,7 +173,8 @@ ALLOWED = CORE | LLAMA | BINDINGS
 
 # llamaherd stands for the names that the package exports.
 MODULES: dict[str, str] = {
-    "result": "_core",
+    "chat": "_core params prompt",
+    "result": "_core chat",
     "logs": "_core",
     "config_file": "_core",
     "json_schema": "",
@@ -187,23 +191,25 @@ MODULES: dict[str, str] = {
     "models.resolve": "_core models.cache models.catalogue models.hub models.local_file",
     "loading": "_core logs",
     "trace": "_core",
-    "stream": "_core result",
+    "stream": "_core chat result",
     "prefix_cache": "_core stream",
     "calibration": "_core models params",
     "pump": "_core logs stream structured",
     "prompt": "",
     "engine": (
-        "_core calibration loading logs models params prefix_cache prepared prompt pump stream"
-        " trace"
+        "_core calibration chat loading logs models params prefix_cache prepared prompt pump stream"
+        " structured trace"
     ),
     "embedder": "_core engine loading models params",
-    "prepared": "_core prompt structured",
-    "run": "_core bars engine params prepared prompt result stream",
+    "prepared": "_core chat prompt structured",
+    "run": "_core bars chat engine params prepared prompt result stream",
     "scoring": "_core engine params prompt result",
     "bars": "result",
-    "llm": "_core bars embedder engine loading params prefix_cache prompt result run scoring",
+    "llm": (
+        "_core bars chat embedder engine loading params prefix_cache prompt result run scoring"
+    ),
     "evaluation": "_core llm params scoring",
-    "llamaherd": "_core embedder engine llm params prefix_cache result scoring stream",
+    "llamaherd": "_core chat embedder engine llm params prefix_cache result scoring stream",
     "workload_file": "_core",
     "workload": "_core prompt result workload_file",
     "replay": "_core engine params stream workload",

@@ -106,7 +106,7 @@ def agent_prompts(tokenizer: BatchEngine, n: int) -> list[list[int]]:
     while len(prompts) < n:
         messages = next(turns)
         system = tokenizer.tokenize(messages[0]["content"])[:60]
-        text, _ = tokenizer.apply_chat_template(messages[1:])
+        text = tokenizer.apply_chat_template(messages[1:]).text
         prompt = system + tokenizer.tokenize(text)
         if len(prompt) <= 800:
             prompts.append(prompt)

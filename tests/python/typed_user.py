@@ -12,6 +12,7 @@ import numpy as np
 from llamaherd import (
     LLM,
     BatchEngine,
+    ChatOptions,
     Delta,
     DeviceInfo,
     EngineConfig,
@@ -23,6 +24,7 @@ from llamaherd import (
     Metrics,
     ModelLoadError,
     QueueFullError,
+    Reply,
     Result,
     SamplingParams,
     Stream,
@@ -87,7 +89,7 @@ def offline(model: str | Path) -> list[str]:
         mixed: list[Prompt] = ["Hi", [5, 6], MESSAGES, np.array([5, 6])]
         results += llm.generate(mixed, [PARAMS] * 4)
         results += llm.generate([5, 6], PARAMS, progress=False)
-        results.append(llm.chat(MESSAGES, PARAMS, tools=TOOLS))
+        results.append(llm.chat(MESSAGES, PARAMS, ChatOptions(tools=TOOLS, tool_choice="none")))
         deltas: Iterator[Delta] = llm.stream(MESSAGES, PARAMS)
         texts: list[str] = [delta.text for delta in deltas]
         return texts + [result.text for result in results if result.error == ""]
@@ -133,7 +135,7 @@ def application(model: str | Path) -> int:
     try:
         with BatchEngine(model, CONFIG, progress=False, threaded=True) as engine:
             streams: list[Stream] = [engine.submit(p, PARAMS) for p in ("Hi", (5, 6))]
-            streams.append(engine.submit(MESSAGES, tools=TOOLS, params=PARAMS))
+            streams.append(engine.submit(MESSAGES, chat=ChatOptions(), params=PARAMS))
             for stream in as_completed(streams):
                 describe(stream.result(timeout=300.0))
             streams[0].cancel()
@@ -143,10 +145,14 @@ def application(model: str | Path) -> int:
             asyncio.run(serve(engine))
             ids: list[int] = engine.tokenize("Hi", add_special=True, parse_special=False)
             text: str = engine.detokenize(ids, special=False)
-            prompt, stops = engine.apply_chat_template(MESSAGES, add_generation_prompt=True)
+            chat = engine.apply_chat_template(
+                MESSAGES, ChatOptions(thinking=False), add_generation_prompt=True
+            )
+            reply: Reply | None = engine.submit(MESSAGES).result().reply
+            assert reply is None or reply.content or reply.tool_calls
             metrics: Metrics = engine.metrics()
             figures: dict[str, float] = metrics.as_dict()
-            assert text + prompt + "".join(stops)
+            assert text + chat.text + "".join(chat.stop)
             assert engine.model_info()["n_ctx"] == 512
             assert not engine.closed
             return int(figures["n_submitted"])

@@ -91,7 +91,7 @@ def _prompt(llm: LLM, question: str) -> str:
     """As a chat message where the model can chat, else as plain text."""
     if not llm.engine.model_info()["has_chat_template"]:
         return question
-    return llm.engine.apply_chat_template([{"role": "user", "content": question}])[0]
+    return llm.engine.apply_chat_template([{"role": "user", "content": question}]).text
 
 
 # Both passes are private: the second would find the first one's prompts in the prefix cache.

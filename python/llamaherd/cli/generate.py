@@ -294,7 +294,7 @@ def _record(recorder: Recorder | None, engine: BatchEngine, job: _Job, result: R
         return
     prompt = job.prompt
     if is_messages(prompt):
-        prompt = engine.apply_chat_template(prompt)[0]
+        prompt = engine.apply_chat_template(prompt).text
     token_ids = engine.tokenize(prompt) if isinstance(prompt, str) else cast("TokenIds", prompt)
     for choice in result.choices or (result,):
         recorder.add(token_ids, choice)

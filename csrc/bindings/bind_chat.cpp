@@ -1,0 +1,42 @@
+#include <pybind11/stl.h>
+
+#include "bindings.h"
+#include "llama/chat_template.h"
+
+namespace py = pybind11;
+
+namespace llamaherd {
+
+void bind_chat(py::module_& m) {
+  py::class_<Constraint, std::shared_ptr<Constraint>>(m, "Constraint", "What an output must obey.");
+  py::class_<ToolCall>(m, "ToolCall", "One call of a tool by the model.")
+      .def_readonly("id", &ToolCall::id, "Empty in formats that have none.")
+      .def_readonly("name", &ToolCall::name)
+      .def_readonly("arguments", &ToolCall::arguments, "JSON.");
+
+  py::class_<ChatMessage>(m, "ChatMessage", "An assistant's answer, taken apart.")
+      .def_readonly("content", &ChatMessage::content)
+      .def_readonly("reasoning", &ChatMessage::reasoning)
+      .def_readonly("tool_calls", &ChatMessage::tool_calls);
+
+  py::class_<ChatFormat, std::shared_ptr<ChatFormat>>(
+      m, "ChatFormat", "How a model writes its answer to one prompt. Thread-safe.")
+      .def_property_readonly("constraint", &ChatFormat::constraint,
+                             "What calls of tools must obey, for submit(); None: nothing.")
+      .def("parse", &ChatFormat::parse, py::arg("text"), py::arg("whole"),
+           py::call_guard<py::gil_scoped_release>(),
+           "An answer, or with whole=False its beginning, taken apart. Raises LlamaHerdError if it "
+           "is not in this format.");
+
+  py::class_<ChatPrompt>(m, "ChatPrompt", "A conversation as the model reads it.")
+      .def_readonly("text", &ChatPrompt::text)
+      .def_readonly("stop", &ChatPrompt::stop, "Strings that end the assistant's turn.")
+      .def_readonly("preserved_tokens", &ChatPrompt::preserved_tokens,
+                    "Special tokens that the format is read by.")
+      .def_property_readonly(
+          "format",
+          [](const ChatPrompt& self) { return std::const_pointer_cast<ChatFormat>(self.format); },
+          "None: the answer's text is its content.");
+}
+
+}  // namespace llamaherd

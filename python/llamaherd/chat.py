@@ -1,0 +1,194 @@
+"""Conversations: what a chat template is told, and the model's answer taken apart."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llamaherd import _core
+from llamaherd._core import Delta, FinishReason, InvalidRequestError, LlamaHerdError
+from llamaherd.params import require_unicode
+from llamaherd.prompt import Message
+
+# Ends of an answer that is whole.
+_WHOLE = (FinishReason.STOP,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatOptions:
+    """What a chat template is told besides the messages.
+
+    Args:
+      tools: Tool definitions in OpenAI's format.
+      tool_choice: "auto": the model may call tools; "required": it must; "none": it must not; or
+        the name of the tool it must call. Calls obey their tool's schema.
+      parallel_tool_calls: It may make several calls in one answer.
+      thinking: Models that can think before they answer do. An answer that must obey a schema or a
+        grammar of SamplingParams is never thought about.
+      template_kwargs: More variables for the template, JSON values by name.
+
+    Raises:
+      InvalidRequestError: tool_choice is none of these.
+    """
+
+    tools: Sequence[Mapping[str, Any]] = ()
+    tool_choice: str = "auto"
+    parallel_tool_calls: bool = True
+    thinking: bool = True
+    template_kwargs: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.tool_choice not in ("auto", "required", "none"):
+            self._chosen()
+
+    def _chosen(self) -> list[Mapping[str, Any]]:
+        """The tools that may be called."""
+        if self.tool_choice in ("auto", "required", "none"):
+            return list(self.tools)
+        named = [tool for tool in self.tools if _name_of(tool) == self.tool_choice]
+        if not named:
+            raise InvalidRequestError(
+                "tool_choice must be auto, required, none, or the name of a tool; "
+                f"got {self.tool_choice!r}"
+            )
+        return named
+
+    def render(
+        self, core: _core.BatchEngine, messages: Sequence[Message], *, add_generation_prompt: bool
+    ) -> _core.ChatPrompt:
+        """A conversation as the model reads it.
+
+        Raises:
+          InvalidRequestError: As `BatchEngine.apply_chat_template`.
+        """
+        tools = self._chosen()
+        named = self.tool_choice not in ("auto", "required", "none")
+        return core.apply_chat_template(
+            messages_json=_json("messages", list(messages)),
+            tools_json=_json("tools", tools) if tools else "",
+            tool_choice="required" if named else self.tool_choice,
+            parallel_tool_calls=bool(self.parallel_tool_calls),
+            thinking=bool(self.thinking),
+            template_kwargs_json=_json("template_kwargs", dict(self.template_kwargs or {})),
+            add_generation_prompt=add_generation_prompt,
+        )
+
+
+def _name_of(tool: Any) -> Any:
+    function = tool.get("function") if isinstance(tool, Mapping) else None
+    return function.get("name") if isinstance(function, Mapping) else None
+
+
+def _json(name: str, value: Any) -> str:
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequestError(f"{name} must be JSON values: {error}") from None
+    require_unicode(f"{name} as JSON", text)
+    return text
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """One call of a tool by the model, or what a `ReplyDelta` adds to one.
+
+    Attributes:
+      index: Of the call in the answer, from 0.
+      id: Names the call; the message with the tool's result refers to it. In a delta only with the
+        call's beginning, else empty.
+      name: Of the tool; in a delta likewise.
+      arguments: JSON; in a delta the next piece of it.
+    """
+
+    index: int
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The assistant's answer, taken apart, or what one delta adds to it.
+
+    Attributes:
+      content: What it says.
+      reasoning: What it thought before, if the model does that.
+      tool_calls: The tools it calls.
+    """
+
+    content: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.content or self.reasoning or self.tool_calls)
+
+
+class ReplyReader:
+    """Takes an answer apart as it comes. Used by one thread at a time."""
+
+    def __init__(self, format_: _core.ChatFormat | None) -> None:
+        self._format = format_
+        self._text = ""
+        self._ids: list[str] = []
+        self.reply = Reply()  # so far
+
+    def read(self, delta: Delta) -> Reply:
+        """What the next delta of the output adds to the answer.
+
+        An answer that is not in the model's format for thoughts and calls, or is cut short, keeps
+        its text as content from where it cannot be read on.
+        """
+        if not delta.text and delta.finish_reason is None:
+            return Reply()
+        before = self.reply
+        self.read_all(self._text + delta.text, delta.finish_reason)
+        return _added(before, self.reply)
+
+    def read_all(self, text: str, finish_reason: FinishReason | None) -> Reply:
+        """The answer so far, whose text this is."""
+        self._text = text
+        if self._format is None:
+            self.reply = Reply(text)
+            return self.reply
+        try:
+            parsed = self._format.parse(text, finish_reason in _WHOLE)
+        except LlamaHerdError:
+            if finish_reason is not None and not self.reply:
+                self.reply = Reply(text)
+        else:
+            self.reply = Reply(parsed.content, parsed.reasoning, self._calls(parsed))
+        return self.reply
+
+    def _calls(self, parsed: _core.ChatMessage) -> tuple[ToolCall, ...]:
+        calls = []
+        for index, call in enumerate(parsed.tool_calls):
+            if not call.name:
+                break  # there is more of it to come
+            if index == len(self._ids):
+                self._ids.append(call.id or f"call_{uuid.uuid4().hex[:24]}")
+            calls.append(ToolCall(index, self._ids[index], call.name, call.arguments))
+        return tuple(calls)
+
+
+def _added(before: Reply, after: Reply) -> Reply:
+    return Reply(
+        after.content[len(before.content) :],
+        after.reasoning[len(before.reasoning) :],
+        tuple(_added_calls(before.tool_calls, after.tool_calls)),
+    )
+
+
+def _added_calls(before: Sequence[ToolCall], after: Sequence[ToolCall]) -> list[ToolCall]:
+    added = []
+    for call in after:
+        if call.index >= len(before):
+            added.append(call)
+            continue
+        arguments = call.arguments[len(before[call.index].arguments) :]
+        if arguments:
+            added.append(ToolCall(call.index, "", "", arguments))
+    return added

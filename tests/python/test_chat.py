@@ -1,0 +1,227 @@
+"""Tool calls and thoughts, told apart from what the model says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chat_templates import TOOLS_AND_THOUGHTS
+from llamaherd import (
+    BatchEngine,
+    ChatOptions,
+    EngineConfig,
+    FinishReason,
+    InvalidRequestError,
+    Reply,
+    ReplyReader,
+    SamplingParams,
+    ToolCall,
+)
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}, "unit": {"enum": ["celsius", "kelvin"]}},
+            "required": ["city", "unit"],
+        },
+    },
+}
+TIME = {
+    "type": "function",
+    "function": {
+        "name": "get_time",
+        "parameters": {
+            "type": "object",
+            "properties": {"zone": {"type": "integer", "minimum": 0, "maximum": 9}},
+            "required": ["zone"],
+        },
+    },
+}
+TOOLS = ChatOptions(tools=[WEATHER, TIME])
+GREEDY = SamplingParams(temperature=0, max_tokens=120)
+CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo", "unit": "kelvin"}}\n'
+CALL_END = "</tool_call>"
+
+
+@pytest.fixture(scope="module")
+def engine(model_path: Path) -> Iterator[BatchEngine]:
+    config = EngineConfig(n_ctx=4096, n_threads=1, chat_template=TOOLS_AND_THOUGHTS, warmup=False)
+    with BatchEngine(model_path, config) as engine:
+        yield engine
+
+
+def user(city: str) -> dict[str, Any]:
+    return {"role": "user", "content": f"What is the weather in {city}, in celsius?"}
+
+
+def call(city: str) -> dict[str, Any]:
+    arguments = json.dumps({"city": city, "unit": "celsius"})
+    function = {"name": "get_weather", "arguments": arguments}
+    tool_call = {"type": "function", "id": "call_1", "function": function}
+    return {"role": "assistant", "content": "", "tool_calls": [tool_call]}
+
+
+# A small model does what was done before.
+CALLS = [m for city in ("Rome", "London", "Berlin") for m in (user(city), call(city))]
+CALLS.append(user("Paris"))
+THOUGHTS = [
+    message
+    for n in (2, 3, 4)
+    for message in (
+        {"role": "user", "content": f"{n} + 1"},
+        {"role": "assistant", "content": f"{n + 1}", "reasoning_content": f"It is {n + 1}."},
+    )
+]
+THOUGHTS.append({"role": "user", "content": "5 + 1"})
+
+
+def reader(engine: BatchEngine, chat: ChatOptions = TOOLS) -> ReplyReader:
+    return ReplyReader(engine.apply_chat_template(CALLS, chat).format)
+
+
+def answer(
+    engine: BatchEngine, messages: list[Any], chat: ChatOptions, params: SamplingParams = GREEDY
+) -> Reply:
+    """The answer, after its deltas were found to add up to it."""
+    stream = engine.submit(messages, params, chat=chat)
+    read = stream.new_reader()
+    assert read is not None
+    pieces = [read.read(delta) for delta in stream]
+    result = stream.result(timeout=120)
+    assert not result.error
+    reply = result.reply
+    assert reply is not None
+    assert "".join(piece.content for piece in pieces) == reply.content
+    assert "".join(piece.reasoning for piece in pieces) == reply.reasoning
+    assert added_calls(pieces) == [(c.name, c.arguments) for c in reply.tool_calls]
+    return reply
+
+
+def added_calls(pieces: list[Reply]) -> list[tuple[str, str]]:
+    calls: list[list[str]] = []
+    for added in (c for piece in pieces for c in piece.tool_calls):
+        if added.index == len(calls):
+            assert added.id
+            assert added.name
+            calls.append([added.name, ""])
+        else:
+            assert (added.id, added.name) == ("", "")
+        calls[added.index][1] += added.arguments
+    return [(name, arguments) for name, arguments in calls]
+
+
+def test_the_model_calls_a_tool(engine: BatchEngine) -> None:
+    (made,) = answer(engine, CALLS, TOOLS).tool_calls
+    assert made.name == "get_weather"
+    assert json.loads(made.arguments) == {"city": "Paris", "unit": "celsius"}
+    assert made.id.startswith("call_")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_call_obeys_its_tools_schema(engine: BatchEngine, seed: int) -> None:
+    # The model would call the tool it sees called above: the grammar begins where a call does.
+    chat = ChatOptions(tools=[TIME], parallel_tool_calls=False)
+    params = SamplingParams(temperature=1, seed=seed, max_tokens=120)
+    (made,) = answer(engine, CALLS, chat, params).tool_calls
+    assert made.name == "get_time"
+    assert json.loads(made.arguments)["zone"] in range(10)
+
+
+def test_the_tool_that_was_chosen_is_called(engine: BatchEngine) -> None:
+    chat = ChatOptions(tools=[WEATHER, TIME], tool_choice="get_time", parallel_tool_calls=False)
+    (made,) = answer(engine, CALLS, chat).tool_calls
+    assert made.name == "get_time"
+
+
+def test_without_tools_what_looks_like_a_call_is_content(engine: BatchEngine) -> None:
+    for chat in (ChatOptions(thinking=False), ChatOptions(tools=[WEATHER], tool_choice="none")):
+        assert not answer(engine, CALLS, chat).tool_calls
+
+
+def test_each_output_has_calls_of_its_own(engine: BatchEngine) -> None:
+    result = engine.submit(CALLS, SamplingParams(n=3, seed=1, max_tokens=120), chat=TOOLS).result()
+    replies = [choice.reply for choice in result.choices]
+    ids = {made.id for reply in replies if reply for made in reply.tool_calls}
+    assert len(ids) == sum(len(reply.tool_calls) for reply in replies if reply)
+    assert ids
+
+
+def test_thoughts_are_told_apart(engine: BatchEngine) -> None:
+    reply = answer(engine, THOUGHTS, ChatOptions())
+    assert reply.reasoning.startswith("It is ")
+    assert "think" not in reply.content + reply.reasoning
+    assert reply.content
+
+
+def test_the_grammar_of_calls_lets_thoughts_alone(engine: BatchEngine) -> None:
+    messages = json.loads(
+        json.dumps(THOUGHTS).replace("It is", "Calls begin with <tool_call>\\nhere:")
+    )
+    reply = answer(engine, messages, TOOLS)
+    assert reply.reasoning.startswith("Calls begin with <tool_call>\nhere: ")
+    assert not reply.tool_calls
+
+
+def test_thinking_can_be_turned_off(engine: BatchEngine) -> None:
+    assert not answer(engine, THOUGHTS, ChatOptions(thinking=False)).reasoning
+
+
+def test_an_answer_that_must_obey_a_rule_is_all_content(engine: BatchEngine) -> None:
+    params = SamplingParams(regex="[0-9]", temperature=0)
+    reply = engine.submit(THOUGHTS, params).result().reply
+    assert reply is not None
+    assert reply.content.isdigit()
+    with pytest.raises(InvalidRequestError, match="call tools or obey regex"):
+        engine.submit(CALLS, params, chat=TOOLS)
+
+
+def test_a_call_may_follow_words(engine: BatchEngine) -> None:
+    reply = reader(engine).read_all("One moment. " + CALL + CALL_END, FinishReason.STOP)
+    assert reply.content.strip() == "One moment."
+    (made,) = reply.tool_calls
+    assert json.loads(made.arguments) == {"city": "Oslo", "unit": "kelvin"}
+
+
+def test_a_thought_of_a_call_is_no_call(engine: BatchEngine) -> None:
+    text = "<think>\nShall I " + CALL + CALL_END + "?\n</think>\n\nNo."
+    reply = reader(engine).read_all(text, FinishReason.STOP)
+    assert "get_weather" in reply.reasoning
+    assert (reply.content.strip(), reply.tool_calls) == ("No.", ())
+
+
+@pytest.mark.parametrize("reason", [FinishReason.LENGTH, FinishReason.CANCELLED])
+def test_what_is_cut_short_loses_nothing_that_was_read(
+    engine: BatchEngine, reason: FinishReason
+) -> None:
+    reply = reader(engine).read_all("Wait. " + CALL[:-10], reason)
+    assert reply.content.strip() == "Wait."
+    assert [made.name for made in reply.tool_calls] == ["get_weather"]
+
+
+def test_what_cannot_be_read_is_content(engine: BatchEngine) -> None:
+    text = '<tool_call>\n{"name": 5}'
+    assert reader(engine).read_all(text, FinishReason.STOP) == Reply(text)
+
+
+def test_reading_a_beginning_is_never_taken_back(engine: BatchEngine) -> None:
+    text = "<think>\nHm.\n</think>\n\nOne moment. " + CALL + CALL_END
+    read = reader(engine)
+    last = Reply()
+    for end in range(1, len(text)):
+        reply = read.read_all(text[:end], None)
+        assert reply.content.startswith(last.content)
+        assert reply.reasoning.startswith(last.reasoning)
+        for now, before in zip(reply.tool_calls, last.tool_calls, strict=False):
+            assert now.arguments.startswith(before.arguments)
+            assert now.id == before.id
+        last = reply
+    whole = read.read_all(text, FinishReason.STOP)
+    assert whole.content.startswith(last.content)
+    (made,) = whole.tool_calls
+    assert isinstance(made, ToolCall)
