@@ -181,6 +181,8 @@ DecodeStatus LlamaBackend::decode(const BatchView& batch) {
   n_nodes_left_ = kAllNodes;
   switch (status) {
     case 0:
+      // A GPU still computes: what calls cost is measured here, not where logits are read.
+      llama_synchronize(context_.get());
       if (first_shadow_ > 0) shadow_new_cells(batch);
       return DecodeStatus::kOk;
     case 1:
