@@ -69,6 +69,14 @@ void bind_embedder(py::module_& m) {
       .def_property_readonly("max_len", &Embedder::max_len, "Tokens of one text at most.")
       .def_property_readonly("n_calls", &Embedder::n_calls, "Calls of the model so far.")
       .def(
+          "count_tokens",
+          [](Embedder& self, const std::string& text) {
+            bool was_cut = false;
+            return self.encode(text, &was_cut).size();
+          },
+          py::arg("text"), release_gil(),
+          "Tokens of a text as it is computed: max_len of one that is cut. Any thread.")
+      .def(
           "embed",
           [](Embedder& self, const std::vector<std::string>& texts, bool truncate) {
             return run(self, texts.size(), truncate, [&](std::size_t i, bool* was_cut) {

@@ -958,6 +958,10 @@ class Embedder:
         """
         Load a model. pooling: mean, cls, last or rank; '': the model's. Raises ModelLoadError, and InvalidRequestError if the pooling is unknown.
         """
+    def count_tokens(self, text: str) -> int:
+        """
+        Tokens of a text as it is computed: max_len of one that is cut. Any thread.
+        """
     def embed(self, texts: collections.abc.Sequence[str], truncate: bool) -> tuple[numpy.typing.NDArray[numpy.float32], list[int]]:
         """
         Vectors, float32 of shape (n_texts, n_out), and the indices of texts that were cut. Raises InvalidRequestError. Any thread; one waits for the other.

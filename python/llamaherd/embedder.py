@@ -95,6 +95,10 @@ class Embedder:
         """Tokens that a text can have, with those the model adds."""
         return self._core.max_len
 
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text, with those the model adds; max_len of one that is cut."""
+        return self._core.count_tokens(text)
+
     def embed(
         self, texts: str | Sequence[str], *, normalize: bool = False, truncate: bool = False
     ) -> Vectors:

@@ -57,6 +57,11 @@ class LLM:
             self._embedder = Embedder(model, config, progress=progress)
 
     @property
+    def generates(self) -> bool:
+        """False: the model makes embeddings and no text."""
+        return self._engine is not None
+
+    @property
     def engine(self) -> BatchEngine:
         """What generates.
 

@@ -215,6 +215,46 @@ MODULES: dict[str, str] = {
     "replay": "_core engine params stream workload",
     "tuning_policy": "_core params replay workload",
     "tuning": "_core params replay tuning_policy",
+    "cli.serve": "cli.options server server.keys server.logs server.run",
+    "server": "server.app server.pool server.settings",
+    "server.app": (
+        "_core server.chat_routes server.completion_routes server.errors server.generation"
+        " server.guard server.keys server.metrics server.pool server.responses_routes"
+        " server.settings server.state_routes server.token_routes server.vector_routes"
+    ),
+    "server.chat_routes": (
+        "_core chat engine params result server.answers server.generation server.logprobs"
+        " server.schemas server.sse"
+    ),
+    "server.completion_routes": (
+        "_core params prompt result server.answers server.generation server.logprobs"
+        " server.schemas server.sse"
+    ),
+    "server.errors": "_core",
+    "server.generation": (
+        "_core chat llm params prompt result server.errors server.keys server.metrics"
+        " server.pool server.schemas server.settings stream"
+    ),
+    "server.guard": "server.errors server.keys server.metrics server.settings",
+    "server.keys": "_core",
+    "server.logprobs": "_core engine",
+    "server.metrics": "_core result",
+    "server.pool": "_core llm models params server.errors",
+    "server.responses_routes": (
+        "_core chat params result server.answers server.generation server.schemas server.sse"
+    ),
+    "server.run": "server.generation server.protocol server.settings",
+    "server.settings": "_core",
+    "server.sse": "server.errors",
+    "server.state_routes": "server.answers server.errors server.generation",
+    "server.token_routes": (
+        "_core server.answers server.chat_routes server.errors server.generation server.schemas"
+    ),
+    "server.vector_routes": "_core server.answers server.generation server.schemas",
+    "server.logs": "",
+    "server.protocol": "",
+    "server.answers": "",
+    "server.schemas": "",
     "cli.options": "models params",
     "cli.pull": "models",
     "cli.quantize": "_core models",
@@ -223,7 +263,9 @@ MODULES: dict[str, str] = {
     "cli.demo": "llamaherd cli.options",
     "cli.generate": "llamaherd cli.options prompt stream workload",
     "cli.tune": "llamaherd cli.options params replay tuning tuning_policy workload",
-    "cli": "llamaherd cli.chat cli.demo cli.generate cli.info cli.pull cli.quantize cli.tune",
+    "cli": (
+        "llamaherd cli.chat cli.demo cli.generate cli.info cli.pull cli.quantize cli.serve cli.tune"
+    ),
     "cli.__main__": "cli",
 }
 

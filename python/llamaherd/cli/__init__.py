@@ -1,4 +1,4 @@
-"""The command line: ``llamaherd demo | generate | chat | tune | pull | quantize | info``."""
+"""The command line, ``llamaherd COMMAND``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from llamaherd.cli import chat, demo, generate, info, pull, quantize, tune
+from llamaherd.cli import chat, demo, generate, info, pull, quantize, serve, tune
 
 app = typer.Typer(
     help="Run many sequences of one GGUF model at once.",
@@ -17,6 +17,7 @@ app = typer.Typer(
 app.command()(demo.demo)
 app.command()(generate.generate)
 app.command()(chat.chat)
+app.command()(serve.serve)
 app.command()(tune.tune)
 app.command()(pull.pull)
 app.command()(quantize.quantize)

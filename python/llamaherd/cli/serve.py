@@ -1,0 +1,129 @@
+"""``llamaherd serve``: an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llamaherd.cli import options
+
+
+def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="GGUF files, names of the catalogue, or hf:org/repo/file.gguf; "
+            "NAME=... gives one a name."
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: any that is free.")] = 8000,
+    api_keys: Annotated[
+        Path | None, typer.Option(help="JSON file of keys; or keys in LLAMAHERD_API_KEYS.")
+    ] = None,
+    new_key: Annotated[
+        bool, typer.Option("--new-key", help="Print a new key and its hash, and end.")
+    ] = False,
+    open_access: Annotated[
+        bool, typer.Option("--open-access", help="Whoever reaches the port needs no key.")
+    ] = False,
+    default_max_tokens: Annotated[
+        int, typer.Option(help="Output tokens of a chat answer that says nothing else.")
+    ] = 2048,
+    max_body_mib: Annotated[float, typer.Option(help="Size of a request's body.")] = 8,
+    request_timeout: Annotated[
+        float | None, typer.Option(help="Seconds a request may take.")
+    ] = None,
+    drain: Annotated[float, typer.Option(help="Seconds for running requests at SIGTERM.")] = 30,
+    cors_origin: Annotated[
+        list[str] | None, typer.Option(help="Origin whose pages may call; repeatable.")
+    ] = None,
+    tls_certificate: Annotated[Path | None, typer.Option(help="PEM file.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file.")] = None,
+    idle_ttl: Annotated[
+        float | None, typer.Option(help="Unload a model unused for so many seconds.")
+    ] = None,
+    max_models_mib: Annotated[
+        float | None, typer.Option(help="Size of loaded models' files together.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of batch jobs and their files.")
+    ] = None,
+    log_prompts: Annotated[
+        bool, typer.Option("--log-prompts", help="Write prompts and answers to the log.")
+    ] = False,
+    config: options.Config = None,
+    preset: options.Preset = None,
+    n_ctx: options.NCtx = None,
+    max_seqs: options.MaxSeqs = None,
+    threads: options.Threads = None,
+    n_gpu_layers: options.GpuLayers = None,
+    device: options.Device = None,
+    kv_type: options.KvType = None,
+    cpu_kernels: options.CpuKernels = None,
+) -> None:
+    """Serve models over an OpenAI-compatible API."""
+    try:
+        from llamaherd.server import ModelPool, ModelSpec, ServerSettings, create_app
+        from llamaherd.server.keys import KeyRing, digest_of
+        from llamaherd.server.keys import new_key as make_key
+        from llamaherd.server.logs import set_up_logs
+        from llamaherd.server.run import Server
+    except ModuleNotFoundError as error:
+        print(
+            f"llamaherd: {error.name} is missing: pip install 'llamaherd[serve]'", file=sys.stderr
+        )
+        raise typer.Exit(1) from None
+    if new_key:
+        key = make_key()
+        print(f"key   {key}\nhash  {digest_of(key)}")
+        return
+    settings = ServerSettings(
+        host=host,
+        port=port,
+        open_access=open_access,
+        default_max_tokens=default_max_tokens,
+        max_body_mib=max_body_mib,
+        request_timeout_s=request_timeout,
+        drain_s=drain,
+        cors_origins=tuple(cors_origin or ()),
+        tls_certificate=tls_certificate,
+        tls_key=tls_key,
+        data_dir=data_dir,
+        log_prompts=log_prompts,
+    )
+    keys = KeyRing.load(api_keys)
+    settings.require_guarded(bool(keys))
+    engine = options.EngineOptions(
+        config=config,
+        preset=preset,
+        n_ctx=n_ctx,
+        max_seqs=max_seqs,
+        threads=threads,
+        n_gpu_layers=n_gpu_layers,
+        device=device,
+        kv_type=kv_type,
+        cpu_kernels=cpu_kernels,
+    ).to_config()
+    engine = dataclasses.replace(
+        engine, tenant_weights={**(engine.tenant_weights or {}), **keys.weights}
+    )
+    specs = [ModelSpec(*_named(model), engine) for model in models or [options.default_model]]
+    set_up_logs()
+    pool = ModelPool(specs, idle_ttl_s=idle_ttl, max_mib=max_models_mib)
+    server = Server(create_app(pool, settings, keys), settings)
+    server.run()
+    if not server.started:
+        raise typer.Exit(1)
+
+
+def _named(model: str) -> tuple[str, str]:
+    """What clients call a model, and where it is."""
+    name, equals, source = model.partition("=")
+    if equals:
+        return name, source
+    return (Path(model).stem if model.endswith(".gguf") else model), model

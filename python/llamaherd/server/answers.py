@@ -1,0 +1,239 @@
+"""What answers hold, for the OpenAPI schema."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(BaseModel):
+    error: ErrorDetail
+
+
+_ERROR_TEXTS = {
+    400: "The request breaks a rule, which the message states.",
+    401: "An API key is needed.",
+    404: "There is no such model or thing.",
+    405: "The path has no such method.",
+    413: "The body is too large.",
+    429: "Too many requests wait or run; retry-after says when to try again.",
+    431: "The headers are too large.",
+    500: "The server failed.",
+    503: "No model can answer now.",
+}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorAnswer, "description": text} for status, text in _ERROR_TEXTS.items()
+}
+
+
+def events(text: str) -> dict[str, Any]:
+    """An answer that a request may have as server-sent events."""
+    return {"description": text, "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+
+
+class PromptDetails(BaseModel):
+    cached_tokens: int
+
+
+class UsageAnswer(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptDetails | None = None
+
+
+class FunctionAnswer(BaseModel):
+    name: str
+    arguments: str
+
+
+class ToolCallAnswer(BaseModel):
+    id: str
+    type: Literal["function"]
+    function: FunctionAnswer
+
+
+class MessageAnswer(BaseModel):
+    role: Literal["assistant"]
+    content: str | None
+    refusal: None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCallAnswer] | None = None
+
+
+class TopLogprob(BaseModel):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprobAnswer(TopLogprob):
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(BaseModel):
+    content: list[TokenLogprobAnswer]
+    refusal: None
+
+
+FinishReasonName = Literal["stop", "length", "tool_calls", "deadline"]
+
+
+class ChatChoice(BaseModel):
+    index: int
+    message: MessageAnswer
+    finish_reason: FinishReasonName
+    logprobs: ChatLogprobs | None
+
+
+class ChatCompletion(BaseModel):
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: UsageAnswer
+
+
+class CompletionLogprobs(BaseModel):
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class CompletionChoice(BaseModel):
+    index: int
+    text: str
+    finish_reason: Literal["stop", "length", "deadline"]
+    logprobs: CompletionLogprobs | None
+
+
+class Completion(BaseModel):
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: UsageAnswer
+
+
+class EmbeddingAnswer(BaseModel):
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embeddings(BaseModel):
+    object: Literal["list"]
+    model: str
+    data: list[EmbeddingAnswer]
+    usage: EmbeddingUsage
+
+
+class RankedText(BaseModel):
+    text: str
+
+
+class RankedAnswer(BaseModel):
+    index: int
+    relevance_score: float
+    document: RankedText | None = None
+
+
+class Ranking(BaseModel):
+    model: str
+    results: list[RankedAnswer]
+
+
+class ModelAnswer(BaseModel):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    loaded: bool
+
+
+class Models(BaseModel):
+    object: Literal["list"]
+    data: list[ModelAnswer]
+
+
+class Tokens(BaseModel):
+    tokens: list[int]
+    count: int
+    max_model_len: int
+
+
+class TokenText(BaseModel):
+    prompt: str
+
+
+class ScoreAnswer(BaseModel):
+    index: int
+    logprob: float
+    token_logprobs: list[float]
+    is_greedy: bool
+
+
+class Scores(BaseModel):
+    model: str
+    results: list[ScoreAnswer]
+
+
+class State(BaseModel):
+    status: str
+
+
+class InputDetails(BaseModel):
+    cached_tokens: int
+
+
+class OutputDetails(BaseModel):
+    reasoning_tokens: int
+
+
+class ResponseUsage(BaseModel):
+    input_tokens: int
+    input_tokens_details: InputDetails
+    output_tokens: int
+    output_tokens_details: OutputDetails
+    total_tokens: int
+
+
+class IncompleteDetails(BaseModel):
+    reason: Literal["max_output_tokens", "deadline"]
+
+
+class ResponseAnswer(BaseModel):
+    id: str
+    object: Literal["response"]
+    created_at: int
+    model: str
+    status: Literal["completed", "incomplete", "in_progress"]
+    error: None
+    incomplete_details: IncompleteDetails | None
+    instructions: str | None
+    max_output_tokens: int | None
+    metadata: dict[str, str]
+    output: list[dict[str, Any]]
+    parallel_tool_calls: bool
+    store: Literal[False]
+    temperature: float | None
+    tool_choice: str | dict[str, Any]
+    tools: list[dict[str, Any]]
+    top_p: float | None
+    usage: ResponseUsage | None

@@ -1,0 +1,117 @@
+"""Errors as OpenAI's API has them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from llamaherd._core import (
+    EngineDeadError,
+    InvalidRequestError,
+    LlamaHerdError,
+    ModelLoadError,
+    NotGenerativeError,
+    QueueFullError,
+)
+
+_logger = logging.getLogger("llamaherd.server")
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+
+
+class ApiError(HTTPException):
+    """What a client is told instead of an answer."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(status, message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    @property
+    def body(self) -> dict[str, Any]:
+        kind = _TYPES.get(self.status)
+        if kind is None:
+            kind = "invalid_request_error" if self.status < 500 else "server_error"
+        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return {"error": error}
+
+    def response(self) -> Response:
+        headers = {}
+        if self.retry_after_s is not None:
+            headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
+        return JSONResponse(self.body, self.status, headers)
+
+
+def api_error(error: Exception) -> ApiError:
+    """What a client is told of an exception."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, QueueFullError):
+        after = error.retry_after_s
+        return ApiError(429, str(error), code="queue_full", retry_after_s=after)
+    if isinstance(error, InvalidRequestError | NotGenerativeError | TypeError):
+        return ApiError(400, str(error))
+    if isinstance(error, EngineDeadError):
+        return ApiError(503, str(error), code="engine_dead")
+    if isinstance(error, ModelLoadError):
+        return ApiError(503, str(error), code="model_load_failed")
+    if isinstance(error, LlamaHerdError):
+        return ApiError(500, str(error))
+    _logger.error("unexpected error", exc_info=error)
+    return ApiError(500, "the server failed; its log says more")
+
+
+def _validation_error(error: RequestValidationError) -> ApiError:
+    first = error.errors()[0]
+    where = [str(part) for part in first["loc"] if part != "body"]
+    if first["type"] == "json_invalid":
+        return ApiError(400, f"the body is not valid JSON: {first['ctx']['error']}")
+    param = ".".join(where) or None
+    if first["type"] == "extra_forbidden":
+        return ApiError(400, f"{param} is not supported", param=param, code="unsupported_field")
+    return ApiError(400, f"{param or 'the body'}: {first['msg']}", param=param)
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Every error of a route becomes one of ours."""
+
+    async def on_invalid(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return _validation_error(error).response()
+
+    async def on_http(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        response = ApiError(error.status_code, str(error.detail)).response()
+        response.headers.update(error.headers or {})
+        return response
+
+    async def on_any(_: Request, error: Exception) -> Response:
+        return api_error(error).response()
+
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    app.add_exception_handler(HTTPException, on_http)
+    for kind in (ApiError, LlamaHerdError, TypeError):
+        app.add_exception_handler(kind, on_any)
+    app.add_exception_handler(Exception, on_any)

@@ -1,0 +1,273 @@
+"""From a request to the engine's streams, and from their ends to what a client is told."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+
+from llamaherd._core import Delta, FinishReason, InvalidRequestError
+from llamaherd.chat import ChatOptions
+from llamaherd.llm import LLM
+from llamaherd.params import SamplingParams
+from llamaherd.prompt import Prompt
+from llamaherd.result import Result, Usage
+from llamaherd.server.errors import ApiError
+from llamaherd.server.keys import ApiKey
+from llamaherd.server.metrics import ServerMetrics
+from llamaherd.server.pool import ModelPool
+from llamaherd.server.schemas import (
+    SAMPLING_FIELDS,
+    JsonObjectFormat,
+    JsonSchemaFormat,
+    JsonSchemaText,
+    ResponseFormat,
+    Sampling,
+    Service,
+)
+from llamaherd.server.settings import ServerSettings
+from llamaherd.stream import Stream
+
+FINISH_REASONS = {
+    FinishReason.STOP: "stop",
+    FinishReason.LENGTH: "length",
+    FinishReason.DEADLINE: "deadline",
+}
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every route has at hand."""
+
+    settings: ServerSettings
+    pool: ModelPool
+    metrics: ServerMetrics
+    jobs: set[Job] = field(default_factory=set)  # those that run
+
+
+def sampling_options(body: Sampling) -> dict[str, Any]:
+    """The options of SamplingParams that a request sets."""
+    options = {}
+    for name in SAMPLING_FIELDS:
+        value = getattr(body, name)
+        if value is not None:
+            options[name] = value
+    return options
+
+
+def format_options(
+    response_format: ResponseFormat | JsonSchemaText | None,
+) -> dict[str, Any]:
+    """The same of a response format."""
+    if isinstance(response_format, JsonObjectFormat):
+        return {"json_object": True}
+    if isinstance(response_format, JsonSchemaFormat):
+        return {"json_schema": response_format.json_schema.json_schema}
+    if isinstance(response_format, JsonSchemaText):
+        return {"json_schema": response_format.json_schema}
+    return {}
+
+
+def service_options(body: Service, key: ApiKey, settings: ServerSettings) -> dict[str, Any]:
+    """Options of BatchEngine.submit: a key's bounds win over what the request asks for."""
+    priority = key.priority if body.priority is None else max(body.priority, key.priority)
+    deadlines = [s for s in (body.deadline_s, settings.request_timeout_s) if s is not None]
+    return {
+        "priority": priority,
+        "tenant": key.tenant or body.user or "",
+        "deadline_s": min(deadlines) if deadlines else None,
+        "ttft_deadline_s": body.ttft_deadline_s,
+        "cache": body.cache,
+        "cache_salt": body.cache_salt,
+    }
+
+
+class Job:
+    """The work of one request: a model that stays in memory meanwhile, and its streams."""
+
+    def __init__(self, context: Context, model: str, llm: LLM, service: dict[str, Any]) -> None:
+        self.model = model
+        self.llm = llm
+        self.streams: list[Stream] = []
+        self._context = context
+        self._service = service
+        self._n_without_token = 0
+
+    @classmethod
+    async def begin(
+        cls, context: Context, stack: AsyncExitStack, request: Request, body: Service
+    ) -> Job:
+        """A job on the model that a request names; the stack gives it back.
+
+        Raises:
+          ApiError: There is no such model, or no room for it.
+        """
+        model = body_model(body, context)
+        llm = await stack.enter_async_context(context.pool.use(model))
+        key: ApiKey = request.state.key
+        job = cls(context, model, llm, service_options(body, key, context.settings))
+        context.jobs.add(job)
+        stack.callback(job._leave)
+        return job
+
+    async def submit(
+        self, prompts: Sequence[Prompt], params: SamplingParams, chat: ChatOptions | None = None
+    ) -> None:
+        """One stream for each prompt: all of them, or none."""
+
+        def run() -> None:
+            for prompt in prompts:
+                stream = self.llm.engine.submit(prompt, params, chat=chat, **self._service)
+                self.streams.append(stream)
+
+        try:
+            # Templates, texts and grammars can take long: not on the event loop.
+            await asyncio.to_thread(run)
+        except BaseException:
+            self.cancel()
+            raise
+        self._n_without_token = len(self.streams)
+        self._context.metrics.waits(self._service["priority"], self._n_without_token)
+
+    def cancel(self) -> None:
+        for stream in self.streams:
+            stream.cancel()
+
+    async def deltas(self) -> AsyncIterator[tuple[int, Delta]]:
+        """Deltas of all streams as they come, each with its stream's index.
+
+        Raises:
+          ApiError: An output ended with an error, or because it was cancelled.
+        """
+        metrics, model = self._context.metrics, self.model
+        last_ns: dict[tuple[int, int], int] = {}
+        async for i, delta in merged(self.streams):
+            timing = delta.timing
+            before = last_ns.get((i, delta.index))
+            if before is None:
+                self._begun(1 if delta.index == 0 else 0)
+            elif delta.token_ids:
+                metrics.token_gap(model, (timing.last_ns - before) * 1e-9)
+            last_ns[i, delta.index] = timing.last_ns
+            require_good(delta.finish_reason, delta.error)
+            yield i, delta
+            if delta.finish_reason is not None:
+                usage = Usage(delta.n_prompt, delta.n_cached, delta.n_completion)
+                metrics.ended(model, timing, usage, delta.finish_reason)
+
+    async def ends(self) -> list[Result]:
+        """How all streams ended."""
+        ended = []
+        for stream in self.streams:
+            result = await stream.aresult()
+            self._begun(1)
+            ended.append(result)
+            for choice in result.choices or (result,):
+                self._context.metrics.ended(
+                    self.model, choice.timing, choice.usage, choice.finish_reason
+                )
+        return ended
+
+    def _begun(self, n: int) -> None:
+        self._n_without_token -= n
+        self._context.metrics.waits(self._service["priority"], -n)
+
+    def _leave(self) -> None:
+        self._context.jobs.discard(self)
+        self.cancel()
+        self._begun(self._n_without_token)
+
+
+def body_model(body: Any, context: Context) -> str:
+    """The model that a request names, or the server's first."""
+    return body.model or context.pool.names[0]
+
+
+async def results(request: Request, job: Job) -> list[Result]:
+    """How all streams of a job ended; a client that goes away cancels them.
+
+    Raises:
+      ApiError: One ended with an error, or because the server stops.
+    """
+    ending = asyncio.ensure_future(job.ends())
+    leaving = asyncio.ensure_future(until_disconnected(request))
+    try:
+        await asyncio.wait({ending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not ending.done():
+            job.cancel()
+        ended = await ending
+    finally:
+        leaving.cancel()
+    for result in ended:
+        for choice in result.choices or (result,):
+            require_good(choice.finish_reason, choice.error)
+    return ended
+
+
+async def until_disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def require_good(reason: FinishReason | None, error: str) -> None:
+    """Raises ApiError if an output ended in a way that is no answer."""
+    if reason is FinishReason.CANCELLED:
+        raise ApiError(503, "the request was cancelled", code="cancelled", retry_after_s=1)
+    if reason is FinishReason.ERROR:
+        status = 400 if "grammar" in error else 500
+        raise ApiError(status, error, code="generation_failed")
+
+
+async def merged(streams: Sequence[Stream]) -> AsyncIterator[tuple[int, Delta]]:
+    """Deltas of all streams as they come, each with its stream's index."""
+    if len(streams) == 1:
+        async for delta in streams[0]:
+            yield 0, delta
+        return
+    queue: asyncio.Queue[tuple[int, Delta] | None] = asyncio.Queue()
+
+    async def forward(i: int, stream: Stream) -> None:
+        async for delta in stream:
+            queue.put_nowait((i, delta))
+        queue.put_nowait(None)
+
+    tasks = [asyncio.ensure_future(forward(i, stream)) for i, stream in enumerate(streams)]
+    try:
+        n_open = len(tasks)
+        while n_open > 0:
+            item = await queue.get()
+            if item is None:
+                n_open -= 1
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def usage_of(usages: Sequence[Usage]) -> dict[str, Any]:
+    n_prompt = sum(usage.n_prompt for usage in usages)
+    n_completion = sum(usage.n_completion for usage in usages)
+    return {
+        "prompt_tokens": n_prompt,
+        "completion_tokens": n_completion,
+        "total_tokens": n_prompt + n_completion,
+        "prompt_tokens_details": {"cached_tokens": sum(usage.n_cached for usage in usages)},
+    }
+
+
+def require_one(options: dict[str, Any], names: Sequence[str]) -> None:
+    """Raises InvalidRequestError if of fields that mean the same several are set."""
+    given = [name for name in names if options.get(name) is not None]
+    if len(given) > 1:
+        raise InvalidRequestError(f"only one of {', '.join(names)} may be set; got {given}")
+
+
+def now() -> int:
+    """Seconds since 1970, as OpenAI's API has them."""
+    return int(time.time())

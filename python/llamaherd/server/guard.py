@@ -1,0 +1,150 @@
+"""What every request passes before a route sees it: its size, its key, its id."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llamaherd.server.errors import ApiError
+from llamaherd.server.keys import ApiKey, KeyRing
+from llamaherd.server.metrics import ServerMetrics
+from llamaherd.server.settings import ServerSettings
+
+_logger = logging.getLogger("llamaherd.server")
+# What is said of the server's life, and pages that ask for the key themselves.
+_OPEN = ("/health", "/ready", "/favicon.ico", "/pages/", "/dashboard")
+_BATCH_FILES = "/v1/files"
+_MIB = 1 << 20
+
+
+class Guard:
+    """ASGI middleware: bounds of headers and body, API keys, request ids, the access log."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        settings: ServerSettings,
+        keys: KeyRing,
+        metrics: ServerMetrics,
+        draining: Callable[[], bool],
+    ) -> None:
+        self._app = app
+        self._settings = settings
+        self._keys = keys
+        self._metrics = metrics
+        self._running: Counter[str] = Counter()
+        self._draining = draining
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        request_id = headers.get(b"x-request-id", b"").decode("latin-1")[:128] or _new_id()
+        scope.setdefault("state", {})["request_id"] = request_id
+        answer = _Answer(send, request_id)
+        begin = time.monotonic()
+        try:
+            key = self._admit(scope, headers)
+            scope["state"]["key"] = key
+            self._running[key.tenant] += 1
+            try:
+                await self._app(scope, self._bounded(scope, receive), answer.send)
+            finally:
+                self._running[key.tenant] -= 1
+        except ApiError as error:
+            if answer.status:
+                raise
+            await error.response()(scope, receive, answer.send)
+        finally:
+            route = scope.get("route")
+            path = getattr(route, "path", "other")
+            self._metrics.answered(path, answer.status)
+            _logger.info(
+                "request",
+                extra={
+                    "request_id": request_id,
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": answer.status,
+                    "seconds": round(time.monotonic() - begin, 6),
+                },
+            )
+
+    def _admit(self, scope: Scope, headers: dict[bytes, bytes]) -> ApiKey:
+        """Raises ApiError if the request must not pass."""
+        most = self._settings.max_header_kib * 1024
+        n_bytes = len(scope["raw_path"]) + len(scope["query_string"])
+        n_bytes += sum(len(name) + len(value) for name, value in scope["headers"])
+        if n_bytes > most:
+            raise ApiError(431, f"headers may have {most:.0f} bytes; got {n_bytes}")
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit():
+            raise ApiError(400, "content-length must be a number")
+        self._require_small(scope, int(length))
+        path: str = scope["path"]
+        if path == "/" or path.startswith(_OPEN):
+            return ApiKey(tenant="")
+        key = self._keys.find(headers.get(b"authorization", b"").decode("latin-1"))
+        if key is None:
+            raise ApiError(
+                401,
+                "an API key is needed, as Authorization: Bearer KEY",
+                code="invalid_api_key",
+            )
+        if self._draining():
+            raise ApiError(503, "the server is stopping", code="stopping", retry_after_s=10)
+        if key.max_running is not None and self._running[key.tenant] >= key.max_running:
+            raise ApiError(
+                429,
+                f"key {key.tenant} may have {key.max_running} requests at once",
+                code="rate_limit_exceeded",
+                retry_after_s=1,
+            )
+        return key
+
+    def _require_small(self, scope: Scope, n_bytes: int) -> None:
+        if scope["path"] == _BATCH_FILES:
+            return  # the route has a bound of its own, and writes to disk
+        most = int(self._settings.max_body_mib * _MIB)
+        if n_bytes > most:
+            raise ApiError(413, f"a body may have {most} bytes; got {n_bytes}")
+
+    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
+        n_bytes = 0
+
+        async def bounded() -> Message:
+            nonlocal n_bytes
+            message = await receive()
+            n_bytes += len(message.get("body", b""))
+            self._require_small(scope, n_bytes)
+            return message
+
+        return bounded
+
+
+class _Answer:
+    """Notes an answer's status on its way, and adds the request's id."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self._id = request_id.encode("latin-1")
+        self.status = 0
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers: list[Any] = list(message.get("headers", ()))
+            message = {**message, "headers": [*headers, (b"x-request-id", self._id)]}
+        await self._send(message)
+
+
+def _new_id() -> str:
+    return "req-" + uuid.uuid4().hex

@@ -1,0 +1,125 @@
+"""Who may use the server, and with what rights."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llamaherd._core import InvalidRequestError
+
+VARIABLE = "LLAMAHERD_API_KEYS"
+_FIELDS = {"name", "hash", "priority", "weight", "max_running"}
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """What a key gives.
+
+    Attributes:
+      tenant: Its name, on whose account requests run; "": the request's `user` counts.
+      digest: SHA-256 of the key, in hex.
+      priority: The most urgent class it may use, and the one it has if it says none.
+      weight: Its share of tokens beside others of the same class.
+      max_running: Requests at once; None: no bound.
+    """
+
+    tenant: str
+    digest: str = ""
+    priority: int = 0
+    weight: float = 1
+    max_running: int | None = None
+
+
+ANYONE = ApiKey(tenant="")
+
+
+def new_key() -> str:
+    """A key that nobody guesses."""
+    return "sk-" + secrets.token_urlsafe(32)
+
+
+def digest_of(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+class KeyRing:
+    """The keys of a server; without any, everyone may use it."""
+
+    def __init__(self, keys: Sequence[ApiKey] = ()) -> None:
+        self.keys = tuple(keys)
+
+    def __bool__(self) -> bool:
+        return bool(self.keys)
+
+    def find(self, authorization: str) -> ApiKey | None:
+        """The key of an Authorization header, or None. Takes as long for wrong keys as for right
+        ones."""
+        if not self.keys:
+            return ANYONE
+        scheme, _, key = authorization.partition(" ")
+        digest = digest_of(key.strip())
+        found = None
+        for known in self.keys:
+            if hmac.compare_digest(known.digest, digest):
+                found = known
+        return found if scheme.lower() == "bearer" else None
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Tenants' shares, as EngineConfig.tenant_weights takes them."""
+        return {key.tenant: key.weight for key in self.keys if key.weight != 1}
+
+    @classmethod
+    def load(cls, path: Path | None, environment: Mapping[str, str] = os.environ) -> KeyRing:
+        """Keys of a file and of the environment variable LLAMAHERD_API_KEYS.
+
+        Args:
+          path: JSON, a list of objects: name, hash (SHA-256 of the key in hex, as
+            ``llamaherd serve --new-key`` prints it), and if need be priority, weight, max_running.
+          environment: The variable holds keys as they are, with commas between them.
+
+        Raises:
+          InvalidRequestError: The file cannot be read, or breaks a rule.
+        """
+        keys = []
+        for i, key in enumerate(filter(None, environment.get(VARIABLE, "").split(","))):
+            keys.append(ApiKey(tenant=f"key-{i}", digest=digest_of(key.strip())))
+        if path is not None:
+            keys += [_key_of(entry) for entry in _entries(path)]
+        tenants = [key.tenant for key in keys]
+        if len(set(tenants)) < len(tenants):
+            raise InvalidRequestError(f"names of keys must differ; got {tenants}")
+        return cls(keys)
+
+
+def _entries(path: Path) -> list[Any]:
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidRequestError(f"keys cannot be read from {path}: {error}") from None
+    if not isinstance(entries, list):
+        raise InvalidRequestError(f"{path} must hold a list of keys; got {type(entries).__name__}")
+    return entries
+
+
+def _key_of(entry: Any) -> ApiKey:
+    if not isinstance(entry, dict) or set(entry) - _FIELDS:
+        raise InvalidRequestError(f"a key has {', '.join(sorted(_FIELDS))}; got {entry!r}")
+    name, digest = entry.get("name"), entry.get("hash")
+    if not isinstance(name, str) or not name:
+        raise InvalidRequestError(f"a key's name must be a text that is not empty; got {name!r}")
+    if not isinstance(digest, str) or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+        raise InvalidRequestError(f"hash of key {name} must be SHA-256 in hex")
+    numbers = {key: entry[key] for key in ("priority", "weight", "max_running") if key in entry}
+    for key, value in numbers.items():
+        kinds = (int, float) if key == "weight" else (int,)
+        if isinstance(value, bool) or not isinstance(value, kinds) or value < (key != "priority"):
+            raise InvalidRequestError(f"{key} of key {name} is out of range; got {value!r}")
+    return ApiKey(tenant=name, digest=digest, **numbers)

@@ -1,0 +1,81 @@
+"""The server as a process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import time
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from llamaherd.server.generation import Context
+from llamaherd.server.protocol import bounded_protocol
+from llamaherd.server.settings import ServerSettings
+
+_logger = logging.getLogger("llamaherd.server")
+
+
+class Server(uvicorn.Server):
+    """Listens until it is told to stop. At SIGTERM or SIGINT nothing new is let in; what runs has
+    drain_s seconds, and what runs then ends with an error that says so. A second signal ends it at
+    once."""
+
+    def __init__(self, app: FastAPI, settings: ServerSettings) -> None:
+        self._app = app
+        self._settings = settings
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=settings.host,
+                port=settings.port,
+                ssl_certfile=_path(settings.tls_certificate),
+                ssl_keyfile=_path(settings.tls_key),
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=int(settings.drain_s) + 5,
+                timeout_keep_alive=30,
+                http=bounded_protocol(int(settings.max_header_kib * 1024)),
+            )
+        )
+        self._draining: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """The first signal begins the drain; the next one stops at once."""
+        if self._app.state.draining:
+            self.force_exit = True
+            self.should_exit = True
+            return
+        self._app.state.draining = True
+        _logger.info("stopping on %s", signal.Signals(sig).name)
+        loop = asyncio.get_running_loop()
+        loop.call_soon_threadsafe(self._begin_drain)
+
+    def _begin_drain(self) -> None:
+        self._draining = asyncio.ensure_future(self._drain())
+
+    async def _drain(self) -> None:
+        context: Context = self._app.state.context
+        until = time.monotonic() + self._settings.drain_s
+        while context.jobs and time.monotonic() < until:
+            await asyncio.sleep(0.05)
+        for job in list(context.jobs):
+            job.cancel()
+        while context.jobs and time.monotonic() < until + 5:
+            await asyncio.sleep(0.02)
+        self.should_exit = True
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port that it listens on, once it does."""
+        sockets: list[socket.socket] = [s for server in self.servers for s in server.sockets]
+        host, port = sockets[0].getsockname()[:2]
+        return host, port
+
+
+def _path(path: Any) -> str | None:
+    return None if path is None else str(path)

@@ -1,0 +1,79 @@
+"""How a server is set up."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamaherd._core import InvalidRequestError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """How a server is set up.
+
+    Args:
+      host: Address to listen on. Wider than this machine only with keys, or with open_access.
+      port: In [0, 65535]; 0: any that is free.
+      open_access: Whoever reaches the port may use it, with no key.
+      default_max_tokens: Output tokens of a chat answer that says no max_tokens, >= 1.
+      max_body_mib: Size of a request's body, > 0; files of batch jobs have a bound of their own.
+      max_header_kib: Size of a request's line and headers together, > 0.
+      request_timeout_s: A request that takes longer ends as at its deadline, > 0. None: none.
+      drain_s: Seconds that running requests have at SIGTERM, >= 0.
+      cors_origins: Origins whose pages may call the server; "*": all.
+      tls_certificate: PEM file; with it the server speaks TLS.
+      tls_key: PEM file.
+      data_dir: Where batch jobs and their files live. None: there are none.
+      log_prompts: Write prompts and answers to the log.
+
+    Raises:
+      InvalidRequestError: A value is out of range.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    open_access: bool = False
+    default_max_tokens: int = 2048
+    max_body_mib: float = 8
+    max_header_kib: float = 64
+    request_timeout_s: float | None = None
+    drain_s: float = 30
+    cors_origins: tuple[str, ...] = ()
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    data_dir: Path | None = None
+    log_prompts: bool = False
+
+    def __post_init__(self) -> None:
+        for name, good, rule in (
+            ("port", 0 <= self.port <= 65535, "in [0, 65535]"),
+            ("default_max_tokens", self.default_max_tokens >= 1, ">= 1"),
+            ("max_body_mib", self.max_body_mib > 0, "> 0"),
+            ("max_header_kib", self.max_header_kib > 0, "> 0"),
+            ("drain_s", self.drain_s >= 0, ">= 0"),
+            ("request_timeout_s", (self.request_timeout_s or 1) > 0, "> 0"),
+        ):
+            if not good:
+                raise InvalidRequestError(f"{name} must be {rule}; got {getattr(self, name)}")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise InvalidRequestError("tls_certificate and tls_key go together; got one of them")
+
+    def require_guarded(self, has_keys: bool) -> None:
+        """Raises InvalidRequestError if strangers could use the server."""
+        if has_keys or self.open_access or _is_this_machine(self.host):
+            return
+        raise InvalidRequestError(
+            f"host {self.host} can be reached from other machines: set API keys, or say that "
+            "anyone may use the server (--open-access)"
+        )
+
+
+def _is_this_machine(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,75 @@
+"""/v1/models, /health, /ready and /metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from llamaherd.server import answers
+from llamaherd.server.answers import ERRORS
+from llamaherd.server.errors import ApiError
+from llamaherd.server.generation import Context
+
+router = APIRouter()
+
+
+def _model(context: Context, name: str) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": context.pool.created,
+        "owned_by": "llamaherd",
+        "loaded": name in context.pool.loaded,
+    }
+
+
+@router.get("/v1/models", response_model=answers.Models, responses=ERRORS)
+async def models(request: Request) -> dict[str, Any]:
+    """The models that may be asked for."""
+    context: Context = request.app.state.context
+    data = [_model(context, name) for name in context.pool.names]
+    return {"object": "list", "data": data}
+
+
+@router.get("/v1/models/{name:path}", response_model=answers.ModelAnswer, responses=ERRORS)
+async def model(name: str, request: Request) -> dict[str, Any]:
+    """One of them."""
+    context: Context = request.app.state.context
+    if name not in context.pool.names:
+        raise ApiError(404, f"there is no model {name!r}", code="model_not_found", param="model")
+    return _model(context, name)
+
+
+@router.get("/health", response_model=answers.State)
+async def health() -> dict[str, str]:
+    """The process lives."""
+    return {"status": "ok"}
+
+
+@router.get("/ready", response_model=answers.State, responses={503: {"model": answers.State}})
+async def ready(request: Request) -> Response:
+    """The first model is loaded, no engine is stuck, and the server is not stopping."""
+    context: Context = request.app.state.context
+    status = _status(context, stopping=request.app.state.draining)
+    return JSONResponse({"status": status}, 200 if status == "ok" else 503)
+
+
+def _status(context: Context, *, stopping: bool) -> str:
+    if stopping:
+        return "stopping"
+    loaded = context.pool.loaded
+    for name, llm in loaded.items():
+        if llm.generates:
+            health = llm.engine.health()
+            if not health.ok:
+                return f"{name}: {health.reason}"
+    return "ok"
+
+
+@router.get("/metrics", response_class=Response)
+def metrics(request: Request) -> Response:
+    """Figures in Prometheus' text format."""
+    context: Context = request.app.state.context
+    return Response(context.metrics.text(), media_type="text/plain; version=0.0.4")
