@@ -36,7 +36,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 def events(text: str) -> dict[str, Any]:
     """An answer that a request may have as server-sent events."""
-    return {"description": text, "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    fields = {"data": {"type": "string"}, "event": {"type": "string"}}
+    schema = {"type": "object", "properties": fields, "required": ["data"]}
+    return {"description": text, "content": {"text/event-stream": {"schema": schema}}}
 
 
 class PromptDetails(BaseModel):

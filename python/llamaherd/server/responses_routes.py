@@ -202,7 +202,7 @@ class _Answer:
                 name = "completed" if whole["status"] == "completed" else "incomplete"
                 yield self.event(f"response.{name}", response=whole)
 
-    def event(self, name: str, **fields: Any) -> bytes:
+    def event(self, name: str, /, **fields: Any) -> bytes:
         number, self._n_events = self._n_events, self._n_events + 1
         return event({"type": name, "sequence_number": number, **fields}, name)
 

@@ -1,0 +1,250 @@
+"""Whatever a client sends has a defined answer, and harms nobody else's."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from serving import Served, serve
+
+ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+HUGE = 10 << 20
+OPTIONS = ("--n-ctx", "4096", "--max-body-mib", "4", "--default-max-tokens", "4")
+CHECKS = [
+    not_a_server_error,
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+]
+
+
+@pytest.fixture(scope="module")
+def served(model_path: Path) -> Iterator[Served]:
+    with serve(model_path, options=OPTIONS) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def http(served: Served) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=served.url, timeout=60) as http:
+        yield http
+
+
+def error_of(answer: httpx.Response) -> dict[str, Any]:
+    error: dict[str, Any] = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+    return error
+
+
+def with_message(**fields: Any) -> dict[str, Any]:
+    return {**ASK, "messages": [{"role": "user", "content": "Hi", **fields}]}
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown field": ({**ASK, "foo": 1}, "foo is not supported"),
+    "unknown field of a message": (with_message(mood="good"), "mood is not supported"),
+    "audio": ({**ASK, "modalities": ["audio"]}, "modalities is not supported"),
+    "an image": (
+        with_message(content=[{"type": "image_url", "image_url": {"url": "x"}}]),
+        "messages.0.content",
+    ),
+    "no messages": ({"messages": []}, "at least 1"),
+    "messages of a type": ({"messages": "Hi"}, "messages"),
+    "a role": (with_message(role="king"), "role"),
+    "content of a type": (with_message(content=5), "content"),
+    "temperature of a type": ({**ASK, "temperature": "hot"}, "temperature"),
+    "temperature below 0": ({**ASK, "temperature": -1}, "[0, 100]; got -1"),
+    "top_p of 0": ({**ASK, "top_p": 0}, "top_p must be in (0, 1]"),
+    "n of 0": ({**ASK, "n": 0}, "n must be in [1, 128]"),
+    "n of 1000": ({**ASK, "n": 1000}, "n must be in [1, 128]"),
+    "max_tokens of 0": ({**ASK, "max_tokens": 0}, "max_tokens"),
+    "both max_tokens": ({**ASK, "max_completion_tokens": 3}, "only one of max_tokens"),
+    "a bias for no token": ({**ASK, "logit_bias": {"x": 1}}, "logit_bias"),
+    "a bias out of range": ({**ASK, "logit_bias": {"99999999": 1}}, "logit_bias"),
+    "top_logprobs alone": ({**ASK, "top_logprobs": 2}, "needs logprobs"),
+    "tools the template lacks": (
+        {**ASK, "tools": [{"type": "function", "function": {"name": "f"}}]},
+        "knows no tools",
+    ),
+    "a tool that is not there": (
+        {**ASK, "tool_choice": {"type": "function", "function": {"name": "g"}}},
+        "got 'g'",
+    ),
+    "a schema keyword": (
+        {
+            **ASK,
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "x", "schema": {"uniqueItems": True}},
+            },
+        },
+        "uniqueItems",
+    ),
+    "a grammar that does not parse": ({**ASK, "grammar": 'root ::= "a'}, "does not parse"),
+    "two rules": ({**ASK, "regex": "a", "choice": ["b"]}, "only one of"),
+    "a priority": ({**ASK, "priority": 101}, "priority must be in [0, 100]"),
+    "store": ({**ASK, "store": True}, "store"),
+    "a lone surrogate": (with_message(content="\ud800"), "messages"),
+    "too long": (with_message(content="a b " * 9000), "max_len is"),
+}
+
+
+@pytest.mark.parametrize("case", list(BAD))
+def test_a_broken_rule_is_a_400_that_states_it(http: httpx.Client, case: str) -> None:
+    body, expected = BAD[case]
+    for stream in (False, True):
+        content = json.dumps({**body, "stream": stream})
+        answer = http.post(
+            "/v1/chat/completions",
+            content=content,
+            headers={"content-type": "application/json"},
+        )
+        assert answer.status_code == 400, answer.text
+        error = error_of(answer)
+        assert error["type"] == "invalid_request_error"
+        assert expected in error["message"]
+
+
+def test_what_is_no_json(http: httpx.Client) -> None:
+    for content in (b"", b"{", b"\xff\xfe", b"[1,", b'"' + b"\\u00" * 5):
+        answer = http.post(
+            "/v1/chat/completions", content=content, headers={"content-type": "application/json"}
+        )
+        assert answer.status_code == 400, content
+        error_of(answer)
+    deep = b"[" * 100_000
+    answer = http.post(
+        "/v1/chat/completions", content=deep, headers={"content-type": "application/json"}
+    )
+    assert answer.status_code == 400
+    error_of(answer)
+
+
+def test_an_unknown_model_path_and_method(http: httpx.Client) -> None:
+    answer = http.post("/v1/chat/completions", json={**ASK, "model": "gpt-9"})
+    assert answer.status_code == 404
+    assert error_of(answer)["code"] == "model_not_found"
+    for answer, status in ((http.get("/v1/nothing"), 404), (http.get("/v1/completions"), 405)):
+        assert answer.status_code == status
+        error_of(answer)
+
+
+def test_a_chat_model_makes_embeddings_only_if_it_says_how(http: httpx.Client) -> None:
+    answer = http.post("/v1/embeddings", json={"input": "x"})
+    assert answer.status_code == 400
+    error_of(answer)
+
+
+def test_bodies_have_a_bound_whether_they_say_their_size_or_not(http: httpx.Client) -> None:
+    answer = http.post("/v1/chat/completions", content=b" " * HUGE)
+    assert answer.status_code == 413
+    assert "a body may have 4194304 bytes" in error_of(answer)["message"]
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(HUGE >> 16):
+            yield b" " * (1 << 16)
+
+    try:
+        answer = http.post("/v1/chat/completions", content=chunks())
+    except httpx.TransportError:
+        return  # the connection was closed while the body was sent
+    assert answer.status_code == 413
+
+
+def test_ten_thousand_messages_are_counted_not_choked_on(http: httpx.Client) -> None:
+    messages = [{"role": "user", "content": "x"}] * 10_000
+    answer = http.post("/v1/chat/completions", json={"messages": messages})
+    assert answer.status_code == 400
+    assert "max_len" in error_of(answer)["message"]
+
+
+def test_headers_have_a_bound(http: httpx.Client) -> None:
+    answer = http.get("/health", headers={"x-long": "x" * (1 << 20)})
+    assert answer.status_code == 431
+    error_of(answer)
+
+
+def test_headers_without_end_close_the_connection(served: Served) -> None:
+    at = urlsplit(served.url)
+    assert at.hostname
+    with socket.create_connection((at.hostname, at.port or 80), timeout=30) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\n")
+        answer = b""
+        try:
+            for i in range(100_000):
+                connection.sendall(b"x-%d: %b\r\n" % (i, b"y" * 1000))
+        except OSError:
+            pass
+        else:
+            pytest.fail("100 MB of headers were taken")
+        try:
+            answer = connection.recv(1 << 16)
+        except OSError:
+            return
+        assert answer == b"" or b" 431 " in answer
+
+
+def test_a_reader_that_stops_reading_holds_up_nobody(served: Served, http: httpx.Client) -> None:
+    at = urlsplit(served.url)
+    body = json.dumps({**ASK, "max_tokens": 1500, "ignore_eos": True, "stream": True}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    slow = socket.socket()
+    slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    slow.connect((at.hostname, at.port))
+    slow.sendall(head + b"content-length: %d\r\n\r\n%b" % (len(body), body))
+    time.sleep(0.5)
+    for _ in range(3):
+        assert http.post("/v1/chat/completions", json=ASK).status_code == 200
+    slow.close()
+    deadline = time.monotonic() + 60
+    while 'num_requests_running{model_name="smollm2-135m-instruct"} 0.0' not in (
+        http.get("/metrics").text
+    ):
+        assert time.monotonic() < deadline, "a request of a client that went away still runs"
+        time.sleep(0.05)
+
+
+def test_what_the_schema_allows_has_an_answer_of_the_schema(served: Served) -> None:
+    schema = schemathesis.openapi.from_url(served.url + "/openapi.json")
+    operations = [found.ok() for found in schema.get_all_operations()]
+    assert len(operations) >= 12
+    for operation in operations:
+        judge(operation, n_cases=20)
+
+
+def judge(operation: Any, n_cases: int) -> None:
+    """Sends drawn requests of one operation."""
+
+    @settings(
+        max_examples=n_cases,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy())
+    def run(case: Any) -> None:
+        if isinstance(case.body, dict):
+            for name in {"max_tokens", "max_completion_tokens", "max_output_tokens"} & set(
+                case.body
+            ):
+                case.body[name] = 2  # or small machines write for hours
+        case.call_and_validate(checks=CHECKS, timeout=60)
+
+    run()
