@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from llamaherd import BatchEngine, EngineConfig, SamplingParams, __version__
 
-COMMANDS = ["demo", "generate", "chat", "pull", "quantize", "info", "tune"]
+COMMANDS = ["demo", "generate", "chat", "pull", "quantize", "info", "top", "tune"]
 # Small, so that each start is quick.
 ENGINE = ("--n-ctx", "512", "--max-seqs", "2", "--threads", "1")
 GREEDY = ("--temperature", "0", "--max-tokens", "4", *ENGINE)

@@ -218,9 +218,27 @@ MODULES: dict[str, str] = {
     "cli.serve": "cli.options server server.keys server.logs server.run",
     "server": "server.app server.pool server.settings",
     "server.app": (
-        "_core server.chat_routes server.completion_routes server.errors server.generation"
-        " server.guard server.keys server.metrics server.pool server.responses_routes"
-        " server.settings server.state_routes server.token_routes server.vector_routes"
+        "_core server.batch_routes server.batches server.chat_routes server.completion_routes"
+        " server.errors server.file_routes server.generation server.guard server.in_process"
+        " server.keys server.metrics server.pool server.responses_routes server.settings"
+        " server.state_routes server.token_routes server.vector_routes"
+    ),
+    "server.batch_input": "",
+    "server.batch_output": "",
+    "server.batch_routes": (
+        "server.answers server.batch_store server.batches server.errors server.file_routes"
+        " server.schemas"
+    ),
+    "server.batch_runner": (
+        "server.batch_input server.batch_output server.batch_store server.errors"
+        " server.file_store server.in_process server.keys"
+    ),
+    "server.batch_store": (
+        "server.batch_input server.batch_output server.database server.errors server.file_store"
+    ),
+    "server.batches": (
+        "_core params server.batch_runner server.batch_store server.database server.errors"
+        " server.file_store server.in_process server.keys"
     ),
     "server.chat_routes": (
         "_core chat engine params result server.answers server.generation server.logprobs"
@@ -230,12 +248,19 @@ MODULES: dict[str, str] = {
         "_core params prompt result server.answers server.generation server.logprobs"
         " server.schemas server.sse"
     ),
+    "server.database": "_core",
     "server.errors": "_core",
+    "server.file_routes": (
+        "server.answers server.batches server.errors server.file_store server.generation"
+        " server.uploads"
+    ),
+    "server.file_store": "server.database server.errors",
     "server.generation": (
         "_core chat llm params prompt result server.errors server.keys server.metrics"
         " server.pool server.schemas server.settings stream"
     ),
     "server.guard": "server.errors server.keys server.metrics server.settings",
+    "server.in_process": "server.keys",
     "server.keys": "_core",
     "server.logprobs": "_core engine",
     "server.metrics": "_core result",
@@ -251,6 +276,7 @@ MODULES: dict[str, str] = {
         "_core server.answers server.chat_routes server.errors server.generation server.schemas"
     ),
     "server.vector_routes": "_core server.answers server.generation server.schemas",
+    "server.uploads": "server.errors server.file_store",
     "server.logs": "",
     "server.protocol": "",
     "server.answers": "",
@@ -263,8 +289,13 @@ MODULES: dict[str, str] = {
     "cli.demo": "llamaherd cli.options",
     "cli.generate": "llamaherd cli.options prompt stream workload",
     "cli.tune": "llamaherd cli.options params replay tuning tuning_policy workload",
+    "scrape": "_core",
+    "load": "_core",
+    "cli.top": "scrape",
+    "cli.bench_serve": "load",
     "cli": (
-        "llamaherd cli.chat cli.demo cli.generate cli.info cli.pull cli.quantize cli.serve cli.tune"
+        "llamaherd cli.bench_serve cli.chat cli.demo cli.generate cli.info cli.pull cli.quantize"
+        " cli.serve cli.top cli.tune"
     ),
     "cli.__main__": "cli",
 }

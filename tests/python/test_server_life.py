@@ -191,6 +191,20 @@ def test_thoughts_over_http(http: httpx.Client) -> None:
     assert "reasoning_content" not in message
 
 
+def test_prompts_are_logged_if_asked_for(model_path: Path) -> None:
+    with serve(model_path, options=("--log-prompts", "--n-ctx", "2048")) as served:
+        body = {"messages": [{"role": "user", "content": "a riddle"}], "max_tokens": 2}
+        headers = {"x-request-id": "r1"}
+        answer = httpx.post(
+            served.url + "/v1/chat/completions", json=body, headers=headers, timeout=60
+        ).json()
+        served.logged('"message": "answer"')
+        lines = [json.loads(line) for line in served.lines if '"r1"' in line]
+        texts = {line["message"]: line["texts"] for line in lines if "texts" in line}
+        assert texts["prompt"] == [body["messages"]]
+        assert texts["answer"] == [answer["choices"][0]["message"]["content"]]
+
+
 def test_sigterm_lets_running_answers_end_and_nothing_new_in(model_path: Path) -> None:
     with serve(model_path, options=("--drain", "60", "--n-ctx", "8192")) as served:
         with httpx.Client(base_url=served.url, timeout=60) as http:

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from llamaherd.cli import chat, demo, generate, info, pull, quantize, serve, tune
+from llamaherd.cli import bench_serve, chat, demo, generate, info, pull, quantize, serve, top, tune
 
 app = typer.Typer(
     help="Run many sequences of one GGUF model at once.",
@@ -18,6 +18,8 @@ app.command()(demo.demo)
 app.command()(generate.generate)
 app.command()(chat.chat)
 app.command()(serve.serve)
+app.command("bench-serve")(bench_serve.bench_serve)
+app.command()(top.top)
 app.command()(tune.tune)
 app.command()(pull.pull)
 app.command()(quantize.quantize)

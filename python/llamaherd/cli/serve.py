@@ -35,6 +35,7 @@ def serve(
         int, typer.Option(help="Output tokens of a chat answer that says nothing else.")
     ] = 2048,
     max_body_mib: Annotated[float, typer.Option(help="Size of a request's body.")] = 8,
+    max_file_mib: Annotated[float, typer.Option(help="Size of a batch job's file.")] = 512,
     request_timeout: Annotated[
         float | None, typer.Option(help="Seconds a request may take.")
     ] = None,
@@ -88,6 +89,7 @@ def serve(
         open_access=open_access,
         default_max_tokens=default_max_tokens,
         max_body_mib=max_body_mib,
+        max_file_mib=max_file_mib,
         request_timeout_s=request_timeout,
         drain_s=drain,
         cors_origins=tuple(cors_origin or ()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
@@ -11,26 +12,35 @@ from starlette.middleware.cors import CORSMiddleware
 
 from llamaherd._core import __version__
 from llamaherd.server import (
+    batch_routes,
     chat_routes,
     completion_routes,
+    file_routes,
     responses_routes,
     state_routes,
     token_routes,
     vector_routes,
 )
+from llamaherd.server.batches import Batches, lines_at_once, open_batches
 from llamaherd.server.errors import install_handlers
 from llamaherd.server.generation import Context
 from llamaherd.server.guard import Guard
+from llamaherd.server.in_process import InProcess
 from llamaherd.server.keys import KeyRing
 from llamaherd.server.metrics import ServerMetrics
 from llamaherd.server.pool import ModelPool
 from llamaherd.server.settings import ServerSettings
 
-_ROUTERS = (
+_OF_BATCHES = (
     chat_routes.router,
     completion_routes.router,
     responses_routes.router,
     vector_routes.router,
+)
+_ROUTERS = (
+    *_OF_BATCHES,
+    batch_routes.router,
+    file_routes.router,
     token_routes.router,
     state_routes.router,
 )
@@ -52,16 +62,18 @@ def create_app(
       preload: Load the first model before requests are let in.
     """
     settings = settings or ServerSettings()
+    keys = keys or KeyRing()
     metrics = ServerMetrics(lambda: pool.loaded)
 
     @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if preload:
             async with pool.use(pool.names[0]):
                 pass
         unloading = asyncio.ensure_future(pool.unload_idle())
         try:
-            yield
+            async with _batches(app, keys) as app.state.batches:
+                yield
         finally:
             unloading.cancel()
             await pool.close()
@@ -78,10 +90,11 @@ def create_app(
     for router in _ROUTERS:
         app.include_router(router)
     app.state.draining = False
+    app.state.batches = None
     app.add_middleware(
         Guard,
         settings=settings,
-        keys=keys or KeyRing(),
+        keys=keys,
         metrics=metrics,
         draining=lambda: app.state.draining,
     )
@@ -92,4 +105,35 @@ def create_app(
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["authorization", "content-type"],
         )
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _batches(app: FastAPI, keys: KeyRing) -> AsyncIterator[Batches | None]:
+    """The batch jobs of the data folder, if there is one."""
+    context: Context = app.state.context
+    settings = context.settings
+    if settings.data_dir is None:
+        yield None
+        return
+    async with open_batches(
+        settings.data_dir,
+        InProcess(_line_app(context)),
+        keys,
+        n_lines=lines_at_once([spec.config for spec in context.pool.specs]),
+        max_line_bytes=int(settings.max_body_mib * (1 << 20)),
+        draining=lambda: app.state.draining,
+    ) as batches:
+        yield batches
+
+
+def _line_app(context: Context) -> FastAPI:
+    """The routes that lines of batches may ask for. Lines wait behind everybody: the time that a
+    request may take is not theirs."""
+    app = FastAPI(openapi_url=None)
+    settings = dataclasses.replace(context.settings, request_timeout_s=None)
+    app.state.context = dataclasses.replace(context, settings=settings)
+    install_handlers(app)
+    for router in _OF_BATCHES:
+        app.include_router(router)
     return app

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
@@ -33,6 +34,7 @@ from llamaherd.server.schemas import (
 from llamaherd.server.settings import ServerSettings
 from llamaherd.stream import Stream
 
+_logger = logging.getLogger("llamaherd.server")
 FINISH_REASONS = {
     FinishReason.STOP: "stop",
     FinishReason.LENGTH: "length",
@@ -90,12 +92,15 @@ def service_options(body: Service, key: ApiKey, settings: ServerSettings) -> dic
 class Job:
     """The work of one request: a model that stays in memory meanwhile, and its streams."""
 
-    def __init__(self, context: Context, model: str, llm: LLM, service: dict[str, Any]) -> None:
+    def __init__(
+        self, context: Context, model: str, llm: LLM, service: dict[str, Any], request_id: str
+    ) -> None:
         self.model = model
         self.llm = llm
         self.streams: list[Stream] = []
         self._context = context
         self._service = service
+        self._request_id = request_id
         self._n_without_token = 0
 
     @classmethod
@@ -110,7 +115,8 @@ class Job:
         model = body_model(body, context)
         llm = await stack.enter_async_context(context.pool.use(model))
         key: ApiKey = request.state.key
-        job = cls(context, model, llm, service_options(body, key, context.settings))
+        service = service_options(body, key, context.settings)
+        job = cls(context, model, llm, service, request.state.request_id)
         context.jobs.add(job)
         stack.callback(job._leave)
         return job
@@ -131,6 +137,8 @@ class Job:
         except BaseException:
             self.cancel()
             raise
+        if self._context.settings.log_prompts:
+            self._log("prompt", prompts)
         self._n_without_token = len(self.streams)
         self._context.metrics.waits(self._service["priority"], self._n_without_token)
 
@@ -177,8 +185,13 @@ class Job:
         self._n_without_token -= n
         self._context.metrics.waits(self._service["priority"], -n)
 
+    def _log(self, what: str, texts: Sequence[Any]) -> None:
+        _logger.info(what, extra={"request_id": self._request_id, "texts": list(texts)})
+
     def _leave(self) -> None:
         self._context.jobs.discard(self)
+        if self._context.settings.log_prompts:
+            self._log("answer", [s.result().text if s.finished else None for s in self.streams])
         self.cancel()
         self._begun(self._n_without_token)
 

@@ -20,6 +20,7 @@ _logger = logging.getLogger("llamaherd.server")
 # What is said of the server's life, and pages that ask for the key themselves.
 _OPEN = ("/health", "/ready", "/favicon.ico", "/pages/", "/dashboard")
 _BATCH_FILES = "/v1/files"
+_FORM_BYTES = 1 << 17  # what a form has beside its file
 _MIB = 1 << 20
 
 
@@ -111,9 +112,9 @@ class Guard:
         return key
 
     def _require_small(self, scope: Scope, n_bytes: int) -> None:
-        if scope["path"] == _BATCH_FILES:
-            return  # the route has a bound of its own, and writes to disk
         most = int(self._settings.max_body_mib * _MIB)
+        if scope["path"] == _BATCH_FILES:
+            most = int(self._settings.max_file_mib * _MIB) + _FORM_BYTES
         if n_bytes > most:
             raise ApiError(413, f"a body may have {most} bytes; got {n_bytes}")
 

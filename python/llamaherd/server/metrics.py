@@ -6,7 +6,13 @@ from collections import Counter as Tally
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -40,6 +46,7 @@ _GAUGES = (
     ("batch_utilisation", "Rows used of rows possible in steps with next tokens.",
      "batch_utilisation"),
     ("time_per_token_seconds", "Model time of a next token.", "time_per_token_s"),
+    ("pace", "How much longer model calls take now than on an idle machine.", "pace"),
 )  # fmt: skip
 _CACHE_COUNTERS = (
     ("prefix_cache_queries", "Prompt tokens looked up.", ("n_looked_up",)),
@@ -145,6 +152,7 @@ class ServerMetrics:
 
     def __init__(self, loaded: Any) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         self._classes: Tally[int] = Tally()  # waiting for a first token, by priority
         self.registry.register(_Engines(loaded))
         self.registry.register(_Waiting(self._classes))

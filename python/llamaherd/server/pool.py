@@ -84,6 +84,10 @@ class ModelPool:
         return list(self._slots)
 
     @property
+    def specs(self) -> list[ModelSpec]:
+        return [slot.spec for slot in self._slots.values()]
+
+    @property
     def loaded(self) -> dict[str, LLM]:
         """Models in memory."""
         return {name: slot.llm for name, slot in self._slots.items() if slot.llm is not None}

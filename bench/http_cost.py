@@ -1,0 +1,112 @@
+"""What HTTP costs: 8 streaming clients of a server against `LLM.generate` on the same requests.
+
+    python bench/http_cost.py [--model MODEL] [--threads N] [--runs 5]
+
+The server is a process of its own, clients are this process, on the same cores; in turns, medians,
+and the median of the ratios within a turn. 64 requests a run: 32 words each, 64 greedy tokens. Also
+says how much processor time clients and server took. Informational: nothing else may run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from llamaherd import LLM, EngineConfig, SamplingParams
+from llamaherd.load import LoadSpec, run_load, summary, synthetic_bodies
+from loads import add_options
+
+N_REQUESTS, N_CLIENTS, N_NEW = 64, 8, 64
+
+
+class Server:
+    """`llamaherd serve` on a free port."""
+
+    def __init__(self, model: str, threads: int | None) -> None:
+        command = [sys.executable, "-m", "llamaherd.cli", "serve", model, "--port", "0"]
+        if threads is not None:
+            command += ["--threads", str(threads)]
+        command += ["--max-seqs", str(N_CLIENTS), "--n-ctx", "8192"]
+        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            found = re.search(r"running on (http://[\w.:]+)", line)
+            if found:
+                self.url = found[1] + "/v1"
+                break
+        else:
+            sys.exit("the server did not start")
+        # Or it would wait for somebody to read its log.
+        subprocess.Popen(["cat"], stdin=self._process.stderr, stdout=subprocess.DEVNULL)
+
+    def cpu_s(self) -> float:
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+
+def own_cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_options(parser)
+    args = parser.parse_args()
+    config = EngineConfig(n_threads=args.threads, max_seqs=N_CLIENTS, n_ctx=8192)
+    params = SamplingParams(temperature=0, max_tokens=N_NEW, ignore_eos=True)
+    server = Server(args.model, args.threads)
+    served, generated, clients_s, server_s = [], [], [], []
+    try:
+        with LLM(args.model, config, progress=False) as llm:
+            for turn in range(args.runs + 1):
+                bodies = synthetic_bodies(
+                    N_REQUESTS,
+                    shared_words=0,
+                    words=32,
+                    max_tokens=N_NEW,
+                    path="chat/completions",
+                    seed=turn,
+                )
+                own, theirs = own_cpu_s(), server.cpu_s()
+                spec = LoadSpec(url=server.url, bodies=bodies, concurrency=N_CLIENTS)
+                figures = summary(asyncio.run(run_load(spec)))
+                clients_s.append(own_cpu_s() - own)
+                server_s.append(server.cpu_s() - theirs)
+                begin = time.perf_counter()
+                results = llm.generate([body["messages"] for body in bodies], params)
+                seconds = time.perf_counter() - begin
+                served.append(figures["tokens_per_s"])
+                generated.append(sum(r.usage.n_completion for r in results) / seconds)
+    finally:
+        server.close()
+    # The first turn warms up.
+    ratios = [a / b for a, b in zip(served[1:], generated[1:], strict=True)]
+    print("| | tokens/s |")
+    print("| --- | --- |")
+    print(f"| LLM.generate | {statistics.median(generated[1:]):.0f} |")
+    print(f"| {N_CLIENTS} streaming clients | {statistics.median(served[1:]):.0f} |")
+    print(f"ratio {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+    n_tokens = N_REQUESTS * N_NEW
+    print(
+        f"clients' processor time: {1e6 * statistics.median(clients_s[1:]) / n_tokens:.0f} us/token"
+    )
+    print(
+        f"server's, model included: {1e6 * statistics.median(server_s[1:]) / n_tokens:.0f} us/token"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""``llamaherd bench-serve``: load on a server that speaks OpenAI's API."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def bench_serve(
+    url: Annotated[str, typer.Argument(help="Of the API: http://127.0.0.1:8000/v1.")],
+    model: Annotated[str | None, typer.Option(help="The server's first if not given.")] = None,
+    requests: Annotated[int, typer.Option(help="In all.")] = 64,
+    concurrency: Annotated[int, typer.Option(help="Clients that ask one after the other.")] = 8,
+    rate: Annotated[
+        float | None, typer.Option(help="Instead: requests a second, at random times.")
+    ] = None,
+    shared_words: Annotated[int, typer.Option(help="Words that all prompts begin with.")] = 0,
+    words: Annotated[int, typer.Option(help="Words of each prompt's own.")] = 64,
+    max_tokens: Annotated[int, typer.Option(help="Output tokens of each.")] = 64,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="JSONL of request bodies instead of made-up ones."),
+    ] = None,
+    completions: Annotated[
+        bool, typer.Option("--completions", help="Ask /completions, not /chat/completions.")
+    ] = False,
+    warmup: Annotated[int, typer.Option(help="Requests beforehand that are not counted.")] = 2,
+    seed: Annotated[int, typer.Option(help="Of prompts and times.")] = 0,
+    api_key: Annotated[
+        str | None, typer.Option(help="Or the environment variable OPENAI_API_KEY.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
+) -> None:
+    """Measure a server under load: tokens per second, time to first token, time between tokens."""
+    try:
+        from llamaherd import load
+    except ModuleNotFoundError as error:
+        print(
+            f"llamaherd: {error.name} is missing: pip install 'llamaherd[bench]'", file=sys.stderr
+        )
+        raise typer.Exit(1) from None
+    path = "completions" if completions else "chat/completions"
+    bodies = load.synthetic_bodies(
+        warmup + requests,
+        shared_words=shared_words,
+        words=words,
+        max_tokens=max_tokens,
+        path=path,
+        seed=seed,
+    )
+    if prompts is not None:
+        lines = prompts.read_text(encoding="utf-8").splitlines()
+        given = [json.loads(line) for line in lines if line.strip()]
+        bodies = [given[i % len(given)] for i in range(warmup + requests)]
+
+    def run(some: list[dict[str, Any]], concurrency: int, rate: float | None) -> Any:
+        spec = load.LoadSpec(
+            url=url.rstrip("/"),
+            bodies=some,
+            path=path,
+            model=model,
+            api_key=api_key or os.environ.get("OPENAI_API_KEY"),
+            concurrency=concurrency,
+            rate=rate,
+            seed=seed,
+        )
+        try:
+            return load.summary(asyncio.run(load.run_load(spec)))
+        except OSError as error:
+            print(f"llamaherd: {url} does not answer: {error}", file=sys.stderr)
+            raise typer.Exit(1) from None
+
+    if warmup:
+        run(bodies[:warmup], 1, None)
+    figures = run(bodies[warmup:], concurrency, rate)
+    if output is not None:
+        output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    _show(figures)
+    if figures["n_errors"] == figures["n_requests"]:
+        raise typer.Exit(1)
+
+
+def _show(figures: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.print(f"requests   {figures['n_requests']}, of which {figures['n_errors']} failed")
+    for error in figures["errors"]:
+        console.print(f"           {error}", markup=False)
+    if "seconds" not in figures:
+        return
+    console.print(
+        f"tokens     {figures['n_completion_tokens']} in {figures['seconds']:.2f} s: "
+        f"{figures['tokens_per_s']:.1f} a second; {figures['requests_per_s']:.2f} requests a second"
+    )
+    table = Table("ms", "mean", "p50", "p90", "p99", "max")
+    for key, name in (
+        ("ttft_ms", "to first token"),
+        ("itl_ms", "between pieces"),
+        ("tpot_ms", "per token"),
+        ("e2e_ms", "whole request"),
+    ):
+        if figures[key]:
+            table.add_row(name, *[f"{value:.1f}" for value in figures[key].values()])
+    console.print(table)

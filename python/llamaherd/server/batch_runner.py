@@ -1,0 +1,261 @@
+"""Runs the lines of batches.
+
+Whatever a batch has come to is in the database, and each step can be done again: a process that
+was killed at any point goes on from there, and so does a batch whose step failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llamaherd.server.batch_input import InputLine, LineError, read_body, read_lines
+from llamaherd.server.batch_output import answered_line, failed_line
+from llamaherd.server.batch_store import Batch, BatchStore, Ended
+from llamaherd.server.errors import ApiError
+from llamaherd.server.file_store import FileStore, StoredFile
+from llamaherd.server.in_process import Answer, InProcess
+from llamaherd.server.keys import ApiKey
+
+_logger = logging.getLogger("llamaherd.server")
+_PRIORITY = 100
+_PAGE = 500
+_N_WRITTEN = 50  # results in memory at once
+_MOST_ERRORS = 10
+_EMBEDDINGS = "/v1/embeddings"
+_N_EMBEDDINGS = 2  # at once: each holds a thread of a pool that others need as well
+_EXPIRED = ("batch_expired", "the batch's completion window was over before the line was run")
+
+
+@dataclass(eq=False)
+class _Run:
+    """A batch that goes on in this process."""
+
+    task: asyncio.Task[None] | None = None
+    halt: asyncio.Event = field(default_factory=asyncio.Event)  # cancelled, expired or closing
+    lines: set[asyncio.Task[None]] = field(default_factory=set)
+    failure: BaseException | None = None  # of a line: the server's, not the request's
+    expired: bool = False
+
+    def expire(self) -> None:
+        self.expired = True
+        self.halt.set()
+
+
+class BatchRunner:
+    """Takes batches to their ends.
+
+    Args:
+      batches: Theirs is the truth.
+      files: What they read and write.
+      routes: Lines are requests to these.
+      key_of: The rights of a tenant.
+      n_lines: Lines at once, of all batches, which get them in turn.
+      max_line_bytes: Size of a line.
+      draining: Whether nothing new may begin.
+    """
+
+    def __init__(
+        self,
+        batches: BatchStore,
+        files: FileStore,
+        routes: InProcess,
+        *,
+        key_of: Callable[[str], ApiKey],
+        n_lines: int,
+        max_line_bytes: int,
+        draining: Callable[[], bool],
+    ) -> None:
+        self._batches = batches
+        self._files = files
+        self._routes = routes
+        self._key_of = key_of
+        self._max_line_bytes = max_line_bytes
+        self._draining = draining
+        self._slots = asyncio.Semaphore(n_lines)  # gives in the order in which it was asked
+        self._embedding = asyncio.Semaphore(_N_EMBEDDINGS)
+        self._runs: dict[str, _Run] = {}
+        self._closing = False
+
+    def start(self, batch: Batch) -> None:
+        """Go on with a batch in the background."""
+        run = self._runs[batch.id] = _Run()
+        run.task = asyncio.ensure_future(self._drive(batch.id, run))
+
+    def halt(self, batch: Batch) -> None:
+        """Cancel its lines; then it goes on as the database says."""
+        if run := self._runs.get(batch.id):
+            run.halt.set()
+
+    async def close(self) -> None:
+        """Cancel all lines. Those that have no result are run again by the next process."""
+        self._closing = True
+        for run in self._runs.values():
+            run.halt.set()
+        tasks = [run.task for run in self._runs.values() if run.task]
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _drive(self, batch_id: str, run: _Run) -> None:
+        pause_s = 1.0
+        try:
+            while not self._closing:
+                try:
+                    await self._advance(batch_id, run)
+                    return
+                except Exception:
+                    _logger.exception("%s failed, and goes on in %.0f s", batch_id, pause_s)
+                await asyncio.sleep(0 if self._closing else pause_s)
+                pause_s = min(2 * pause_s, 60)
+        finally:
+            del self._runs[batch_id]
+
+    async def _advance(self, batch_id: str, run: _Run) -> None:
+        batch = await self._batches.get(batch_id)
+        if batch.status == "validating":
+            batch = await self._validate(batch, run)
+        if batch.status == "in_progress":
+            batch = await self._run_lines(batch, run)
+        if batch.status in ("finalizing", "cancelling"):
+            await self._finish(batch)
+            batch = await self._batches.get(batch_id)
+        extra = {"batch": batch_id, "status": batch.status, "n_lines": batch.n_total}
+        _logger.info("batch", extra=extra)
+
+    async def _validate(self, batch: Batch, run: _Run) -> Batch:
+        await self._batches.clear_lines(batch)
+        errors: list[tuple[int | None, LineError]] = []
+        is_json = False
+        try:
+            file = await self._files.find(batch.input_file_id, batch.tenant)
+            path = self._files.path(file)
+            lines = read_lines(path, batch.endpoint, self._max_line_bytes)
+            while page := await asyncio.to_thread(_take, lines):
+                if run.halt.is_set():
+                    return await self._batches.get(batch.id)
+                await self._batches.add_lines(batch, page)
+                is_json |= any(line.is_json for line in page)
+                errors += [(line.number, line.error) for line in page if line.error]
+                del errors[_MOST_ERRORS:]
+        except (ApiError, FileNotFoundError):
+            errors = [(None, LineError("no_input_file", "the input file is gone"))]
+            is_json = False
+        if not is_json:
+            empty = LineError("empty_file", "the input file holds no line")
+            await self._batches.fail(batch, errors or [(None, empty)])
+        return await self._batches.move(batch, ["validating"], "in_progress")
+
+    async def _run_lines(self, batch: Batch, run: _Run) -> Batch:
+        left_s = max(0.0, batch.expires_at - time.time())
+        expiry = asyncio.get_running_loop().call_later(left_s, run.expire)
+        try:
+            if not batch.has_expired:
+                await self._feed(batch, run)
+        finally:
+            expiry.cancel()
+            await asyncio.gather(*run.lines, return_exceptions=True)
+        if run.failure:
+            failure, run.failure = run.failure, None
+            raise failure
+        batch = await self._batches.get(batch.id)
+        if batch.status != "in_progress":
+            return batch
+        if batch.has_expired or (batch.n_left and run.expired):
+            await self._expire(batch)
+        elif batch.n_left:
+            return batch  # the server stops
+        return await self._batches.move(batch, ["in_progress"], "finalizing")
+
+    async def _feed(self, batch: Batch, run: _Run) -> None:
+        """Begins lines as there is room for them."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._slots.release()
+            run.lines.discard(task)
+            if not task.cancelled():
+                run.failure = run.failure or task.exception()
+
+        file = await self._files.find(batch.input_file_id, batch.tenant)
+        path = self._files.path(file)
+        after = 0
+        while page := await self._batches.pending(batch, after, _PAGE):
+            for line in page:
+                await self._slots.acquire()
+                if run.halt.is_set() or run.failure or self._draining():
+                    self._slots.release()
+                    return
+                task = asyncio.ensure_future(self._run_line(batch, line, path, run.halt))
+                run.lines.add(task)
+                task.add_done_callback(ended)
+            after = page[-1].number
+
+    async def _run_line(
+        self, batch: Batch, line: InputLine, path: Path, halt: asyncio.Event
+    ) -> None:
+        body = await asyncio.to_thread(read_body, path, line.begin, line.n_bytes)
+        if batch.endpoint != _EMBEDDINGS and body.get("priority") is None:
+            body["priority"] = _PRIORITY
+        gate = self._embedding if batch.endpoint == _EMBEDDINGS else contextlib.nullcontext()
+        while True:
+            async with gate:
+                if halt.is_set():
+                    return
+                answer = await self._ask(batch, body, halt)
+            if not _is_passing(answer):
+                break
+            if self._draining():
+                return
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(halt.wait(), answer.retry_after_s)
+        assert line.custom_id is not None
+        text = answered_line(line.custom_id, answer.request_id, answer.status, answer.body)
+        await self._batches.record(batch, [Ended(line.number, answer.status < 400, text)])
+
+    async def _ask(self, batch: Batch, body: dict[str, Any], halt: asyncio.Event) -> Answer:
+        return await self._routes.post(batch.endpoint, body, self._key_of(batch.tenant), halt)
+
+    async def _expire(self, batch: Batch) -> None:
+        await self._batches.expire(batch)
+        while page := await self._batches.pending(batch, 0, _PAGE):
+            ended = [Ended(p.number, False, failed_line(p.custom_id, *_EXPIRED)) for p in page]
+            await self._batches.record(batch, ended)
+
+    async def _finish(self, batch: Batch) -> None:
+        output = await self._write(batch, ok=True)
+        errors = await self._write(batch, ok=False)
+        status = "expired" if batch.has_expired else "completed"
+        if batch.status == "cancelling":
+            status = "cancelled"
+        await self._batches.finish(batch, status, output, errors)
+
+    async def _write(self, batch: Batch, *, ok: bool) -> StoredFile | None:
+        """A file of the lines that have ended so; None: there are none."""
+        after = 0
+        with self._files.draft() as draft:
+            while page := await self._batches.ended(batch, ok=ok, after=after, limit=_N_WRITTEN):
+                text = "".join(f"{line.result}\n" for line in page)
+                await asyncio.to_thread(draft.write, text.encode())
+                after = page[-1].number
+            if not draft.n_bytes:
+                return None
+            await asyncio.to_thread(draft.keep)
+        name = f"{batch.id}_{'output' if ok else 'errors'}.jsonl"
+        now = int(time.time())
+        return StoredFile(draft.id, batch.tenant, name, "batch_output", draft.n_bytes, now)
+
+
+def _take(lines: Iterator[InputLine]) -> list[InputLine]:
+    return list(itertools.islice(lines, _PAGE))
+
+
+def _is_passing(answer: Answer) -> bool:
+    """Whether the same request may be answered otherwise later."""
+    if answer.status == 503:
+        return answer.error_code != "model_load_failed"
+    return answer.status == 429

@@ -1,0 +1,92 @@
+"""Batch jobs and their files: what a server has of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastapi import Request
+
+from llamaherd import _core
+from llamaherd.params import EngineConfig
+from llamaherd.server.batch_runner import BatchRunner
+from llamaherd.server.batch_store import BatchStore
+from llamaherd.server.database import Database
+from llamaherd.server.errors import ApiError
+from llamaherd.server.file_store import FileStore
+from llamaherd.server.in_process import InProcess
+from llamaherd.server.keys import ApiKey, KeyRing
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The parts that the routes need."""
+
+    files: FileStore
+    store: BatchStore
+    runner: BatchRunner
+
+
+@contextlib.asynccontextmanager
+async def open_batches(
+    folder: Path,
+    routes: InProcess,
+    keys: KeyRing,
+    *,
+    n_lines: int,
+    max_line_bytes: int,
+    draining: Callable[[], bool],
+) -> AsyncIterator[Batches]:
+    """The batches of a folder; those that have not ended go on.
+
+    Raises:
+      InvalidRequestError: Another server uses the folder.
+    """
+    files_folder = folder / "files"
+    for path in (folder, files_folder):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)  # of its owner only
+    database = await asyncio.to_thread(Database, folder / "batches.sqlite")
+    files, store = FileStore(database, files_folder), BatchStore(database)
+    tenants = {key.tenant: key for key in keys.keys}
+    runner = BatchRunner(
+        store,
+        files,
+        routes,
+        key_of=lambda tenant: tenants.get(tenant) or ApiKey(tenant=tenant),
+        n_lines=n_lines,
+        max_line_bytes=max_line_bytes,
+        draining=draining,
+    )
+    try:
+        await files.sweep()
+        for batch in await store.unfinished():
+            runner.start(batch)
+        yield Batches(files, store, runner)
+    finally:
+        await runner.close()
+        await database.close()
+
+
+def lines_at_once(configs: Sequence[EngineConfig]) -> int:
+    """As many as keep every engine busy with as many in line behind them, of which half of a
+    bounded queue stays free."""
+    return max(_lines_of(config) for config in configs)
+
+
+def _lines_of(config: EngineConfig) -> int:
+    max_seqs, _ = _core.resolve_preset(config._to_core())
+    n_waiting = max_seqs if config.max_queued is None else config.max_queued // 2
+    return max_seqs + min(max_seqs, n_waiting)
+
+
+def batches_of(request: Request) -> Batches:
+    """Raises ApiError if the server has none."""
+    batches: Batches | None = request.app.state.batches
+    if batches is None:
+        raise ApiError(
+            404, "files and batches need a server started with --data-dir", code="no_data_dir"
+        )
+    return batches
