@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 from llamaherd import EngineConfig, InvalidRequestError
+from llamaherd.server import batch_runner
 from llamaherd.server.batch_input import read_body, read_lines
 from llamaherd.server.batch_store import UNFINISHED, Batch, BatchStore, Ended
 from llamaherd.server.batches import Batches, lines_at_once, open_batches
@@ -147,7 +149,7 @@ class Routes:
     async def _complete(self, request: Request) -> Response:
         body = await request.json()
         self.asked.append(body["prompt"])
-        await self.open.wait()
+        await asyncio.wait_for(self.open.wait(), 20)
         if self.hangs:
             while (await request.receive())["type"] != "http.disconnect":
                 pass
@@ -188,7 +190,9 @@ async def begin(batches: Batches, window_s: int = 3600) -> Batch:
 
 
 async def end(batches: Batches, batch: Batch) -> Batch:
+    deadline = time.monotonic() + 20
     while (found := await batches.store.get(batch.id)).status in UNFINISHED:
+        assert time.monotonic() < deadline, found
         await asyncio.sleep(0.002)
     return found
 
@@ -254,6 +258,24 @@ async def test_a_batch_whose_step_fails_goes_on(
     async with batches_in(tmp_path, Routes()) as batches:
         await require_whole(batches, await end(batches, await begin(batches)), tmp_path)
     assert n_failed == 1
+
+
+async def test_a_server_that_stops_waits_for_no_second_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = asyncio.Event()
+
+    async def failing(store: BatchStore, batch: Batch) -> None:
+        failed.set()
+        raise sqlite3.OperationalError("disk full")
+
+    monkeypatch.setattr(BatchStore, "clear_lines", failing)
+    monkeypatch.setattr(batch_runner, "_FIRST_PAUSE_S", 60)
+    async with batches_in(tmp_path, Routes()) as batches:
+        await begin(batches)
+        await failed.wait()
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 10
 
 
 async def test_batches_get_places_in_turn(tmp_path: Path) -> None:
@@ -324,10 +346,21 @@ async def test_whatever_the_moment_of_death_each_line_comes_once(
 
 
 async def test_a_result_counts_once(tmp_path: Path) -> None:
-    async with batches_in(tmp_path, Routes()) as batches:
-        batch = await end(batches, await begin(batches))
-        await batches.store.record(batch, [Ended(1, True, "again")])
-        assert (await batches.store.get(batch.id)).n_completed == 4
+    routes = Routes()
+    routes.open.clear()
+    async with batches_in(tmp_path, routes) as batches:
+        batch = await begin(batches)
+        while len(routes.asked) < 2:
+            await asyncio.sleep(0.002)
+        for text in ("first", "again"):
+            await batches.store.record(batch, [Ended(1, True, text)])
+            assert (await batches.store.get(batch.id)).n_completed == 1
+        routes.open.set()
+        batch = await end(batches, batch)
+        assert (batch.n_completed, batch.n_failed) == (4, 2)
+        assert batch.output_file_id
+        path = batches.files.path(await batches.files.find(batch.output_file_id, ""))
+        assert path.read_text().splitlines()[0] == "first"
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from llamaherd.server.keys import ApiKey
 
 _logger = logging.getLogger("llamaherd.server")
 _PRIORITY = 100
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0  # before a step that failed is tried again
 _PAGE = 500
 _N_WRITTEN = 50  # results in memory at once
 _MOST_ERRORS = 10
@@ -82,7 +83,7 @@ class BatchRunner:
         self._slots = asyncio.Semaphore(n_lines)  # gives in the order in which it was asked
         self._embedding = asyncio.Semaphore(_N_EMBEDDINGS)
         self._runs: dict[str, _Run] = {}
-        self._closing = False
+        self._closing = asyncio.Event()
 
     def start(self, batch: Batch) -> None:
         """Go on with a batch in the background."""
@@ -96,23 +97,23 @@ class BatchRunner:
 
     async def close(self) -> None:
         """Cancel all lines. Those that have no result are run again by the next process."""
-        self._closing = True
+        self._closing.set()
         for run in self._runs.values():
             run.halt.set()
         tasks = [run.task for run in self._runs.values() if run.task]
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _drive(self, batch_id: str, run: _Run) -> None:
-        pause_s = 1.0
+        pause_s = _FIRST_PAUSE_S
         try:
-            while not self._closing:
+            while not self._closing.is_set():
                 try:
                     await self._advance(batch_id, run)
                     return
                 except Exception:
                     _logger.exception("%s failed, and goes on in %.0f s", batch_id, pause_s)
-                await asyncio.sleep(0 if self._closing else pause_s)
-                pause_s = min(2 * pause_s, 60)
+                await _wait(self._closing, pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         finally:
             del self._runs[batch_id]
 
@@ -211,8 +212,7 @@ class BatchRunner:
                 break
             if self._draining():
                 return
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(halt.wait(), answer.retry_after_s)
+            await _wait(halt, answer.retry_after_s)
         assert line.custom_id is not None
         text = answered_line(line.custom_id, answer.request_id, answer.status, answer.body)
         await self._batches.record(batch, [Ended(line.number, answer.status < 400, text)])
@@ -248,6 +248,11 @@ class BatchRunner:
         name = f"{batch.id}_{'output' if ok else 'errors'}.jsonl"
         now = int(time.time())
         return StoredFile(draft.id, batch.tenant, name, "batch_output", draft.n_bytes, now)
+
+
+async def _wait(event: asyncio.Event, most_s: float) -> None:
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(event.wait(), most_s)
 
 
 def _take(lines: Iterator[InputLine]) -> list[InputLine]:

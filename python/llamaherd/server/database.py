@@ -13,6 +13,13 @@ from llamaherd._core import InvalidRequestError
 
 T = TypeVar("T")
 _VERSION = 1
+# Exclusive: the lock that the first statement takes is kept until the process ends.
+_PRAGMAS = (
+    "locking_mode=EXCLUSIVE",
+    "journal_mode=WAL",
+    "journal_size_limit=67108864",
+    "synchronous=FULL",
+)
 _SCHEMA = """
 CREATE TABLE files (
   number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, tenant TEXT NOT NULL, name TEXT NOT NULL,
@@ -85,8 +92,7 @@ def _open(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=1, isolation_level=None)
     connection.row_factory = sqlite3.Row
     try:
-        # Exclusive: the lock that the first statement takes is kept until the process ends.
-        for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL"):
+        for pragma in _PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version == 0:

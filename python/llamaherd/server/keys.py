@@ -88,9 +88,10 @@ class KeyRing:
         Raises:
           InvalidRequestError: The file cannot be read, or breaks a rule.
         """
-        keys = []
-        for i, key in enumerate(filter(None, environment.get(VARIABLE, "").split(","))):
-            keys.append(ApiKey(tenant=f"key-{i}", digest=digest_of(key.strip())))
+        given = filter(None, environment.get(VARIABLE, "").split(","))
+        digests = [digest_of(key.strip()) for key in given]
+        # Named by what they are, not by their order: files and batches are a name's.
+        keys = [ApiKey(tenant=f"key-{digest[:12]}", digest=digest) for digest in digests]
         if path is not None:
             keys += [_key_of(entry) for entry in _entries(path)]
         tenants = [key.tenant for key in keys]
