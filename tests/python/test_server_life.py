@@ -265,7 +265,8 @@ def test_keys_open_the_server_to_those_who_have_one(model_path: Path, tmp_path: 
                 json={**ENDLESS, "stream": True},
                 headers=headers,
             ) as running:
-                next(running.iter_bytes())
+                pieces = running.iter_bytes()  # whose end would be the connection's
+                next(pieces)
                 answer = ask(key)
                 assert answer.status_code == 429
                 assert int(answer.headers["retry-after"]) >= 1
