@@ -77,6 +77,24 @@ def test_a_client_that_goes_away_ends_its_request(http: httpx.Client, stream: bo
     assert figure(http, "requests_without_token") == 0
 
 
+def test_a_client_that_goes_away_before_its_first_token_ends_its_request(
+    model_path: Path,
+) -> None:
+    options = ("--max-seqs", "1", "--n-ctx", "4096")
+    with (
+        serve(model_path, options=options) as served,
+        httpx.Client(base_url=served.url, timeout=60) as http,
+    ):
+        body = {**ENDLESS, "stream": True}
+        with http.stream("POST", "/v1/chat/completions", json=body) as running:
+            pieces = running.iter_bytes()
+            next(pieces)
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(served.url + "/v1/chat/completions", json=body, timeout=0.5)
+            wait_until(lambda: figure(http, "num_requests_waiting") == 0, "it still waits")
+            assert figure(http, "num_requests_running") == 1
+
+
 def test_a_storm_of_clients_leaves_nothing_behind(served: Served, http: httpx.Client) -> None:
     rng = random.Random(3)
     expected = http.post("/v1/completions", json=_completion(stream=False)).json()

@@ -90,7 +90,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
         if not body.stream:
             (result,) = await results(request, job)
             return JSONResponse(answer.whole(result))
-        stream = await EventStream.begin(answer.events(), job.cancel)
+        stream = await EventStream.begin(request, answer.events(), job.cancel)
         stream.when_done(stack.pop_all())
         return stream
 

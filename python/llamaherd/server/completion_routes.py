@@ -75,7 +75,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
         answer = _Answer(job, body, prompts)
         if not body.stream:
             return JSONResponse(answer.whole(await results(request, job)))
-        stream = await EventStream.begin(answer.events(), job.cancel)
+        stream = await EventStream.begin(request, answer.events(), job.cancel)
         stream.when_done(stack.pop_all())
         return stream
 

@@ -91,7 +91,7 @@ async def responses(body: ResponsesRequest, request: Request) -> Response:
         if not body.stream:
             (result,) = await results(request, job)
             return JSONResponse(answer.whole(result))
-        stream = await EventStream.begin(answer.events(), job.cancel)
+        stream = await EventStream.begin(request, answer.events(), job.cancel)
         stream.when_done(stack.pop_all())
         return stream
 

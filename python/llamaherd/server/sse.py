@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -51,19 +52,24 @@ class EventStream(Response):
         self._stack = stack
 
     @classmethod
-    async def begin(cls, pieces: AsyncIterator[bytes], cancel: Callable[[], None]) -> EventStream:
-        """Raises what goes wrong before the first piece."""
+    async def begin(
+        cls, request: Request, pieces: AsyncIterator[bytes], cancel: Callable[[], None]
+    ) -> EventStream:
+        """Raises what goes wrong before the first piece, that the client goes away included."""
+        leaving = asyncio.ensure_future(_until_gone(request.receive, cancel))
         try:
             return cls(await anext(pieces), pieces, cancel)
         except BaseException:
             cancel()
             raise
+        finally:
+            leaving.cancel()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def put(body: bytes, more: bool = True) -> None:
             await send({"type": "http.response.body", "body": body, "more_body": more})
 
-        leaving = asyncio.ensure_future(self._until_gone(receive))
+        leaving = asyncio.ensure_future(_until_gone(receive, self._cancel))
         try:
             await send(
                 {
@@ -84,7 +90,8 @@ class EventStream(Response):
             self._cancel()
             await self._stack.aclose()
 
-    async def _until_gone(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self._cancel()
+
+async def _until_gone(receive: Receive, then: Callable[[], None]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    then()
