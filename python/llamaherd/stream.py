@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from dataclasses import replace
 from queue import SimpleQueue
 
-from llamaherd._core import Delta, EngineDeadError, FinishReason, TokenLogprob
+from llamaherd._core import Delta, EngineDeadError, FinishReason, Timing, TokenLogprob
 from llamaherd.chat import Reply, ReplyReader
 from llamaherd.result import Result, Usage
 
@@ -135,6 +135,12 @@ class Stream:
         first = self._outputs[0].usage
         n_completion = sum(output.usage.n_completion for output in self._outputs)
         return Usage(first.n_prompt, first.n_cached, n_completion)
+
+    @property
+    def timing(self) -> Timing | None:
+        """Of the first output, as of its last delta; None before the first."""
+        last = self._outputs[0].last
+        return last.timing if last else None
 
     def result(self, timeout: float | None = None) -> Result:
         """Wait for the request's end.

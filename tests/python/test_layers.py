@@ -220,8 +220,8 @@ MODULES: dict[str, str] = {
     "server.app": (
         "_core server.batch_routes server.batches server.chat_routes server.completion_routes"
         " server.errors server.file_routes server.generation server.guard server.in_process"
-        " server.keys server.metrics server.pool server.responses_routes server.settings"
-        " server.state_routes server.token_routes server.vector_routes"
+        " server.keys server.metrics server.page_routes server.pool server.responses_routes"
+        " server.settings server.state_routes server.token_routes server.vector_routes"
     ),
     "server.batch_input": "",
     "server.batch_output": "",
@@ -263,8 +263,11 @@ MODULES: dict[str, str] = {
     "server.in_process": "server.keys",
     "server.keys": "_core",
     "server.logprobs": "_core engine",
-    "server.metrics": "_core result",
+    "server.metrics": "_core result server.recent",
+    "server.page_routes": "server.errors server.generation server.page_state",
+    "server.page_state": "llm server.generation server.keys stream",
     "server.pool": "_core llm models params server.errors",
+    "server.recent": "",
     "server.responses_routes": (
         "_core chat params result server.answers server.generation server.schemas server.sse"
     ),

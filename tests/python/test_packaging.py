@@ -51,6 +51,7 @@ def test_the_sdist_holds_core_and_gpu_sources_and_little_else(sdist: Path) -> No
         "csrc/engine.cpp",
         "python/llamaherd/_core.pyi",
         "python/llamaherd/models/catalogue.toml",
+        "python/llamaherd/server/pages/chat.html",
         "vendor/fetch.py",
         "vendor/llama_cpp.lock.toml",
         "vendor/llama.cpp/LICENSE",

@@ -16,6 +16,7 @@ from llamaherd.server import (
     chat_routes,
     completion_routes,
     file_routes,
+    page_routes,
     responses_routes,
     state_routes,
     token_routes,
@@ -43,6 +44,7 @@ _ROUTERS = (
     file_routes.router,
     token_routes.router,
     state_routes.router,
+    page_routes.router,
 )
 
 

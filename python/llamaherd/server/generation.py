@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 
@@ -34,6 +35,8 @@ from llamaherd.server.schemas import (
 from llamaherd.server.settings import ServerSettings
 from llamaherd.stream import Stream
 
+T = TypeVar("T")
+_N_SLOW = 16
 _logger = logging.getLogger("llamaherd.server")
 FINISH_REASONS = {
     FinishReason.STOP: "stop",
@@ -50,6 +53,12 @@ class Context:
     pool: ModelPool
     metrics: ServerMetrics
     jobs: set[Job] = field(default_factory=set)  # those that run
+    # For calls that take as long as they compute: submits must not wait for them.
+    slow: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_N_SLOW))
+
+    async def run_slow(self, call: Callable[[], T]) -> T:
+        """What a call returns that computes in its thread."""
+        return await asyncio.get_running_loop().run_in_executor(self.slow, call)
 
 
 def sampling_options(body: Sampling) -> dict[str, Any]:
@@ -98,6 +107,7 @@ class Job:
         self.model = model
         self.llm = llm
         self.streams: list[Stream] = []
+        self.begin_s = time.monotonic()
         self._context = context
         self._service = service
         self._request_id = request_id
@@ -142,6 +152,16 @@ class Job:
         self._n_without_token = len(self.streams)
         self._context.metrics.waits(self._service["priority"], self._n_without_token)
 
+    @property
+    def priority(self) -> int:
+        priority: int = self._service["priority"]
+        return priority
+
+    @property
+    def tenant(self) -> str:
+        tenant: str = self._service["tenant"]
+        return tenant
+
     def cancel(self) -> None:
         for stream in self.streams:
             stream.cancel()
@@ -162,6 +182,8 @@ class Job:
             elif delta.token_ids:
                 metrics.token_gap(model, (timing.last_ns - before) * 1e-9)
             last_ns[i, delta.index] = timing.last_ns
+            if delta.token_ids and len(delta.token_ids) == delta.n_completion:
+                metrics.first_token(model, timing)
             require_good(delta.finish_reason, delta.error)
             yield i, delta
             if delta.finish_reason is not None:
@@ -176,6 +198,7 @@ class Job:
             self._begun(1)
             ended.append(result)
             for choice in result.choices or (result,):
+                self._context.metrics.first_token(self.model, choice.timing)
                 self._context.metrics.ended(
                     self.model, choice.timing, choice.usage, choice.finish_reason
                 )

@@ -19,6 +19,8 @@ from llamaherd.server.settings import ServerSettings
 _logger = logging.getLogger("llamaherd.server")
 # What is said of the server's life, and pages that ask for the key themselves.
 _OPEN = ("/health", "/ready", "/favicon.ico", "/pages/", "/dashboard")
+# What they show is not open; but it is no work, and may be watched to the end.
+_STATE = "/pages/state"
 _BATCH_FILES = "/v1/files"
 _FORM_BYTES = 1 << 17  # what a form has beside its file
 _MIB = 1 << 20
@@ -91,7 +93,7 @@ class Guard:
             raise ApiError(400, "content-length must be a number")
         self._require_small(scope, int(length))
         path: str = scope["path"]
-        if path == "/" or path.startswith(_OPEN):
+        if path == "/" or (path.startswith(_OPEN) and path != _STATE):
             return ApiKey(tenant="")
         key = self._keys.find(headers.get(b"authorization", b"").decode("latin-1"))
         if key is None:
@@ -100,6 +102,8 @@ class Guard:
                 "an API key is needed, as Authorization: Bearer KEY",
                 code="invalid_api_key",
             )
+        if path == _STATE:
+            return key
         if self._draining():
             raise ApiError(503, "the server is stopping", code="stopping", retry_after_s=10)
         if key.max_running is not None and self._running[key.tenant] >= key.max_running:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from prometheus_client.registry import Collector
 
 from llamaherd._core import FinishReason, Timing
 from llamaherd.result import Usage
+from llamaherd.server.recent import RecentTimes
 
 _SECONDS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
@@ -154,6 +156,8 @@ class ServerMetrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._classes: Tally[int] = Tally()  # waiting for a first token, by priority
+        self._recent_ttft: dict[str, RecentTimes] = defaultdict(RecentTimes)
+        self._recent_itl: dict[str, RecentTimes] = defaultdict(RecentTimes)
         self.registry.register(_Engines(loaded))
         self.registry.register(_Waiting(self._classes))
 
@@ -203,6 +207,20 @@ class ServerMetrics:
 
     def token_gap(self, model: str, seconds: float) -> None:
         self._itl.labels(model).observe(seconds)
+        self._recent_itl[model].add(seconds)
+
+    def first_token(self, model: str, timing: Timing | None) -> None:
+        """One output has begun."""
+        if timing is not None and timing.first_token_ns:
+            self._recent_ttft[model].add((timing.first_token_ns - timing.submit_ns) * _NS)
+
+    def recent(self, model: str) -> dict[str, dict[str, float | None]]:
+        """Quantiles of the last minute, in seconds; None: there was nothing."""
+        times = {"ttft": self._recent_ttft[model], "itl": self._recent_itl[model]}
+        return {
+            name: {"p50": recent.quantile(0.5), "p95": recent.quantile(0.95)}
+            for name, recent in times.items()
+        }
 
     def ended(
         self, model: str, timing: Timing | None, usage: Usage, reason: FinishReason | None

@@ -54,8 +54,8 @@ async def score(body: ScoreRequest, request: Request) -> dict[str, Any]:
     context: Context = request.app.state.context
     model = body_model(body, context)
     async with context.pool.use(model) as llm:
-        (scores,) = await asyncio.to_thread(
-            llm.score, [body.prompt], [body.continuations], progress=False
+        (scores,) = await context.run_slow(
+            lambda: llm.score([body.prompt], [body.continuations], progress=False)
         )
     results = []
     for i, scored in enumerate(scores):

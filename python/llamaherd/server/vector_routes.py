@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from typing import Any
 
@@ -27,15 +26,15 @@ async def embeddings(body: EmbeddingRequest, request: Request) -> dict[str, Any]
         raise InvalidRequestError("input must hold at least 1 text; got 0")
     model = body_model(body, context)
     async with context.pool.use(model) as llm:
-        embedder = await asyncio.to_thread(lambda: llm.embedder)
+        embedder = await context.run_slow(lambda: llm.embedder)
         if body.dimensions is not None and body.dimensions > embedder.n_embd:
             raise InvalidRequestError(
                 f"dimensions must be in [1, {embedder.n_embd}]; got {body.dimensions}"
             )
-        vectors = await asyncio.to_thread(
-            embedder.embed, texts, normalize=True, truncate=body.truncate
+        vectors = await context.run_slow(
+            lambda: embedder.embed(texts, normalize=True, truncate=body.truncate)
         )
-        n_tokens = await asyncio.to_thread(lambda: sum(map(embedder.count_tokens, texts)))
+        n_tokens = await context.run_slow(lambda: sum(map(embedder.count_tokens, texts)))
     vectors = vectors[:, : body.dimensions]
     if body.dimensions is not None:
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -61,8 +60,8 @@ async def rerank(body: RerankRequest, request: Request) -> dict[str, Any]:
     context: Context = request.app.state.context
     model = body_model(body, context)
     async with context.pool.use(model) as llm:
-        ranked = await asyncio.to_thread(
-            llm.rerank, body.query, body.documents, truncate=body.truncate
+        ranked = await context.run_slow(
+            lambda: llm.rerank(body.query, body.documents, truncate=body.truncate)
         )
     results: list[dict[str, Any]] = []
     for entry in ranked[: body.top_n]:
