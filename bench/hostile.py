@@ -17,9 +17,9 @@ from contextlib import suppress
 from typing import Any
 
 import aiohttp
-from http_cost import Server
 from llamaherd.load import Answered, LoadSpec, run_load, summary, synthetic_bodies
 from loads import add_options
+from served import Server
 
 N_CLIENTS, N_NEW = 4, 200
 MANY = [{"role": "user", "content": "x"}] * 10_000
@@ -67,13 +67,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser)
     args = parser.parse_args()
-    server = Server(args.model, args.threads)
+    server = Server(args.model, ["--max-seqs", "8", "--n-ctx", "8192"], args.threads)
     counts: dict[int, int] = {}
     figures: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
     try:
         for turn in range(args.runs + 1):
             for hostile in (False, True):
-                answers = asyncio.run(run(server.url, turn, hostile, counts))
+                answers = asyncio.run(run(server.url + "/v1", turn, hostile, counts))
                 done = summary(answers)
                 assert done["n_errors"] == 0, done["errors"]
                 figures[hostile].append(done)

@@ -11,49 +11,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import re
 import resource
 import statistics
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 from llamaherd import LLM, EngineConfig, SamplingParams
 from llamaherd.load import LoadSpec, run_load, summary, synthetic_bodies
 from loads import add_options
+from served import Server
 
 N_REQUESTS, N_CLIENTS, N_NEW = 64, 8, 64
-
-
-class Server:
-    """`llamaherd serve` on a free port."""
-
-    def __init__(self, model: str, threads: int | None) -> None:
-        command = [sys.executable, "-m", "llamaherd.cli", "serve", model, "--port", "0"]
-        if threads is not None:
-            command += ["--threads", str(threads)]
-        command += ["--max-seqs", str(N_CLIENTS), "--n-ctx", "8192"]
-        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
-            found = re.search(r"running on (http://[\w.:]+)", line)
-            if found:
-                self.url = found[1] + "/v1"
-                break
-        else:
-            sys.exit("the server did not start")
-        # Or it would wait for somebody to read its log.
-        subprocess.Popen(["cat"], stdin=self._process.stderr, stdout=subprocess.DEVNULL)
-
-    def cpu_s(self) -> float:
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def close(self) -> None:
-        self._process.terminate()
-        self._process.wait()
 
 
 def own_cpu_s() -> float:
@@ -67,7 +34,7 @@ def main() -> None:
     args = parser.parse_args()
     config = EngineConfig(n_threads=args.threads, max_seqs=N_CLIENTS, n_ctx=8192)
     params = SamplingParams(temperature=0, max_tokens=N_NEW, ignore_eos=True)
-    server = Server(args.model, args.threads)
+    server = Server(args.model, ["--max-seqs", str(N_CLIENTS), "--n-ctx", "8192"], args.threads)
     served, generated, clients_s, server_s = [], [], [], []
     try:
         with LLM(args.model, config, progress=False) as llm:
@@ -81,7 +48,7 @@ def main() -> None:
                     seed=turn,
                 )
                 own, theirs = own_cpu_s(), server.cpu_s()
-                spec = LoadSpec(url=server.url, bodies=bodies, concurrency=N_CLIENTS)
+                spec = LoadSpec(url=server.url + "/v1", bodies=bodies, concurrency=N_CLIENTS)
                 figures = summary(asyncio.run(run_load(spec)))
                 clients_s.append(own_cpu_s() - own)
                 server_s.append(server.cpu_s() - theirs)

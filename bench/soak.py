@@ -16,35 +16,12 @@ import asyncio
 import json
 import random
 import re
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import aiohttp
 from llamaherd.models import DEFAULT_MODEL
-
-
-class Server:
-    """`llamaherd serve` on a free port."""
-
-    def __init__(self, model: str, options: list[str]) -> None:
-        command = [sys.executable, "-m", "llamaherd.cli", "serve", model, "--port", "0", *options]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            found = re.search(r"running on (http://[\w.:]+)", line)
-            if found:
-                self.url = found[1]
-                break
-        else:
-            sys.exit("the server did not start")
-        # Or it would wait for somebody to read its log.
-        subprocess.Popen(["cat"], stdin=self.process.stderr, stdout=subprocess.DEVNULL)
-
-    def memory_mib(self) -> float:
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
+from served import Server
 
 
 class Soak:

@@ -13,8 +13,8 @@ from llamaherd._core import Delta, FinishReason, InvalidRequestError, LlamaHerdE
 from llamaherd.params import require_unicode
 from llamaherd.prompt import Message
 
-# Ends of an answer that is whole.
-_WHOLE = (FinishReason.STOP,)
+# Choices that name no tool.
+_CHOICES = ("auto", "required", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +41,11 @@ class ChatOptions:
     template_kwargs: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.tool_choice not in ("auto", "required", "none"):
-            self._chosen()
+        self._chosen()
 
     def _chosen(self) -> list[Mapping[str, Any]]:
         """The tools that may be called."""
-        if self.tool_choice in ("auto", "required", "none"):
+        if self.tool_choice in _CHOICES:
             return list(self.tools)
         named = [tool for tool in self.tools if _name_of(tool) == self.tool_choice]
         if not named:
@@ -65,11 +64,10 @@ class ChatOptions:
           InvalidRequestError: As `BatchEngine.apply_chat_template`.
         """
         tools = self._chosen()
-        named = self.tool_choice not in ("auto", "required", "none")
         return core.apply_chat_template(
             messages_json=_json("messages", list(messages)),
             tools_json=_json("tools", tools) if tools else "",
-            tool_choice="required" if named else self.tool_choice,
+            tool_choice=self.tool_choice if self.tool_choice in _CHOICES else "required",
             parallel_tool_calls=bool(self.parallel_tool_calls),
             thinking=bool(self.thinking),
             template_kwargs_json=_json("template_kwargs", dict(self.template_kwargs or {})),
@@ -155,7 +153,7 @@ class ReplyReader:
             self.reply = Reply(text)
             return self.reply
         try:
-            parsed = self._format.parse(text, finish_reason in _WHOLE)
+            parsed = self._format.parse(text, finish_reason is FinishReason.STOP)
         except LlamaHerdError:
             if finish_reason is not None and not self.reply:
                 self.reply = Reply(text)

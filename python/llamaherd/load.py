@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 
 from llamaherd._core import InvalidRequestError
+from llamaherd.replay import percentile
 
 _WORDS = ("river", "town", "bread", "morning", "rain", "hill", "child", "teacher", "letter")
 PERCENTILES = (50, 90, 99)
@@ -229,10 +230,8 @@ def summary(answers: Sequence[Answered]) -> dict[str, Any]:
 
 def percentiles(values: Iterable[float]) -> dict[str, float]:
     """Mean, percentiles and maximum of seconds, in milliseconds; empty if there is none."""
-    ordered = sorted(1e3 * value for value in values)
-    if not ordered:
+    ms = [1e3 * value for value in values]
+    if not ms:
         return {}
-    found = {"mean": statistics.fmean(ordered)}
-    for percent in PERCENTILES:
-        found[f"p{percent}"] = ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
-    return found | {"max": ordered[-1]}
+    ranks = {f"p{percent}": percentile(ms, percent) for percent in PERCENTILES}
+    return {"mean": statistics.fmean(ms), **ranks, "max": max(ms)}

@@ -240,13 +240,14 @@ MODULES: dict[str, str] = {
         "_core params server.batch_runner server.batch_store server.database server.errors"
         " server.file_store server.in_process server.keys"
     ),
+    "server.answering": "chat params prompt result server.generation server.schemas server.sse",
     "server.chat_routes": (
-        "_core chat engine params result server.answers server.generation server.logprobs"
-        " server.schemas server.sse"
+        "_core chat engine params result server.answering server.answers server.generation"
+        " server.logprobs server.schemas server.sse"
     ),
     "server.completion_routes": (
-        "_core params prompt result server.answers server.generation server.logprobs"
-        " server.schemas server.sse"
+        "_core params prompt result server.answering server.answers server.generation"
+        " server.logprobs server.schemas server.sse"
     ),
     "server.database": "_core",
     "server.errors": "_core",
@@ -263,13 +264,14 @@ MODULES: dict[str, str] = {
     "server.in_process": "server.keys",
     "server.keys": "_core",
     "server.logprobs": "_core engine",
-    "server.metrics": "_core result server.recent",
+    "server.metrics": "_core server.recent",
     "server.page_routes": "server.errors server.generation server.page_state",
     "server.page_state": "llm server.generation server.keys stream",
     "server.pool": "_core llm models params server.errors",
     "server.recent": "",
     "server.responses_routes": (
-        "_core chat params result server.answers server.generation server.schemas server.sse"
+        "_core chat params result server.answering server.answers server.generation"
+        " server.schemas server.sse"
     ),
     "server.run": "server.generation server.protocol server.settings",
     "server.settings": "_core",
@@ -293,9 +295,9 @@ MODULES: dict[str, str] = {
     "cli.generate": "llamaherd cli.options prompt stream workload",
     "cli.tune": "llamaherd cli.options params replay tuning tuning_policy workload",
     "scrape": "_core",
-    "load": "_core",
-    "cli.top": "scrape",
-    "cli.bench_serve": "load",
+    "load": "_core replay",
+    "cli.top": "cli.options scrape",
+    "cli.bench_serve": "cli.options load",
     "cli": (
         "llamaherd cli.bench_serve cli.chat cli.demo cli.generate cli.info cli.pull cli.quantize"
         " cli.serve cli.top cli.tune"

@@ -76,7 +76,8 @@ def test_figures_of_known_times() -> None:
     assert figures["ttft_ms"]["mean"] == pytest.approx(150)
     assert figures["itl_ms"]["max"] == pytest.approx(200)
     assert figures["tpot_ms"]["mean"] == pytest.approx(125)
-    assert figures["e2e_ms"]["p50"] == pytest.approx(1000)
+    assert figures["e2e_ms"]["p50"] == pytest.approx(400)
+    assert figures["e2e_ms"]["p90"] == pytest.approx(1000)
     assert figures["errors"] == ["gone"]
     assert percentiles([]) == {}
     assert "seconds" not in summary([Answered(0, error="x")])

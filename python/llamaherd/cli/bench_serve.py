@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from llamaherd.cli import options
+
 
 def bench_serve(
     url: Annotated[str, typer.Argument(help="Of the API: http://127.0.0.1:8000/v1.")],
@@ -41,10 +43,7 @@ def bench_serve(
     try:
         from llamaherd import load
     except ModuleNotFoundError as error:
-        print(
-            f"llamaherd: {error.name} is missing: pip install 'llamaherd[bench]'", file=sys.stderr
-        )
-        raise typer.Exit(1) from None
+        options.needs_extra(error, "bench")
     path = "completions" if completions else "chat/completions"
     bodies = load.synthetic_bodies(
         warmup + requests,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -104,6 +105,12 @@ class EngineOptions:
             deterministic=self.deterministic,
         )
         return replace(base, **options)
+
+
+def needs_extra(error: ModuleNotFoundError, extra: str) -> NoReturn:
+    """Ends the command: what it needs beyond the package's own dependencies is not installed."""
+    print(f"llamaherd: {error.name} is missing: pip install 'llamaherd[{extra}]'", file=sys.stderr)
+    raise typer.Exit(1) from None
 
 
 def given(**options: Any) -> dict[str, Any]:

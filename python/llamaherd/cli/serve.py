@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -75,10 +74,7 @@ def serve(
         from llamaherd.server.logs import set_up_logs
         from llamaherd.server.run import Server
     except ModuleNotFoundError as error:
-        print(
-            f"llamaherd: {error.name} is missing: pip install 'llamaherd[serve]'", file=sys.stderr
-        )
-        raise typer.Exit(1) from None
+        options.needs_extra(error, "serve")
     if new_key:
         key = make_key()
         print(f"key   {key}\nhash  {digest_of(key)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +11,8 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
+
+from llamaherd.cli import options
 
 if TYPE_CHECKING:
     from llamaherd.scrape import Change
@@ -35,10 +36,7 @@ def top(
     try:
         from llamaherd.scrape import ScrapeError, Watched, readings
     except ModuleNotFoundError as error:
-        print(
-            f"llamaherd: {error.name} is missing: pip install 'llamaherd[serve]'", file=sys.stderr
-        )
-        raise typer.Exit(1) from None
+        options.needs_extra(error, "serve")
     server = Watched(url, api_key)
     console = Console(highlight=False)
     if once:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from llamaherd._core import Delta, FinishReason, InvalidRequestError
 from llamaherd.chat import ChatOptions, Reply, ReplyReader, ToolCall
@@ -17,6 +16,7 @@ from llamaherd.engine import BatchEngine
 from llamaherd.params import SamplingParams
 from llamaherd.result import Result
 from llamaherd.server import answers
+from llamaherd.server.answering import respond
 from llamaherd.server.answers import ERRORS
 from llamaherd.server.generation import (
     FINISH_REASONS,
@@ -24,13 +24,12 @@ from llamaherd.server.generation import (
     Job,
     format_options,
     now,
-    results,
     sampling_options,
     usage_of,
 )
 from llamaherd.server.logprobs import TokenTexts, chat_logprobs
 from llamaherd.server.schemas import ChatRequest, Message, NamedTool, TextPart
-from llamaherd.server.sse import DONE, EventStream, event
+from llamaherd.server.sse import DONE, event
 
 router = APIRouter()
 
@@ -83,16 +82,15 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     """The assistant's next message."""
     context: Context = request.app.state.context
     params = _params(body, context.settings.default_max_tokens)
-    async with AsyncExitStack() as stack:
-        job = await Job.begin(context, stack, request, body)
-        await job.submit([messages_of(body.messages)], params, _chat_options(body))
-        answer = _Answer(job, body)
-        if not body.stream:
-            (result,) = await results(request, job)
-            return JSONResponse(answer.whole(result))
-        stream = await EventStream.begin(request, answer.events(), job.cancel)
-        stream.when_done(stack.pop_all())
-        return stream
+    return await respond(
+        request,
+        body,
+        [messages_of(body.messages)],
+        params,
+        lambda job: _Answer(job, body),
+        stream=body.stream,
+        chat=_chat_options(body),
+    )
 
 
 @dataclass
@@ -118,7 +116,8 @@ class _Answer:
         self._texts = TokenTexts(self._engine)
         self._include_usage = bool(body.stream_options and body.stream_options.include_usage)
 
-    def whole(self, result: Result) -> dict[str, Any]:
+    def whole(self, results: Sequence[Result]) -> dict[str, Any]:
+        (result,) = results
         choices = result.choices or (result,)
         return {
             **self._head,

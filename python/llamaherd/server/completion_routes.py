@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from llamaherd._core import Delta, FinishReason, InvalidRequestError, TokenLogprob
 from llamaherd.params import SamplingParams
 from llamaherd.prompt import Prompt
 from llamaherd.result import Result
 from llamaherd.server import answers
+from llamaherd.server.answering import respond
 from llamaherd.server.answers import ERRORS
 from llamaherd.server.generation import (
     FINISH_REASONS,
-    Context,
     Job,
     format_options,
     now,
-    results,
     sampling_options,
     usage_of,
 )
 from llamaherd.server.logprobs import TokenTexts, completion_logprobs
 from llamaherd.server.schemas import CompletionRequest
-from llamaherd.server.sse import DONE, EventStream, event
+from llamaherd.server.sse import DONE, event
 
 router = APIRouter()
 _MOST_PROMPTS = 2048
@@ -65,19 +63,17 @@ def _params(body: CompletionRequest) -> SamplingParams:
 )
 async def completions(body: CompletionRequest, request: Request) -> Response:
     """What follows one or several texts."""
-    context: Context = request.app.state.context
     prompts, params = _prompts_of(body), _params(body)
     if body.stream and params.best_of and params.best_of > params.n:
         raise InvalidRequestError("best_of must equal n where the answer is streamed")
-    async with AsyncExitStack() as stack:
-        job = await Job.begin(context, stack, request, body)
-        await job.submit(prompts, params)
-        answer = _Answer(job, body, prompts)
-        if not body.stream:
-            return JSONResponse(answer.whole(await results(request, job)))
-        stream = await EventStream.begin(request, answer.events(), job.cancel)
-        stream.when_done(stack.pop_all())
-        return stream
+    return await respond(
+        request,
+        body,
+        prompts,
+        params,
+        lambda job: _Answer(job, body, prompts),
+        stream=body.stream,
+    )
 
 
 class _Answer:
@@ -97,15 +93,15 @@ class _Answer:
         self._n = body.n or 1
         self._include_usage = bool(body.stream_options and body.stream_options.include_usage)
 
-    def whole(self, ended: list[Result]) -> dict[str, Any]:
+    def whole(self, results: Sequence[Result]) -> dict[str, Any]:
         choices: list[dict[str, Any]] = []
-        for prompt, result in zip(self._prompts, ended, strict=True):
+        for prompt, result in zip(self._prompts, results, strict=True):
             for choice in result.choices or (result,):
                 logprobs = self._logprobs(prompt, choice.prompt_logprobs, choice.logprobs)
                 choices.append(
                     self._choice(len(choices), choice.text, choice.finish_reason, logprobs)
                 )
-        return {**self._head, "choices": choices, "usage": usage_of([r.usage for r in ended])}
+        return {**self._head, "choices": choices, "usage": usage_of([r.usage for r in results])}
 
     def _choice(
         self,

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from llamaherd._core import Delta, FinishReason, InvalidRequestError
+from llamaherd._core import Delta, FinishReason
 from llamaherd.chat import ChatOptions
 from llamaherd.llm import LLM
 from llamaherd.params import SamplingParams
@@ -111,6 +111,7 @@ class Job:
         self._context = context
         self._service = service
         self._request_id = request_id
+        self._obeys = False  # a rule of the request's own, which may have no way on
         self._n_without_token = 0
 
     @classmethod
@@ -149,6 +150,7 @@ class Job:
             raise
         if self._context.settings.log_prompts:
             self._log("prompt", prompts)
+        self._obeys = params.rule is not None
         self._n_without_token = len(self.streams)
         self._context.metrics.waits(self._service["priority"], self._n_without_token)
 
@@ -175,34 +177,51 @@ class Job:
         metrics, model = self._context.metrics, self.model
         last_ns: dict[tuple[int, int], int] = {}
         async for i, delta in merged(self.streams):
-            timing = delta.timing
+            # Each of these is made anew when it is asked for.
+            timing, n_new, reason = delta.timing, len(delta.token_ids), delta.finish_reason
             before = last_ns.get((i, delta.index))
             if before is None:
                 self._begun(1 if delta.index == 0 else 0)
-            elif delta.token_ids:
+            elif n_new:
                 metrics.token_gap(model, (timing.last_ns - before) * 1e-9)
             last_ns[i, delta.index] = timing.last_ns
-            if delta.token_ids and len(delta.token_ids) == delta.n_completion:
+            if n_new and n_new == delta.n_completion:
                 metrics.first_token(model, timing)
-            require_good(delta.finish_reason, delta.error)
+            self._require_good(reason, delta.error)
             yield i, delta
-            if delta.finish_reason is not None:
-                usage = Usage(delta.n_prompt, delta.n_cached, delta.n_completion)
-                metrics.ended(model, timing, usage, delta.finish_reason)
+            if reason is not None:
+                metrics.ended(model, timing, delta.n_completion, reason)
+                if delta.index == 0:
+                    metrics.prompt(model, delta.n_prompt, delta.n_cached)
 
     async def ends(self) -> list[Result]:
-        """How all streams ended."""
+        """How all streams ended.
+
+        Raises:
+          ApiError: As `deltas`.
+        """
+        metrics, model = self._context.metrics, self.model
         ended = []
         for stream in self.streams:
             result = await stream.aresult()
             self._begun(1)
             ended.append(result)
+            metrics.prompt(model, result.usage.n_prompt, result.usage.n_cached)
             for choice in result.choices or (result,):
-                self._context.metrics.first_token(self.model, choice.timing)
-                self._context.metrics.ended(
-                    self.model, choice.timing, choice.usage, choice.finish_reason
-                )
+                metrics.first_token(model, choice.timing)
+                n_completion, reason = len(choice.token_ids), choice.finish_reason
+                metrics.ended(model, choice.timing, n_completion, reason)
+        for result in ended:
+            for choice in result.choices or (result,):
+                self._require_good(choice.finish_reason, choice.error)
         return ended
+
+    def _require_good(self, reason: FinishReason | None, error: str) -> None:
+        """Raises ApiError if an output ended in a way that is no answer."""
+        if reason is FinishReason.CANCELLED:
+            raise ApiError(503, "the request was cancelled", code="cancelled", retry_after_s=1)
+        if reason is FinishReason.ERROR:
+            raise ApiError(400 if self._obeys else 500, error, code="generation_failed")
 
     def _begun(self, n: int) -> None:
         self._n_without_token -= n
@@ -222,41 +241,6 @@ class Job:
 def body_model(body: Any, context: Context) -> str:
     """The model that a request names, or the server's first."""
     return body.model or context.pool.names[0]
-
-
-async def results(request: Request, job: Job) -> list[Result]:
-    """How all streams of a job ended; a client that goes away cancels them.
-
-    Raises:
-      ApiError: One ended with an error, or because the server stops.
-    """
-    ending = asyncio.ensure_future(job.ends())
-    leaving = asyncio.ensure_future(until_disconnected(request))
-    try:
-        await asyncio.wait({ending, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not ending.done():
-            job.cancel()
-        ended = await ending
-    finally:
-        leaving.cancel()
-    for result in ended:
-        for choice in result.choices or (result,):
-            require_good(choice.finish_reason, choice.error)
-    return ended
-
-
-async def until_disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def require_good(reason: FinishReason | None, error: str) -> None:
-    """Raises ApiError if an output ended in a way that is no answer."""
-    if reason is FinishReason.CANCELLED:
-        raise ApiError(503, "the request was cancelled", code="cancelled", retry_after_s=1)
-    if reason is FinishReason.ERROR:
-        status = 400 if "grammar" in error else 500
-        raise ApiError(status, error, code="generation_failed")
 
 
 async def merged(streams: Sequence[Stream]) -> AsyncIterator[tuple[int, Delta]]:
@@ -295,13 +279,6 @@ def usage_of(usages: Sequence[Usage]) -> dict[str, Any]:
         "total_tokens": n_prompt + n_completion,
         "prompt_tokens_details": {"cached_tokens": sum(usage.n_cached for usage in usages)},
     }
-
-
-def require_one(options: dict[str, Any], names: Sequence[str]) -> None:
-    """Raises InvalidRequestError if of fields that mean the same several are set."""
-    given = [name for name in names if options.get(name) is not None]
-    if len(given) > 1:
-        raise InvalidRequestError(f"only one of {', '.join(names)} may be set; got {given}")
 
 
 def now() -> int:

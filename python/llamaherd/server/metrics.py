@@ -18,7 +18,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from llamaherd._core import FinishReason, Timing
-from llamaherd.result import Usage
 from llamaherd.server.recent import RecentTimes
 
 _SECONDS = (
@@ -222,12 +221,15 @@ class ServerMetrics:
             for name, recent in times.items()
         }
 
+    def prompt(self, model: str, n_prompt: int, n_cached: int) -> None:
+        """A prompt's outputs have ended."""
+        self._prompt.labels(model).inc(n_prompt)
+        self._cached.labels(model).inc(n_cached)
+
     def ended(
-        self, model: str, timing: Timing | None, usage: Usage, reason: FinishReason | None
+        self, model: str, timing: Timing | None, n_completion: int, reason: FinishReason
     ) -> None:
         """One output has come to its end."""
-        self._prompt.labels(model).inc(usage.n_prompt)
-        self._cached.labels(model).inc(usage.n_cached)
         if timing is None or not timing.start_ns:
             return
         self._queue.labels(model).observe((timing.start_ns - timing.submit_ns) * _NS)
@@ -237,9 +239,9 @@ class ServerMetrics:
         if reason not in (FinishReason.STOP, FinishReason.LENGTH):
             return
         self._e2e.labels(model).observe((timing.last_ns - timing.submit_ns) * _NS)
-        if usage.n_completion > 1:
+        if n_completion > 1:
             spent = (timing.last_ns - timing.first_token_ns) * _NS
-            self._tpot.labels(model).observe(spent / (usage.n_completion - 1))
+            self._tpot.labels(model).observe(spent / (n_completion - 1))
 
 
 class _Waiting(Collector):

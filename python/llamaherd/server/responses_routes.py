@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from llamaherd._core import FinishReason
 from llamaherd.chat import ChatOptions, Reply, ToolCall
 from llamaherd.params import SamplingParams
 from llamaherd.result import Result, Usage
 from llamaherd.server import answers
+from llamaherd.server.answering import respond
 from llamaherd.server.answers import ERRORS
-from llamaherd.server.generation import Context, Job, format_options, now, results
+from llamaherd.server.generation import Context, Job, format_options, now
 from llamaherd.server.schemas import (
     FunctionCallItem,
     FunctionOutputItem,
@@ -24,7 +24,7 @@ from llamaherd.server.schemas import (
     ResponsesRequest,
     TextPart,
 )
-from llamaherd.server.sse import EventStream, event
+from llamaherd.server.sse import event
 
 router = APIRouter()
 
@@ -84,16 +84,15 @@ async def responses(body: ResponsesRequest, request: Request) -> Response:
     """The assistant's next message."""
     context: Context = request.app.state.context
     params = _params(body, context.settings.default_max_tokens)
-    async with AsyncExitStack() as stack:
-        job = await Job.begin(context, stack, request, body)
-        await job.submit([_messages_of(body)], params, _chat_options(body))
-        answer = _Answer(job, body)
-        if not body.stream:
-            (result,) = await results(request, job)
-            return JSONResponse(answer.whole(result))
-        stream = await EventStream.begin(request, answer.events(), job.cancel)
-        stream.when_done(stack.pop_all())
-        return stream
+    return await respond(
+        request,
+        body,
+        [_messages_of(body)],
+        params,
+        lambda job: _Answer(job, body),
+        stream=body.stream,
+        chat=_chat_options(body),
+    )
 
 
 def _id(kind: str) -> str:
@@ -138,7 +137,8 @@ class _Answer:
         self._created = now()
         self._n_events = 0
 
-    def whole(self, result: Result) -> dict[str, Any]:
+    def whole(self, results: Sequence[Result]) -> dict[str, Any]:
+        (result,) = results
         reply = result.reply or Reply(result.text)
         output = []
         if reply.reasoning:

@@ -56,7 +56,7 @@ class EventStream(Response):
         cls, request: Request, pieces: AsyncIterator[bytes], cancel: Callable[[], None]
     ) -> EventStream:
         """Raises what goes wrong before the first piece, that the client goes away included."""
-        leaving = asyncio.ensure_future(_until_gone(request.receive, cancel))
+        leaving = asyncio.ensure_future(until_gone(request.receive, cancel))
         try:
             return cls(await anext(pieces), pieces, cancel)
         except BaseException:
@@ -69,7 +69,7 @@ class EventStream(Response):
         async def put(body: bytes, more: bool = True) -> None:
             await send({"type": "http.response.body", "body": body, "more_body": more})
 
-        leaving = asyncio.ensure_future(_until_gone(receive, self._cancel))
+        leaving = asyncio.ensure_future(until_gone(receive, self._cancel))
         try:
             await send(
                 {
@@ -91,7 +91,8 @@ class EventStream(Response):
             await self._stack.aclose()
 
 
-async def _until_gone(receive: Receive, then: Callable[[], None]) -> None:
+async def until_gone(receive: Receive, then: Callable[[], None]) -> None:
+    """Waits until the client goes away."""
     while (await receive())["type"] != "http.disconnect":
         pass
     then()

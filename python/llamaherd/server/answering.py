@@ -1,0 +1,62 @@
+"""From a request for text to its answer, whole or in pieces."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Protocol
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from llamaherd.chat import ChatOptions
+from llamaherd.params import SamplingParams
+from llamaherd.prompt import Prompt
+from llamaherd.result import Result
+from llamaherd.server.generation import Context, Job
+from llamaherd.server.schemas import Service
+from llamaherd.server.sse import EventStream, until_gone
+
+
+class Answer(Protocol):
+    """How an endpoint writes what has come."""
+
+    def whole(self, results: Sequence[Result]) -> dict[str, Any]: ...
+
+    def events(self) -> AsyncIterator[bytes]: ...
+
+
+async def respond(
+    request: Request,
+    body: Service,
+    prompts: Sequence[Prompt],
+    params: SamplingParams,
+    answer_of: Callable[[Job], Answer],
+    *,
+    stream: bool,
+    chat: ChatOptions | None = None,
+) -> Response:
+    """Run a request's prompts and answer it; a client that goes away ends them.
+
+    Raises:
+      ApiError: An output ended with an error, or because the server stops.
+    """
+    context: Context = request.app.state.context
+    async with AsyncExitStack() as stack:
+        job = await Job.begin(context, stack, request, body)
+        await job.submit(prompts, params, chat)
+        answer = answer_of(job)
+        if not stream:
+            return JSONResponse(answer.whole(await _results(request, job)))
+        events = await EventStream.begin(request, answer.events(), job.cancel)
+        events.when_done(stack.pop_all())
+        return events
+
+
+async def _results(request: Request, job: Job) -> list[Result]:
+    leaving = asyncio.ensure_future(until_gone(request.receive, job.cancel))
+    try:
+        return await job.ends()
+    finally:
+        leaving.cancel()
