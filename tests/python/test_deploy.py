@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import skip_or_fail
-from llamaherd import BatchEngine, FinishReason, SamplingParams, Usage
+from llamaherd import BatchEngine, FinishReason, SamplingParams
 from llamaherd.server.metrics import ServerMetrics
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -75,7 +75,8 @@ def exported(engine: BatchEngine) -> dict[str, set[str]]:
     """Names that a server exports, each with its labels."""
     metrics = ServerMetrics(lambda: {"m": SimpleNamespace(engine=engine, generates=True)})
     result = engine.submit("Once", SamplingParams(max_tokens=3)).result()
-    metrics.ended("m", result.timing, Usage(1, 0, 3), FinishReason.LENGTH)
+    metrics.prompt("m", 1, 0)
+    metrics.ended("m", result.timing, 3, FinishReason.LENGTH)
     metrics.token_gap("m", 0.01)
     metrics.answered("/v1/completions", 200)
     metrics.waits(0, 1)
