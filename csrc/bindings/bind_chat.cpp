@@ -2,6 +2,7 @@
 
 #include "bindings.h"
 #include "llama/chat_template.h"
+#include "released_gil.h"
 
 namespace py = pybind11;
 
@@ -24,7 +25,7 @@ void bind_chat(py::module_& m) {
       .def_property_readonly("constraint", &ChatFormat::constraint,
                              "What calls of tools must obey, for submit(); None: nothing.")
       .def("parse", &ChatFormat::parse, py::arg("text"), py::arg("whole"),
-           py::call_guard<py::gil_scoped_release>(),
+           py::call_guard<ReleasedGil>(),
            "An answer, or with whole=False its beginning, taken apart. Raises LlamaHerdError if it "
            "is not in this format.");
 

@@ -6,6 +6,7 @@
 #include "error.h"
 #include "llama/embedder.h"
 #include "py_engine.h"
+#include "released_gil.h"
 
 namespace llamaherd {
 namespace {
@@ -21,7 +22,7 @@ Result run(Embedder& embedder, std::size_t n, bool truncate, const Encode& encod
   Array out({static_cast<py::ssize_t>(n), static_cast<py::ssize_t>(embedder.n_out())});
   const std::span<float> rows(out.mutable_data(), static_cast<std::size_t>(out.size()));
   {
-    const py::gil_scoped_release release;
+    const ReleasedGil release;
     for (std::size_t i = 0; i < n; ++i) {
       bool was_cut = false;
       tokens[i] = encode(i, &was_cut);
@@ -43,7 +44,7 @@ Result run(Embedder& embedder, std::size_t n, bool truncate, const Encode& encod
 }  // namespace
 
 void bind_embedder(py::module_& m) {
-  using release_gil = py::call_guard<py::gil_scoped_release>;
+  using release_gil = py::call_guard<ReleasedGil>;
   py::class_<Embedder>(m, "Embedder", "The core of llamaherd.Embedder.")
       .def(py::init([](const std::string& path, const EngineConfig& config, LoadProgress& progress,
                        const std::string& pooling) {

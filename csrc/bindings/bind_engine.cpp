@@ -2,13 +2,14 @@
 
 #include "bindings.h"
 #include "py_engine.h"
+#include "released_gil.h"
 
 namespace py = pybind11;
 
 namespace llamaherd {
 
 void bind_engine(py::module_& m) {
-  using release_gil = py::call_guard<py::gil_scoped_release>;
+  using release_gil = py::call_guard<ReleasedGil>;
   py::class_<PyBatchEngine>(m, "BatchEngine", "The core of llamaherd.BatchEngine.")
       .def(py::init<const std::string&, const EngineConfig&, LoadProgress&, bool,
                     std::optional<std::shared_ptr<LogitsRecord>>, std::optional<Calibration>,

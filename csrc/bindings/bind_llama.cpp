@@ -9,6 +9,7 @@
 #include "llama/llama_model.h"
 #include "llama/log_sink.h"
 #include "llama/quantize.h"
+#include "released_gil.h"
 
 namespace py = pybind11;
 
@@ -79,7 +80,7 @@ void bind_llama(py::module_& m) {
 
   m.def("quantization_types", &quantization_types, "Names that quantize() takes.");
   m.def("quantize", &quantize, py::arg("source"), py::arg("target"), py::arg("type"),
-        py::arg("n_threads"), py::call_guard<py::gil_scoped_release>(),
+        py::arg("n_threads"), py::call_guard<ReleasedGil>(),
         "Write a GGUF file with its weights in another type. Raises ModelLoadError.");
 
   py::class_<LoadProgress>(m, "LoadProgress", "Watches and cancels a load from another thread.")
@@ -91,7 +92,7 @@ void bind_llama(py::module_& m) {
           "cancel", [](LoadProgress& self) { self.cancelled = true; },
           "The load raises ModelLoadError soon.");
 
-  m.def("serve_rpc", &serve_rpc, py::arg("endpoint"), py::call_guard<py::gil_scoped_release>(),
+  m.def("serve_rpc", &serve_rpc, py::arg("endpoint"), py::call_guard<ReleasedGil>(),
         "Lend this machine's CPU to other processes as a device, HOST:PORT. Returns on failure.");
 }
 

@@ -11,6 +11,7 @@
 #include "llama/llama_backend.h"
 #include "llama/llama_model.h"
 #include "logits_record.h"
+#include "released_gil.h"
 
 namespace py = pybind11;
 
@@ -45,7 +46,7 @@ class BareModel {
     py::array_t<float> result(
         {static_cast<py::ssize_t>(n), static_cast<py::ssize_t>(info.n_vocab)});
     float* to = result.mutable_data();
-    const py::gil_scoped_release release;
+    const ReleasedGil release;
     backend_->clear();
     for (Pos begin = 0; begin < n; begin += n_rows) {
       const Pos end = std::min(begin + n_rows, n);
@@ -72,7 +73,7 @@ class BareModel {
 void bind_testing(py::module_& m) {
   py::class_<BareModel>(m, "BareModel", "A model without an engine, for one thread.")
       .def(py::init<const std::string&, const EngineConfig&>(), py::arg("path"), py::arg("config"),
-           py::call_guard<py::gil_scoped_release>(), "Raises ModelLoadError, InvalidRequestError.")
+           py::call_guard<ReleasedGil>(), "Raises ModelLoadError, InvalidRequestError.")
       .def("tokenize", &BareModel::tokenize, py::arg("text"))
       .def("logits", &BareModel::logits, py::arg("tokens"), py::arg("n_rows"),
            "float32 of shape (len(tokens), n_vocab), computed n_rows at a time, in [1, max_seqs], "

@@ -7,6 +7,7 @@
 #include "llama/faulty_backend.h"
 #include "llama/fingerprint.h"
 #include "llama/log_sink.h"
+#include "released_gil.h"
 #include "values.h"
 
 namespace llamaherd {
@@ -24,7 +25,7 @@ PyBatchEngine::PyBatchEngine(const std::string& path, const EngineConfig& config
                              std::optional<std::shared_ptr<FaultScript>> faults)
     : pid_(getpid()), calibration_(std::move(calibration)) {
   validate(config);
-  const py::gil_scoped_release release;
+  const ReleasedGil release;
   model_ = std::make_shared<Model>(path, config, progress);
   auto llama = std::make_unique<LlamaBackend>(
       std::shared_ptr<const LlamaModel>(model_, &model_->llama), config);
@@ -69,7 +70,7 @@ PyBatchEngine::~PyBatchEngine() {
     (void)new std::shared_ptr<Model>(std::move(model_));
     return;
   }
-  const py::gil_scoped_release release;
+  const ReleasedGil release;
   engine_.reset();
 }
 
@@ -96,13 +97,13 @@ RequestId PyBatchEngine::submit(const py::object& prompt, const SamplingParams& 
   SubmitOptions options{streamed, cache_space};
   if (mask) options.constraint = std::make_shared<MaskConstraint>(to_mask(*mask));
   if (constraint) options.constraint = *constraint;
-  const py::gil_scoped_release release;
+  const ReleasedGil release;
   return engine().submit(std::move(tokens), params, options, service);
 }
 
 void PyBatchEngine::set_mask(RequestId id, std::int32_t index, const py::buffer& mask) {
   TokenMask words = to_mask(mask);
-  const py::gil_scoped_release release;
+  const ReleasedGil release;
   engine().set_mask(id, index, std::move(words));
 }
 
@@ -119,7 +120,7 @@ std::vector<Delta> PyBatchEngine::drain(double timeout_s) {
 void PyBatchEngine::pin(const std::string& name, const py::object& prefix, CacheSpace cache_space,
                         std::optional<double> ttl_s) {
   std::vector<TokenId> tokens = to_tokens(prefix);
-  const py::gil_scoped_release release;
+  const ReleasedGil release;
   const auto ttl_ns = static_cast<std::int64_t>(ttl_s.value_or(0) * 1e9);
   engine().pin(name, cache_space, std::move(tokens), ttl_s ? now_ns() + ttl_ns : 0);
 }

@@ -81,10 +81,11 @@ class BatchEngine:
             thread = threading.Thread(
                 target=pump, args=(self._core, self._table), name="llamaherd-pump", daemon=True
             )
-            thread.start()
         self._finalizer = weakref.finalize(
             self, close, self._core, self._table, thread, os.getpid()
         )
+        if thread is not None:
+            thread.start()
 
     def submit(
         self,

@@ -57,23 +57,26 @@ def load_in_thread(
             _require_rpc_server(device.removeprefix(_RPC_PREFIX))
     watch = _core.LoadProgress()
     outcome: list[_Loaded | BaseException] = []
+    done = threading.Event()  # Ctrl-C in Thread.join() makes Python take the thread for ended
 
     def run() -> None:
         try:
             outcome.append(load(watch))
         except BaseException as error:
             outcome.append(error)
+        finally:
+            done.set()
 
     thread = threading.Thread(target=run, name="llamaherd-load", daemon=True)
     with _bar(path.name, progress) as update:
-        thread.start()
         try:
-            while thread.is_alive():
-                thread.join(_POLL_S)
+            thread.start()
+            while not done.wait(_POLL_S):
                 update(watch.fraction)
         except BaseException:
             watch.cancel()
-            thread.join()
+            if thread.ident is not None:
+                done.wait()
             raise
         finally:
             logs.forward()

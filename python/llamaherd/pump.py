@@ -70,6 +70,6 @@ def close(
     core.close()
     if thread is None:
         table.deliver(core.drain(0))
-    elif thread is not threading.current_thread():
+    elif thread.ident is not None and thread is not threading.current_thread():
         thread.join()
     logs.forward()

@@ -154,19 +154,23 @@ BINDINGS: dict[str, str] = {
     "bindings/bind_results": "bindings/bindings metrics trace_log types watchdog",
     "bindings/values": "error mask_constraint types",
     "bindings/py_engine": (
-        "bindings/values calibration engine_thread error fault_script logits_record"
-        " llama/chat_template llama/faulty_backend llama/fingerprint llama/grammar"
-        " llama/llama_backend llama/llama_model llama/log_sink"
+        "bindings/released_gil bindings/values calibration engine_thread error"
+        " fault_script logits_record llama/chat_template llama/faulty_backend llama/fingerprint"
+        " llama/grammar llama/llama_backend llama/llama_model llama/log_sink"
     ),
-    "bindings/bind_engine": "bindings/bindings bindings/py_engine",
-    "bindings/bind_chat": "bindings/bindings llama/chat_template",
-    "bindings/bind_embedder": "bindings/bindings bindings/py_engine error llama/embedder",
+    "bindings/released_gil": "",
+    "bindings/bind_engine": "bindings/bindings bindings/py_engine bindings/released_gil",
+    "bindings/bind_chat": "bindings/bindings bindings/released_gil llama/chat_template",
+    "bindings/bind_embedder": (
+        "bindings/bindings bindings/py_engine bindings/released_gil error llama/embedder"
+    ),
     "bindings/bind_testing": (
-        "bindings/bindings error fault_script logits_record llama/llama_backend llama/llama_model"
+        "bindings/bindings bindings/released_gil error fault_script logits_record"
+        " llama/llama_backend llama/llama_model"
     ),
     "bindings/bind_llama": (
-        "bindings/bindings error llama/devices llama/kernel_choice llama/llama_backend"
-        " llama/llama_model llama/log_sink llama/quantize"
+        "bindings/bindings bindings/released_gil error llama/devices llama/kernel_choice"
+        " llama/llama_backend llama/llama_model llama/log_sink llama/quantize"
     ),
 }
 ALLOWED = CORE | LLAMA | BINDINGS

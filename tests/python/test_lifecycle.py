@@ -67,6 +67,23 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def test_a_thread_in_the_core_does_not_disturb_the_end_of_the_interpreter(
+    model_path: Path,
+) -> None:
+    for _ in range(3):
+        run(
+            """
+def wait():
+    while True:
+        engine._core.drain(0.001)
+for _ in range(8):
+    threading.Thread(target=wait, daemon=True).start()
+time.sleep(0.05)
+""",
+            model_path,
+        )
+
+
 def test_python_threads_run_during_generation(model_path: Path) -> None:
     progress: list[int] = []
     with BatchEngine(model_path, SMALL) as engine:

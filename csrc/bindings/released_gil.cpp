@@ -1,0 +1,16 @@
+#include "released_gil.h"
+
+#include <chrono>
+#include <thread>
+
+namespace llamaherd {
+
+ReleasedGil::~ReleasedGil() {
+  try {
+    PyEval_RestoreThread(thread_);
+  } catch (...) {  // never an exception of C++, and leaving here would end in std::terminate
+    for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+  }
+}
+
+}  // namespace llamaherd
