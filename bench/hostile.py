@@ -3,16 +3,23 @@
     python bench/hostile.py [--model MODEL] [--threads N] [--runs 5]
 
 Four clients stream answers of 200 tokens, by themselves and beside one that sends, without a pause:
-broken JSON, a body of 10 MB, 10,000 messages, headers of 1 MB, unknown fields. In turns; medians of
-the time between tokens. Informational: nothing else may run.
+broken JSON, a body of 10 MB, 10,000 messages, headers of 1 MB, unknown fields, 600,000 broken
+items. It is a process of its own and of the lowest priority: on another machine it would take none
+of the server's cores. In turns; medians of the time between tokens. Then the server's processor
+time for each of these requests alone. Informational: nothing else may run.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
+import multiprocessing
+import os
 import statistics
+import time
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -22,30 +29,67 @@ from loads import add_options
 from served import Server
 
 N_CLIENTS, N_NEW = 4, 200
-MANY = [{"role": "user", "content": "x"}] * 10_000
+SPAWN = multiprocessing.get_context("spawn")
+
+HEADERS = {"content-type": "application/json"}
+MESSAGE = {"role": "user", "content": "x"}
 
 
-async def misbehave(url: str, counts: dict[int, int]) -> None:
-    """Until it is cancelled."""
-    chat = url + "/chat/completions"
-    headers = {"content-type": "application/json"}
-    requests: list[dict[str, Any]] = [
-        {"data": b'{"messages": [', "headers": headers},
-        {"data": b" " * 10_000_000, "headers": headers},
-        {"data": json.dumps({"messages": MANY}).encode(), "headers": headers},
-        {"data": b"{}", "headers": {"x-long": "x" * (1 << 20)}},
-        {"json": {"messages": MANY[:1], "unknown": 1}},
-    ]
+def request_of(data: bytes | dict[str, Any], headers: dict[str, str] = HEADERS) -> dict[str, Any]:
+    """As a session's post takes it; made into bytes once."""
+    content = data if isinstance(data, bytes) else json.dumps(data).encode()
+    return {"data": content, "headers": headers}
+
+
+CHAT = "/chat/completions"
+REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "broken JSON": (CHAT, request_of(b'{"messages": [')),
+    "10 MB": (CHAT, request_of(b" " * 10_000_000)),
+    "10,000 messages": (CHAT, request_of({"messages": [MESSAGE] * 10_000})),
+    "headers of 1 MB": (CHAT, request_of(b"{}", {"x-long": "x" * (1 << 20)})),
+    "an unknown field": (CHAT, request_of({"messages": [MESSAGE], "unknown": 1})),
+    "600,000 broken items": ("/completions", request_of({"prompt": [None] * 600_000})),
+}
+
+
+async def status_of(session: aiohttp.ClientSession, url: str, kind: str) -> int:
+    """Of the answer; 0: there was none."""
+    path, request = REQUESTS[kind]
+    with suppress(aiohttp.ClientError, ConnectionError):
+        async with session.post(url + path, **request) as answer:
+            return answer.status
+    return 0
+
+
+async def misbehave(url: str, counts: Any) -> None:
+    """Until its process is ended. Counts answers by status."""
     async with aiohttp.ClientSession() as session:
         while True:
-            for request in requests:
-                with suppress(aiohttp.ClientError, ConnectionError):
-                    async with session.post(chat, **request) as answer:
-                        counts[answer.status] = counts.get(answer.status, 0) + 1
-                await asyncio.sleep(0)
+            for kind in REQUESTS:
+                counts[await status_of(session, url, kind)] += 1
 
 
-async def run(url: str, seed: int, hostile: bool, counts: dict[int, int]) -> list[Answered]:
+def _misbehave(url: str, counts: Any) -> None:
+    os.nice(19)
+    asyncio.run(misbehave(url, counts))
+
+
+@contextlib.contextmanager
+def misbehaving(url: str, counts: Any) -> Iterator[None]:
+    """Beside somebody who does."""
+    n_before = sum(counts)
+    process = SPAWN.Process(target=_misbehave, args=(url, counts), daemon=True)
+    process.start()
+    try:
+        while sum(counts) == n_before:
+            time.sleep(0.01)
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+async def run(url: str, seed: int) -> list[Answered]:
     bodies = synthetic_bodies(
         N_CLIENTS,
         shared_words=0,
@@ -54,13 +98,18 @@ async def run(url: str, seed: int, hostile: bool, counts: dict[int, int]) -> lis
         path="chat/completions",
         seed=seed,
     )
-    tasks = [asyncio.ensure_future(misbehave(url, counts))] if hostile else []
-    try:
-        spec = LoadSpec(url=url, bodies=bodies, concurrency=N_CLIENTS)
-        return await run_load(spec)
-    finally:
-        for task in tasks:
-            task.cancel()
+    return await run_load(LoadSpec(url=url, bodies=bodies, concurrency=N_CLIENTS))
+
+
+async def cost_ms(server: Server, kind: str) -> tuple[float, int]:
+    """Processor time of one request, and the status of its answer."""
+    n, end = 0, time.monotonic() + 2
+    begin_s = server.cpu_s()
+    async with aiohttp.ClientSession() as session:
+        while n < 3 or time.monotonic() < end:
+            status = await status_of(session, server.url + "/v1", kind)
+            n += 1
+    return 1e3 * (server.cpu_s() - begin_s) / n, status
 
 
 def main() -> None:
@@ -68,15 +117,17 @@ def main() -> None:
     add_options(parser)
     args = parser.parse_args()
     server = Server(args.model, ["--max-seqs", "8", "--n-ctx", "8192"], args.threads)
-    counts: dict[int, int] = {}
+    counts = SPAWN.Array("i", 600, lock=False)  # by status
     figures: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
     try:
         for turn in range(args.runs + 1):
             for hostile in (False, True):
-                answers = asyncio.run(run(server.url + "/v1", turn, hostile, counts))
-                done = summary(answers)
+                url = server.url + "/v1"
+                with misbehaving(url, counts) if hostile else contextlib.nullcontext():
+                    done = summary(asyncio.run(run(url, turn)))
                 assert done["n_errors"] == 0, done["errors"]
                 figures[hostile].append(done)
+        costs = {kind: asyncio.run(cost_ms(server, kind)) for kind in REQUESTS}
     finally:
         server.close()
     print("| | ms between tokens, p50 | p99 | tokens/s |")
@@ -86,7 +137,10 @@ def main() -> None:
         p50, p99 = (statistics.median(f["itl_ms"][p] for f in some) for p in ("p50", "p99"))
         rate = statistics.median(f["tokens_per_s"] for f in some)
         print(f"| {name} | {p50:.1f} | {p99:.1f} | {rate:.0f} |")
-    print("its answers by status:", dict(sorted(counts.items())))
+    print("its answers by status:", {status: n for status, n in enumerate(counts) if n})
+    print("\n| request | answer | ms of processor time |\n| --- | --- | --- |")
+    for kind, (cost, status) in costs.items():
+        print(f"| {kind} | {status} | {cost:.1f} |")
 
 
 if __name__ == "__main__":

@@ -132,8 +132,7 @@ class LLM:
             self._bar(len(batch), progress) as bar,
             Run(self.engine, len(jobs), chat, space, service, bar) as run,
         ):
-            run.submit(jobs)
-            return run.results()
+            return run.of(jobs)
 
     def score(
         self,
@@ -141,6 +140,7 @@ class LLM:
         continuations: Sequence[Sequence[Continuation]],
         *,
         progress: bool | None = None,
+        stop: threading.Event | None = None,
     ) -> list[list[Score]]:
         """How likely continuations of prompts are. What prompts share is computed once.
 
@@ -148,6 +148,8 @@ class LLM:
           prompts: Each a text, token ids or chat messages.
           continuations: For each prompt some continuations, each a text or token ids.
           progress: As in `generate`.
+          stop: Once it is set, scores that are not there yet are given up, and have an error that
+            says so.
 
         Returns:
           For each prompt a score of each of its continuations. One that breaks a rule (too long,
@@ -165,7 +167,7 @@ class LLM:
             scoring.encode(self.engine, prompt, some)
             for prompt, some in zip(prompts, continuations, strict=True)
         ]
-        return self._score(pieces, progress)
+        return self._score(pieces, progress, stop)
 
     def choose(self, prompt: Prompt, choices: Sequence[str], *, per_token: bool = False) -> Choice:
         """Which continuation of a prompt is the likeliest.
@@ -219,13 +221,19 @@ class LLM:
         return Perplexity([scoring.join(parts) for parts in self._score(pieces, progress)])
 
     def _score(
-        self, pieces: Sequence[Sequence[Piece | Score]], progress: bool | None
+        self,
+        pieces: Sequence[Sequence[Piece | Score]],
+        progress: bool | None,
+        stop: threading.Event | None = None,
     ) -> list[list[Score]]:
         """What is a score already stays as it is."""
-        asked = [p for some in pieces for p in some if isinstance(p, Piece)]
-        results = iter(
-            self.generate([p.tokens for p in asked], [p.params for p in asked], progress=progress)
-        )
+        jobs = [(p.tokens, p.params) for some in pieces for p in some if isinstance(p, Piece)]
+        space = request_space(cache=True, cache_salt="")
+        with (
+            self._bar(len(jobs), progress) as bar,
+            Run(self.engine, len(jobs), None, space, Service(), bar, stop) as run,
+        ):
+            results = iter(run.of(jobs))
         return [
             [p if isinstance(p, Score) else scoring.score_of(next(results)) for p in some]
             for some in pieces

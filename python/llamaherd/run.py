@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
+from threading import Event
 
 from llamaherd._core import FinishReason, InvalidRequestError, QueueFullError
 from llamaherd.bars import Bar
@@ -19,10 +20,13 @@ from llamaherd.stream import Stream
 
 # Prompts that are prepared and put in order before the first of them is queued.
 _WINDOW = 512
+_LOOK_S = 0.1  # how often for a stop from outside
+_CANCELLED = Result("", [], FinishReason.CANCELLED, "", Usage(0, 0, 0), None)
 
 
 class Run:
-    """One list of prompts on its way through the engine; leaving it by an exception cancels it."""
+    """One list of prompts on its way through the engine; leaving it by an exception cancels it, and
+    so does `stop` once it is set."""
 
     def __init__(
         self,
@@ -32,17 +36,27 @@ class Run:
         space: int | None,
         service: Service,
         bar: Bar,
+        stop: Event | None = None,
     ) -> None:
         self._engine = engine
         self._chat = chat
         self._space = space
         self._service = service
         self._bar = bar
+        self._stop = stop
         self._items: list[Stream | Result | None] = [None] * n_jobs
         self._n_open = 0
         self._ended: SimpleQueue[Stream] = SimpleQueue()
 
-    def submit(self, jobs: Sequence[tuple[Prompt, SamplingParams | None]]) -> None:
+    def of(self, jobs: Sequence[tuple[Prompt, SamplingParams | None]]) -> list[Result]:
+        """The results of all jobs, in their order."""
+        self._submit(jobs)
+        while self._n_open > 0:
+            self._take_ended(timeout=None if self._stop is None else _LOOK_S)
+            self._cancels()
+        return [s.result() if isinstance(s, Stream) else s or _CANCELLED for s in self._items]
+
+    def _submit(self, jobs: Sequence[tuple[Prompt, SamplingParams | None]]) -> None:
         """Queues all jobs, those of a window that begin alike one behind the other."""
         for begin in range(0, len(jobs), _WINDOW):
             prepared = [self._prepare_or_refuse(*job) for job in jobs[begin : begin + _WINDOW]]
@@ -56,13 +70,10 @@ class Run:
             waiting = deque(ready)
             while waiting:
                 full = self._queue_some(waiting)
+                if self._cancels():
+                    return
                 if full is not None:
                     self._take_ended(timeout=full.retry_after_s)
-
-    def results(self) -> list[Result]:
-        while self._n_open > 0:
-            self._take_ended(timeout=None)
-        return [s.result() if isinstance(s, Stream) else s for s in self._items if s is not None]
 
     def _prepare_or_refuse(
         self, prompt: Prompt, params: SamplingParams | None
@@ -105,6 +116,16 @@ class Run:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             return
+        self._cancel()
+
+    def _cancels(self) -> bool:
+        """Whether it had to stop."""
+        if self._stop is None or not self._stop.is_set():
+            return False
+        self._cancel()
+        return True
+
+    def _cancel(self) -> None:
         for item in self._items:
             if isinstance(item, Stream):
                 item.cancel()

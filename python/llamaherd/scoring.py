@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
-from llamaherd._core import InvalidRequestError, TokenLogprob
+from llamaherd._core import FinishReason, InvalidRequestError, TokenLogprob
 from llamaherd.engine import BatchEngine
 from llamaherd.params import SamplingParams
 from llamaherd.prompt import Prompt, TokenIds, is_messages
@@ -95,6 +95,8 @@ class Piece:
 
 
 def score_of(result: Result) -> Score:
+    if result.finish_reason is FinishReason.CANCELLED:
+        return Score([], "the request was cancelled")
     return Score(result.prompt_logprobs, result.error)
 
 

@@ -10,8 +10,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import httpx
 
 
 class Served:
@@ -55,6 +57,18 @@ class Served:
         """Its exit status after SIGTERM."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
+
+
+def figure(http: httpx.Client, name: str) -> float:
+    lines = http.get("/metrics").text.splitlines()
+    return float(next(line for line in lines if line.startswith(f"llamaherd_{name}")).split()[-1])
+
+
+def wait_until(true: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
 
 
 @contextlib.contextmanager

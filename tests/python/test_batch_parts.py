@@ -26,7 +26,9 @@ from llamaherd.server.file_store import StoredFile
 from llamaherd.server.generation import Context
 from llamaherd.server.in_process import InProcess
 from llamaherd.server.keys import ANYONE, KeyRing
+from llamaherd.server.running import Running
 from llamaherd.server.settings import ServerSettings
+from llamaherd.server.spans import Spans
 from starlette.responses import JSONResponse, Response
 
 T = TypeVar("T")
@@ -167,8 +169,9 @@ class Routes:
 async def batches_in(folder: Path, routes: Routes) -> AsyncIterator[Batches]:
     async with open_batches(
         folder,
-        InProcess(routes.app),
+        InProcess(routes.app, Spans()),
         KeyRing(),
+        Running(),
         n_lines=2,
         max_line_bytes=1000,
         draining=lambda: False,

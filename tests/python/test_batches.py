@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import minilm
 import pytest
 from llamaherd import EngineConfig
+from llamaherd.server.keys import digest_of, new_key
 from openai import BadRequestError, NotFoundError, OpenAI
 from openai.types import Batch
-from serving import Served, serve
+from serving import Served, figure, serve, wait_until
 
 CHAT: Any = "/v1/chat/completions"
 COMPLETIONS: Any = "/v1/completions"
@@ -322,8 +324,33 @@ def test_a_batch_outlives_sigterm_and_its_window_does_not_wait(
         with pytest.raises(BadRequestError, match="expired cannot be cancelled"):
             client.batches.cancel(batch.id)
         with serve(model_path, options=("--data-dir", str(tmp_path / "data"))) as second:
-            assert second.process.wait(60) != 0
-            assert second.logged("another server")
+            assert second.process.wait(60) == 1
+            said = second.logged("another server")
+            assert said.startswith("llamaherd: ")
+            assert not any("Traceback" in line for line in second.lines)
+
+
+def test_lines_of_a_batch_count_among_the_requests_of_their_key(
+    model_path: Path, tmp_path: Path
+) -> None:
+    key = new_key()
+    keys = tmp_path / "keys.json"
+    keys.write_text(json.dumps([{"name": "a", "hash": digest_of(key), "max_running": 3}]))
+    options = ("--data-dir", str(tmp_path / "data"), "--api-keys", str(keys), "--n-ctx", "4096")
+    with serve(model_path, options=options) as served, client_of(served, key) as client:
+        batch = begin(client, [story(f"line-{i}", max_tokens=1500) for i in range(4)])
+        with httpx.Client(
+            base_url=served.url, headers={"authorization": f"Bearer {key}"}, timeout=60
+        ) as http:
+            wait_until(lambda: figure(http, "num_requests_running") == 2, "two do not run")
+            body = {"prompt": "Count.", "max_tokens": 1500, "ignore_eos": True, "stream": True}
+            with http.stream("POST", COMPLETIONS, json=body) as third:
+                pieces = third.iter_bytes()  # whose end would be the connection's
+                next(pieces)
+                refused = httpx.get(served.url + "/v1/models", headers=http.headers)
+                assert refused.status_code == 429
+        client.batches.cancel(batch.id)
+        assert end(client, batch).status == "cancelled"
 
 
 def test_files_and_batches_are_their_owners(model_path: Path, tmp_path: Path) -> None:

@@ -219,39 +219,40 @@ MODULES: dict[str, str] = {
     "replay": "_core engine params stream workload",
     "tuning_policy": "_core params replay workload",
     "tuning": "_core params replay tuning_policy",
-    "cli.serve": "cli.options server server.keys server.logs server.run",
+    "cli.serve": ("cli.options server server.keys server.logs server.otel server.run server.spans"),
     "server": "server.app server.pool server.settings",
     "server.app": (
-        "_core server.batch_routes server.batches server.chat_routes server.completion_routes"
-        " server.errors server.file_routes server.generation server.guard server.in_process"
-        " server.keys server.metrics server.page_routes server.pool server.responses_routes"
-        " server.settings server.state_routes server.token_routes server.vector_routes"
+        "_core server.batch_routes server.batches server.bodies server.chat_routes"
+        " server.completion_routes server.errors server.file_routes server.generation"
+        " server.guard server.in_process server.keys server.metrics server.page_routes"
+        " server.pool server.responses_routes server.running server.settings server.spans"
+        " server.state_routes server.token_routes server.vector_routes"
     ),
     "server.batch_input": "",
     "server.batch_output": "",
     "server.batch_routes": (
-        "server.answers server.batch_store server.batches server.errors server.file_routes"
-        " server.schemas"
+        "server.answers server.batch_store server.batches server.bodies server.errors"
+        " server.file_routes server.schemas"
     ),
     "server.batch_runner": (
         "server.batch_input server.batch_output server.batch_store server.errors"
-        " server.file_store server.in_process server.keys"
+        " server.file_store server.in_process server.keys server.running"
     ),
     "server.batch_store": (
         "server.batch_input server.batch_output server.database server.errors server.file_store"
     ),
     "server.batches": (
         "_core params server.batch_runner server.batch_store server.database server.errors"
-        " server.file_store server.in_process server.keys"
+        " server.file_store server.in_process server.keys server.running"
     ),
     "server.answering": "chat params prompt result server.generation server.schemas server.sse",
     "server.chat_routes": (
-        "_core chat engine params result server.answering server.answers server.generation"
-        " server.logprobs server.schemas server.sse"
+        "_core chat engine params result server.answering server.answers server.bodies"
+        " server.generation server.logprobs server.schemas server.sse"
     ),
     "server.completion_routes": (
-        "_core params prompt result server.answering server.answers server.generation"
-        " server.logprobs server.schemas server.sse"
+        "_core params prompt result server.answering server.answers server.bodies"
+        " server.generation server.logprobs server.schemas server.sse"
     ),
     "server.database": "_core",
     "server.errors": "_core",
@@ -261,11 +262,13 @@ MODULES: dict[str, str] = {
     ),
     "server.file_store": "server.database server.errors",
     "server.generation": (
-        "_core chat llm params prompt result server.errors server.keys server.metrics"
-        " server.pool server.schemas server.settings stream"
+        "_core chat llm params prompt result server.body_reader server.errors server.keys"
+        " server.metrics server.pool server.schemas server.settings server.spans stream"
     ),
-    "server.guard": "server.errors server.keys server.metrics server.settings",
-    "server.in_process": "server.keys",
+    "server.guard": (
+        "server.errors server.keys server.metrics server.running server.settings server.spans"
+    ),
+    "server.in_process": "server.keys server.spans",
     "server.keys": "_core",
     "server.logprobs": "_core engine",
     "server.metrics": "_core server.recent",
@@ -274,21 +277,31 @@ MODULES: dict[str, str] = {
     "server.pool": "_core llm models params server.errors",
     "server.recent": "",
     "server.responses_routes": (
-        "_core chat params result server.answering server.answers server.generation"
-        " server.schemas server.sse"
+        "_core chat params result server.answering server.answers server.bodies"
+        " server.generation server.schemas server.sse"
     ),
     "server.run": "server.generation server.protocol server.settings",
     "server.settings": "_core",
     "server.sse": "server.errors",
     "server.state_routes": "server.answers server.errors server.generation",
     "server.token_routes": (
-        "_core server.answers server.chat_routes server.errors server.generation server.schemas"
+        "_core server.answers server.bodies server.chat_routes server.errors server.generation"
+        " server.schemas server.sse"
     ),
-    "server.vector_routes": "_core server.answers server.generation server.schemas",
+    "server.vector_routes": (
+        "_core server.answers server.bodies server.generation server.schemas server.sse"
+        " server.vectors"
+    ),
     "server.uploads": "server.errors server.file_store",
     "server.logs": "",
     "server.protocol": "",
     "server.answers": "",
+    "server.bodies": "server.errors server.generation",
+    "server.body_reader": "",
+    "server.otel": "_core params server.spans",
+    "server.running": "server.errors server.keys",
+    "server.spans": "_core params",
+    "server.vectors": "_core embedder server.errors",
     "server.schemas": "",
     "cli.options": "models params",
     "cli.pull": "models",
@@ -299,8 +312,8 @@ MODULES: dict[str, str] = {
     "cli.generate": "llamaherd cli.options prompt stream workload",
     "cli.tune": "llamaherd cli.options params replay tuning tuning_policy workload",
     "scrape": "_core",
-    "load": "_core replay",
     "cli.top": "cli.options scrape",
+    "load": "_core replay",
     "cli.bench_serve": "cli.options load",
     "cli": (
         "llamaherd cli.bench_serve cli.chat cli.demo cli.generate cli.info cli.pull cli.quantize"

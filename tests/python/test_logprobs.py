@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -182,6 +183,20 @@ def test_scores_are_those_of_single_tokens(llm: LLM) -> None:
                 by_hand += step.logprobs[0].logprob
             assert score.logprob == pytest.approx(by_hand, abs=1e-4)
     assert llm.choose(PARIS, [" London", " Paris", " fish"]).text == " Paris"
+
+
+def test_scores_are_given_up_once_nobody_wants_them(llm: LLM) -> None:
+    stop = threading.Event()
+    endless = [f" {i}" * 1000 for i in range(600)]
+    timer = threading.Timer(0.5, stop.set)
+    timer.start()
+    (scores,) = llm.score([PARIS], [endless], stop=stop)
+    timer.join()
+    assert len(scores) == len(endless)
+    assert scores[-1].error == "the request was cancelled"
+    (again,) = llm.score([PARIS], [[" Paris", " a"]], stop=stop)
+    assert {score.error for score in again} == {"the request was cancelled"}
+    assert llm.score([PARIS], [[" Paris"]], stop=threading.Event())[0][0].error == ""
 
 
 def test_a_pair_that_breaks_a_rule_keeps_to_itself(llm: LLM) -> None:

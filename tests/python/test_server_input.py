@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,6 +17,8 @@ import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
+from llamaherd.server import body_reader
+from llamaherd.server.body_reader import BodyReader
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -160,24 +165,100 @@ def test_bodies_have_a_bound_whether_they_say_their_size_or_not(http: httpx.Clie
         for _ in range(HUGE >> 16):
             yield b" " * (1 << 16)
 
-    try:
-        answer = http.post("/v1/chat/completions", content=chunks())
-    except httpx.TransportError:
-        return  # the connection was closed while the body was sent
+    answer = http.post("/v1/chat/completions", content=chunks())
     assert answer.status_code == 413
+    assert answer.headers["connection"] == "close"
 
 
-def test_ten_thousand_messages_are_counted_not_choked_on(http: httpx.Client) -> None:
-    messages = [{"role": "user", "content": "x"}] * 10_000
-    answer = http.post("/v1/chat/completions", json={"messages": messages})
+@pytest.mark.parametrize(
+    ("path", "size", "status"),
+    [
+        ("/v1/chat/completions", b"content-length: 1000000000", 413),
+        ("/v1/chat/completions", b"transfer-encoding: chunked", 413),
+        ("/v1/nothing", b"transfer-encoding: chunked", 404),
+    ],
+)
+def test_a_body_that_is_refused_is_not_read(
+    served: Served, path: str, size: bytes, status: int
+) -> None:
+    at = urlsplit(served.url)
+    assert at.hostname
+    piece = b"10000\r\n" + b" " * (1 << 16) + b"\r\n"
+    with socket.create_connection((at.hostname, at.port or 80), timeout=30) as connection:
+        head = b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n%b\r\n\r\n"
+        connection.sendall(head % (path.encode(), size))
+        n_sent = 0
+        with contextlib.suppress(ConnectionError):
+            while n_sent < 1 << 30:
+                connection.sendall(piece)
+                n_sent += len(piece)
+        # What the two ends of the connection keep comes on top of what was read.
+        assert n_sent < 32 << 20
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 %d " % status)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/tokenize"])
+def test_ten_thousand_messages_are_counted_not_choked_on(http: httpx.Client, path: str) -> None:
+    field = "input" if path == "/v1/responses" else "messages"
+    answer = http.post(path, json={field: [{"role": "user", "content": "x"}] * 10_000})
     assert answer.status_code == 400
-    assert "max_len" in error_of(answer)["message"]
+    error = error_of(answer)
+    assert error["message"] == f"{field} must hold at most 1024 items; got 10000"
+    assert error["param"] == field
+
+
+def test_the_schema_says_how_many_messages_there_may_be(http: httpx.Client) -> None:
+    schemas = http.get("/openapi.json").json()["components"]["schemas"]
+    assert schemas["ChatRequest"]["properties"]["messages"]["maxItems"] == 1024
+    for name, field in (("ResponsesRequest", "input"), ("TokenizeRequest", "messages")):
+        kinds = schemas[name]["properties"][field]["anyOf"]
+        assert [kind.get("maxItems") for kind in kinds if kind["type"] == "array"] == [1024]
+
+
+def test_a_million_broken_items_have_one_error(http: httpx.Client) -> None:
+    for path, field in (("completions", "prompt"), ("embeddings", "input"), ("score", "prompt")):
+        answer = http.post(f"/v1/{path}", json={field: [None] * 600_000})
+        assert answer.status_code == 400
+        assert len(error_of(answer)["message"]) < 500
+
+
+def test_a_big_body_that_is_no_json(http: httpx.Client) -> None:
+    headers = {"content-type": "application/json"}
+    answer = http.post("/v1/chat/completions", content=b"[" + b" " * (1 << 20), headers=headers)
+    assert answer.status_code == 400
+    assert "not valid JSON" in error_of(answer)["message"]
+
+
+async def test_big_bodies_are_read_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    n_now, most, begun = 0, 0, []
+
+    def loads(body: bytes) -> Any:
+        nonlocal n_now, most
+        begun.append(time.monotonic())
+        n_now += 1
+        most = max(most, n_now)
+        sum(range(1_000_000))
+        n_now -= 1
+        return len(body)
+
+    monkeypatch.setattr(body_reader, "json", SimpleNamespace(loads=loads))
+    reader = BodyReader()
+    sizes = [(1 << 19) + i for i in range(4)]
+    assert await asyncio.gather(*[reader.read(b" " * n) for n in sizes]) == sizes
+    assert most == 1
+    assert reader._rests_until > begun[-1]
 
 
 def test_headers_have_a_bound(http: httpx.Client) -> None:
     answer = http.get("/health", headers={"x-long": "x" * (1 << 20)})
     assert answer.status_code == 431
     error_of(answer)
+
+
+def test_an_upgrade_that_there_is_not_is_passed_over(http: httpx.Client) -> None:
+    for protocol in ("websocket", "h2c"):
+        headers = {"connection": "upgrade", "upgrade": protocol}
+        assert http.get("/health", headers=headers).status_code == 200
 
 
 def test_headers_without_end_close_the_connection(served: Served) -> None:

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import ssl
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import minilm
+import numpy as np
 import pytest
 import tiny_models
 from chat_templates import TOOLS_AND_THOUGHTS
-from llamaherd import EngineConfig, InvalidRequestError
-from llamaherd.server import ModelPool, ModelSpec, ServerSettings
+from llamaherd import Embedder, EngineConfig, InvalidRequestError
+from llamaherd.server import ModelPool, ModelSpec, ServerSettings, vectors
 from llamaherd.server.errors import ApiError
 from llamaherd.server.keys import ApiKey, KeyRing, digest_of, new_key
 from openai import OpenAI
-from serving import Served, serve
+from serving import Served, figure, serve, wait_until
 from test_chat import CALLS, THOUGHTS, WEATHER
 
 ENDLESS: dict[str, Any] = {
@@ -45,18 +47,6 @@ def served(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def http(served: Served) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=served.url, timeout=60) as http:
         yield http
-
-
-def figure(http: httpx.Client, name: str) -> float:
-    lines = http.get("/metrics").text.splitlines()
-    return float(next(line for line in lines if line.startswith(f"llamaherd_{name}")).split()[-1])
-
-
-def wait_until(true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def n_running(http: httpx.Client) -> float:
@@ -95,52 +85,62 @@ def test_a_client_that_goes_away_before_its_first_token_ends_its_request(
             assert figure(http, "num_requests_running") == 1
 
 
-def test_a_storm_of_clients_leaves_nothing_behind(served: Served, http: httpx.Client) -> None:
-    rng = random.Random(3)
-    expected = http.post("/v1/completions", json=_completion(stream=False)).json()
-    text = expected["choices"][0]["text"]
-
-    async def one(client: httpx.AsyncClient, patience_s: float | None) -> str | None:
-        body = _completion(stream=True)
-        pieces = []
-
-        async def read() -> None:
-            async with client.stream("POST", "/v1/completions", json=body) as answer:
-                assert answer.status_code == 200
-                lines = [line async for line in answer.aiter_lines()]
-            events = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
-            pieces.extend(event["choices"][0]["text"] for event in events)
-
-        try:
-            await asyncio.wait_for(read(), patience_s)
-        except asyncio.TimeoutError:
-            return None
-        return "".join(pieces)
-
-    async def storm() -> list[str | None]:
-        limits = httpx.Limits(max_connections=100)
-        async with httpx.AsyncClient(base_url=served.url, timeout=120, limits=limits) as client:
-            waits = [rng.uniform(0.01, 2) if rng.random() < 0.5 else None for _ in range(100)]
-            return await asyncio.gather(*[one(client, patience) for patience in waits])
-
-    answers = asyncio.run(storm())
-    read = [answer for answer in answers if answer is not None]
-    assert len(read) >= 40
-    # Greedy, but batches of other shapes may tip a near tie: all begin alike.
-    assert {answer[:8] for answer in read} == {text[:8]}
-    wait_until(lambda: n_running(http) == 0, "requests still run")
-    assert figure(http, "kv_cells_reserved") == 0
-    used, reclaimable = figure(http, "kv_cells_used"), figure(http, "kv_cells_reclaimable")
-    assert used == reclaimable
+def test_a_client_that_goes_away_ends_its_embeddings(tmp_path: Path) -> None:
+    model = minilm.write(minilm.fetch(), tmp_path / "mini.gguf")
+    with serve(model) as served, httpx.Client(base_url=served.url, timeout=60) as http:
+        assert http.post("/v1/embeddings", json={"input": "x"}).status_code == 200
+        texts = ["some words " * 60] * 5000
+        bodies = {"embeddings": {"input": texts}, "rerank": {"query": "x", "documents": texts}}
+        for name, body in bodies.items():
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{served.url}/v1/{name}", json=body, timeout=2)
+            served.logged(f'"path": "/v1/{name}", "status": 503')
+        assert http.post("/v1/embeddings", json={"input": "x"}).status_code == 200
 
 
-def _completion(stream: bool) -> dict[str, Any]:
-    return {
-        "prompt": "One, two, three, four, five, six, seven,",
-        "max_tokens": 12,
-        "temperature": 0,
-        "stream": stream,
-    }
+def test_vectors_come_in_pieces_until_the_client_is_gone() -> None:
+    gone, asked = Event(), []
+
+    def embed(texts: list[str], **_: Any) -> np.ndarray[Any, Any]:
+        asked.append(len(texts))
+        if len(asked) == 3:
+            gone.set()
+        return np.zeros((len(texts), 2), np.float32)
+
+    embedder: Any = SimpleNamespace(embed=embed)
+    texts = ["x" * 10_000] * 8 + ["y" * 100_000, ""]
+    made = vectors.embed(embedder, texts, truncate=False, gone=Event())
+    assert made.shape == (10, 2)
+    assert asked == [3, 3, 2, 1, 1]
+    asked.clear()
+    gone.clear()
+    with pytest.raises(ApiError, match="cancelled"):
+        vectors.embed(embedder, texts, truncate=False, gone=gone)
+    assert asked == [3, 3, 2]
+
+
+def test_a_text_that_breaks_a_rule_is_named_by_its_place_among_all(tmp_path: Path) -> None:
+    model = minilm.write(minilm.fetch(), tmp_path / "mini.gguf")
+    embedder = Embedder(model, progress=False)
+    texts = [str(i) + " " * 3000 for i in range(60)] + ["word " * 3000]
+    with pytest.raises(InvalidRequestError, match="text 60") as alone:
+        embedder.embed(texts)
+    with pytest.raises(InvalidRequestError) as in_pieces:
+        vectors.embed(embedder, texts, truncate=False, gone=Event())
+    assert str(in_pieces.value) == str(alone.value)
+    ranked = vectors.rerank(embedder, "word", texts, truncate=True, gone=Event())
+    assert [entry.score for entry in ranked] == sorted((e.score for e in ranked), reverse=True)
+    scores = {entry.index: entry.score for entry in ranked}
+    expected = embedder.rerank("word", texts, truncate=True)
+    assert scores == pytest.approx({e.index: e.score for e in expected}, abs=1e-3)
+
+
+def test_a_client_that_goes_away_ends_its_scores(served: Served, http: httpx.Client) -> None:
+    body = {"prompt": "One", "continuations": [f" {i}" * 500 for i in range(300)]}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(served.url + "/v1/score", json=body, timeout=1)
+    served.logged('"path": "/v1/score", "status": 503')
+    assert n_running(http) == 0
 
 
 def test_tool_calls_over_http(served: Served) -> None:
@@ -331,6 +331,7 @@ def test_wider_than_this_machine_only_with_keys_or_said_so() -> None:
         ({"port": 70000}, "port"),
         ({"drain_s": -1}, "drain_s"),
         ({"max_body_mib": 0}, "max_body_mib"),
+        ({"max_messages": 0}, "max_messages"),
         ({"default_max_tokens": 0}, "default_max_tokens"),
         ({"tls_key": Path("k")}, "go together"),
     ):

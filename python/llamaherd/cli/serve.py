@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llamaherd.cli import options
+
+if TYPE_CHECKING:
+    from llamaherd.server.spans import Spans
 
 
 def serve(
@@ -33,7 +36,8 @@ def serve(
     default_max_tokens: Annotated[
         int, typer.Option(help="Output tokens of a chat answer that says nothing else.")
     ] = 2048,
-    max_body_mib: Annotated[float, typer.Option(help="Size of a request's body.")] = 8,
+    max_body_mib: Annotated[float, typer.Option(help="Size of a request's body.")] = 4,
+    max_messages: Annotated[int, typer.Option(help="Messages of a chat request.")] = 1024,
     max_file_mib: Annotated[float, typer.Option(help="Size of a batch job's file.")] = 512,
     request_timeout: Annotated[
         float | None, typer.Option(help="Seconds a request may take.")
@@ -55,6 +59,10 @@ def serve(
     ] = None,
     log_prompts: Annotated[
         bool, typer.Option("--log-prompts", help="Write prompts and answers to the log.")
+    ] = False,
+    otel: Annotated[
+        bool,
+        typer.Option("--otel", help="Trace requests, as the OTEL_... variables say where to."),
     ] = False,
     config: options.Config = None,
     preset: options.Preset = None,
@@ -85,6 +93,7 @@ def serve(
         open_access=open_access,
         default_max_tokens=default_max_tokens,
         max_body_mib=max_body_mib,
+        max_messages=max_messages,
         max_file_mib=max_file_mib,
         request_timeout_s=request_timeout,
         drain_s=drain,
@@ -112,11 +121,20 @@ def serve(
     )
     specs = [ModelSpec(*_named(model), engine) for model in models or [options.default_model]]
     set_up_logs()
+    spans = _otel() if otel else None
     pool = ModelPool(specs, idle_ttl_s=idle_ttl, max_mib=max_models_mib)
-    server = Server(create_app(pool, settings, keys), settings)
+    server = Server(create_app(pool, settings, keys, spans=spans), settings)
     server.run()
     if not server.started:
         raise typer.Exit(1)
+
+
+def _otel() -> Spans:
+    try:
+        from llamaherd.server.otel import OtelSpans
+    except ModuleNotFoundError as error:
+        options.needs_extra(error, "otel")
+    return OtelSpans()
 
 
 def _named(model: str) -> tuple[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Protocol
@@ -16,7 +15,7 @@ from llamaherd.prompt import Prompt
 from llamaherd.result import Result
 from llamaherd.server.generation import Context, Job
 from llamaherd.server.schemas import Service
-from llamaherd.server.sse import EventStream, until_gone
+from llamaherd.server.sse import EventStream, watching
 
 
 class Answer(Protocol):
@@ -48,15 +47,8 @@ async def respond(
         await job.submit(prompts, params, chat)
         answer = answer_of(job)
         if not stream:
-            return JSONResponse(answer.whole(await _results(request, job)))
+            async with watching(request.receive, job.cancel):
+                return JSONResponse(answer.whole(await job.ends()))
         events = await EventStream.begin(request, answer.events(), job.cancel)
         events.when_done(stack.pop_all())
         return events
-
-
-async def _results(request: Request, job: Job) -> list[Result]:
-    leaving = asyncio.ensure_future(until_gone(request.receive, job.cancel))
-    try:
-        return await job.ends()
-    finally:
-        leaving.cancel()

@@ -23,6 +23,7 @@ from llamaherd.server import (
     vector_routes,
 )
 from llamaherd.server.batches import Batches, lines_at_once, open_batches
+from llamaherd.server.bodies import describe_bounds
 from llamaherd.server.errors import install_handlers
 from llamaherd.server.generation import Context
 from llamaherd.server.guard import Guard
@@ -30,7 +31,9 @@ from llamaherd.server.in_process import InProcess
 from llamaherd.server.keys import KeyRing
 from llamaherd.server.metrics import ServerMetrics
 from llamaherd.server.pool import ModelPool
+from llamaherd.server.running import Running
 from llamaherd.server.settings import ServerSettings
+from llamaherd.server.spans import Spans
 
 _OF_BATCHES = (
     chat_routes.router,
@@ -53,6 +56,7 @@ def create_app(
     settings: ServerSettings | None = None,
     keys: KeyRing | None = None,
     *,
+    spans: Spans | None = None,
     preload: bool = True,
 ) -> FastAPI:
     """The server as an ASGI application.
@@ -61,11 +65,14 @@ def create_app(
       pool: Its models; closed with the application.
       settings: Set-up; None: the defaults.
       keys: Who may use it; None: everyone.
+      spans: Where requests are traced; None: nowhere.
       preload: Load the first model before requests are let in.
     """
     settings = settings or ServerSettings()
     keys = keys or KeyRing()
+    spans = spans or Spans()
     metrics = ServerMetrics(lambda: pool.loaded)
+    running = Running()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -74,11 +81,12 @@ def create_app(
                 pass
         unloading = asyncio.ensure_future(pool.unload_idle())
         try:
-            async with _batches(app, keys) as app.state.batches:
+            async with _batches(app, keys, running, spans) as app.state.batches:
                 yield
         finally:
             unloading.cancel()
             await pool.close()
+            await asyncio.to_thread(spans.close)
 
     app = FastAPI(
         title="llamaherd",
@@ -91,6 +99,7 @@ def create_app(
     install_handlers(app)
     for router in _ROUTERS:
         app.include_router(router)
+    describe_bounds(app, settings.max_messages)
     app.state.draining = False
     app.state.batches = None
     app.add_middleware(
@@ -98,6 +107,8 @@ def create_app(
         settings=settings,
         keys=keys,
         metrics=metrics,
+        running=running,
+        spans=spans,
         draining=lambda: app.state.draining,
     )
     if settings.cors_origins:
@@ -111,7 +122,9 @@ def create_app(
 
 
 @contextlib.asynccontextmanager
-async def _batches(app: FastAPI, keys: KeyRing) -> AsyncIterator[Batches | None]:
+async def _batches(
+    app: FastAPI, keys: KeyRing, running: Running, spans: Spans
+) -> AsyncIterator[Batches | None]:
     """The batch jobs of the data folder, if there is one."""
     context: Context = app.state.context
     settings = context.settings
@@ -120,8 +133,9 @@ async def _batches(app: FastAPI, keys: KeyRing) -> AsyncIterator[Batches | None]
         return
     async with open_batches(
         settings.data_dir,
-        InProcess(_line_app(context)),
+        InProcess(_line_app(context), spans),
         keys,
+        running,
         n_lines=lines_at_once([spec.config for spec in context.pool.specs]),
         max_line_bytes=int(settings.max_body_mib * (1 << 20)),
         draining=lambda: app.state.draining,

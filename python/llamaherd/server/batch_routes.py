@@ -12,11 +12,12 @@ from pydantic import BaseModel, Field
 from llamaherd.server.answers import ERRORS
 from llamaherd.server.batch_store import Batch
 from llamaherd.server.batches import batches_of
+from llamaherd.server.bodies import BodyRoute
 from llamaherd.server.errors import ApiError
 from llamaherd.server.file_routes import tenant_of
 from llamaherd.server.schemas import Body
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 _SECONDS = {"h": 3600, "m": 60}
 _Status = Literal[
     "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling",

@@ -23,10 +23,12 @@ from llamaherd.server.errors import ApiError
 from llamaherd.server.file_store import FileStore, StoredFile
 from llamaherd.server.in_process import Answer, InProcess
 from llamaherd.server.keys import ApiKey
+from llamaherd.server.running import Running
 
 _logger = logging.getLogger("llamaherd.server")
 _PRIORITY = 100
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0  # before a step that failed is tried again
+_LOOK_S = 0.02  # how often for room among the requests of a key
 _PAGE = 500
 _N_WRITTEN = 50  # results in memory at once
 _MOST_ERRORS = 10
@@ -57,6 +59,7 @@ class BatchRunner:
       batches: Theirs is the truth.
       files: What they read and write.
       routes: Lines are requests to these.
+      running: Where lines are counted.
       key_of: The rights of a tenant.
       n_lines: Lines at once, of all batches, which get them in turn.
       max_line_bytes: Size of a line.
@@ -68,6 +71,7 @@ class BatchRunner:
         batches: BatchStore,
         files: FileStore,
         routes: InProcess,
+        running: Running,
         *,
         key_of: Callable[[str], ApiKey],
         n_lines: int,
@@ -77,6 +81,7 @@ class BatchRunner:
         self._batches = batches
         self._files = files
         self._routes = routes
+        self._running = running
         self._key_of = key_of
         self._max_line_bytes = max_line_bytes
         self._draining = draining
@@ -175,9 +180,10 @@ class BatchRunner:
 
     async def _feed(self, batch: Batch, run: _Run) -> None:
         """Begins lines as there is room for them."""
+        key = self._key_of(batch.tenant)
 
         def ended(task: asyncio.Task[None]) -> None:
-            self._slots.release()
+            self._give_slot(key)
             run.lines.discard(task)
             if not task.cancelled():
                 run.failure = run.failure or task.exception()
@@ -187,14 +193,31 @@ class BatchRunner:
         after = 0
         while page := await self._batches.pending(batch, after, _PAGE):
             for line in page:
-                await self._slots.acquire()
-                if run.halt.is_set() or run.failure or self._draining():
-                    self._slots.release()
+                if not await self._take_slot(key, run):
                     return
                 task = asyncio.ensure_future(self._run_line(batch, line, path, run.halt))
                 run.lines.add(task)
                 task.add_done_callback(ended)
             after = page[-1].number
+
+    async def _take_slot(self, key: ApiKey, run: _Run) -> bool:
+        """Waits until a line may begin. False: none may any more."""
+        while not self._running.begin_line(key):
+            if self._stops(run):
+                return False
+            await _wait(run.halt, _LOOK_S)
+        await self._slots.acquire()
+        if self._stops(run):
+            self._give_slot(key)
+            return False
+        return True
+
+    def _give_slot(self, key: ApiKey) -> None:
+        self._slots.release()
+        self._running.end_line(key)
+
+    def _stops(self, run: _Run) -> bool:
+        return run.halt.is_set() or run.failure is not None or self._draining()
 
     async def _run_line(
         self, batch: Batch, line: InputLine, path: Path, halt: asyncio.Event

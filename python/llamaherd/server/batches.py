@@ -11,6 +11,7 @@ from pathlib import Path
 from fastapi import Request
 
 from llamaherd import _core
+from llamaherd._core import InvalidRequestError
 from llamaherd.params import EngineConfig
 from llamaherd.server.batch_runner import BatchRunner
 from llamaherd.server.batch_store import BatchStore
@@ -19,6 +20,7 @@ from llamaherd.server.errors import ApiError
 from llamaherd.server.file_store import FileStore
 from llamaherd.server.in_process import InProcess
 from llamaherd.server.keys import ApiKey, KeyRing
+from llamaherd.server.running import Running
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ async def open_batches(
     folder: Path,
     routes: InProcess,
     keys: KeyRing,
+    running: Running,
     *,
     n_lines: int,
     max_line_bytes: int,
@@ -43,11 +46,14 @@ async def open_batches(
     """The batches of a folder; those that have not ended go on.
 
     Raises:
-      InvalidRequestError: Another server uses the folder.
+      InvalidRequestError: Another server uses the folder, or it cannot be made.
     """
     files_folder = folder / "files"
-    for path in (folder, files_folder):
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)  # of its owner only
+    try:
+        for path in (folder, files_folder):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)  # of its owner only
+    except OSError as error:
+        raise InvalidRequestError(f"{path} cannot be made: {error.strerror}") from None
     database = await asyncio.to_thread(Database, folder / "batches.sqlite")
     files, store = FileStore(database, files_folder), BatchStore(database)
     tenants = {key.tenant: key for key in keys.keys}
@@ -55,6 +61,7 @@ async def open_batches(
         store,
         files,
         routes,
+        running,
         key_of=lambda tenant: tenants.get(tenant) or ApiKey(tenant=tenant),
         n_lines=n_lines,
         max_line_bytes=max_line_bytes,

@@ -18,6 +18,7 @@ from llamaherd.result import Result
 from llamaherd.server import answers
 from llamaherd.server.answering import respond
 from llamaherd.server.answers import ERRORS
+from llamaherd.server.bodies import BodyRoute
 from llamaherd.server.generation import (
     FINISH_REASONS,
     Context,
@@ -31,7 +32,7 @@ from llamaherd.server.logprobs import TokenTexts, chat_logprobs
 from llamaherd.server.schemas import ChatRequest, Message, NamedTool, TextPart
 from llamaherd.server.sse import DONE, event
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 
 
 def messages_of(messages: list[Message]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from llamaherd.result import Result
 from llamaherd.server import answers
 from llamaherd.server.answering import respond
 from llamaherd.server.answers import ERRORS
+from llamaherd.server.bodies import BodyRoute
 from llamaherd.server.generation import (
     FINISH_REASONS,
     Job,
@@ -28,7 +29,7 @@ from llamaherd.server.logprobs import TokenTexts, completion_logprobs
 from llamaherd.server.schemas import CompletionRequest
 from llamaherd.server.sse import DONE, event
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 _MOST_PROMPTS = 2048
 
 

@@ -64,6 +64,11 @@ class ApiError(HTTPException):
         return JSONResponse(self.body, self.status, headers)
 
 
+def cancelled() -> ApiError:
+    """The server stops, or the client is gone: then nobody reads it."""
+    return ApiError(503, "the request was cancelled", code="cancelled", retry_after_s=1)
+
+
 def api_error(error: Exception) -> ApiError:
     """What a client is told of an exception."""
     if isinstance(error, ApiError):

@@ -19,7 +19,8 @@ from llamaherd.llm import LLM
 from llamaherd.params import SamplingParams
 from llamaherd.prompt import Prompt
 from llamaherd.result import Result, Usage
-from llamaherd.server.errors import ApiError
+from llamaherd.server.body_reader import BodyReader
+from llamaherd.server.errors import ApiError, cancelled
 from llamaherd.server.keys import ApiKey
 from llamaherd.server.metrics import ServerMetrics
 from llamaherd.server.pool import ModelPool
@@ -33,6 +34,7 @@ from llamaherd.server.schemas import (
     Service,
 )
 from llamaherd.server.settings import ServerSettings
+from llamaherd.server.spans import Span
 from llamaherd.stream import Stream
 
 T = TypeVar("T")
@@ -53,6 +55,7 @@ class Context:
     pool: ModelPool
     metrics: ServerMetrics
     jobs: set[Job] = field(default_factory=set)  # those that run
+    reader: BodyReader = field(default_factory=BodyReader)
     # For calls that take as long as they compute: submits must not wait for them.
     slow: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_N_SLOW))
 
@@ -102,7 +105,13 @@ class Job:
     """The work of one request: a model that stays in memory meanwhile, and its streams."""
 
     def __init__(
-        self, context: Context, model: str, llm: LLM, service: dict[str, Any], request_id: str
+        self,
+        context: Context,
+        model: str,
+        llm: LLM,
+        service: dict[str, Any],
+        request_id: str,
+        span: Span,
     ) -> None:
         self.model = model
         self.llm = llm
@@ -111,6 +120,7 @@ class Job:
         self._context = context
         self._service = service
         self._request_id = request_id
+        self._span = span
         self._obeys = False  # a rule of the request's own, which may have no way on
         self._n_without_token = 0
 
@@ -124,10 +134,12 @@ class Job:
           ApiError: There is no such model, or no room for it.
         """
         model = body_model(body, context)
+        request.state.span.model(model)
         llm = await stack.enter_async_context(context.pool.use(model))
         key: ApiKey = request.state.key
         service = service_options(body, key, context.settings)
-        job = cls(context, model, llm, service, request.state.request_id)
+        state = request.state
+        job = cls(context, model, llm, service, state.request_id, state.span)
         context.jobs.add(job)
         stack.callback(job._leave)
         return job
@@ -142,6 +154,7 @@ class Job:
                 stream = self.llm.engine.submit(prompt, params, chat=chat, **self._service)
                 self.streams.append(stream)
 
+        self._span.params(params)
         try:
             # Templates, texts and grammars can take long: not on the event loop.
             await asyncio.to_thread(run)
@@ -187,12 +200,14 @@ class Job:
             last_ns[i, delta.index] = timing.last_ns
             if n_new and n_new == delta.n_completion:
                 metrics.first_token(model, timing)
+            if reason is not None:
+                self._span.output(timing, delta.n_completion, reason)
             self._require_good(reason, delta.error)
             yield i, delta
             if reason is not None:
                 metrics.ended(model, timing, delta.n_completion, reason)
                 if delta.index == 0:
-                    metrics.prompt(model, delta.n_prompt, delta.n_cached)
+                    self._prompt(delta.n_prompt, delta.n_cached)
 
     async def ends(self) -> list[Result]:
         """How all streams ended.
@@ -206,11 +221,12 @@ class Job:
             result = await stream.aresult()
             self._begun(1)
             ended.append(result)
-            metrics.prompt(model, result.usage.n_prompt, result.usage.n_cached)
+            self._prompt(result.usage.n_prompt, result.usage.n_cached)
             for choice in result.choices or (result,):
                 metrics.first_token(model, choice.timing)
                 n_completion, reason = len(choice.token_ids), choice.finish_reason
                 metrics.ended(model, choice.timing, n_completion, reason)
+                self._span.output(choice.timing, n_completion, reason)
         for result in ended:
             for choice in result.choices or (result,):
                 self._require_good(choice.finish_reason, choice.error)
@@ -219,9 +235,13 @@ class Job:
     def _require_good(self, reason: FinishReason | None, error: str) -> None:
         """Raises ApiError if an output ended in a way that is no answer."""
         if reason is FinishReason.CANCELLED:
-            raise ApiError(503, "the request was cancelled", code="cancelled", retry_after_s=1)
+            raise cancelled()
         if reason is FinishReason.ERROR:
             raise ApiError(400 if self._obeys else 500, error, code="generation_failed")
+
+    def _prompt(self, n_prompt: int, n_cached: int) -> None:
+        self._context.metrics.prompt(self.model, n_prompt, n_cached)
+        self._span.prompt(n_prompt, n_cached)
 
     def _begun(self, n: int) -> None:
         self._n_without_token -= n
@@ -234,6 +254,8 @@ class Job:
         self._context.jobs.discard(self)
         if self._context.settings.log_prompts:
             self._log("answer", [s.result().text if s.finished else None for s in self.streams])
+        if not all(stream.finished for stream in self.streams):
+            self._span.cancelled()
         self.cancel()
         self._begun(self._n_without_token)
 

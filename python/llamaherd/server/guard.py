@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,13 +15,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from llamaherd.server.errors import ApiError
 from llamaherd.server.keys import ApiKey, KeyRing
 from llamaherd.server.metrics import ServerMetrics
+from llamaherd.server.running import Running
 from llamaherd.server.settings import ServerSettings
+from llamaherd.server.spans import Spans
 
 _logger = logging.getLogger("llamaherd.server")
 # What is said of the server's life, and pages that ask for the key themselves.
 _OPEN = ("/health", "/ready", "/favicon.ico", "/pages/", "/dashboard")
 # What they show is not open; but it is no work, and may be watched to the end.
 _STATE = "/pages/state"
+# No work either; and who may have one request at once must be able to stop the batch that is it.
+_UNCOUNTED = (_STATE, "/v1/batches")
 _BATCH_FILES = "/v1/files"
 _FORM_BYTES = 1 << 17  # what a form has beside its file
 _MIB = 1 << 20
@@ -36,13 +41,16 @@ class Guard:
         settings: ServerSettings,
         keys: KeyRing,
         metrics: ServerMetrics,
+        running: Running,
+        spans: Spans,
         draining: Callable[[], bool],
     ) -> None:
         self._app = app
         self._settings = settings
         self._keys = keys
         self._metrics = metrics
-        self._running: Counter[str] = Counter()
+        self._running = running
+        self._spans = spans
         self._draining = draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,15 +61,14 @@ class Guard:
         request_id = headers.get(b"x-request-id", b"").decode("latin-1")[:128] or _new_id()
         scope.setdefault("state", {})["request_id"] = request_id
         answer = _Answer(send, request_id)
+        span = self._spans.begin(scope["method"], scope["path"], headers)
+        scope["state"]["span"] = span
         begin = time.monotonic()
         try:
             key = self._admit(scope, headers)
             scope["state"]["key"] = key
-            self._running[key.tenant] += 1
-            try:
+            with self._counted(scope, key):
                 await self._app(scope, self._bounded(scope, receive), answer.send)
-            finally:
-                self._running[key.tenant] -= 1
         except ApiError as error:
             if answer.status:
                 raise
@@ -70,6 +77,7 @@ class Guard:
             route = scope.get("route")
             path = getattr(route, "path", "other")
             self._metrics.answered(path, answer.status)
+            span.end(answer.status)
             _logger.info(
                 "request",
                 extra={
@@ -106,14 +114,12 @@ class Guard:
             return key
         if self._draining():
             raise ApiError(503, "the server is stopping", code="stopping", retry_after_s=10)
-        if key.max_running is not None and self._running[key.tenant] >= key.max_running:
-            raise ApiError(
-                429,
-                f"key {key.tenant} may have {key.max_running} requests at once",
-                code="rate_limit_exceeded",
-                retry_after_s=1,
-            )
         return key
+
+    def _counted(self, scope: Scope, key: ApiKey) -> AbstractContextManager[None]:
+        if scope["path"].startswith(_UNCOUNTED):
+            return contextlib.nullcontext()
+        return self._running.request(key)
 
     def _require_small(self, scope: Scope, n_bytes: int) -> None:
         most = int(self._settings.max_body_mib * _MIB)
@@ -146,8 +152,10 @@ class _Answer:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers: list[Any] = list(message.get("headers", ()))
-            message = {**message, "headers": [*headers, (b"x-request-id", self._id)]}
+            headers: list[Any] = [*message.get("headers", ()), (b"x-request-id", self._id)]
+            if self.status == 413:
+                headers.append((b"connection", b"close"))  # the rest of the body is not read
+            message = {**message, "headers": headers}
         await self._send(message)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message
 
 from llamaherd.server.keys import ApiKey
+from llamaherd.server.spans import Spans
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,9 @@ class Answer:
 class InProcess:
     """Calls an application's routes without a connection."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, spans: Spans) -> None:
         self._app = app
+        self._spans = spans
 
     async def post(
         self, path: str, body: dict[str, Any], key: ApiKey, gone: asyncio.Event
@@ -47,6 +49,7 @@ class InProcess:
           gone: When it is set the client counts as gone away.
         """
         request_id = f"req-{uuid.uuid4().hex}"
+        span = self._spans.begin("POST", path, {})
         exchange = _Exchange(json.dumps(body).encode(), gone)
         scope = {
             "type": "http",
@@ -61,13 +64,15 @@ class InProcess:
             "headers": [(b"content-type", b"application/json")],
             "client": None,
             "server": None,
-            "state": {"request_id": request_id, "key": key},
+            "state": {"request_id": request_id, "key": key, "span": span},
         }
         try:
             await self._app(scope, exchange.receive, exchange.send)
         except Exception:
             if not exchange.status:
                 raise  # else it was answered, and is raised for the server's log
+        finally:
+            span.end(exchange.status)
         return exchange.answer(request_id)
 
 

@@ -29,10 +29,10 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up_logs() -> None:
-    """Everything of llamaherd and the HTTP server to stderr, as JSON lines."""
+    """Everything of llamaherd, the HTTP server and OpenTelemetry to stderr, as JSON lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
-    for name in ("llamaherd", "uvicorn"):
+    for name in ("llamaherd", "uvicorn", "opentelemetry"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(logging.INFO)

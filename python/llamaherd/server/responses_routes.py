@@ -16,6 +16,7 @@ from llamaherd.result import Result, Usage
 from llamaherd.server import answers
 from llamaherd.server.answering import respond
 from llamaherd.server.answers import ERRORS
+from llamaherd.server.bodies import BodyRoute
 from llamaherd.server.generation import Context, Job, format_options, now
 from llamaherd.server.schemas import (
     FunctionCallItem,
@@ -26,7 +27,7 @@ from llamaherd.server.schemas import (
 )
 from llamaherd.server.sse import event
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 
 
 def _messages_of(body: ResponsesRequest) -> list[dict[str, Any]]:

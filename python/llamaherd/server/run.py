@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -40,9 +41,24 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=int(settings.drain_s) + 5,
                 timeout_keep_alive=30,
                 http=bounded_protocol(int(settings.max_header_kib * 1024)),
+                lifespan="off",
+                ws="none",
             )
         )
+        self._life = contextlib.AsyncExitStack()
         self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Raises what the application raises, which uvicorn would write to the log."""
+        async with self._life:
+            await self._life.enter_async_context(self._app.router.lifespan_context(self._app))
+            await super().startup(sockets)
+            self._life = self._life.pop_all()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if not self.force_exit:
+            await self._life.aclose()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """The first signal begins the drain; the next one stops at once."""

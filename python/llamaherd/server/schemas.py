@@ -7,7 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 Text = Annotated[str, Field(max_length=1 << 24)]
-TokenList = list[StrictInt]
+# The first broken rule is told: not one for each of a million items.
+_FirstError = Field(fail_fast=True)
+TokenList = Annotated[list[StrictInt], _FirstError]
+Texts = Annotated[list[Text], _FirstError]
 
 
 class Body(BaseModel):
@@ -36,7 +39,7 @@ class Sampling(Service):
     presence_penalty: float | None = None
     logit_bias: dict[int, float] | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], _FirstError] | None = None
     n: int | None = None
 
     top_k: int | None = None
@@ -48,7 +51,7 @@ class Sampling(Service):
     ignore_eos: bool | None = None
     prompt_lookup: bool | None = None
     regex: str | None = None
-    choice: list[str] | None = None
+    choice: Annotated[list[str], _FirstError] | None = None
     lark: str | None = None
     grammar: str | None = Field(None, description="GBNF.")
 
@@ -135,7 +138,7 @@ Effort = Literal["none", "minimal", "low", "medium", "high"]
 
 class ChatRequest(Sampling):
     model: str | None = Field(None, description="None: the server's first.")
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, fail_fast=True)
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     stream: bool = False
@@ -143,7 +146,7 @@ class ChatRequest(Sampling):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=50)
     response_format: ResponseFormat | None = None
-    tools: list[Tool] | None = None
+    tools: Annotated[list[Tool], _FirstError] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Effort | None = Field(None, description="none: it answers at once.")
@@ -153,7 +156,7 @@ class ChatRequest(Sampling):
 
 class CompletionRequest(Sampling):
     model: str | None = Field(None, description="None: the server's first.")
-    prompt: Text | TokenList | list[Text] | list[TokenList]
+    prompt: Text | TokenList | Texts | Annotated[list[TokenList], _FirstError]
     max_tokens: int | None = 16
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -165,7 +168,7 @@ class CompletionRequest(Sampling):
 
 class EmbeddingRequest(Body):
     model: str | None = Field(None, description="None: the server's first.")
-    input: Text | list[Text] = Field(description="Texts.")
+    input: Text | Texts = Field(description="Texts.")
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(
         None, ge=1, description="The first so many numbers, scaled anew."
@@ -179,7 +182,7 @@ class EmbeddingRequest(Body):
 class RerankRequest(Body):
     model: str | None = Field(None, description="None: the server's first.")
     query: Text
-    documents: list[Text] = Field(min_length=1)
+    documents: Texts = Field(min_length=1)
     top_n: int | None = Field(None, ge=1)
     return_documents: bool = False
     truncate: bool = False
@@ -188,7 +191,7 @@ class RerankRequest(Body):
 class TokenizeRequest(Body):
     model: str | None = Field(None, description="None: the server's first.")
     prompt: Text | None = None
-    messages: list[Message] | None = None
+    messages: Annotated[list[Message], _FirstError] | None = None
     add_special_tokens: bool = True
 
 
@@ -201,7 +204,7 @@ class DetokenizeRequest(Body):
 class ScoreRequest(Body):
     model: str | None = Field(None, description="None: the server's first.")
     prompt: Text | TokenList
-    continuations: list[Text] = Field(min_length=1)
+    continuations: Texts = Field(min_length=1)
 
 
 class FunctionTool(Body):
@@ -270,14 +273,14 @@ class ResponsesRequest(Service):
     """The part of OpenAI's /v1/responses that keeps nothing between requests."""
 
     model: str | None = Field(None, description="None: the server's first.")
-    input: Text | list[InputMessage | FunctionCallItem | FunctionOutputItem]
+    input: Text | Annotated[list[InputMessage | FunctionCallItem | FunctionOutputItem], _FirstError]
     instructions: str | None = None
     max_output_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     stream: bool = False
     store: Literal[False] | None = None
-    tools: list[FunctionTool] | None = None
+    tools: Annotated[list[FunctionTool], _FirstError] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedFunctionTool | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None

@@ -19,6 +19,7 @@ class ServerSettings:
       open_access: Whoever reaches the port may use it, with no key.
       default_max_tokens: Output tokens of a chat answer that says no max_tokens, >= 1.
       max_body_mib: Size of a request's body, > 0; files of batch jobs have a bound of their own.
+      max_messages: Messages of a chat request, >= 1.
       max_file_mib: Size of a file of a batch job, > 0.
       max_header_kib: Size of a request's line and headers together, > 0.
       request_timeout_s: A request that takes longer ends as at its deadline, > 0. None: none.
@@ -37,7 +38,8 @@ class ServerSettings:
     port: int = 8000
     open_access: bool = False
     default_max_tokens: int = 2048
-    max_body_mib: float = 8
+    max_body_mib: float = 4
+    max_messages: int = 1024
     max_file_mib: float = 512
     max_header_kib: float = 64
     request_timeout_s: float | None = None
@@ -53,6 +55,7 @@ class ServerSettings:
             ("port", 0 <= self.port <= 65535, "in [0, 65535]"),
             ("default_max_tokens", self.default_max_tokens >= 1, ">= 1"),
             ("max_body_mib", self.max_body_mib > 0, "> 0"),
+            ("max_messages", self.max_messages >= 1, ">= 1"),
             ("max_file_mib", self.max_file_mib > 0, "> 0"),
             ("max_header_kib", self.max_header_kib > 0, "> 0"),
             ("drain_s", self.drain_s >= 0, ">= 0"),

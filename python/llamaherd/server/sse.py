@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -56,43 +57,49 @@ class EventStream(Response):
         cls, request: Request, pieces: AsyncIterator[bytes], cancel: Callable[[], None]
     ) -> EventStream:
         """Raises what goes wrong before the first piece, that the client goes away included."""
-        leaving = asyncio.ensure_future(until_gone(request.receive, cancel))
-        try:
-            return cls(await anext(pieces), pieces, cancel)
-        except BaseException:
-            cancel()
-            raise
-        finally:
-            leaving.cancel()
+        async with watching(request.receive, cancel):
+            try:
+                return cls(await anext(pieces), pieces, cancel)
+            except BaseException:
+                cancel()
+                raise
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def put(body: bytes, more: bool = True) -> None:
             await send({"type": "http.response.body", "body": body, "more_body": more})
 
-        leaving = asyncio.ensure_future(until_gone(receive, self._cancel))
         try:
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": self.status_code,
-                    "headers": self.raw_headers,
-                }
-            )
-            await put(self._first)
-            try:
-                async for piece in self._rest:
-                    await put(piece)
-            except Exception as error:
-                await put(event(api_error(error).body))
-            await put(b"", more=False)
+            async with watching(receive, self._cancel):
+                await send(
+                    {
+                        "type": "http.response.start",
+                        "status": self.status_code,
+                        "headers": self.raw_headers,
+                    }
+                )
+                await put(self._first)
+                try:
+                    async for piece in self._rest:
+                        await put(piece)
+                except Exception as error:
+                    await put(event(api_error(error).body))
+                await put(b"", more=False)
         finally:
-            leaving.cancel()
             self._cancel()
             await self._stack.aclose()
 
 
-async def until_gone(receive: Receive, then: Callable[[], None]) -> None:
-    """Waits until the client goes away."""
+@contextlib.asynccontextmanager
+async def watching(receive: Receive, then: Callable[[], None]) -> AsyncIterator[None]:
+    """Meanwhile a client that goes away has a consequence."""
+    leaving = asyncio.ensure_future(_until_gone(receive, then))
+    try:
+        yield
+    finally:
+        leaving.cancel()
+
+
+async def _until_gone(receive: Receive, then: Callable[[], None]) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     then()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from threading import Event
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -10,12 +11,14 @@ from fastapi import APIRouter, Request
 from llamaherd._core import InvalidRequestError
 from llamaherd.server import answers
 from llamaherd.server.answers import ERRORS
+from llamaherd.server.bodies import BodyRoute
 from llamaherd.server.chat_routes import messages_of
-from llamaherd.server.errors import ApiError
+from llamaherd.server.errors import ApiError, cancelled
 from llamaherd.server.generation import Context, body_model
 from llamaherd.server.schemas import DetokenizeRequest, ScoreRequest, TokenizeRequest
+from llamaherd.server.sse import watching
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 
 
 @router.post("/tokenize", response_model=answers.Tokens, responses=ERRORS)
@@ -53,10 +56,15 @@ async def score(body: ScoreRequest, request: Request) -> dict[str, Any]:
     """How likely continuations of a prompt are; the prompt is computed once."""
     context: Context = request.app.state.context
     model = body_model(body, context)
+    request.state.span.model(model)
     async with context.pool.use(model) as llm:
-        (scores,) = await context.run_slow(
-            lambda: llm.score([body.prompt], [body.continuations], progress=False)
-        )
+        gone = Event()
+        async with watching(request.receive, gone.set):
+            (scores,) = await context.run_slow(
+                lambda: llm.score([body.prompt], [body.continuations], progress=False, stop=gone)
+            )
+        if gone.is_set():
+            raise cancelled()
     results = []
     for i, scored in enumerate(scores):
         if scored.error:

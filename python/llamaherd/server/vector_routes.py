@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,14 @@ from fastapi import APIRouter, Request
 
 from llamaherd._core import InvalidRequestError
 from llamaherd.server import answers
+from llamaherd.server import vectors as vectors_of
 from llamaherd.server.answers import ERRORS
+from llamaherd.server.bodies import BodyRoute
 from llamaherd.server.generation import Context, body_model
 from llamaherd.server.schemas import EmbeddingRequest, RerankRequest
+from llamaherd.server.sse import watching
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 
 
 @router.post("/v1/embeddings", response_model=answers.Embeddings, responses=ERRORS)
@@ -25,16 +29,20 @@ async def embeddings(body: EmbeddingRequest, request: Request) -> dict[str, Any]
     if not texts:
         raise InvalidRequestError("input must hold at least 1 text; got 0")
     model = body_model(body, context)
+    request.state.span.model(model)
     async with context.pool.use(model) as llm:
         embedder = await context.run_slow(lambda: llm.embedder)
         if body.dimensions is not None and body.dimensions > embedder.n_embd:
             raise InvalidRequestError(
                 f"dimensions must be in [1, {embedder.n_embd}]; got {body.dimensions}"
             )
-        vectors = await context.run_slow(
-            lambda: embedder.embed(texts, normalize=True, truncate=body.truncate)
-        )
+        gone = Event()
+        async with watching(request.receive, gone.set):
+            vectors = await context.run_slow(
+                lambda: vectors_of.embed(embedder, texts, truncate=body.truncate, gone=gone)
+            )
         n_tokens = await context.run_slow(lambda: sum(map(embedder.count_tokens, texts)))
+    request.state.span.prompt(n_tokens, 0)
     vectors = vectors[:, : body.dimensions]
     if body.dimensions is not None:
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -59,10 +67,16 @@ async def rerank(body: RerankRequest, request: Request) -> dict[str, Any]:
     """Documents by how well they answer a query, the best first."""
     context: Context = request.app.state.context
     model = body_model(body, context)
+    request.state.span.model(model)
     async with context.pool.use(model) as llm:
-        ranked = await context.run_slow(
-            lambda: llm.rerank(body.query, body.documents, truncate=body.truncate)
-        )
+        embedder = await context.run_slow(lambda: llm.embedder)
+        gone = Event()
+        async with watching(request.receive, gone.set):
+            ranked = await context.run_slow(
+                lambda: vectors_of.rerank(
+                    embedder, body.query, body.documents, truncate=body.truncate, gone=gone
+                )
+            )
     results: list[dict[str, Any]] = []
     for entry in ranked[: body.top_n]:
         result: dict[str, Any] = {"index": entry.index, "relevance_score": entry.score}

@@ -1,0 +1,67 @@
+"""Bodies of requests: how they are read, and how many messages they may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.routing import APIRoute
+from starlette.responses import Response
+
+from llamaherd.server.errors import ApiError
+from llamaherd.server.generation import Context
+
+# Where messages are: the schema of a path's body, and its field.
+_MESSAGES = {
+    "/v1/chat/completions": ("ChatRequest", "messages"),
+    "/v1/responses": ("ResponsesRequest", "input"),
+    "/tokenize": ("TokenizeRequest", "messages"),
+}
+
+
+class BodyRoute(APIRoute):
+    """A route whose body is read by the rules of this file."""
+
+    def get_route_handler(self) -> Callable[[Request], Any]:
+        handle = super().get_route_handler()
+
+        async def handler(request: Request) -> Response:
+            response: Response = await handle(_Request(request.scope, request.receive))
+            return response
+
+        return handler
+
+
+class _Request(Request):
+    async def json(self) -> Any:
+        context: Context = self.app.state.context
+        value = await context.reader.read(await self.body())
+        _require_few_messages(value, self.scope["path"], context.settings.max_messages)
+        return value
+
+
+def _require_few_messages(body: Any, path: str, most: int) -> None:
+    """Counted before anything is made of them."""
+    _, field = _MESSAGES.get(path, ("", ""))
+    messages = body.get(field) if isinstance(body, dict) else None
+    if isinstance(messages, list) and len(messages) > most:
+        raise ApiError(
+            400, f"{field} must hold at most {most} items; got {len(messages)}", param=field
+        )
+
+
+def describe_bounds(app: FastAPI, max_messages: int) -> None:
+    """Put the bound of messages into an application's schema."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = describe()
+        for name, field in _MESSAGES.values():
+            found = schema["components"]["schemas"][name]["properties"][field]
+            for kind in found.get("anyOf", [found]):
+                if kind.get("type") == "array":
+                    kind["maxItems"] = max_messages
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
