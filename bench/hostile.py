@@ -24,7 +24,8 @@ from contextlib import suppress
 from typing import Any
 
 import aiohttp
-from llamaherd.load import Answered, LoadSpec, run_load, summary, synthetic_bodies
+from llamaherd.answered import Answered, summary
+from llamaherd.load import LoadSpec, run_load, synthetic_bodies
 from loads import add_options
 from served import Server
 

@@ -16,7 +16,8 @@ import statistics
 import time
 
 from llamaherd import LLM, EngineConfig, SamplingParams
-from llamaherd.load import LoadSpec, run_load, summary, synthetic_bodies
+from llamaherd.answered import summary
+from llamaherd.load import LoadSpec, run_load, synthetic_bodies
 from loads import add_options
 from served import Server
 

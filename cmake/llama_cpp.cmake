@@ -44,16 +44,10 @@ else()
                ${LLAMAHERD_VENDOR_DIR}/llama_cpp.lock.toml)
 endif()
 
+set(CMAKE_PROJECT_ggml_INCLUDE ${CMAKE_CURRENT_LIST_DIR}/ggml_flags.cmake)
 set(LLAMA_BUILD_NUMBER 0)
 set(LLAMA_BUILD_COMMIT ${LLAMAHERD_LLAMA_COMMIT})
 add_subdirectory(${LLAMA_CPP_DIR} ${PROJECT_BINARY_DIR}/llama.cpp EXCLUDE_FROM_ALL)
-
-# For GCC up to 12 _tile_loadconfig() reads no more than the eight first bytes of a tile configuration:
-# it drops the stores to the rest, and the first AMX instruction faults.
-if(TARGET ggml-cpu AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  set_source_files_properties(${LLAMA_CPP_DIR}/ggml/src/ggml-cpu/amx/mmq.cpp
-    TARGET_DIRECTORY ggml-cpu PROPERTIES COMPILE_OPTIONS "-fno-tree-dse;-fno-dse")
-endif()
 
 # Listed by name: no argument parser, downloader or console of upstream's tools comes in.
 set(common_dir ${LLAMA_CPP_DIR}/common)

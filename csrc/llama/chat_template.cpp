@@ -121,7 +121,7 @@ ChatPrompt ChatTemplate::apply(const LlamaModel& model, const ChatOptions& optio
     const std::vector<TokenId> tokens = model.tokenize(name, false, true);
     if (tokens.size() == 1) prompt.preserved_tokens.push_back(tokens[0]);
   }
-  prompt.format = std::make_shared<ChatFormat>(model, params);
+  prompt.format = formats_.get(model, params);
   return prompt;
 }
 

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "chat_format.h"
+#include "chat_formats.h"
 #include "llama_model.h"
 
 struct common_chat_templates;
@@ -54,6 +54,7 @@ class ChatTemplate {
   bool adds_bos_;
   bool adds_eos_;
   mutable std::mutex mutex_;
+  mutable ChatFormats formats_;
 };
 
 }  // namespace llamaherd

@@ -1,23 +1,22 @@
-"""Load on an OpenAI-compatible server, and how it bore it."""
+"""Load on an OpenAI-compatible server."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import random
-import statistics
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 
 from llamaherd._core import InvalidRequestError
-from llamaherd.replay import percentile
+from llamaherd.answered import Answered
+from llamaherd.loops import closed, open_loop, poisson
 
 _WORDS = ("river", "town", "bread", "morning", "rain", "hill", "child", "teacher", "letter")
-PERCENTILES = (50, 90, 99)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,18 +60,6 @@ class LoadSpec:
             raise InvalidRequestError(f"rate must be > 0; got {self.rate}")
 
 
-@dataclass
-class Answered:
-    """One request and what came of it; times of time.perf_counter()."""
-
-    asked_s: float
-    token_s: list[float] = field(default_factory=list)  # when pieces of text came
-    ended_s: float = 0
-    n_prompt: int = 0
-    n_completion: int = 0
-    error: str = ""
-
-
 def synthetic_bodies(
     n: int, *, shared_words: int, words: int, max_tokens: int, path: str, seed: int = 0
 ) -> list[dict[str, Any]]:
@@ -94,18 +81,75 @@ def synthetic_bodies(
     return bodies
 
 
+class HttpClient:
+    """Asks one server; each request has a connection of its own. A context manager, async.
+
+    Args:
+      url: Of the API, with /v1 at its end.
+      path: chat/completions or completions.
+      model: None: the server's first.
+      api_key: None: none.
+      timeout_s: Of one request.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        path: str,
+        *,
+        model: str | None = None,
+        api_key: str | None = None,
+        timeout_s: float = 600,
+    ) -> None:
+        self._url, self._path, self._model = url, path, model
+        self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+
+    async def __aenter__(self) -> HttpClient:
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        self._session = aiohttp.ClientSession(
+            connector=connector, headers=self._headers, timeout=self._timeout
+        )
+        try:
+            self._model = self._model or await _first_model(self._session, self._url)
+        except BaseException:
+            await self._session.close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def ask(self, body: Mapping[str, Any]) -> Answered:
+        """Sends a request body, to which model and stream are added, and reads the answer."""
+        answered = Answered(time.perf_counter())
+        whole = {
+            **body,
+            "model": self._model,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        try:
+            async with self._session.post(f"{self._url}/{self._path}", json=whole) as answer:
+                if answer.status != 200:
+                    answered.error = f"{answer.status}: {(await answer.text())[:200]}"
+                else:
+                    await _read(answer, answered)
+        except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+            answered.error = f"{type(error).__name__}: {error}"
+        answered.ended_s = time.perf_counter()
+        return answered
+
+
 async def run_load(spec: LoadSpec) -> list[Answered]:
-    """Sends all requests of a load. Each has a connection of its own."""
-    connector = aiohttp.TCPConnector(limit=0, force_close=True)
-    headers = {"authorization": f"Bearer {spec.api_key}"} if spec.api_key else {}
-    timeout = aiohttp.ClientTimeout(total=spec.timeout_s)
-    async with aiohttp.ClientSession(
-        connector=connector, headers=headers, timeout=timeout
-    ) as session:
-        model = spec.model or await _first_model(session, spec.url)
+    """Sends all requests of a load."""
+    async with HttpClient(
+        spec.url, spec.path, model=spec.model, api_key=spec.api_key, timeout_s=spec.timeout_s
+    ) as client:
         if spec.rate is None:
-            return await _closed(session, spec, model)
-        return await _open(session, spec, model)
+            return await closed(client.ask, [[body] for body in spec.bodies], spec.concurrency)
+        arrivals_s = poisson(len(spec.bodies), spec.rate, spec.seed)
+        return await open_loop(client.ask, spec.bodies, arrivals_s)
 
 
 async def _first_model(session: aiohttp.ClientSession, url: str) -> str:
@@ -115,45 +159,6 @@ async def _first_model(session: aiohttp.ClientSession, url: str) -> str:
         return str(body["data"][0]["id"])
     except (KeyError, IndexError, TypeError):
         raise InvalidRequestError(f"{url}/models names no model: {body}") from None
-
-
-async def _closed(session: aiohttp.ClientSession, spec: LoadSpec, model: str) -> list[Answered]:
-    waiting = iter(spec.bodies)
-
-    async def client() -> list[Answered]:
-        return [await _ask(session, spec, model, body) for body in waiting]
-
-    answers = await asyncio.gather(*[client() for _ in range(spec.concurrency)])
-    return [answer for some in answers for answer in some]
-
-
-async def _open(session: aiohttp.ClientSession, spec: LoadSpec, model: str) -> list[Answered]:
-    assert spec.rate is not None
-    rng = random.Random(spec.seed)
-    at = time.perf_counter()
-    tasks = []
-    for body in spec.bodies:
-        await asyncio.sleep(at - time.perf_counter())
-        tasks.append(asyncio.ensure_future(_ask(session, spec, model, body)))
-        at += rng.expovariate(spec.rate)
-    return list(await asyncio.gather(*tasks))
-
-
-async def _ask(
-    session: aiohttp.ClientSession, spec: LoadSpec, model: str, body: Mapping[str, Any]
-) -> Answered:
-    answered = Answered(time.perf_counter())
-    whole = {**body, "model": model, "stream": True, "stream_options": {"include_usage": True}}
-    try:
-        async with session.post(f"{spec.url}/{spec.path}", json=whole) as answer:
-            if answer.status != 200:
-                answered.error = f"{answer.status}: {(await answer.text())[:200]}"
-            else:
-                await _read(answer, answered)
-    except (aiohttp.ClientError, asyncio.TimeoutError) as error:
-        answered.error = f"{type(error).__name__}: {error}"
-    answered.ended_s = time.perf_counter()
-    return answered
 
 
 async def _read(answer: aiohttp.ClientResponse, answered: Answered) -> None:
@@ -188,50 +193,3 @@ async def _events(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 def _has_text(choice: Mapping[str, Any]) -> bool:
     delta = choice.get("delta", choice)
     return bool(delta.get("content") or delta.get("text") or delta.get("reasoning_content"))
-
-
-def summary(answers: Sequence[Answered]) -> dict[str, Any]:
-    """The figures of a load: seconds, tokens per second, and percentiles in milliseconds of time to
-    first token (ttft), between pieces (itl), of whole requests (e2e), and per token after the first
-    (tpot)."""
-    good = [answer for answer in answers if not answer.error]
-    figures: dict[str, Any] = {
-        "n_requests": len(answers),
-        "n_errors": len(answers) - len(good),
-        "errors": sorted({answer.error for answer in answers if answer.error})[:5],
-    }
-    if not good:
-        return figures
-    seconds = max(a.ended_s for a in good) - min(a.asked_s for a in good)
-    n_completion = sum(answer.n_completion for answer in good)
-    figures |= {
-        "seconds": seconds,
-        "n_prompt_tokens": sum(answer.n_prompt for answer in good),
-        "n_completion_tokens": n_completion,
-        "tokens_per_s": n_completion / seconds,
-        "requests_per_s": len(good) / seconds,
-    }
-    spoken = [answer for answer in good if answer.token_s]
-    gaps = [
-        b - a for answer in spoken for a, b in zip(answer.token_s, answer.token_s[1:], strict=False)
-    ]
-    per_token = [
-        (a.token_s[-1] - a.token_s[0]) / (a.n_completion - 1) for a in spoken if a.n_completion > 1
-    ]
-    for name, values in (
-        ("ttft_ms", [a.token_s[0] - a.asked_s for a in spoken]),
-        ("itl_ms", gaps),
-        ("tpot_ms", per_token),
-        ("e2e_ms", [a.ended_s - a.asked_s for a in good]),
-    ):
-        figures[name] = percentiles(values)
-    return figures
-
-
-def percentiles(values: Iterable[float]) -> dict[str, float]:
-    """Mean, percentiles and maximum of seconds, in milliseconds; empty if there is none."""
-    ms = [1e3 * value for value in values]
-    if not ms:
-        return {}
-    ranks = {f"p{percent}": percentile(ms, percent) for percent in PERCENTILES}
-    return {"mean": statistics.fmean(ms), **ranks, "max": max(ms)}

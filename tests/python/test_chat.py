@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,21 @@ def test_the_model_calls_a_tool(engine: BatchEngine) -> None:
     assert made.name == "get_weather"
     assert json.loads(made.arguments) == {"city": "Paris", "unit": "celsius"}
     assert made.id.startswith("call_")
+
+
+def test_the_same_tools_are_made_ready_once(engine: BatchEngine) -> None:
+    first = engine.apply_chat_template(CALLS, TOOLS).format
+    assert first is not None
+    assert engine.apply_chat_template([user("Oslo")], TOOLS).format is first
+    for other in (ChatOptions(tools=[TIME]), replace(TOOLS, tool_choice="required")):
+        assert engine.apply_chat_template(CALLS, other).format is not first
+    for i in range(80):  # more than are kept
+        tool = {"type": "function", "function": {"name": f"tool_{i}"}}
+        engine.apply_chat_template([user("Oslo")], ChatOptions(tools=[tool]))
+    again = engine.apply_chat_template([user("Oslo")], TOOLS).format
+    assert again is not first
+    assert again is not None
+    assert again.parse("hello", True).content == "hello"
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -96,7 +96,8 @@ LLAMA: dict[str, str] = {
         " llama/log_sink llama/thread_pool"
     ),
     "llama/chat_format": "constraint error llama/grammar llama/llama_model llama/outside_thought",
-    "llama/chat_template": "error llama/chat_format llama/llama_model",
+    "llama/chat_formats": "llama/chat_format",
+    "llama/chat_template": "error llama/chat_formats llama/llama_model",
     "llama/outside_thought": "constraint llama/llama_model",
     "llama/grammar": "constraint error llama/llama_model llama/log_sink",
     "llama/context": "error llama/llama_model llama/log_sink llama/thread_pool",
@@ -313,12 +314,44 @@ MODULES: dict[str, str] = {
     "cli.tune": "llamaherd cli.options params replay tuning tuning_policy workload",
     "scrape": "_core",
     "cli.top": "cli.options scrape",
-    "load": "_core replay",
-    "cli.bench_serve": "cli.options load",
-    "cli": (
-        "llamaherd cli.bench_serve cli.chat cli.demo cli.generate cli.info cli.pull cli.quantize"
-        " cli.serve cli.top cli.tune"
+    "answered": "replay",
+    "bench": "",
+    "bench.contestant": "answered bench.scenario",
+    "bench.environment": "_core",
+    "bench.field": (
+        "answered bench.contestant bench.process_log bench.scenario bench.servers bench.worker load"
     ),
+    "bench.figures": "bench.servers",
+    "bench.herd": "answered bench.contestant bench.scenario llamaherd",
+    "bench.llama_cpp_python": "answered bench.contestant bench.scenario",
+    "bench.openvino": "answered bench.contestant bench.scenario",
+    "bench.plots": "bench.figures",
+    "bench.process_log": "",
+    "bench.report": "_core bench.figures bench.plots bench.tables",
+    "bench.rounds": (
+        "answered bench.contestant bench.field bench.scenario bench.scenarios bench.servers"
+        " bench.traces"
+    ),
+    "bench.scenario": "",
+    "bench.scenarios": "_core bench.scenario loops",
+    "bench.servers": "bench.contestant bench.process_log",
+    "bench.tables": "bench.figures",
+    "bench.traces": "_core bench.scenario bench.scenarios",
+    "bench.worker": (
+        "answered bench.contestant bench.herd bench.llama_cpp_python bench.openvino"
+        " bench.scenario loops"
+    ),
+    "cli": (
+        "cli.bench cli.bench_serve cli.chat cli.demo cli.generate cli.info cli.pull"
+        " cli.quantize cli.serve cli.top cli.tune llamaherd"
+    ),
+    "cli.bench": (
+        "_core bench.environment bench.field bench.report bench.rounds bench.scenarios"
+        " bench.servers bench.tables cli.options models"
+    ),
+    "cli.bench_serve": "answered cli.options load",
+    "load": "_core answered loops",
+    "loops": "answered",
     "cli.__main__": "cli",
 }
 

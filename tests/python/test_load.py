@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from llamaherd import InvalidRequestError
-from llamaherd.load import Answered, LoadSpec, percentiles, run_load, summary, synthetic_bodies
+from llamaherd.answered import Answered, percentiles, summary
+from llamaherd.load import LoadSpec, run_load, synthetic_bodies
 from serving import Served, serve
 
 

@@ -6,7 +6,19 @@ import sys
 
 import typer
 
-from llamaherd.cli import bench_serve, chat, demo, generate, info, pull, quantize, serve, top, tune
+from llamaherd.cli import (
+    bench,
+    bench_serve,
+    chat,
+    demo,
+    generate,
+    info,
+    pull,
+    quantize,
+    serve,
+    top,
+    tune,
+)
 
 app = typer.Typer(
     help="Run many sequences of one GGUF model at once.",
@@ -18,6 +30,8 @@ app.command()(demo.demo)
 app.command()(generate.generate)
 app.command()(chat.chat)
 app.command()(serve.serve)
+app.command()(bench.bench)
+app.command("bench-report")(bench.bench_report)
 app.command("bench-serve")(bench_serve.bench_serve)
 app.command()(top.top)
 app.command()(tune.tune)

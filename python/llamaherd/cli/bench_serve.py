@@ -41,7 +41,7 @@ def bench_serve(
 ) -> None:
     """Measure a server under load: tokens per second, time to first token, time between tokens."""
     try:
-        from llamaherd import load
+        from llamaherd import answered, load
     except ModuleNotFoundError as error:
         options.needs_extra(error, "bench")
     path = "completions" if completions else "chat/completions"
@@ -70,7 +70,7 @@ def bench_serve(
             seed=seed,
         )
         try:
-            return load.summary(asyncio.run(load.run_load(spec)))
+            return answered.summary(asyncio.run(load.run_load(spec)))
         except OSError as error:
             print(f"llamaherd: {url} does not answer: {error}", file=sys.stderr)
             raise typer.Exit(1) from None

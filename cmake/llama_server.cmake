@@ -1,0 +1,26 @@
+# llama.cpp's own server, a contestant of the benchmarks: from the pinned sources, in a folder and a
+# build of its own, so that nothing of it gets near the package.
+include(ExternalProject)
+find_package(Python REQUIRED COMPONENTS Interpreter)
+
+set(sources "${CMAKE_BINARY_DIR}/llama_server/sources")
+ExternalProject_Add(llama-server
+  PREFIX "${CMAKE_BINARY_DIR}/llama_server"
+  SOURCE_DIR "${sources}"
+  BINARY_DIR "${CMAKE_BINARY_DIR}/llama_server/build"
+  DOWNLOAD_COMMAND ${Python_EXECUTABLE} "${CMAKE_SOURCE_DIR}/vendor/fetch.py" core gpu bench
+    --dest "${sources}"
+  CMAKE_ARGS
+    -DCMAKE_BUILD_TYPE=Release
+    -DCMAKE_C_COMPILER=${CMAKE_C_COMPILER}
+    -DCMAKE_CXX_COMPILER=${CMAKE_CXX_COMPILER}
+    -DCMAKE_C_COMPILER_LAUNCHER=${CMAKE_C_COMPILER_LAUNCHER}
+    -DCMAKE_CXX_COMPILER_LAUNCHER=${CMAKE_CXX_COMPILER_LAUNCHER}
+    -DCMAKE_PROJECT_ggml_INCLUDE=${CMAKE_SOURCE_DIR}/cmake/ggml_flags.cmake
+    -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_OPENSSL=OFF
+    -DLLAMA_USE_PREBUILT_UI=OFF
+  BUILD_COMMAND ${CMAKE_COMMAND} --build <BINARY_DIR> --target llama-server
+  INSTALL_COMMAND ""
+  EXCLUDE_FROM_ALL ON
+  USES_TERMINAL_BUILD ON
+)

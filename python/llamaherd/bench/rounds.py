@@ -1,0 +1,112 @@
+"""Rounds of one scenario: all contestants in turn, again and again, in another order each time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llamaherd.answered import summary
+from llamaherd.bench import scenarios, traces
+from llamaherd.bench.contestant import Setup
+from llamaherd.bench.field import Field, Played
+from llamaherd.bench.scenario import Scenario
+from llamaherd.bench.scenarios import KINDS, Size
+from llamaherd.bench.servers import Programs
+
+_SPARE_TOKENS = 32  # of each request: a token at its begin, words of more than one
+_WARM_UP_SEED = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is measured.
+
+    Attributes:
+      workload: A name of `KINDS`, or the path of a trace.
+      size: How much of it.
+      contestants: Names.
+      n_rounds: Of each contestant, >= 1.
+    """
+
+    workload: str
+    size: Size
+    contestants: Sequence[str]
+    model: str
+    n_threads: int
+    n_rounds: int
+    programs: Programs = field(default_factory=Programs)
+
+    def scenario(self, seed: int) -> Scenario:
+        """Raises InvalidRequestError."""
+        if self.workload in KINDS:
+            return scenarios.make(self.workload, seed, self.size)
+        return traces.load(Path(self.workload), seed, self.size)
+
+    @property
+    def about(self) -> str:
+        kind = KINDS.get(self.workload)
+        return kind.about if kind else "a recorded trace, scaled"
+
+
+def measure(plan: Plan, on_round: Callable[[str, int, dict[str, Any]], None]) -> dict[str, Any]:
+    """Loads all contestants, warms each up with a scenario that is not counted, and measures.
+
+    Args:
+      on_round: Told the contestant, the round from 0 on and its figures, as `answered.summary()`
+        gives them.
+
+    Returns:
+      As JSON: the workload, and of each contestant the figures of all rounds and the gauges of the
+      last; why those are absent that are.
+
+    Raises:
+      InvalidRequestError: The scenario cannot be made.
+    """
+    first = plan.scenario(0)
+    n_seqs = first.n_clients
+    n_ctx = n_seqs * (first.max_len + _SPARE_TOKENS)
+    setup = Setup(model=plan.model, n_threads=plan.n_threads, n_seqs=n_seqs, n_ctx=n_ctx)
+    figures: dict[str, list[dict[str, Any]]] = {}
+    samples: dict[str, list[dict[str, float]]] = {}
+    with Field(plan.contestants, setup, plan.programs) as field_:
+        names = list(field_.contestants)
+        for contestant in field_.contestants.values():
+            contestant.play(_warm_up(plan))
+        for i in range(plan.n_rounds):
+            scenario = plan.scenario(i)
+            for name in names[i % len(names) :] + names[: i % len(names)]:
+                played = field_.contestants[name].play(scenario)
+                figures.setdefault(name, []).append(summary(played.answers))
+                samples[name] = _from_begin(played)
+                on_round(name, i, figures[name][-1])
+        versions = {name: one.version for name, one in field_.contestants.items()}
+        return {
+            "workload": plan.workload,
+            "about": plan.about,
+            "n_clients": n_seqs,
+            "n_requests": len(list(first.asks)),
+            "open_loop": bool(first.arrivals_s),
+            "n_threads": plan.n_threads,
+            "contestants": {
+                name: {
+                    "version": versions[name],
+                    "rounds": figures[name],
+                    "samples": samples[name],
+                }
+                for name in names
+            },
+            "absent": field_.absent,
+        }
+
+
+def _warm_up(plan: Plan) -> Scenario:
+    size = Size(plan.size.n_clients, plan.size.n_clients, plan.size.rate)
+    return scenarios.make("unshared", _WARM_UP_SEED, size)
+
+
+def _from_begin(played: Played) -> list[dict[str, float]]:
+    """Samples with times since the first request."""
+    begin_s = min(answer.asked_s for answer in played.answers)
+    return [{**sample, "at_s": sample["at_s"] - begin_s} for sample in played.samples]

@@ -1,0 +1,149 @@
+"""The scenarios that have names. Each is made anew from a seed, so that no round finds in a cache
+what the round before it left there."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from llamaherd._core import InvalidRequestError
+from llamaherd.bench.scenario import Ask, Scenario
+from llamaherd.loops import poisson
+
+# Each of them, behind a space, is one token of SmolLM2's vocabulary and of most others of its size.
+_TEXT = (
+    "the old river runs past a small town where people sell bread and books every morning before"
+    " rain comes over green hills and children walk home with wet shoes while their teacher reads"
+    " letters from far away friends who promised to visit when summer days are long again"
+)
+_WORDS = _TEXT.split()
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of a scenario: chains in all, clients at once, and requests a second where they come
+    by themselves."""
+
+    n_chains: int
+    n_clients: int
+    rate: float
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A named scenario: what it is, and how one is made."""
+
+    about: str
+    make: Callable[[random.Random, Size], Scenario]
+    size: Size = Size(24, 8, 4.0)
+
+
+def make(name: str, seed: int, size: Size) -> Scenario:
+    """The scenario of this name.
+
+    Raises:
+      InvalidRequestError: There is none, or a size is out of range.
+    """
+    if name not in KINDS:
+        raise InvalidRequestError(f"a workload must be one of {', '.join(KINDS)}; got {name}")
+    if size.n_chains < 1 or size.n_clients < 1:
+        raise InvalidRequestError(
+            f"requests and clients must be >= 1; got {size.n_chains} and {size.n_clients}"
+        )
+    if not size.rate > 0:
+        raise InvalidRequestError(f"rate must be > 0; got {size.rate}")
+    return KINDS[name].make(random.Random(f"{name} {seed}"), size)
+
+
+def words(rng: random.Random, n: int) -> str:
+    return " ".join(rng.choice(_WORDS) for _ in range(n))
+
+
+def _chat(rng: random.Random, size: Size) -> Scenario:
+    system = words(rng, 640)
+    asks = [Ask(f"{system} {words(rng, 24)}", 64) for _ in range(size.n_chains)]
+    return Scenario(chains=tuple((ask,) for ask in asks), n_clients=size.n_clients)
+
+
+def _unshared(rng: random.Random, size: Size) -> Scenario:
+    asks = [Ask(words(rng, 140), 64) for _ in range(size.n_chains)]
+    return Scenario(chains=tuple((ask,) for ask in asks), n_clients=size.n_clients)
+
+
+def _agents(rng: random.Random, size: Size) -> Scenario:
+    system = words(rng, 1200)
+
+    def conversation() -> tuple[Ask, ...]:
+        turns, text = [], system
+        for _ in range(3):
+            text = f"{text} {words(rng, rng.randint(40, 120))}"
+            turns.append(Ask(text, 48))
+            text = f"{text} {words(rng, 48)}"  # stands for the answer
+        return tuple(turns)
+
+    return Scenario(
+        chains=tuple(conversation() for _ in range(size.n_chains)), n_clients=size.n_clients
+    )
+
+
+def _documents(rng: random.Random, size: Size) -> Scenario:
+    document = words(rng, 2000)
+    asks = [Ask(f"{document} {words(rng, 24)}", 48) for _ in range(size.n_chains)]
+    return Scenario(chains=tuple((ask,) for ask in asks), n_clients=size.n_clients)
+
+
+def _code_completion(rng: random.Random, size: Size) -> Scenario:
+    shared = words(rng, 512)
+
+    def developer() -> tuple[Ask, ...]:
+        text, asks = f"{shared} {words(rng, 128)}", []
+        for _ in range(4):
+            text = f"{text} {words(rng, 12)}"  # typed since
+            asks.append(Ask(text, 24))
+        return tuple(asks)
+
+    return Scenario(
+        chains=tuple(developer() for _ in range(size.n_chains)), n_clients=size.n_clients
+    )
+
+
+def _long_prompt(rng: random.Random, size: Size) -> Scenario:
+    asks = [Ask(words(rng, 32), 300) for _ in range(size.n_chains - 1)]
+    asks.append(Ask(words(rng, 4000), 16))
+    arrivals_s = (*[0.0] * (size.n_chains - 1), 0.5)
+    return Scenario(
+        chains=tuple((ask,) for ask in asks), n_clients=size.n_chains, arrivals_s=arrivals_s
+    )
+
+
+def _poisson(rng: random.Random, size: Size) -> Scenario:
+    chat = _chat(rng, size)
+    arrivals_s = poisson(size.n_chains, size.rate, rng.randrange(2**31))
+    return Scenario(chains=chat.chains, n_clients=size.n_clients, arrivals_s=tuple(arrivals_s))
+
+
+KINDS = {
+    "chat": Kind("a system prompt of 640 tokens, questions of 24, answers of 64", _chat),
+    "unshared": Kind("prompts of 140 tokens with nothing in common, answers of 64", _unshared),
+    "agents": Kind(
+        "conversations behind 1,200 tokens that grow by 40 to 120 a turn, 3 answers of 48 each",
+        _agents,
+        Size(8, 8, 4.0),
+    ),
+    "documents": Kind(
+        "questions of 24 tokens about one of 2,000, answers of 48", _documents, Size(16, 8, 4.0)
+    ),
+    "code-completion": Kind(
+        "developers behind 512 tokens in common and 128 of their own, each asking for 24 tokens 4"
+        " times, 12 more typed each time",
+        _code_completion,
+        Size(8, 8, 4.0),
+    ),
+    "long-prompt": Kind(
+        "a prompt of 4,000 tokens arrives while others (32 tokens, answers of 300) are answered",
+        _long_prompt,
+        Size(5, 5, 4.0),
+    ),
+    "poisson": Kind("chat's requests at random moments", _poisson),
+}

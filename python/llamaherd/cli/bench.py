@@ -1,0 +1,166 @@
+"""``llamaherd bench``: the same requests to llamaherd and others, in turns."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llamaherd import _core
+from llamaherd.cli import options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from llamaherd.bench.rounds import Plan
+
+_PEERS = "Peers"
+
+
+def bench(
+    workload: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--workload",
+            "-w",
+            help="chat, unshared, agents, documents, code-completion, long-prompt or poisson; "
+            "repeatable; chat and unshared if not given.",
+        ),
+    ] = None,
+    trace: Annotated[
+        list[Path] | None,
+        typer.Option(help="A recorded trace, Mooncake's JSONL or Azure's CSV; repeatable."),
+    ] = None,
+    contestant: Annotated[
+        list[str] | None,
+        typer.Option("--contestant", "-c", help="Who takes part; repeatable; all if not given."),
+    ] = None,
+    model: options.Model = options.default_model,
+    clients: Annotated[
+        list[int] | None,
+        typer.Option(help="Requests at once; repeatable; the workload's own if not given."),
+    ] = None,
+    requests: Annotated[
+        int | None, typer.Option(help="Requests, or conversations, of a round.", min=1)
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Requests a second where they come by themselves.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Of each; medians count.", min=1)] = 5,
+    threads: options.Threads = None,
+    llama_server: Annotated[
+        Path | None,
+        typer.Option(help="llama.cpp's server; the one on PATH.", rich_help_panel=_PEERS),
+    ] = None,
+    llama_cpp_server: Annotated[
+        Path | None,
+        typer.Option(
+            help="examples/server/server.py of llama-cpp-python's sources.",
+            rich_help_panel=_PEERS,
+        ),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write all figures as JSON.")] = None,
+) -> None:
+    """Ask llamaherd and others the same, in turns, and compare.
+
+    Contestants: llamaherd, one-at-a-time, low-latency, balanced, high-throughput, openvino and
+    llama-cpp-python are called; llamaherd-server, llama-server, llama-server-tuned,
+    llama-cpp-python-server and xllamacpp are asked over HTTP. Who is not installed is left out with
+    a word. Prompts are new in each round; every round begins with another contestant.
+    """
+    try:
+        from llamaherd.bench.environment import environment
+        from llamaherd.bench.field import CONTESTANTS
+        from llamaherd.bench.rounds import Plan
+        from llamaherd.bench.scenarios import KINDS, Size
+        from llamaherd.bench.servers import Programs
+    except ModuleNotFoundError as error:
+        options.needs_extra(error, "bench")
+    from llamaherd.models import resolve
+
+    for name in contestant or ():
+        if name not in CONTESTANTS:
+            raise typer.BadParameter(
+                f"must be one of {', '.join(CONTESTANTS)}; got {name}", param_hint="--contestant"
+            )
+    for name in workload or ():
+        if name not in KINDS:
+            raise typer.BadParameter(
+                f"must be one of {', '.join(KINDS)}; got {name}", param_hint="--workload"
+            )
+    names = [*(workload or ()), *map(str, trace or ())] or ["chat", "unshared"]
+    path = resolve(model)
+    plans = []
+    for name in names:
+        size = KINDS[name].size if name in KINDS else Size(64, 8, 4.0)
+        for n_clients in clients or [size.n_clients]:
+            n_chains = requests or max(size.n_chains, n_clients)
+            plan = Plan(
+                workload=name,
+                size=Size(n_chains, n_clients, rate or size.rate),
+                contestants=contestant or CONTESTANTS,
+                model=str(path),
+                n_threads=threads or _core.default_n_threads(),
+                n_rounds=rounds,
+                programs=Programs(llama_server, llama_cpp_server),
+            )
+            plan.scenario(0)  # what is wrong with it is said before anything is loaded
+            plans.append(plan)
+    results = {"environment": environment(), "model": path.name, "runs": []}
+    _run(plans, results, output)
+
+
+def _run(plans: list[Plan], results: dict[str, Any], output: Path | None) -> None:
+    from rich.console import Console
+
+    from llamaherd.bench.rounds import measure
+
+    console = Console(highlight=False)
+    with Console(stderr=True).status("loading ...") as status:
+
+        def on_round(name: str, i: int, figures: dict[str, Any]) -> None:
+            status.update(f"round {i + 1}: {name} {figures.get('tokens_per_s', 0):.1f} tokens/s")
+
+        for plan in plans:
+            run = measure(plan, on_round)
+            results["runs"].append(run)
+            if output is not None:
+                output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            _print_run(console, run)
+
+
+def _print_run(console: Console, run: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from llamaherd.bench.tables import rows
+
+    console.print(f"{run['workload']}, {run['n_clients']} at once: {run['about']}", markup=False)
+    header, *body = rows(run)
+    table = Table(*header)
+    for row in body:
+        table.add_row(*row)
+    console.print(table)
+    for name, why in run["absent"].items():
+        console.print(f"{name} is absent: {why}", markup=False)
+
+
+def bench_report(
+    results: Annotated[list[Path], typer.Argument(help="What bench wrote with --output.")],
+    output: Annotated[Path, typer.Option(help="The page; pictures go beside it.")] = Path(
+        "REPORT.md"
+    ),
+) -> None:
+    """Write a page with tables and pictures from results of bench."""
+    try:
+        from llamaherd.bench import report
+    except ModuleNotFoundError as error:
+        options.needs_extra(error, "bench")
+    try:
+        report.write(report.load(results), output)
+    except OSError as error:
+        print(f"llamaherd: cannot write {output}: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(f"written to {output}")
