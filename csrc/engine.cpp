@@ -67,8 +67,8 @@ void Engine::step(std::vector<Delta>& out) {
   restore(plan);
   start_known(plan, out);
   // Recovery plans anew while a call of this plan is still at hand.
-  const std::vector<CallPlan> calls = std::exchange(plan.calls, {});
-  for (const CallPlan& call : calls) {
+  std::swap(calls_, plan.calls);
+  for (const CallPlan& call : calls_) {
     if (!execute(call, out)) break;
   }
   ++metrics_.n_steps;

@@ -143,6 +143,7 @@ class Engine {
   CostModel costs_;
   ThreadGovernor governor_;
   Scheduler scheduler_;
+  CallList calls_;  // of the step under way
   BatchBuilder builder_;
   CallSampler sampler_;
   std::vector<Staged> staged_;

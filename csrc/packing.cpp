@@ -1,7 +1,7 @@
 #include "packing.h"
 
 #include <algorithm>
-#include <functional>
+#include <utility>
 
 namespace llamaherd {
 namespace {
@@ -46,8 +46,8 @@ void Packer::take_turns(Candidates candidates, const CostModel& model) {
   if (n < 2) return;
   const std::int32_t n_best = widths_.most_productive(n, model);
   if (n_best == n) return;
-  std::ranges::stable_sort(decoders_, std::greater(),
-                           [&](std::size_t i) { return candidates[i].last_missed; });
+  std::ranges::sort(decoders_, {},
+                    [&](std::size_t i) { return std::pair(-candidates[i].last_missed, i); });
   decoders_.resize(n_best);
 }
 

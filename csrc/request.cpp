@@ -8,6 +8,8 @@
 namespace llamaherd {
 namespace {
 
+static_assert(StepTokens::kShort > kMostDrafted);
+
 /// With max_tokens 0: the last token, taken off the prompt.
 std::optional<TokenId> take_forced(std::vector<TokenId>& prompt, const SamplingParams& params) {
   if (params.max_tokens != 0) return std::nullopt;
@@ -61,6 +63,7 @@ Request::Request(RequestId id, std::vector<TokenId> prompt, const SamplingParams
   tokens_.reserve(tokens_.size() + max_tokens_);
   if (params.prompt_logprobs) prompt_logprobs_.reserve(n_prompt_ + 1 - n_scored_);
   if (params.logprobs) logprobs_.reserve(1);
+  if (looks_up_) guesses.reserve(kMostDrafted);
   timing_.submit_ns = spent_until_ns_ = submit_ns;
 }
 

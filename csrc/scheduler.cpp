@@ -157,7 +157,7 @@ void Scheduler::pack() {
   has_rows_.assign(packable_.size(), false);
   const Load load{static_cast<std::int32_t>(queue_.size()), cache_.n_cells_used()};
   for (const PackedCall& packed : packer_.pack(candidates_, load, model_)) {
-    CallPlan& call = plan_.calls.emplace_back();
+    CallPlan& call = plan_.calls.add();
     call.n_pad = packed.n_pad;
     for (const PackedCall::Item& item : packed.items) {
       add(call, *packable_[item.candidate], item.n_rows);

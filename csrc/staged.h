@@ -11,7 +11,7 @@ namespace llamaherd {
 /// What the logits of one planned request's rows came to.
 struct Staged {
   std::optional<TokenId> token;         // none if its next token was not wanted
-  std::vector<TokenId> further;         // tokens behind it, the guess before each being right
+  StepTokens further;                   // tokens behind it, the guess before each being right
   std::optional<TokenLogprob> logprob;  // of the token, if asked for
   std::vector<TokenLogprob> scores;     // of prompt tokens
   bool poisoned = false;                // a logits row had a NaN or inf

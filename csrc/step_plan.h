@@ -35,6 +35,11 @@ struct CallPlan {
   std::int32_t n_scored = 0;
   std::int32_t n_drafted = 0;  // of n_rows, rows of guesses
 
+  void clear() {
+    items.clear();
+    n_rows = n_pad = n_scored = n_drafted = 0;
+  }
+
   void add(Request* request, SeqId seq, Pos begin, Pos end, bool wants_logits) {
     const std::int32_t logits_row = wants_logits ? n_rows + (end - begin) - 1 : -1;
     items.push_back({request, seq, begin, end, n_rows, logits_row});
@@ -62,6 +67,28 @@ struct CallPlan {
   }
 };
 
+/// A step's calls, which leave their memory to those of later steps.
+class CallList {
+ public:
+  CallPlan& add() {
+    if (n_ == calls_.size()) calls_.emplace_back();
+    CallPlan& call = calls_[n_++];
+    call.clear();
+    return call;
+  }
+  void clear() { n_ = 0; }
+
+  std::size_t size() const { return n_; }
+  bool empty() const { return n_ == 0; }
+  const CallPlan& operator[](std::size_t i) const { return calls_[i]; }
+  const CallPlan* begin() const { return calls_.data(); }
+  const CallPlan* end() const { return calls_.data() + n_; }
+
+ private:
+  std::vector<CallPlan> calls_;
+  std::size_t n_ = 0;
+};
+
 /// A request whose whole prompt is in its cache and whose next logits are known.
 struct KnownStart {
   Request* request = nullptr;
@@ -73,7 +100,7 @@ struct StepPlan {
   std::vector<KvOp> kv_ops;  // applied in this order before all else
   std::vector<KnownStart> known_starts;
   std::vector<Request*> restores;  // get data from the cache's lower tiers, and no rows
-  std::vector<CallPlan> calls;     // in this order; no request stands in two of them
+  CallList calls;                  // in this order; no request stands in two of them
   bool any_decode = false;         // somebody waits for the next token
 
   void clear() {

@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "short_list.h"
+
 namespace llamaherd {
 
 using TokenId = std::int32_t;
@@ -22,6 +24,9 @@ using RequestId = std::uint64_t;
 using CacheSpace = std::uint64_t;
 
 inline constexpr SeqId kNoSeq = -1;
+
+/// What one request gains in one step: a token, and as many as were guessed behind it.
+using StepTokens = ShortList<TokenId, 16>;
 
 enum class FinishReason {
   kStop,       // end-of-generation token, stop token or stop string
@@ -78,7 +83,7 @@ struct TokenLogprob {
 /// is the last.
 struct Delta {
   RequestId request_id = 0;
-  std::vector<TokenId> token_ids;
+  StepTokens token_ids;
   std::string text;  // always valid UTF-8; lags token_ids while a character or stop string is open
   std::optional<FinishReason> finish_reason;
   std::string error;                          // set if finish_reason is kError

@@ -34,33 +34,33 @@ std::span<const Width> Widths::of(std::int32_t n, const CostModel& model) {
 }
 
 void Widths::solve(const CostModel& model) {
-  std::vector<double> alone_ns(n_max_ + 1);  // of one call with n rows
-  std::vector<std::int32_t> n_pad(n_max_ + 1);
-  std::vector<double> ns(n_max_ + 1);
+  alone_ns_.assign(n_max_ + 1, 0);
+  n_pad_.assign(n_max_ + 1, 0);
+  ns_.assign(n_max_ + 1, 0);
   first_.assign(n_max_ + 1, {});
   const auto rows_ns = [&](std::int32_t n) { return model.call_ns({n}); };
   for (std::int32_t n = 1; n <= n_max_; ++n) {
-    alone_ns[n] = rows_ns(n);
+    alone_ns_[n] = rows_ns(n);
     for (std::int32_t pad = 1; pad <= kMaxPad && n + pad <= n_padded_max_; ++pad) {
       const double padded_ns = rows_ns(n + pad);
-      if (padded_ns >= kLeastGain * alone_ns[n]) continue;
-      alone_ns[n] = padded_ns;
-      n_pad[n] = pad;
+      if (padded_ns >= kLeastGain * alone_ns_[n]) continue;
+      alone_ns_[n] = padded_ns;
+      n_pad_[n] = pad;
     }
-    ns[n] = alone_ns[n];
-    first_[n] = {n, n_pad[n]};
+    ns_[n] = alone_ns_[n];
+    first_[n] = {n, n_pad_[n]};
     for (std::int32_t k = 1; k < n; ++k) {
-      const double split_ns = alone_ns[k] + ns[n - k];
-      if (split_ns >= kLeastGain * ns[n]) continue;
-      ns[n] = split_ns;
-      first_[n] = {k, n_pad[k]};
+      const double split_ns = alone_ns_[k] + ns_[n - k];
+      if (split_ns >= kLeastGain * ns_[n]) continue;
+      ns_[n] = split_ns;
+      first_[n] = {k, n_pad_[k]};
     }
   }
   most_productive_.assign(n_max_ + 1, 1);
   std::int32_t best = 1;
   for (std::int32_t n = 1; n <= n_max_; ++n) {
-    if (ns[n] / n <= ns[best] / best) best = n;
-    most_productive_[n] = ns[best] / best < kLeastGain * ns[n] / n ? best : n;
+    if (ns_[n] / n <= ns_[best] / best) best = n;
+    most_productive_[n] = ns_[best] / best < kLeastGain * ns_[n] / n ? best : n;
   }
 }
 

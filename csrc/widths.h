@@ -40,6 +40,9 @@ class Widths {
   std::int32_t n_max_;
   std::int32_t n_padded_max_;
   std::int64_t version_ = -1;
+  std::vector<double> alone_ns_;               // by number of rows: of one call with them
+  std::vector<std::int32_t> n_pad_;            // how many it is filled up by
+  std::vector<double> ns_;                     // of the best calls for them
   std::vector<Width> first_;                   // by number of rows left: the call to make next
   std::vector<std::int32_t> most_productive_;  // by number of rows there are
   std::vector<Width> widths_;

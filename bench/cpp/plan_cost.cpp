@@ -4,100 +4,23 @@
 #include <benchmark/benchmark.h>
 
 #include <chrono>
-#include <memory>
-#include <random>
-#include <string>
-#include <vector>
 
-#include "make_cache.h"
-#include "scheduler.h"
+#include "planned_herd.h"
 
 namespace {
 
 using namespace llamaherd;
 
-constexpr std::int32_t kSeqs = 16;
-constexpr std::int32_t kCells = 32768;
-constexpr Limits kLimits{32000, 8192};
-
-class Herd {
- public:
-  explicit Herd(std::int32_t n_queued) : n_queued_(n_queued) {
-    table_.add("x", false);
-    BackendInfo info;
-    info.n_seqs = kSeqs;
-    info.n_ctx = kCells;
-    info.first_tag = kSeqs + 1;
-    info.n_tags = 200;
-    cache_ = make_cache(info, {});
-    Scheduler::Options options{{2048, 2048}, kCells, false, {1'000'000'000, {{"tenant 3", 2.0}}}};
-    scheduler_ = std::make_unique<Scheduler>(options, costs_, pool_, *cache_, logits_);
-    fill_queue();
-  }
-
-  /// Nanoseconds of planning one step.
-  double plan() {
-    now_ns_ += 20'000'000;
-    const auto begin = std::chrono::steady_clock::now();
-    StepPlan& plan = scheduler_->plan_step(now_ns_);
-    const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - begin;
-    commit(plan);
-    fill_queue();
-    return spent.count();
-  }
-
- private:
-  void fill_queue() {
-    while (static_cast<std::int32_t>(scheduler_->queue().size()) < n_queued_) {
-      std::vector<TokenId> prompt(50 + random_() % 200);
-      for (TokenId& token : prompt) token = static_cast<TokenId>(random_() % 32000);
-      SamplingParams params;
-      params.max_tokens = 20 + static_cast<std::int32_t>(random_() % 100);
-      auto request = std::make_unique<Request>(next_id_++, std::move(prompt), params, 0, kLimits,
-                                               table_, now_ns_);
-      request->cache_space = 0;
-      request->turn = {static_cast<std::int32_t>(random_() % 10),
-                       "tenant " + std::to_string(random_() % 50),
-                       random_() % 2 ? kNever : now_ns_ + 3'600'000'000'000, kNever};
-      scheduler_->submit(std::move(request), now_ns_);
-    }
-  }
-
-  void commit(StepPlan& plan) {
-    const TokenId token = 7;
-    std::vector<KvOp> ops;
-    for (const CallPlan& call : plan.calls) {
-      cache_->make_room(call.n_rows, ops);
-      for (const PlannedRequest& p : call.items) {
-        p.request->commit_step(p.end, p.logits_row >= 0 ? &token : nullptr);
-        cache_->publish(p.seq, p.request->tokens().first(p.end), false, ops);
-      }
-    }
-    for (std::size_t i = scheduler_->running().size(); i-- > 0;) {
-      Request& request = *scheduler_->running()[i];
-      if (request.n_output() < request.max_tokens()) continue;
-      const auto ended = scheduler_->take(request);
-      pool_.release(ended->seq());
-      cache_->release(ended->seq(), ended->tokens(), ops);
-    }
-  }
-
-  std::int32_t n_queued_;
-  std::mt19937 random_{1};
-  TokenTable table_;
-  CostModel costs_;
-  SeqPool pool_{kSeqs};
-  PromptLogits logits_{1 << 20};
-  std::unique_ptr<PrefixCache> cache_;
-  std::unique_ptr<Scheduler> scheduler_;
-  RequestId next_id_ = 1;
-  std::int64_t now_ns_ = 1;
-};
-
 void plan(benchmark::State& state) {
-  Herd herd(static_cast<std::int32_t>(state.range(0)));
-  for (int i = 0; i < 200; ++i) herd.plan();
-  for (auto _ : state) state.SetIterationTime(herd.plan());
+  PlannedHerd herd(static_cast<std::int32_t>(state.range(0)));
+  for (int i = 0; i < 200; ++i) herd.carry_out(herd.plan());
+  for (auto _ : state) {
+    const auto begin = std::chrono::steady_clock::now();
+    const StepPlan& plan = herd.plan();
+    const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - begin;
+    state.SetIterationTime(spent.count());
+    herd.carry_out(plan);
+  }
 }
 
 BENCHMARK(plan)

@@ -3,6 +3,7 @@
 #include <pybind11/typing.h>
 
 #include <array>
+#include <vector>
 
 #include "bindings.h"
 #include "metrics.h"
@@ -16,6 +17,10 @@ namespace llamaherd {
 namespace {
 
 double ratio(double part, double whole) { return whole > 0 ? part / whole : 0.0; }
+
+std::vector<TokenId> token_ids(const Delta& delta) {
+  return {delta.token_ids.begin(), delta.token_ids.end()};
+}
 
 double batch_utilisation(const Metrics& m) {
   return ratio(static_cast<double>(m.n_decode_rows),
@@ -216,7 +221,7 @@ void bind_results(py::module_& m) {
                     "What one request gained in one step. Read-only. Exactly one delta per "
                     "request has a finish_reason, and it is the last.")
       .def_readonly("request_id", &Delta::request_id)
-      .def_readonly("token_ids", &Delta::token_ids, "New output tokens, a list of int.")
+      .def_property_readonly("token_ids", &token_ids, "New output tokens, a list of int.")
       .def_readonly("text", &Delta::text,
                     "New text, always valid UTF-8. Lags token_ids while a character or a "
                     "possible stop string is incomplete.")
@@ -233,7 +238,7 @@ void bind_results(py::module_& m) {
       .def_readonly("timing", &Delta::timing)
       .def("__repr__", [](const Delta& d) {
         return py::str("Delta(request_id={}, token_ids={}, text={!r}, finish_reason={})")
-            .format(d.request_id, d.token_ids, d.text, d.finish_reason);
+            .format(d.request_id, token_ids(d), d.text, d.finish_reason);
       });
 
   py::class_<Metrics>(m, "Metrics",

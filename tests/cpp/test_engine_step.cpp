@@ -45,7 +45,11 @@ TEST_P(EngineStep, AnUnstreamedRequestGivesItsWholeOutputInItsLastDelta) {
     while (!quiet.engine.idle()) quiet.engine.step(deltas);
     ASSERT_EQ(deltas.size(), 1u);
     const Delta& all = deltas[0];
-    EXPECT_EQ((Outcome{all.token_ids, all.text, all.finish_reason, "", all.logprobs,
+    EXPECT_EQ((Outcome{{all.token_ids.begin(), all.token_ids.end()},
+                       all.text,
+                       all.finish_reason,
+                       "",
+                       all.logprobs,
                        all.prompt_logprobs}),
               streamed[id]);
   }

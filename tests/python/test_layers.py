@@ -16,7 +16,8 @@ PACKAGE = ROOT / "python" / "llamaherd"
 
 # A header and its source file are one unit; each unit's own header is not listed.
 CORE: dict[str, str] = {
-    "types": "",
+    "short_list": "",
+    "types": "short_list",
     "error": "",
     "checksum": "",
     "costs": "",

@@ -1,0 +1,26 @@
+// What laying a call's rows out costs.
+
+#include <benchmark/benchmark.h>
+
+#include "planned_call.h"
+
+namespace {
+
+using namespace llamaherd;
+
+void build(benchmark::State& state) {
+  PlannedCall call(static_cast<std::int32_t>(state.range(0)), static_cast<Pos>(state.range(1)));
+  for (auto _ : state) benchmark::DoNotOptimize(call.build());
+}
+
+BENCHMARK(build)
+    ->ArgNames({"decoding", "prompt"})
+    ->Args({1, 0})
+    ->Args({16, 0})
+    ->Args({64, 0})
+    ->Args({16, 512})
+    ->Unit(benchmark::kMicrosecond);
+
+}  // namespace
+
+BENCHMARK_MAIN();

@@ -1,0 +1,26 @@
+// What turning tokens into text costs: with and without stop strings, of words and of characters
+// that tokens cut in two.
+
+#include <benchmark/benchmark.h>
+
+#include "pieces.h"
+
+namespace {
+
+using namespace llamaherd;
+
+void put(benchmark::State& state) {
+  const Pieces pieces(state.range(0) ? Pieces::Kind::kCharacters : Pieces::Kind::kWords, 1000);
+  const TextStream stream(state.range(1) ? Pieces::stops() : std::vector<std::string>());
+  for (auto _ : state) pieces.put_all(stream);
+  state.SetItemsProcessed(state.iterations() * static_cast<std::int64_t>(pieces.size()));
+}
+
+BENCHMARK(put)
+    ->ArgNames({"cut", "stops"})
+    ->ArgsProduct({{0, 1}, {0, 1}})
+    ->Unit(benchmark::kMicrosecond);
+
+}  // namespace
+
+BENCHMARK_MAIN();
