@@ -111,7 +111,8 @@ class Stream:
         self._new_reader = new_reader
         self._outputs = [_Output(new_reader()) for _ in request_ids]
         self._finished = False
-        self._waiters: list[Waiter] = []
+        self._waiters: list[Waiter] = []  # for the next delta
+        self._end_waiters: list[Waiter] = []
         self._done_queues: list[SimpleQueue[Stream]] = []
 
     def cancel(self) -> None:
@@ -214,7 +215,8 @@ class Stream:
         with self._changed:
             if self._finished or (self._deltas and not for_end):
                 return
-            self._waiters.append((loop, future))
+            waiters = self._end_waiters if for_end else self._waiters
+            waiters.append((loop, future))
         await future
 
     def _put(self, delta: Delta) -> list[Waiter]:
@@ -227,6 +229,8 @@ class Stream:
             self._changed.notify_all()
             waiters, self._waiters = self._waiters, []
             if self._finished:
+                waiters += self._end_waiters
+                self._end_waiters = []
                 for queue in self._done_queues:
                     queue.put(self)
         return waiters

@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from importlib.metadata import version
 
-from llamaherd import BatchEngine, EngineConfig, LlamaHerdError, SamplingParams
+from llamaherd import BatchEngine, EngineConfig, LlamaHerdError, SamplingParams, Stream
 from llamaherd.answered import Answered
 from llamaherd.bench.contestant import Setup
 from llamaherd.bench.scenario import Ask
@@ -36,7 +36,7 @@ class Herd:
             asyncio.Lock() if one_at_a_time else contextlib.nullcontext()
         )
         self._cache = not one_at_a_time
-        self._lengths: dict[int, int] = {}
+        self._running: set[Stream] = set()
 
     async def ask(self, ask: Ask) -> Answered:
         answered = Answered(time.perf_counter())
@@ -53,13 +53,13 @@ class Herd:
         tokens = self._engine.tokenize(ask.prompt)
         stream = self._engine.submit(tokens, params, cache=self._cache)
         answered.n_prompt = len(tokens)
-        self._lengths[stream.request_id] = len(tokens)
-        async for delta in stream:
-            answered.token_s += [time.perf_counter()] * len(delta.token_ids)
-            self._lengths[stream.request_id] += len(delta.token_ids)
-        answered.n_completion = len(answered.token_s)
+        self._running.add(stream)
         answered.error = (await stream.aresult()).error
-        del self._lengths[stream.request_id]
+        self._running.remove(stream)
+        # When the engine made them; its clock is perf_counter()'s.
+        for delta in stream:
+            answered.token_s += [1e-9 * delta.timing.last_ns] * len(delta.token_ids)
+        answered.n_completion = len(answered.token_s)
 
     def sample(self) -> dict[str, float]:
         """KV cells in use now and those that these sequences would need each alone; rows of decode
@@ -69,7 +69,9 @@ class Herd:
         cache = metrics["cache"]
         return {
             "n_cells": metrics["n_cells_used"] - cache["n_cells_reclaimable"],
-            "n_cells_alone": sum(self._lengths.values()),
+            "n_cells_alone": sum(
+                stream.usage.n_prompt + stream.usage.n_completion for stream in self._running
+            ),
             "n_rows": metrics["n_decode_rows"],
             "n_rows_possible": metrics["n_decode_steps"] * metrics["n_seqs"],
             "n_found": cache["hit_rate"] * cache["n_looked_up"],
