@@ -10,6 +10,7 @@
 #include "ggml.h"
 #include "kernels/kernel_table.h"
 #include "kernels/panels.h"
+#include "kernels/split_row.h"
 
 namespace {
 
@@ -43,18 +44,25 @@ void multiply(benchmark::State& state, const KernelTable* kernels, ggml_type typ
   weights.ne[2] = weights.ne[3] = 1;
   const std::vector<std::byte> panels = random_panels(weights);
   std::vector<float> x(n_rows * shape.n_in, 0.5f), out(n_rows * (shape.n_out + 16));
-  std::vector<ActivationBlock> blocks(n_rows * shape.n_in / 32);
+  const bool quantized = ggml_is_quantized(type);
+  const bool split = kernels->split && (type == GGML_TYPE_F16 || type == GGML_TYPE_BF16);
+  const std::int64_t row_bytes = quantized ? shape.n_in / 32 * sizeof(ActivationBlock)
+                                 : split   ? split_row_bytes(shape.n_in)
+                                           : shape.n_in * sizeof(float);
+  std::vector<std::byte> prepared(n_rows * row_bytes);
   std::vector<const void*> x_of;
   std::vector<float*> out_of;
-  const bool quantized = ggml_is_quantized(type);
   for (std::int64_t r = 0; r < n_rows; ++r) {
-    ActivationBlock* row = blocks.data() + r * shape.n_in / 32;
-    kernels->quantize(x.data() + r * shape.n_in, shape.n_in, row);
-    x_of.push_back(quantized ? static_cast<const void*>(row) : x.data() + r * shape.n_in);
+    const float* row = x.data() + r * shape.n_in;
+    std::byte* to = prepared.data() + r * row_bytes;
+    if (quantized) kernels->quantize(row, shape.n_in, reinterpret_cast<ActivationBlock*>(to));
+    if (split) kernels->split(row, shape.n_in, to);
+    x_of.push_back(quantized || split ? static_cast<const void*>(to) : row);
     out_of.push_back(out.data() + r * shape.n_out);
   }
+  alignas(64) static std::byte scratch[kSplitScratchBytes];
   const Product product{type,        panels.data(), (shape.n_out + 15) / 16, shape.n_in, 0,
-                        shape.n_out, x_of.data(),   out_of.data(),           n_rows};
+                        shape.n_out, x_of.data(),   out_of.data(),           n_rows,     scratch};
   for (auto _ : state) {
     kernels->multiply(product);
     benchmark::ClobberMemory();

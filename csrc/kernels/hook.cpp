@@ -97,12 +97,13 @@ void install_hook() {
   });
 }
 
-void use(ggml_threadpool* pool, Mode mode) {
+void use(ggml_threadpool* pool, Mode mode, Calls calls) {
   static std::mutex mutex;
   const std::lock_guard lock(mutex);
   for (PoolState& state : pools) {
     if (state.pool.load(std::memory_order_relaxed)) continue;
     state.mode = mode;
+    state.calls = calls;
     state.memories = std::make_unique<std::array<Memory, PoolState::kMaxThreads>>();
     state.pool.store(pool, std::memory_order_release);
     return;

@@ -10,7 +10,7 @@ namespace {
 /// All kernels, written over the vectors of S.
 template <class S>
 constexpr KernelTable kernels_over(const char* name) {
-  return {name, quantize<S>, multiply<S>, visible_cells<S>, attend<S>, merge_blocks<S>};
+  return {name, quantize<S>, nullptr, multiply<S>, visible_cells<S>, attend<S>, merge_blocks<S>};
 }
 
 }  // namespace

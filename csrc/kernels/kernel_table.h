@@ -3,6 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "mode.h"
+
 /// What is written once for every instruction set. Included by files that are compiled for CPUs
 /// which the rest must not assume: plain data and declarations only, no inline function that the
 /// linker could take for everybody's.
@@ -23,11 +25,14 @@ struct Product {
   const std::byte* panels;  // the first
   std::int64_t n_panels;
   std::int64_t n_in;
-  std::int64_t first;    // output of the first panel
-  std::int64_t n_out;    // of the matrix: its last panel may hold fewer than 16
-  const void* const* x;  // [n_rows]: ActivationBlock[n_in / 32], or float[n_in] for float weights
-  float* const* out;     // [n_rows], each float[n_out]
+  std::int64_t first;  // output of the first panel
+  std::int64_t n_out;  // of the matrix: its last panel may hold fewer than 16
+  // [n_rows]: ActivationBlock[n_in / 32], or float[n_in] for float weights. For F16 and BF16, if
+  // the kernels split rows, what split() makes of them, at equal distances.
+  const void* const* x;
+  float* const* out;  // [n_rows], each float[n_out]
   std::int64_t n_rows;
+  std::byte* scratch = nullptr;  // for split rows: kSplitScratchBytes, whole cache lines
 };
 
 /// Cells are attended to in blocks of this many, counted along each row's own visible cells: what a
@@ -90,6 +95,8 @@ struct BlockResults {
 struct KernelTable {
   const char* name;
   void (*quantize)(const float* x, std::int64_t n, ActivationBlock* out);
+  /// Makes split_row_bytes(n) of a row; null: F16 and BF16 weights take rows as they are.
+  void (*split)(const float* x, std::int64_t n, std::byte* out);
   void (*multiply)(const Product& product);
   /// The cells that a row of the mask shows, ascending; *biased is set if it shows any with a value
   /// other than 0. Returns their number; `cells` has room for n + 16.
@@ -100,12 +107,14 @@ struct KernelTable {
 };
 
 /// Null where the compiler has not what they need.
+const KernelTable* amx_kernels();
 const KernelTable* avx512_kernels();
 const KernelTable* avx_vnni_kernels();
 const KernelTable* avx2_kernels();
 
 /// The best that this CPU can run; null: only ggml's own. The environment's LLAMAHERD_CPU_ISA,
-/// avx_vnni or avx2, keeps from better ones.
-const KernelTable* best_kernels();
+/// avx512_vnni, avx_vnni or avx2, keeps from better ones; amx_bf16 has those of kOfManyRows taken for
+/// all calls, with whose few rows they are slower.
+const KernelTable* best_kernels(Calls calls = Calls::kOfFewRows);
 
 }  // namespace llamaherd::kernels

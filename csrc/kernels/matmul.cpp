@@ -2,23 +2,48 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 
 #include "ggml-cpu-impl.h"
 #include "kernel_table.h"
 #include "panels.h"
 #include "pool_state.h"
+#include "split_row.h"
 #include "tensor_at.h"
 #include "whole_lines.h"
 
 namespace llamaherd::kernels {
 namespace {
 
-// Up to this many values it is quicker that every thread quantises all of them for itself than that
+// Up to this many values it is quicker that every thread prepares all of them for itself than that
 // they wait for each other.
 constexpr std::int64_t kPrivateValues = 8192;
-// Rows whose activations stay in the second-level cache while all panels pass by.
+// Rows whose activations stay in the second-level cache while all panels pass by. Products of split
+// rows are so quick that unpacking the weights wants more rows.
 constexpr std::int64_t kBytesOfRows = 256 << 10;
+constexpr std::int64_t kBytesOfSplitRows = 1 << 20;
 constexpr std::int64_t kLeastRows = 64;
+
+const KernelTable& kernels_of(const PoolState* state) {
+  return *best_kernels(state ? state->calls : Calls::kOfFewRows);
+}
+
+RowForm form_for(ggml_type weights, const KernelTable& kernels) {
+  if (ggml_is_quantized(weights)) return RowForm::kQuantized;
+  return weights != GGML_TYPE_F32 && kernels.split ? RowForm::kSplit : RowForm::kPlain;
+}
+
+/// Bytes of a prepared row.
+std::size_t bytes_as(RowForm form, std::int64_t n) {
+  switch (form) {
+    case RowForm::kQuantized:
+      return n / kBlockInputs * sizeof(ActivationBlock);
+    case RowForm::kSplit:
+      return split_row_bytes(n);
+    default:
+      return 0;
+  }
+}
 
 /// Sizes of a node, and where in the scratch its parts are.
 struct Shape {
@@ -26,10 +51,13 @@ struct Shape {
   const ggml_tensor& x;
   std::int64_t n_in, n_out, n_rows, n_products;  // n_products: rows of results
   std::int64_t n_panels;                         // of one expert
-  bool quantized, is_private;
-  std::size_t row_bytes, activations_bytes, list_bytes;  // list_bytes: of one thread
+  RowForm form;
+  bool is_private;
+  std::int64_t n_fit;  // rows of x that are multiplied at a time
+  std::size_t row_bytes, activations_bytes;
+  std::size_t list_bytes, gathered_bytes, scratch_bytes;  // of one thread
 
-  explicit Shape(const ggml_tensor& dst)
+  Shape(const ggml_tensor& dst, const KernelTable& kernels)
       : weights(*dst.src[0]),
         x(*dst.src[1]),
         n_in(weights.ne[0]),
@@ -37,11 +65,20 @@ struct Shape {
         n_rows(ggml_nrows(&x)),
         n_products(ggml_nrows(&dst)),
         n_panels((n_out + kPanelOutputs - 1) / kPanelOutputs),
-        quantized(ggml_is_quantized(weights.type)),
+        form(form_for(weights.type, kernels)),
         is_private(n_in * n_rows <= kPrivateValues),
-        row_bytes(quantized ? n_in / kBlockInputs * sizeof(ActivationBlock) : 0),
+        row_bytes(bytes_as(form, n_in)),
         activations_bytes(whole_lines(n_rows * row_bytes)),
-        list_bytes(whole_lines((2 * n_products + weights.ne[2] + 2) * sizeof(void*))) {}
+        list_bytes(whole_lines((2 * n_products + weights.ne[2] + 2) * sizeof(void*))) {
+    const std::int64_t x_bytes = row_bytes > 0 ? row_bytes : n_in * sizeof(float);
+    const std::int64_t all = form == RowForm::kSplit ? kBytesOfSplitRows : kBytesOfRows;
+    n_fit = std::max(all / x_bytes / 8 * 8, kLeastRows);
+    const bool gathers = form == RowForm::kSplit && dst.op == GGML_OP_MUL_MAT_ID;
+    scratch_bytes = form == RowForm::kSplit ? kSplitScratchBytes : 0;
+    gathered_bytes = gathers ? whole_lines(std::min(n_fit, n_products) * row_bytes) : 0;
+  }
+
+  std::size_t own_bytes() const { return list_bytes + gathered_bytes + scratch_bytes; }
 
   std::size_t all_activations(int n_threads) const {
     return activations_bytes * (is_private ? n_threads : 1);
@@ -52,13 +89,15 @@ struct Shape {
 class Multiply {
  public:
   Multiply(PoolState* state, const ggml_compute_params& params, ggml_tensor& dst)
-      : s_(dst), dst_(dst), params_(params), kernels_(*best_kernels()) {
-    auto* wdata = static_cast<std::byte*>(params.wdata);
-    std::byte* pointers = wdata + params.ith * s_.list_bytes;
+      : kernels_(kernels_of(state)), s_(dst, kernels_), dst_(dst), params_(params) {
+    const auto address = reinterpret_cast<std::uintptr_t>(params.wdata);
+    std::byte* wdata = static_cast<std::byte*>(params.wdata) + (whole_lines(address) - address);
+    std::byte* pointers = wdata + params.ith * s_.own_bytes();
     x_of_ = reinterpret_cast<const void**>(pointers);
     out_of_ = reinterpret_cast<float**>(pointers + s_.n_products * sizeof(void*));
     ends_ = reinterpret_cast<std::int64_t*>(out_of_ + s_.n_products);
-    if (s_.quantized) quantize(state, wdata + params.nth * s_.list_bytes);
+    gathered_ = pointers + s_.list_bytes;
+    if (s_.form != RowForm::kPlain) prepare(state, wdata + params.nth * s_.own_bytes());
   }
 
   void run() {
@@ -78,13 +117,14 @@ class Multiply {
   }
 
   void set(std::int64_t product, std::int64_t row, float* out) {
-    x_of_[product] = s_.quantized ? static_cast<const void*>(activations_ + row * s_.row_bytes)
-                                  : row_of<void>(s_.x, row);
+    x_of_[product] = s_.form == RowForm::kPlain
+                         ? row_of<void>(s_.x, row)
+                         : static_cast<const void*>(activations_ + row * s_.row_bytes);
     out_of_[product] = out;
   }
 
   /// Leaves the activations where they are if the node before had the same.
-  void quantize(PoolState* state, std::byte* scratch) {
+  void prepare(PoolState* state, std::byte* scratch) {
     Memory* memory = nullptr;
     activations_ = scratch;
     if (state && state->activations.size() >= s_.all_activations(params_.nth)) {
@@ -92,28 +132,48 @@ class Multiply {
       memory = &state->memory(params_.ith);
     }
     if (s_.is_private) activations_ += params_.ith * s_.activations_bytes;
-    if (memory && memory->activations == &s_.x) return;
-    if (memory) memory->activations = &s_.x;
+    if (memory && memory->activations == &s_.x && memory->form == s_.form) return;
+    if (memory) {
+      memory->activations = &s_.x;
+      memory->form = s_.form;
+    }
     const std::int64_t first = s_.is_private ? 0 : params_.ith;
     for (std::int64_t i = first; i < s_.n_rows; i += s_.is_private ? 1 : params_.nth) {
-      kernels_.quantize(row_of<float>(s_.x, i), s_.n_in,
-                        reinterpret_cast<ActivationBlock*>(activations_ + i * s_.row_bytes));
+      prepare_row(row_of<float>(s_.x, i), activations_ + i * s_.row_bytes);
     }
     if (!s_.is_private) ggml_barrier(params_.threadpool);
+  }
+
+  void prepare_row(const float* x, std::byte* out) {
+    if (s_.form == RowForm::kSplit) {
+      kernels_.split(x, s_.n_in, out);
+    } else {
+      kernels_.quantize(x, s_.n_in, reinterpret_cast<ActivationBlock*>(out));
+    }
+  }
+
+  /// Rows [begin, begin + n) of x_of_ side by side, if the kernels want them so and they are not.
+  const void* const* side_by_side(std::int64_t begin, std::int64_t n) {
+    const void** x = x_of_ + begin;
+    if (s_.gathered_bytes == 0 || n == 1) return x;
+    for (std::int64_t i = 0; i < n; ++i) {
+      std::byte* copy = gathered_ + i * s_.row_bytes;
+      x[i] = std::memcpy(copy, x[i], s_.row_bytes);
+    }
+    return x;
   }
 
   /// This thread's part of the products of one expert's weights with rows [begin, end) of x_of_:
   /// pieces are panels, times blocks of rows where there are many rows.
   void product(std::int64_t expert, std::int64_t begin, std::int64_t end) {
-    const std::int64_t x_bytes = s_.quantized ? s_.row_bytes : s_.n_in * sizeof(float);
-    const std::int64_t n_fit = std::max(kBytesOfRows / x_bytes / 8 * 8, kLeastRows);
-    const std::int64_t n_pieces = (end - begin + n_fit - 1) / n_fit * s_.n_panels;
+    const std::int64_t n_pieces = (end - begin + s_.n_fit - 1) / s_.n_fit * s_.n_panels;
     std::int64_t piece = n_pieces * params_.ith / params_.nth;
     const std::int64_t last = n_pieces * (params_.ith + 1) / params_.nth;
     while (piece < last) {
-      const std::int64_t row = begin + piece / s_.n_panels * n_fit;
+      const std::int64_t row = begin + piece / s_.n_panels * s_.n_fit;
       const std::int64_t panel = piece % s_.n_panels;
       const std::int64_t n_panels = std::min(s_.n_panels - panel, last - piece);
+      const std::int64_t n = std::min(s_.n_fit, end - row);
       kernels_.multiply({
           .type = s_.weights.type,
           .panels = static_cast<const std::byte*>(s_.weights.data) +
@@ -122,9 +182,10 @@ class Multiply {
           .n_in = s_.n_in,
           .first = panel * kPanelOutputs,
           .n_out = s_.n_out,
-          .x = x_of_ + row,
+          .x = side_by_side(row, n),
           .out = out_of_ + row,
-          .n_rows = std::min(n_fit, end - row),
+          .n_rows = n,
+          .scratch = gathered_ + s_.gathered_bytes,
       });
       piece += n_panels;
     }
@@ -151,11 +212,12 @@ class Multiply {
     }
   }
 
+  const KernelTable& kernels_;
   const Shape s_;
   ggml_tensor& dst_;
   const ggml_compute_params& params_;
-  const KernelTable& kernels_;
   std::byte* activations_ = nullptr;
+  std::byte* gathered_;
   const void** x_of_;
   float** out_of_;
   std::int64_t* ends_;
@@ -172,9 +234,10 @@ bool multiplies(const ggml_tensor& dst) {
 }
 
 std::size_t plan_multiply(PoolState* state, const ggml_tensor& dst, int n_threads) {
-  const Shape shape(dst);
+  const Shape shape(dst, kernels_of(state));
   if (state) state->activations.reserve(shape.all_activations(n_threads));
-  return n_threads * shape.list_bytes + shape.all_activations(n_threads);
+  // A line more, since ggml's memory may begin within one.
+  return n_threads * shape.own_bytes() + shape.all_activations(n_threads) + whole_lines(1);
 }
 
 void multiply(PoolState* state, const ggml_compute_params& params, ggml_tensor& dst) {

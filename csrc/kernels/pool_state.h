@@ -37,12 +37,16 @@ class Workspace {
   std::size_t size_ = 0;
 };
 
+/// What rows of activations are made into before they are multiplied.
+enum class RowForm : std::uint8_t { kPlain, kQuantized, kSplit };
+
 /// What a worker remembers of the nodes before, in a graph that is being computed. All workers of a
 /// pool compute the same nodes in the same order, so they remember the same without telling each
 /// other. Tensors are only compared with those of the same run: a later graph may reuse addresses.
 struct Memory {
   std::uint64_t run = 0;
-  const ggml_tensor* activations = nullptr;   // quantised last
+  const ggml_tensor* activations = nullptr;   // prepared last
+  RowForm form = RowForm::kPlain;             // as what
   std::array<const ggml_tensor*, 2> masks{};  // whose visible cells lie in the workspaces
   std::array<std::int64_t, 2> mask_tile_rows{};
   std::size_t next_mask = 0;
@@ -55,6 +59,7 @@ struct PoolState {
 
   std::atomic<ggml_threadpool*> pool = nullptr;
   Mode mode = Mode::kStock;
+  Calls calls = Calls::kOfFewRows;
   std::uint64_t run = 0;  // a number for every graph; set while it is planned
   std::unique_ptr<std::array<Memory, kMaxThreads>> memories;
   Workspace activations;

@@ -41,7 +41,8 @@ struct ThreadPool::Run {
   }
 };
 
-ThreadPool::ThreadPool(std::int32_t n_threads, std::int32_t poll, kernels::Mode mode)
+ThreadPool::ThreadPool(std::int32_t n_threads, std::int32_t poll, kernels::Mode mode,
+                       kernels::Calls calls)
     : n_threads_(n_threads), mode_(mode) {
   ggml_threadpool_params params = ggml_threadpool_params_default(n_threads);
   params.poll = static_cast<std::uint32_t>(poll);
@@ -57,7 +58,7 @@ ThreadPool::ThreadPool(std::int32_t n_threads, std::int32_t poll, kernels::Mode 
   ggml_build_forward_expand(tasks_, node);
   pool_ = ggml_threadpool_new(&params);
   try {
-    kernels::use(pool_, mode);
+    kernels::use(pool_, mode, calls);
   } catch (...) {
     ggml_threadpool_free(pool_);
     throw;

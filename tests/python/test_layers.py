@@ -115,6 +115,7 @@ LLAMA: dict[str, str] = {
     "llama/faulty_backend": "backend fault_script llama/llama_backend",
     "kernels/mode": "",
     "kernels/whole_lines": "",
+    "kernels/split_row": "",
     "kernels/kernel_table": "",
     "kernels/panels": "",
     "kernels/attention_op": "",
@@ -132,14 +133,16 @@ LLAMA: dict[str, str] = {
     "kernels/simd_avx_vnni": "kernels/simd_avx2",
     "kernels/avx_vnni": _INSTRUCTIONS + " kernels/simd_avx_vnni",
     "kernels/avx512": _INSTRUCTIONS + " kernels/simd_avx512",
+    "kernels/tile_kernel": "kernels/kernel_table kernels/panels kernels/split_row",
+    "kernels/amx": "kernels/kernel_table kernels/tile_kernel",
     "kernels/visible_blocks": "kernels/kernel_table kernels/tensor_at kernels/whole_lines",
     "kernels/attention": (
         "kernels/attention_op kernels/attention_scratch kernels/kernel_table kernels/pool_state"
         " kernels/tensor_at kernels/visible_blocks"
     ),
     "kernels/matmul": (
-        "kernels/kernel_table kernels/panels kernels/pool_state kernels/tensor_at"
-        " kernels/whole_lines"
+        "kernels/kernel_table kernels/panels kernels/pool_state kernels/split_row"
+        " kernels/tensor_at kernels/whole_lines"
     ),
     "kernels/panel_buffer": "kernels/mode kernels/panels",
     "kernels/reference": "kernels/attention_op kernels/tensor_at",

@@ -6,6 +6,7 @@
 #include "guarded_buffer.h"
 #include "kernels/kernel_table.h"
 #include "kernels/panels.h"
+#include "kernels/split_row.h"
 
 namespace llamaherd::kernels {
 namespace {
@@ -15,6 +16,11 @@ const ggml_type kTypes[] = {GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML
                             GGML_TYPE_F32,  GGML_TYPE_F16,  GGML_TYPE_BF16};
 
 bool is_float(ggml_type type) { return !ggml_is_quantized(type); }
+
+/// Whether activations are multiplied as two BF16 halves.
+bool is_split(ggml_type type) {
+  return best_kernels()->split && is_float(type) && type != GGML_TYPE_F32;
+}
 
 struct Matrix {
   ggml_type type;
@@ -54,9 +60,10 @@ std::vector<float> multiply(const Matrix& w, const std::vector<float>& x, Cpu& c
   return out;
 }
 
-/// The largest error that 8-bit activations and float sums allow one product.
+/// The largest error that 8-bit activations, or split ones, and float sums allow one product.
 void expect_close(const Matrix& w, const std::vector<float>& x, const std::vector<float>& out,
                   bool exact_activations = false) {
+  const double relative = is_split(w.type) && !exact_activations ? 0x1p-15 : 2e-6;
   const std::size_t n_rows = x.size() / w.n_in;
   for (std::size_t r = 0; r < n_rows; ++r) {
     const float* row = x.data() + r * w.n_in;
@@ -74,7 +81,7 @@ void expect_close(const Matrix& w, const std::vector<float>& x, const std::vecto
         rounding += weight * largest / 253;
       }
       const double bound =
-          size * 2e-6 + (is_float(w.type) || exact_activations ? 0 : rounding) + 1e-30;
+          size * relative + (is_float(w.type) || exact_activations ? 0 : rounding) + 1e-30;
       ASSERT_NEAR(out[r * w.n_out + o], sum, bound)
           << ggml_type_name(w.type) << ": row " << r << " of " << n_rows << ", output " << o;
     }
@@ -184,20 +191,81 @@ TEST_P(MatmulOfType, ReadsAndWritesNothingOutsideItsBuffers) {
   auto* to = reinterpret_cast<float*>(out.data());
   GuardedBuffer blocks(kIn / 32 * kRows * sizeof(ActivationBlock));
   auto* quantized_rows = reinterpret_cast<ActivationBlock*>(blocks.data());
+  GuardedBuffer halves(kRows * split_row_bytes(kIn)), scratch(kSplitScratchBytes);
   std::vector<const void*> x_of;
   std::vector<float*> out_of;
   for (int r = 0; r < kRows; ++r) {
     best_kernels()->quantize(first + r * kIn, kIn, quantized_rows + r * kIn / 32);
-    x_of.push_back(is_float(w.type) ? static_cast<const void*>(first + r * kIn)
-                                    : quantized_rows + r * kIn / 32);
+    if (is_split(w.type)) {
+      std::byte* to = halves.data() + r * split_row_bytes(kIn);
+      best_kernels()->split(first + r * kIn, kIn, to);
+      x_of.push_back(to);
+    } else if (is_float(w.type)) {
+      x_of.push_back(first + r * kIn);
+    } else {
+      x_of.push_back(quantized_rows + r * kIn / 32);
+    }
     out_of.push_back(to + r * kOut);
   }
   for (const std::int64_t n_rows : {1, 8, 11, 19}) {
-    best_kernels()->multiply(
-        {w.type, panels.data(), 2, kIn, 0, kOut, x_of.data(), out_of.data(), n_rows});
+    best_kernels()->multiply({w.type, panels.data(), 2, kIn, 0, kOut, x_of.data(), out_of.data(),
+                              n_rows, scratch.data()});
     expect_close(w, {x.begin(), x.begin() + kIn * n_rows}, {to, to + kOut * n_rows});
   }
 }
+
+TEST(Matmul, FloatWeightsNeedNoWholeBlocksOfInputs) {
+  if (!best_kernels()) GTEST_SKIP() << "no fast kernels on this CPU";
+  std::mt19937 random(9);
+  Cpu cpu(Mode::kFast, 2);
+  for (const ggml_type type : {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16}) {
+    for (const std::int64_t n_in : {1, 31, 33, 50, 799}) {
+      const Matrix w = random_matrix(type, n_in, 40, random);
+      for (const std::int64_t n_rows : {1, 5, 70}) {
+        const std::vector<float> x = normal(n_in * n_rows, random);
+        expect_close(w, x, multiply(w, x, cpu, true));
+      }
+    }
+  }
+}
+
+TEST(Matmul, SplitActivationsKeepSixteenBits) {
+  if (!best_kernels() || !best_kernels()->split) GTEST_SKIP() << "these kernels split no rows";
+  std::mt19937 random(10);
+  const Matrix w(GGML_TYPE_BF16, 32, 16, std::vector<float>(32 * 16, 1.0f));
+  Cpu cpu(Mode::kFast, 1);
+  for (const float value : {1.0039f, -3.14159f, 1e-30f, 1e30f, -3.3961e38f}) {
+    std::vector<float> x(32, 0.0f);
+    x[random() % 32] = value;
+    for (const float out : multiply(w, x, cpu, true)) {
+      ASSERT_NEAR(out, value, std::abs(value) * 0x1p-16f) << value;
+    }
+  }
+  std::vector<float> x(32, 1.0f);
+  x[7] = -INFINITY;
+  for (const float out : multiply(w, x, cpu, true)) ASSERT_EQ(out, -INFINITY);
+}
+
+#if defined(__x86_64__)
+TEST(Matmul, LeavesTheThreadsTilesConfiguredAsTheyWere) {
+  if (!best_kernels() || !best_kernels()->split) GTEST_SKIP() << "these kernels use no tiles";
+  struct alignas(64) Config {
+    std::uint8_t bytes[64];
+  };
+  Config before{}, after{};
+  before.bytes[0] = 1;            // palette
+  before.bytes[16 + 2 * 3] = 32;  // bytes of a row of tile 3
+  before.bytes[48 + 3] = 5;       // rows
+  std::mt19937 random(11);
+  const Matrix w = random_matrix(GGML_TYPE_F16, 64, 16, random);
+  Cpu cpu(Mode::kFast, 1);
+  asm volatile("ldtilecfg %0" ::"m"(before));
+  multiply(w, normal(64, random), cpu, true);
+  asm volatile("sttilecfg %0" : "=m"(after));
+  asm volatile("tilerelease");
+  EXPECT_EQ(std::memcmp(&before, &after, sizeof before), 0);
+}
+#endif
 
 TEST(Matmul, ExpertsComputeTheRowsThatChoseThem) {
   if (!best_kernels()) GTEST_SKIP() << "no fast kernels on this CPU";
