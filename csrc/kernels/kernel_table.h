@@ -113,8 +113,8 @@ const KernelTable* avx_vnni_kernels();
 const KernelTable* avx2_kernels();
 
 /// The best that this CPU can run; null: only ggml's own. The environment's LLAMAHERD_CPU_ISA,
-/// avx512_vnni, avx_vnni or avx2, keeps from better ones; amx_bf16 has those of kOfManyRows taken for
-/// all calls, with whose few rows they are slower.
+/// avx512_vnni, avx_vnni or avx2, keeps from better ones; with amx_bf16 those of kOfManyRows are
+/// the best for all calls.
 const KernelTable* best_kernels(Calls calls = Calls::kOfFewRows);
 
 }  // namespace llamaherd::kernels
