@@ -11,6 +11,7 @@ from llamaherd.bench.servers import SERVERS
 
 OWN = "llamaherd"
 OWN_SERVER = "llamaherd-server"
+PRESETS = ("low-latency", "balanced", "high-throughput")
 
 
 @dataclass(frozen=True)

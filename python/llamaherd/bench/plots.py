@@ -72,7 +72,7 @@ def _single(runs: Sequence[dict[str, Any]]) -> Figure | None:
         )
         axes.bar([i + 0.2], [batched], 0.38, color=_OURS, label="batched" if i == 0 else None)
         axes.annotate(f"{batched / single:.1f} x", (i + 0.2, batched), ha="center", va="bottom")
-    axes.set_xticks(range(len(both)), [_label(run) for run in both])
+    axes.set_xticks(range(len(both)), [_label(run).replace(", ", "\n") for run in both])
     axes.set_ylabel("tokens/s")
     axes.legend(frameon=False)
     return figure
@@ -86,7 +86,8 @@ def _throughput(runs: Sequence[dict[str, Any]]) -> Figure | None:
     figure, fields = _new(len(wide), 3.2)
     for axes, run in zip(fields, wide, strict=True):
         names = sorted(run["contestants"], key=lambda name: _median(run, name))
-        colours = [_OURS if name == figures.own_of(name) else _THEIRS for name in names]
+        ours = (figures.OWN, figures.OWN_SERVER, *figures.PRESETS)
+        colours = [_OURS if name in ours else _THEIRS for name in names]
         values = [_median(run, name) for name in names]
         axes.barh(range(len(names)), values, color=colours)
         axes.set_yticks(range(len(names)), names)
@@ -96,15 +97,15 @@ def _throughput(runs: Sequence[dict[str, Any]]) -> Figure | None:
 
 
 def _concurrency(runs: Sequence[dict[str, Any]]) -> Figure | None:
-    """Of the workload that was run with the most numbers of requests at once."""
-    by_workload: dict[str, list[dict[str, Any]]] = {}
+    """Of the workload and contestants that were run with the most numbers of requests at once."""
+    alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for run in runs:
-        by_workload.setdefault(run["workload"], []).append(run)
-    widest = max(by_workload.values(), key=lambda same: len({run["n_clients"] for run in same}))
+        alike.setdefault((run["workload"], *run["contestants"]), []).append(run)
+    widest = max(alike.values(), key=lambda same: len({run["n_clients"] for run in same}))
     if len({run["n_clients"] for run in widest}) < 3:
         return None
     widest = sorted(widest, key=lambda run: run["n_clients"])
-    names = [n for n in widest[0]["contestants"] if all(n in run["contestants"] for run in widest)]
+    names = list(widest[0]["contestants"])
     figure, fields = _new(3)
     parts = (
         ("tokens/s", None, ""),
