@@ -46,8 +46,8 @@ std::int32_t resolve_n_ctx(const EngineConfig& config, std::int32_t max_seqs,
 
 LlamaBackend::LlamaBackend(std::shared_ptr<const LlamaModel> model, const EngineConfig& config)
     : model_(std::move(model)),
-      threads_(config.n_threads.value_or(default_n_threads()), config.poll, choose_kernels(config),
-               kernels::Calls::kOfFewRows) {
+      threads_(config.n_threads.value_or(default_n_threads()), config.poll,
+               choose_kernels(config)) {
   const Preset preset = resolve_preset(config);
   info_.n_vocab = llama_vocab_n_tokens(model_->vocab());
   info_.n_ctx_train = llama_model_n_ctx_train(model_->get());

@@ -17,7 +17,8 @@ std::int32_t default_n_threads();
 /// join threads for every graph; OpenMP's spinning waits would starve every other process.
 class ThreadPool {
  public:
-  ThreadPool(std::int32_t n_threads, std::int32_t poll, kernels::Mode mode, kernels::Calls calls);
+  ThreadPool(std::int32_t n_threads, std::int32_t poll, kernels::Mode mode,
+             kernels::Calls calls = kernels::Calls::kOfFewRows);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;

@@ -116,7 +116,7 @@ LLAMA: dict[str, str] = {
     "kernels/mode": "",
     "kernels/whole_lines": "",
     "kernels/split_row": "",
-    "kernels/kernel_table": "",
+    "kernels/kernel_table": "kernels/mode",
     "kernels/panels": "",
     "kernels/attention_op": "",
     "kernels/tensor_at": "",
