@@ -4,56 +4,23 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
-import socket
-import subprocess
 import threading
 import time
 from pathlib import Path
 
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+from llamaherd.bench.servers import Server, free_port
 
 
-class LlamaServer:
+class LlamaServer(Server):
     """Loaded on return."""
 
     def __init__(self, binary: Path, model: Path, options: list[str]) -> None:
         self.port = free_port()
         command = [str(binary), "-m", str(model), "--host", "127.0.0.1", "--port", str(self.port)]
-        command += options
-        self._process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        while not self._healthy():
-            if self._process.poll() is not None:
-                raise RuntimeError(f"{' '.join(command)} ended with {self._process.returncode}")
-            time.sleep(0.1)
-
-    def _healthy(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        try:
-            connection.request("GET", "/health")
-            return connection.getresponse().status == 200
-        except OSError:
-            return False
-        finally:
-            connection.close()
-
-    def cpu_s(self) -> float:
-        """Processor time it has used so far."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        super().__init__([*command, *options], self.port, "llama-server")
 
     def complete(self, prompt: list[int], n_new: int) -> Completion:
         return Completion(self.port, prompt, n_new)
-
-    def close(self) -> None:
-        self._process.terminate()
-        self._process.wait()
 
     def __enter__(self) -> LlamaServer:
         return self

@@ -16,12 +16,7 @@ from dataclasses import dataclass
 
 from llamaherd import BatchEngine, FinishReason, SamplingParams, Stream, Timing
 from llamaherd.models import DEFAULT_MODEL
-
-WORDS = (
-    "the old river runs past a small town where people sell bread and books every morning before"
-    " rain comes over green hills and children walk home with wet shoes while their teacher reads"
-    " letters from far away friends who promised to visit when summer days are long again"
-)
+from llamaherd.words import WORDS
 
 
 def add_options(parser: argparse.ArgumentParser, runs: int = 5) -> None:
@@ -34,7 +29,7 @@ class Prompts:
     """Prompts of exact lengths, no two alike, which a model continues with text."""
 
     def __init__(self, engine: BatchEngine, seed: int = 0) -> None:
-        self._words = [engine.tokenize(" " + word, add_special=False) for word in WORDS.split()]
+        self._words = [engine.tokenize(" " + word, add_special=False) for word in WORDS]
         self._rng = random.Random(seed)
 
     def make(self, n_tokens: int) -> list[int]:

@@ -3,7 +3,6 @@
 #include <pybind11/typing.h>
 
 #include <array>
-#include <vector>
 
 #include "bindings.h"
 #include "metrics.h"
@@ -18,8 +17,10 @@ namespace {
 
 double ratio(double part, double whole) { return whole > 0 ? part / whole : 0.0; }
 
-std::vector<TokenId> token_ids(const Delta& delta) {
-  return {delta.token_ids.begin(), delta.token_ids.end()};
+py::typing::List<py::int_> token_ids(const Delta& delta) {
+  py::typing::List<py::int_> ids;
+  for (TokenId token : delta.token_ids) ids.append(token);
+  return ids;
 }
 
 double batch_utilisation(const Metrics& m) {

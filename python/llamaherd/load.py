@@ -15,8 +15,7 @@ import aiohttp
 from llamaherd._core import InvalidRequestError
 from llamaherd.answered import Answered
 from llamaherd.loops import closed, open_loop, poisson
-
-_WORDS = ("river", "town", "bread", "morning", "rain", "hill", "child", "teacher", "letter")
+from llamaherd.words import words as made_up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +65,10 @@ def synthetic_bodies(
     """Requests whose texts begin with the same words and go on with words of their own; greedy.
     llamaherd, vLLM and llama-server go on to max_tokens whatever the model says."""
     rng = random.Random(seed)
-    shared = " ".join(rng.choice(_WORDS) for _ in range(shared_words))
+    shared = made_up(rng, shared_words)
     bodies = []
     for _ in range(n):
-        own = " ".join(rng.choice(_WORDS) for _ in range(words))
+        own = made_up(rng, words)
         body: dict[str, Any] = {"max_tokens": max_tokens, "temperature": 0, "ignore_eos": True}
         if path == "completions":
             body["prompt"] = f"{shared} {own}".strip()

@@ -337,10 +337,10 @@ MODULES: dict[str, str] = {
         " bench.traces"
     ),
     "bench.scenario": "",
-    "bench.scenarios": "_core bench.scenario loops",
+    "bench.scenarios": "_core bench.scenario loops words",
     "bench.servers": "bench.contestant bench.process_log",
     "bench.tables": "bench.figures",
-    "bench.traces": "_core bench.scenario bench.scenarios",
+    "bench.traces": "_core bench.scenario bench.scenarios words",
     "bench.worker": (
         "answered bench.contestant bench.herd bench.llama_cpp_python bench.openvino"
         " bench.scenario loops"
@@ -354,7 +354,8 @@ MODULES: dict[str, str] = {
         " bench.servers bench.tables cli.options models"
     ),
     "cli.bench_serve": "answered cli.options load",
-    "load": "_core answered loops",
+    "load": "_core answered loops words",
+    "words": "",
     "loops": "answered",
     "cli.__main__": "cli",
 }

@@ -95,7 +95,7 @@ class Served:
         return Played(asyncio.run(self._play(scenario)))
 
     async def _play(self, scenario: Scenario) -> list[Answered]:
-        async with HttpClient(self._server.url, "completions") as client:
+        async with HttpClient(f"{self._server.url}/v1", "completions") as client:
 
             async def ask(one: Ask) -> Answered:
                 return await client.ask(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,17 +71,10 @@ def measure(plan: Plan, on_round: Callable[[str, int, dict[str, Any]], None]) ->
     figures: dict[str, list[dict[str, Any]]] = {}
     samples: dict[str, list[dict[str, float]]] = {}
     with Field(plan.contestants, setup, plan.programs) as field_:
-        names = list(field_.contestants)
-        for contestant in field_.contestants.values():
-            contestant.play(_warm_up(plan))
-        for i in range(plan.n_rounds):
-            scenario = plan.scenario(i)
-            for name in names[i % len(names) :] + names[: i % len(names)]:
-                played = field_.contestants[name].play(scenario)
-                figures.setdefault(name, []).append(summary(played.answers))
-                samples[name] = _from_begin(played)
-                on_round(name, i, figures[name][-1])
-        versions = {name: one.version for name, one in field_.contestants.items()}
+        for name, i, played in _play(plan, field_):
+            figures.setdefault(name, []).append(summary(played.answers))
+            samples[name] = _from_begin(played)
+            on_round(name, i, figures[name][-1])
         return {
             "workload": plan.workload,
             "about": plan.about,
@@ -91,14 +84,25 @@ def measure(plan: Plan, on_round: Callable[[str, int, dict[str, Any]], None]) ->
             "n_threads": plan.n_threads,
             "contestants": {
                 name: {
-                    "version": versions[name],
+                    "version": contestant.version,
                     "rounds": figures[name],
                     "samples": samples[name],
                 }
-                for name in names
+                for name, contestant in field_.contestants.items()
             },
             "absent": field_.absent,
         }
+
+
+def _play(plan: Plan, field_: Field) -> Iterator[tuple[str, int, Played]]:
+    """All rounds, each of which begins with another contestant."""
+    names = list(field_.contestants)
+    for name in names:
+        field_.contestants[name].play(_warm_up(plan))
+    for i in range(plan.n_rounds):
+        scenario = plan.scenario(i)
+        for name in names[i % len(names) :] + names[: i % len(names)]:
+            yield name, i, field_.contestants[name].play(scenario)
 
 
 def _warm_up(plan: Plan) -> Scenario:

@@ -4,20 +4,13 @@ what the round before it left there."""
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from llamaherd._core import InvalidRequestError
 from llamaherd.bench.scenario import Ask, Scenario
 from llamaherd.loops import poisson
-
-# Each of them, behind a space, is one token of SmolLM2's vocabulary and of most others of its size.
-_TEXT = (
-    "the old river runs past a small town where people sell bread and books every morning before"
-    " rain comes over green hills and children walk home with wet shoes while their teacher reads"
-    " letters from far away friends who promised to visit when summer days are long again"
-)
-_WORDS = _TEXT.split()
+from llamaherd.words import words
 
 
 @dataclass(frozen=True)
@@ -56,19 +49,24 @@ def make(name: str, seed: int, size: Size) -> Scenario:
     return KINDS[name].make(random.Random(f"{name} {seed}"), size)
 
 
-def words(rng: random.Random, n: int) -> str:
-    return " ".join(rng.choice(_WORDS) for _ in range(n))
+def _questions(
+    n_shared: int, n_own: int, n_output: int
+) -> Callable[[random.Random, Size], Scenario]:
+    """Prompts that begin with the same words and end with some of their own."""
+
+    def make(rng: random.Random, size: Size) -> Scenario:
+        shared = words(rng, n_shared)
+        asks = [
+            Ask(f"{shared} {words(rng, n_own)}".strip(), n_output) for _ in range(size.n_chains)
+        ]
+        return Scenario(chains=_single(asks), n_clients=size.n_clients)
+
+    return make
 
 
-def _chat(rng: random.Random, size: Size) -> Scenario:
-    system = words(rng, 640)
-    asks = [Ask(f"{system} {words(rng, 24)}", 64) for _ in range(size.n_chains)]
-    return Scenario(chains=tuple((ask,) for ask in asks), n_clients=size.n_clients)
-
-
-def _unshared(rng: random.Random, size: Size) -> Scenario:
-    asks = [Ask(words(rng, 140), 64) for _ in range(size.n_chains)]
-    return Scenario(chains=tuple((ask,) for ask in asks), n_clients=size.n_clients)
+def _single(asks: Sequence[Ask]) -> tuple[tuple[Ask, ...], ...]:
+    """Each a chain by itself."""
+    return tuple((ask,) for ask in asks)
 
 
 def _agents(rng: random.Random, size: Size) -> Scenario:
@@ -85,12 +83,6 @@ def _agents(rng: random.Random, size: Size) -> Scenario:
     return Scenario(
         chains=tuple(conversation() for _ in range(size.n_chains)), n_clients=size.n_clients
     )
-
-
-def _documents(rng: random.Random, size: Size) -> Scenario:
-    document = words(rng, 2000)
-    asks = [Ask(f"{document} {words(rng, 24)}", 48) for _ in range(size.n_chains)]
-    return Scenario(chains=tuple((ask,) for ask in asks), n_clients=size.n_clients)
 
 
 def _code_completion(rng: random.Random, size: Size) -> Scenario:
@@ -112,27 +104,31 @@ def _long_prompt(rng: random.Random, size: Size) -> Scenario:
     asks = [Ask(words(rng, 32), 300) for _ in range(size.n_chains - 1)]
     asks.append(Ask(words(rng, 4000), 16))
     arrivals_s = (*[0.0] * (size.n_chains - 1), 0.5)
-    return Scenario(
-        chains=tuple((ask,) for ask in asks), n_clients=size.n_chains, arrivals_s=arrivals_s
-    )
+    return Scenario(chains=_single(asks), n_clients=size.n_chains, arrivals_s=arrivals_s)
+
+
+_CHAT = _questions(640, 24, 64)
 
 
 def _poisson(rng: random.Random, size: Size) -> Scenario:
-    chat = _chat(rng, size)
     arrivals_s = poisson(size.n_chains, size.rate, rng.randrange(2**31))
-    return Scenario(chains=chat.chains, n_clients=size.n_clients, arrivals_s=tuple(arrivals_s))
+    return replace(_CHAT(rng, size), arrivals_s=tuple(arrivals_s))
 
 
 KINDS = {
-    "chat": Kind("a system prompt of 640 tokens, questions of 24, answers of 64", _chat),
-    "unshared": Kind("prompts of 140 tokens with nothing in common, answers of 64", _unshared),
+    "chat": Kind("a system prompt of 640 tokens, questions of 24, answers of 64", _CHAT),
+    "unshared": Kind(
+        "prompts of 140 tokens with nothing in common, answers of 64", _questions(0, 140, 64)
+    ),
     "agents": Kind(
         "conversations behind 1,200 tokens that grow by 40 to 120 a turn, 3 answers of 48 each",
         _agents,
         Size(8, 8, 4.0),
     ),
     "documents": Kind(
-        "questions of 24 tokens about one of 2,000, answers of 48", _documents, Size(16, 8, 4.0)
+        "questions of 24 tokens about one of 2,000, answers of 48",
+        _questions(2000, 24, 48),
+        Size(16, 8, 4.0),
     ),
     "code-completion": Kind(
         "developers behind 512 tokens in common and 128 of their own, each asking for 24 tokens 4"

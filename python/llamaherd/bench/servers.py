@@ -39,12 +39,16 @@ class Programs:
 
 
 class Server:
-    """A process that answers on a port; raises `Absent` if it ends before it does."""
+    """A process that answers on a port; raises `Absent` if it ends before it does.
+
+    Attributes:
+      url: Without a path.
+    """
 
     def __init__(self, command: Sequence[str], port: int, version: str) -> None:
         self.version = version
-        self.url = f"http://127.0.0.1:{port}/v1"
-        self._process = LoggedProcess(command)
+        self.url = f"http://127.0.0.1:{port}"
+        self.process = LoggedProcess(command)
         try:
             self._wait(command[0])
         except BaseException:
@@ -54,8 +58,8 @@ class Server:
     def _wait(self, name: str) -> None:
         end_s = time.monotonic() + _START_S
         while time.monotonic() < end_s:
-            if self._process.poll() is not None:
-                code, last = self._process.returncode, self._process.last_line()
+            if self.process.poll() is not None:
+                code, last = self.process.returncode, self.process.last_line()
                 raise Absent(f"{name} ended with {code}: {last}")
             if self._answers():
                 return
@@ -64,23 +68,23 @@ class Server:
 
     def _answers(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.url}/models", timeout=10) as answer:
+            with urllib.request.urlopen(f"{self.url}/v1/models", timeout=10) as answer:
                 return bool(json.load(answer)["data"])
         except (OSError, ValueError, KeyError, urllib.error.HTTPError):
             return False
 
     def cpu_s(self) -> float:
         """Processor time it has used so far."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def close(self) -> None:
-        self._process.terminate()
-        self._process.end()
+        self.process.terminate()
+        self.process.end()
 
 
 def _herd(setup: Setup, programs: Programs) -> Server:
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "llamaherd.cli", "serve", setup.model, "--port", str(port)]
     command += ["--threads", str(setup.n_threads), "--max-seqs", str(setup.n_seqs)]
     command += ["--n-ctx", str(setup.n_ctx)]
@@ -107,7 +111,7 @@ def _start_llama_server(setup: Setup, programs: Programs, options: list[str]) ->
     except OSError as error:
         raise Absent(f"cannot run {found}: {error.strerror}") from None
     build = re.search(r"version: (.+)", said.stderr + said.stdout)
-    port = _free_port()
+    port = free_port()
     command = [str(found), "-m", setup.model, "-t", str(setup.n_threads), "--port", str(port)]
     return Server(
         [*command, *options], port, f"llama-server {build[1] if build else '(unknown version)'}"
@@ -120,7 +124,7 @@ def _xllamacpp(setup: Setup, programs: Programs) -> Server:
         name = f"xllamacpp {version('xllamacpp')}"
     except PackageNotFoundError:
         raise Absent("needs the package xllamacpp") from None
-    port = _free_port()
+    port = free_port()
     script = (
         "import sys, time, xllamacpp\n"
         "model, threads, seqs, ctx, port = sys.argv[1:]\n"
@@ -143,7 +147,7 @@ def _llama_cpp_server(setup: Setup, programs: Programs) -> Server:
         raise Absent("needs --llama-cpp-server")
     if find_spec("llama_cpp") is None:
         raise Absent("needs the package llama-cpp-python")
-    port = _free_port()
+    port = free_port()
     model = {
         "path": setup.model,
         "n_ctx": setup.n_ctx,
@@ -160,7 +164,7 @@ def _llama_cpp_server(setup: Setup, programs: Programs) -> Server:
         return Server(command, port, f"llama-cpp-python {version('llama-cpp-python')}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

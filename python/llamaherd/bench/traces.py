@@ -16,7 +16,8 @@ from pathlib import Path
 
 from llamaherd._core import InvalidRequestError
 from llamaherd.bench.scenario import Ask, Scenario
-from llamaherd.bench.scenarios import Size, words
+from llamaherd.bench.scenarios import Size
+from llamaherd.words import words
 
 _BLOCK_TOKENS = 512  # of Mooncake
 _MAX_PROMPT = 2000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,16 +82,8 @@ def bench(
         options.needs_extra(error, "bench")
     from llamaherd.models import resolve
 
-    for name in contestant or ():
-        if name not in CONTESTANTS:
-            raise typer.BadParameter(
-                f"must be one of {', '.join(CONTESTANTS)}; got {name}", param_hint="--contestant"
-            )
-    for name in workload or ():
-        if name not in KINDS:
-            raise typer.BadParameter(
-                f"must be one of {', '.join(KINDS)}; got {name}", param_hint="--workload"
-            )
+    _require_known(contestant, CONTESTANTS, "--contestant")
+    _require_known(workload, KINDS, "--workload")
     names = [*(workload or ()), *map(str, trace or ())] or ["chat", "unshared"]
     path = resolve(model)
     plans = []
@@ -111,6 +104,14 @@ def bench(
             plans.append(plan)
     results = {"environment": environment(), "model": path.name, "runs": []}
     _run(plans, results, output)
+
+
+def _require_known(names: list[str] | None, known: Collection[str], option: str) -> None:
+    for name in names or ():
+        if name not in known:
+            raise typer.BadParameter(
+                f"must be one of {', '.join(known)}; got {name}", param_hint=option
+            )
 
 
 def _run(plans: list[Plan], results: dict[str, Any], output: Path | None) -> None:
