@@ -128,11 +128,7 @@ class LLM:
         space = request_space(cache=cache, cache_salt=cache_salt)
         service = Service(priority=priority, tenant=tenant)
         jobs = list(zip(batch, _per_prompt(params, len(batch)), strict=True))
-        with (
-            self._bar(len(batch), progress) as bar,
-            Run(self.engine, len(jobs), chat, space, service, bar) as run,
-        ):
-            return run.of(jobs)
+        return self._run(jobs, progress, chat=chat, space=space, service=service)
 
     def score(
         self,
@@ -220,6 +216,22 @@ class LLM:
         pieces = [scoring.cut(self.engine, text, max_len, stride) for text in texts]
         return Perplexity([scoring.join(parts) for parts in self._score(pieces, progress)])
 
+    def _run(
+        self,
+        jobs: Sequence[tuple[Prompt, SamplingParams | None]],
+        progress: bool | None,
+        *,
+        space: int | None,
+        service: Service,
+        chat: ChatOptions | None = None,
+        stop: threading.Event | None = None,
+    ) -> list[Result]:
+        with (
+            self._bar(len(jobs), progress) as bar,
+            Run(self.engine, len(jobs), chat, space, service, bar, stop) as run,
+        ):
+            return run.of(jobs)
+
     def _score(
         self,
         pieces: Sequence[Sequence[Piece | Score]],
@@ -229,11 +241,7 @@ class LLM:
         """What is a score already stays as it is."""
         jobs = [(p.tokens, p.params) for some in pieces for p in some if isinstance(p, Piece)]
         space = request_space(cache=True, cache_salt="")
-        with (
-            self._bar(len(jobs), progress) as bar,
-            Run(self.engine, len(jobs), None, space, Service(), bar, stop) as run,
-        ):
-            results = iter(run.of(jobs))
+        results = iter(self._run(jobs, progress, space=space, service=Service(), stop=stop))
         return [
             [p if isinstance(p, Score) else scoring.score_of(next(results)) for p in some]
             for some in pieces

@@ -69,9 +69,9 @@ class Run:
             ready.sort(key=lambda item: [int(token) for token in item[1].token_ids])
             waiting = deque(ready)
             while waiting:
-                full = self._queue_some(waiting)
                 if self._cancels():
                     return
+                full = self._queue_some(waiting)
                 if full is not None:
                     self._take_ended(timeout=full.retry_after_s)
 
