@@ -148,8 +148,8 @@ def test_eight_chats_at_once(served: Served, browser: Browser) -> None:
         assert all(texts)
         assert page.locator(".message.user").all_text_contents() == [QUESTION] * 8
         assert re.fullmatch(r"8 answers together: [\d.]+ tokens/s", page.inner_text("#total"))
-        assert page.is_disabled("#stop-all")
-        assert page.is_enabled("#send-all")
+        page.wait_for_selector("#stop-all:disabled")
+        page.wait_for_selector("#send-all:enabled")
 
 
 def test_one_chat_goes_on_where_it_was(served: Served, browser: Browser) -> None:
@@ -202,7 +202,7 @@ def test_errors_are_shown(served: Served, browser: Browser) -> None:
         ask(page)
         wait_for_figures(page, 2, "failed")
         assert page.inner_text(".message:last-child .error") == "the server cannot be reached"
-        assert page.is_enabled("#send-all")
+        page.wait_for_selector("#send-all:enabled")
 
 
 def test_what_a_model_says_is_text_and_reasoning_is_folded(
