@@ -60,7 +60,7 @@ void multiply(benchmark::State& state, const KernelTable* kernels, ggml_type typ
     x_of.push_back(quantized || split ? static_cast<const void*>(to) : row);
     out_of.push_back(out.data() + r * shape.n_out);
   }
-  alignas(64) static std::byte scratch[kSplitScratchBytes];
+  alignas(64) static std::byte scratch[1 << 20];
   const Product product{type,        panels.data(), (shape.n_out + 15) / 16, shape.n_in, 0,
                         shape.n_out, x_of.data(),   out_of.data(),           n_rows,     scratch};
   for (auto _ : state) {

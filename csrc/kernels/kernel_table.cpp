@@ -21,10 +21,11 @@ bool has_avx_vnni() {
   return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 4 & 1) == 1;
 }
 
-bool has_amx_bf16() {
+/// Tiles, of bytes and of BF16.
+bool has_amx() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (edx >> 22 & 1) == 1 &&
-         (edx >> 24 & 1) == 1;
+         (edx >> 24 & 1) == 1 && (edx >> 25 & 1) == 1;
 }
 
 /// The kernel saves tiles only for processes that asked for it, which it may refuse.
@@ -49,9 +50,11 @@ const KernelTable* choose(Calls calls) {
   const char* variable = std::getenv("LLAMAHERD_CPU_ISA");
   const std::string most = variable ? variable : "";
   const bool only_avx2 = most == "avx2", only_avx = only_avx2 || most == "avx_vnni";
-  const bool tiles = most == "amx_bf16" || (most.empty() && calls == Calls::kOfManyRows);
-  if (avx512 && tiles && amx_kernels() && has_amx_bf16() && may_use_tiles()) {
-    return amx_kernels();
+  const bool all_tiles = most == "amx_bf16" || (most.empty() && calls == Calls::kOfManyRows);
+  const bool byte_tiles = most == "amx_int8" || most.empty();
+  if (avx512 && (all_tiles || byte_tiles) && has_amx() && may_use_tiles()) {
+    const KernelTable* kernels = all_tiles ? amx_bf16_kernels() : amx_int8_kernels();
+    if (kernels) return kernels;
   }
   if (avx512 && !only_avx && avx512_kernels()) return avx512_kernels();
   if (avx2 && !only_avx2 && has_avx_vnni() && avx_vnni_kernels()) return avx_vnni_kernels();

@@ -32,7 +32,7 @@ struct Product {
   const void* const* x;
   float* const* out;  // [n_rows], each float[n_out]
   std::int64_t n_rows;
-  std::byte* scratch = nullptr;  // for split rows: kSplitScratchBytes, whole cache lines
+  std::byte* scratch = nullptr;  // of scratch_bytes(type), whole cache lines
 };
 
 /// Cells are attended to in blocks of this many, counted along each row's own visible cells: what a
@@ -104,17 +104,20 @@ struct KernelTable {
                                 bool* biased);
   void (*attend)(const AttentionTile& tile);
   void (*merge_blocks)(const BlockResults& results);
+  /// Of Product::scratch; null: none.
+  std::size_t (*scratch_bytes)(int type) = nullptr;
 };
 
 /// Null where the compiler has not what they need.
-const KernelTable* amx_kernels();
+const KernelTable* amx_bf16_kernels();
+const KernelTable* amx_int8_kernels();
 const KernelTable* avx512_kernels();
 const KernelTable* avx_vnni_kernels();
 const KernelTable* avx2_kernels();
 
 /// The best that this CPU can run; null: only ggml's own. The environment's LLAMAHERD_CPU_ISA,
-/// avx512_vnni, avx_vnni or avx2, keeps from better ones; with amx_bf16 those of kOfManyRows are
-/// the best for all calls.
+/// amx_int8, avx512_vnni, avx_vnni or avx2, keeps from better ones; with amx_bf16 those of
+/// kOfManyRows are the best for all calls.
 const KernelTable* best_kernels(Calls calls = Calls::kOfFewRows);
 
 }  // namespace llamaherd::kernels

@@ -23,6 +23,8 @@ constexpr std::int64_t kPrivateValues = 8192;
 constexpr std::int64_t kBytesOfRows = 256 << 10;
 constexpr std::int64_t kBytesOfSplitRows = 1 << 20;
 constexpr std::int64_t kLeastRows = 64;
+// Kernels take up to so many rows at a time.
+constexpr std::int64_t kRowsAtOnce = 16;
 
 const KernelTable& kernels_of(const PoolState* state) {
   return *best_kernels(state ? state->calls : Calls::kOfFewRows);
@@ -72,9 +74,9 @@ struct Shape {
         list_bytes(whole_lines((2 * n_products + weights.ne[2] + 2) * sizeof(void*))) {
     const std::int64_t x_bytes = row_bytes > 0 ? row_bytes : n_in * sizeof(float);
     const std::int64_t all = form == RowForm::kSplit ? kBytesOfSplitRows : kBytesOfRows;
-    n_fit = std::max(all / x_bytes / 8 * 8, kLeastRows);
+    n_fit = std::max(all / x_bytes / kRowsAtOnce * kRowsAtOnce, kLeastRows);
     const bool gathers = form == RowForm::kSplit && dst.op == GGML_OP_MUL_MAT_ID;
-    scratch_bytes = form == RowForm::kSplit ? kSplitScratchBytes : 0;
+    scratch_bytes = kernels.scratch_bytes ? whole_lines(kernels.scratch_bytes(weights.type)) : 0;
     gathered_bytes = gathers ? whole_lines(std::min(n_fit, n_products) * row_bytes) : 0;
   }
 
@@ -163,17 +165,29 @@ class Multiply {
     return x;
   }
 
+  static std::int64_t blocks(std::int64_t n_rows, std::int64_t n_block) {
+    return (n_rows + n_block - 1) / n_block;
+  }
+
+  /// Blocks of one size, as threads get as many pieces each: a short last block would leave one of
+  /// them waiting.
+  std::int64_t rows_of_a_block(std::int64_t n_rows) const {
+    const std::int64_t n = blocks(n_rows, blocks(n_rows, s_.n_fit));
+    return blocks(n, kRowsAtOnce) * kRowsAtOnce;
+  }
+
   /// This thread's part of the products of one expert's weights with rows [begin, end) of x_of_:
   /// pieces are panels, times blocks of rows where there are many rows.
   void product(std::int64_t expert, std::int64_t begin, std::int64_t end) {
-    const std::int64_t n_pieces = (end - begin + s_.n_fit - 1) / s_.n_fit * s_.n_panels;
+    const std::int64_t n_block = rows_of_a_block(end - begin);
+    const std::int64_t n_pieces = blocks(end - begin, n_block) * s_.n_panels;
     std::int64_t piece = n_pieces * params_.ith / params_.nth;
     const std::int64_t last = n_pieces * (params_.ith + 1) / params_.nth;
     while (piece < last) {
-      const std::int64_t row = begin + piece / s_.n_panels * s_.n_fit;
+      const std::int64_t row = begin + piece / s_.n_panels * n_block;
       const std::int64_t panel = piece % s_.n_panels;
       const std::int64_t n_panels = std::min(s_.n_panels - panel, last - piece);
-      const std::int64_t n = std::min(s_.n_fit, end - row);
+      const std::int64_t n = std::min(n_block, end - row);
       kernels_.multiply({
           .type = s_.weights.type,
           .panels = static_cast<const std::byte*>(s_.weights.data) +

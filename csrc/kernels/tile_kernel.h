@@ -6,6 +6,7 @@
 #include "kernel_table.h"
 #include "panels.h"
 #include "split_row.h"
+#include "tile_scope.h"
 
 /// Products of F16 and BF16 weights in AMX tiles, which multiply BF16 and add float. A number is
 /// the sum of two BF16 halves, hi + lo: a weight exactly, an activation to 16 bits. A product is
@@ -22,9 +23,6 @@ inline constexpr std::int64_t kTileBytes = 1024;
 inline constexpr std::int64_t kGroupRows = 32;
 // Steps of weights to ask for before they are needed, first into the second-level cache.
 inline constexpr std::int64_t kStepsFarAhead = 12, kStepsAhead = 4;
-
-/// Before tiles are loaded: the intrinsics do not tell the compiler that they read memory.
-inline void finish_stores() { asm volatile("" ::: "memory"); }
 
 struct Halves {
   __m512i hi, lo;
@@ -103,36 +101,12 @@ void unpack_step(const std::byte* weights, std::byte* tiles) {
 /// sums with a first panel, 2 and 3 with a second; 6 and 7 the panels' weights.
 struct TileShape {
   int rows[2];
-};
 
-struct alignas(64) TileConfig {
-  std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  std::uint16_t row_bytes[16] = {};
-  std::uint8_t rows[16] = {};
-};
-
-/// Tiles of one shape, until it ends. The thread's own configuration is put back: ggml's kernels
-/// set theirs once and rely on it.
-class TileScope {
- public:
-  explicit TileScope(const TileShape& shape) {
+  TileConfig config() const {
     TileConfig config;
-    for (int i = 0; i < 8; ++i) {
-      const int rows = i < 6 ? shape.rows[i % 2] : 16;
-      config.rows[i] = static_cast<std::uint8_t>(rows);
-      config.row_bytes[i] = rows > 0 ? 64 : 0;
-    }
-    asm volatile("sttilecfg %0" : "=m"(before_));
-    load(config);
+    for (int i = 0; i < 8; ++i) config.set(i, i < 6 ? rows[i % 2] : 16, 64);
+    return config;
   }
-  ~TileScope() { load(before_); }
-  TileScope(const TileScope&) = delete;
-
- private:
-  /// GCC's intrinsic reads, for all that the compiler knows, eight bytes.
-  static void load(const TileConfig& config) { asm volatile("ldtilecfg %0" ::"m"(config)); }
-
-  TileConfig before_;
 };
 
 /// Where a group's sums are: those of each panel by itself, rows at equal distances.
@@ -261,7 +235,7 @@ class MultiplySplit {
         out_stride_(stride_of(p.out, p.n_rows)) {}
 
   void run() const {
-    const TileScope scope(shape_);
+    const TileScope scope(shape_.config());
     const std::int64_t n_at_once = keeps_ ? kKeptPanels : 2;
     const std::int64_t n_blocks = keeps_ ? (n_steps_ + kKeptSteps - 1) / kKeptSteps : 1;
     for (std::int64_t panel = 0; panel < p_.n_panels; panel += n_at_once) {

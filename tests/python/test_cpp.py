@@ -53,6 +53,6 @@ def test_the_cpp_tests_pass() -> None:
     assert_passes(build("cpp", "herd_tests", llama="OFF"))
 
 
-@pytest.mark.parametrize("most", ["amx_bf16", "avx512_vnni", "avx_vnni", "avx2"])
+@pytest.mark.parametrize("most", ["amx_bf16", "amx_int8", "avx512_vnni", "avx_vnni", "avx2"])
 def test_the_kernel_tests_pass(kernel_tests: Path, most: str) -> None:
     assert_passes(kernel_tests, LLAMAHERD_CPU_ISA=most)

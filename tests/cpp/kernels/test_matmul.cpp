@@ -110,17 +110,18 @@ TEST_P(MatmulOfType, IsCloseToTheTrueProductForEveryNumberOfRowsAndThreads) {
 TEST_P(MatmulOfType, ARowDoesNotDependOnTheRowsBesideIt) {
   if (!best_kernels()) GTEST_SKIP() << "no fast kernels on this CPU";
   std::mt19937 random(2);
-  const Matrix w = random_matrix(GetParam(), 768, 50, random);
-  const std::vector<float> x = normal(768 * 64, random);
+  constexpr std::int64_t kIn = 1280, kRows = 64;
+  const Matrix w = random_matrix(GetParam(), kIn, 150, random);
+  const std::vector<float> x = normal(kIn * kRows, random);
   Cpu one(Mode::kFast, 1), three(Mode::kFast, 3);
   std::vector<float> alone;
-  for (int r = 0; r < 64; ++r) {
-    const std::vector<float> row(x.begin() + 768 * r, x.begin() + 768 * (r + 1));
+  for (int r = 0; r < kRows; ++r) {
+    const std::vector<float> row(x.begin() + kIn * r, x.begin() + kIn * (r + 1));
     const std::vector<float> out = multiply(w, row, one, true);
     alone.insert(alone.end(), out.begin(), out.end());
   }
-  for (int n_rows = 1; n_rows <= 64; n_rows += n_rows < 33 ? 1 : 31) {
-    const std::vector<float> rows(x.begin(), x.begin() + 768 * n_rows);
+  for (int n_rows = 1; n_rows <= kRows; n_rows += n_rows < 33 ? 1 : 3) {
+    const std::vector<float> rows(x.begin(), x.begin() + kIn * n_rows);
     const std::vector<float> out = multiply(w, rows, n_rows % 2 ? one : three, true);
     ASSERT_EQ(std::memcmp(out.data(), alone.data(), out.size() * sizeof(float)), 0) << n_rows;
   }
@@ -130,7 +131,7 @@ TEST_P(MatmulOfType, ActivationsThatEightBitsHoldAreMultipliedExactly) {
   if (!best_kernels()) GTEST_SKIP() << "no fast kernels on this CPU";
   std::mt19937 random(3);
   const Matrix w = random_matrix(GetParam(), 1024, 33, random);
-  std::vector<float> x(1024 * 5);
+  std::vector<float> x(1024 * 53);
   for (std::size_t i = 0; i < x.size(); ++i) {
     x[i] = i % 32 == 0 ? 127.0f : static_cast<float>(static_cast<int>(random() % 255) - 127);
   }
@@ -142,15 +143,16 @@ TEST_P(MatmulOfType, HoldsForHostileValues) {
   if (!best_kernels()) GTEST_SKIP() << "no fast kernels on this CPU";
   std::mt19937 random(4);
   const ggml_type type = GetParam();
+  constexpr std::int64_t kRows = 48;
   std::vector<std::vector<float>> weights(4, std::vector<float>(512 * 20, 0.0f));
   weights[1] = normal(512 * 20, random, 1000);                          // huge scales
   weights[2][17] = 60000;                                               // one outlier
   for (float& value : weights[3]) value = random() % 2 ? 1.0f : -1.0f;  // all extremes
-  std::vector<std::vector<float>> inputs(5, std::vector<float>(512 * 3, 0.0f));
-  inputs[1] = normal(512 * 3, random, 1e6f);
-  inputs[2] = normal(512 * 3, random, 1e-3f);
+  std::vector<std::vector<float>> inputs(5, std::vector<float>(512 * kRows, 0.0f));
+  inputs[1] = normal(512 * kRows, random, 1e6f);
+  inputs[2] = normal(512 * kRows, random, 1e-3f);
   inputs[2][700] = 1e4f;
-  inputs[3] = normal(512 * 3, random, 1e-42f);  // denormals
+  inputs[3] = normal(512 * kRows, random, 1e-42f);  // denormals
   for (float& value : inputs[4]) value = random() % 2 ? 1.0f : -1.0f;
   Cpu cpu(Mode::kFast, 2);
   for (const auto& values : weights) {
@@ -164,7 +166,7 @@ TEST_P(MatmulOfType, WhatIsNotFiniteSpoilsItsOwnRowOnly) {
   std::mt19937 random(5);
   const Matrix w = random_matrix(GetParam(), 256, 16, random);
   for (const float bad : {NAN, INFINITY, -INFINITY}) {
-    std::vector<float> x = normal(256 * 9, random);
+    std::vector<float> x = normal(256 * 57, random);
     x[256 * 4 + 100] = bad;
     Cpu cpu(Mode::kFast, 2);
     const std::vector<float> out = multiply(w, x, cpu, true);
@@ -177,7 +179,7 @@ TEST_P(MatmulOfType, WhatIsNotFiniteSpoilsItsOwnRowOnly) {
 TEST_P(MatmulOfType, ReadsAndWritesNothingOutsideItsBuffers) {
   if (!best_kernels()) GTEST_SKIP() << "no fast kernels on this CPU";
   std::mt19937 random(6);
-  constexpr std::int64_t kIn = 256, kOut = 21, kRows = 19;
+  constexpr std::int64_t kIn = 256, kOut = 21, kRows = 57;
   const Matrix w = random_matrix(GetParam(), kIn, kOut, random);
   const ContextPtr context = make_context();
   const ggml_tensor& tensor = *ggml_new_tensor_2d(context.get(), w.type, kIn, kOut);
@@ -191,7 +193,9 @@ TEST_P(MatmulOfType, ReadsAndWritesNothingOutsideItsBuffers) {
   auto* to = reinterpret_cast<float*>(out.data());
   GuardedBuffer blocks(kIn / 32 * kRows * sizeof(ActivationBlock));
   auto* quantized_rows = reinterpret_cast<ActivationBlock*>(blocks.data());
-  GuardedBuffer halves(kRows * split_row_bytes(kIn)), scratch(kSplitScratchBytes);
+  const auto scratch_bytes = best_kernels()->scratch_bytes;
+  GuardedBuffer halves(kRows * split_row_bytes(kIn));
+  GuardedBuffer scratch(scratch_bytes ? scratch_bytes(w.type) : 0);
   std::vector<const void*> x_of;
   std::vector<float*> out_of;
   for (int r = 0; r < kRows; ++r) {
@@ -207,7 +211,7 @@ TEST_P(MatmulOfType, ReadsAndWritesNothingOutsideItsBuffers) {
     }
     out_of.push_back(to + r * kOut);
   }
-  for (const std::int64_t n_rows : {1, 8, 11, 19}) {
+  for (const std::int64_t n_rows : {1, 8, 11, 19, 50, 57}) {
     best_kernels()->multiply({w.type, panels.data(), 2, kIn, 0, kOut, x_of.data(), out_of.data(),
                               n_rows, scratch.data()});
     expect_close(w, {x.begin(), x.begin() + kIn * n_rows}, {to, to + kOut * n_rows});
@@ -248,7 +252,8 @@ TEST(Matmul, SplitActivationsKeepSixteenBits) {
 
 #if defined(__x86_64__)
 TEST(Matmul, LeavesTheThreadsTilesConfiguredAsTheyWere) {
-  if (!best_kernels() || !best_kernels()->split) GTEST_SKIP() << "these kernels use no tiles";
+  if (!best_kernels() || !best_kernels()->scratch_bytes)
+    GTEST_SKIP() << "these kernels use no tiles";
   struct alignas(64) Config {
     std::uint8_t bytes[64];
   };
@@ -257,13 +262,16 @@ TEST(Matmul, LeavesTheThreadsTilesConfiguredAsTheyWere) {
   before.bytes[16 + 2 * 3] = 32;  // bytes of a row of tile 3
   before.bytes[48 + 3] = 5;       // rows
   std::mt19937 random(11);
-  const Matrix w = random_matrix(GGML_TYPE_F16, 64, 16, random);
   Cpu cpu(Mode::kFast, 1);
-  asm volatile("ldtilecfg %0" ::"m"(before));
-  multiply(w, normal(64, random), cpu, true);
-  asm volatile("sttilecfg %0" : "=m"(after));
-  asm volatile("tilerelease");
-  EXPECT_EQ(std::memcmp(&before, &after, sizeof before), 0);
+  for (const ggml_type type : {GGML_TYPE_F16, GGML_TYPE_Q4_0}) {
+    const Matrix w = random_matrix(type, 64, 16, random);
+    const std::vector<float> x = normal(64 * 48, random);
+    asm volatile("ldtilecfg %0" ::"m"(before));
+    multiply(w, x, cpu, true);
+    asm volatile("sttilecfg %0" : "=m"(after));
+    asm volatile("tilerelease");
+    EXPECT_EQ(std::memcmp(&before, &after, sizeof before), 0) << ggml_type_name(type);
+  }
 }
 #endif
 

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstdint>
+
+namespace llamaherd::kernels {
+namespace {
+
+/// Rows and bytes of a row of each AMX tile.
+struct alignas(64) TileConfig {
+  std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  std::uint16_t row_bytes[16] = {};
+  std::uint8_t rows[16] = {};
+
+  void set(int tile, int n_rows, int n_bytes) {
+    rows[tile] = static_cast<std::uint8_t>(n_rows);
+    row_bytes[tile] = static_cast<std::uint16_t>(n_rows > 0 ? n_bytes : 0);
+  }
+};
+
+/// Tiles of one shape, until it ends. The thread's own configuration is put back: ggml's kernels
+/// set theirs once and rely on it.
+class TileScope {
+ public:
+  explicit TileScope(const TileConfig& config) {
+    asm volatile("sttilecfg %0" : "=m"(before_));
+    load(config);
+  }
+  ~TileScope() { load(before_); }
+  TileScope(const TileScope&) = delete;
+
+ private:
+  /// GCC's intrinsic reads, for all that the compiler knows, eight bytes.
+  static void load(const TileConfig& config) { asm volatile("ldtilecfg %0" ::"m"(config)); }
+
+  TileConfig before_;
+};
+
+/// Before tiles are loaded: the intrinsics do not tell the compiler that they read memory.
+inline void finish_stores() { asm volatile("" ::: "memory"); }
+
+}  // namespace
+}  // namespace llamaherd::kernels
