@@ -188,6 +188,7 @@ class MultiplyBytes {
         unpack_block<L>(p_.panels + panel * bytes, b, *to++);
       }
     }
+    finish_stores();
   }
 
   /// Rows [first_row, first_row + kTileRows), of which the first `n_done` are computed already.

@@ -14,7 +14,7 @@ from llamaherd import InvalidRequestError
 from llamaherd.answered import Answered
 from llamaherd.bench import figures, report, scenarios, tables, traces
 from llamaherd.bench.contestant import Absent, Setup
-from llamaherd.bench.field import Field
+from llamaherd.bench.field import Called, Field, Played
 from llamaherd.bench.rounds import Plan, measure
 from llamaherd.bench.scenario import Scenario, n_words
 from llamaherd.bench.scenarios import KINDS, Size
@@ -259,6 +259,34 @@ def test_an_engine_that_cannot_load_is_absent(tmp_path: Path) -> None:
         assert not field.contestants
         assert "broken.gguf" in field.absent["llamaherd"]
         assert "ended with 1" in field.absent["llamaherd-server"]
+
+
+def test_a_contestant_that_dies_leaves_the_others_their_rounds(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan(
+        workload="unshared",
+        size=Size(2, 2, 1.0),
+        contestants=("one-at-a-time", "llamaherd"),
+        model=str(model_path),
+        n_threads=1,
+        n_rounds=3,
+    )
+    play = Called.play
+
+    def play_and_kill(self: Called, scenario: Scenario) -> Played:
+        played = play(self, scenario)
+        if told == [("one-at-a-time", 0)]:
+            self._process.kill()
+        return played
+
+    monkeypatch.setattr(Called, "play", play_and_kill)
+    told: list[tuple[str, int]] = []
+    result = measure(plan, lambda name, i, _: told.append((name, i)))
+    assert result["absent"].keys() == {"llamaherd"}
+    assert "its process ended with -9" in result["absent"]["llamaherd"]
+    assert list(result["contestants"]) == ["one-at-a-time"]
+    assert len(result["contestants"]["one-at-a-time"]["rounds"]) == 3
 
 
 def test_a_server_that_ends_is_absent_with_its_last_word() -> None:

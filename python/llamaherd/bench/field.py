@@ -135,6 +135,15 @@ class Field:
         except Absent as absent:
             self.absent[name] = str(absent)
 
+    def play(self, name: str, scenario: Scenario) -> Played | None:
+        """As `Contestant.play()`; None: its process ended, and it is absent from now on."""
+        try:
+            return self.contestants[name].play(scenario)
+        except Absent as absent:
+            self.absent[name] = str(absent)
+            self.contestants.pop(name).close()
+            return None
+
     def close(self) -> None:
         for contestant in self.contestants.values():
             contestant.close()

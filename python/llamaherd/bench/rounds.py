@@ -96,13 +96,16 @@ def measure(plan: Plan, on_round: Callable[[str, int, dict[str, Any]], None]) ->
 
 def _play(plan: Plan, field_: Field) -> Iterator[tuple[str, int, Played]]:
     """All rounds, each of which begins with another contestant."""
-    names = list(field_.contestants)
-    for name in names:
-        field_.contestants[name].play(_warm_up(plan))
+    for name in list(field_.contestants):
+        field_.play(name, _warm_up(plan))
     for i in range(plan.n_rounds):
         scenario = plan.scenario(i)
-        for name in names[i % len(names) :] + names[: i % len(names)]:
-            yield name, i, field_.contestants[name].play(scenario)
+        names = list(field_.contestants)
+        first = i % max(len(names), 1)
+        for name in names[first:] + names[:first]:
+            played = field_.play(name, scenario)
+            if played is not None:
+                yield name, i, played
 
 
 def _warm_up(plan: Plan) -> Scenario:
