@@ -50,9 +50,15 @@ def draw(results: dict[str, Any], folder: Path) -> list[tuple[str, Path]]:
     return made
 
 
-def _new(n_columns: int, height: float = 2.8) -> tuple[Figure, list[Any]]:
-    figure = Figure(figsize=(min(10.0, 3.6 * n_columns + 0.8), height), layout="constrained")
-    return figure, list(figure.subplots(1, n_columns, squeeze=False)[0])
+def _new(n_fields: int, height: float = 2.8, width: float = 3.6) -> tuple[Figure, list[Any]]:
+    """Rows of up to three fields of that size, in inches."""
+    n_columns, n_rows = min(n_fields, 3), (n_fields + 2) // 3
+    size = (min(12.0, width * n_columns + 0.8), height * n_rows)
+    figure = Figure(figsize=size, layout="constrained")
+    fields = list(figure.subplots(n_rows, n_columns, squeeze=False).flat)
+    for spare in fields[n_fields:]:
+        spare.set_axis_off()
+    return figure, fields[:n_fields]
 
 
 def _median(run: dict[str, Any], name: str) -> float:
@@ -64,7 +70,7 @@ def _single(runs: Sequence[dict[str, Any]]) -> Figure | None:
     both = [run for run in runs if {"one-at-a-time", figures.OWN} <= set(run["contestants"])]
     if not both:
         return None
-    figure, (axes,) = _new(1)
+    figure, (axes,) = _new(1, width=max(3.6, 1.3 * len(both)))
     for i, run in enumerate(both):
         single, batched = _median(run, "one-at-a-time"), _median(run, figures.OWN)
         axes.bar(
