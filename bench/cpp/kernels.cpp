@@ -35,6 +35,10 @@ std::vector<std::byte> random_panels(const ggml_tensor& weights) {
   return panels;
 }
 
+struct alignas(64) Line {
+  std::byte bytes[64];
+};
+
 void multiply(benchmark::State& state, const KernelTable* kernels, ggml_type type, Shape shape) {
   const std::int64_t n_rows = state.range(0);
   ggml_tensor weights{};
@@ -60,9 +64,18 @@ void multiply(benchmark::State& state, const KernelTable* kernels, ggml_type typ
     x_of.push_back(quantized || split ? static_cast<const void*>(to) : row);
     out_of.push_back(out.data() + r * shape.n_out);
   }
-  alignas(64) static std::byte scratch[1 << 20];
-  const Product product{type,        panels.data(), (shape.n_out + 15) / 16, shape.n_in, 0,
-                        shape.n_out, x_of.data(),   out_of.data(),           n_rows,     scratch};
+  std::vector<Line> scratch(
+      kernels->scratch_bytes ? (kernels->scratch_bytes(type) + 63) / sizeof(Line) : 0);
+  const Product product{type,
+                        panels.data(),
+                        (shape.n_out + 15) / 16,
+                        shape.n_in,
+                        0,
+                        shape.n_out,
+                        x_of.data(),
+                        out_of.data(),
+                        n_rows,
+                        reinterpret_cast<std::byte*>(scratch.data())};
   for (auto _ : state) {
     kernels->multiply(product);
     benchmark::ClobberMemory();

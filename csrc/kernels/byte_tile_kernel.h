@@ -6,7 +6,7 @@
 #include "matmul_kernel.h"
 #include "panels.h"
 #include "simd_avx512.h"
-#include "tile_scope.h"
+#include "tiles.h"
 
 /// Products of quantised weights in AMX tiles, which multiply bytes and add integers. The integers,
 /// and what is done with them in which order, are those of multiply_tile(): results are the same to
@@ -20,9 +20,6 @@ namespace llamaherd::kernels {
 namespace {
 
 constexpr std::int64_t kTileRows = 16;
-// From so many rows on tiles are quicker than vectors, if weights are unpacked for these alone; and
-// from so many on a tile that is not full, if there are others.
-constexpr std::int64_t kLeastRows = 48, kLeastTileRows = 9;
 // Unpacked blocks that are kept while all rows pass by: of so many panels, which stay in the
 // second-level cache, and so many of each, whose activations stay in the first.
 constexpr std::int64_t kByteKeptPanels = 8, kByteKeptBlocks = 24;
@@ -34,7 +31,15 @@ struct alignas(64) UnpackedBlock {
 
 constexpr std::size_t kByteScratchBytes = kByteKeptPanels * kByteKeptBlocks * sizeof(UnpackedBlock);
 
-/// Scales, and sums of inputs, of some rows' blocks.
+/// Of n rows, how many from the first on are multiplied in tiles; vectors are quicker for the rest.
+inline std::int64_t rows_in_tiles(std::int64_t n) {
+  // Unpacking the weights is not worth it for fewer rows, nor one tile more for fewer in that.
+  constexpr std::int64_t kLeast = 48, kLeastOfATile = 9;
+  if (n < kLeast) return 0;
+  return n % kTileRows < kLeastOfATile ? n / kTileRows * kTileRows : n;
+}
+
+/// Scales, and sums of inputs where the type has minimums, of some rows' blocks.
 struct RowFactors {
   float scale[kByteKeptBlocks][kTileRows], sum[kByteKeptBlocks][kTileRows];
 };
@@ -124,36 +129,17 @@ class TileSums {
   alignas(64) std::int32_t sums_[2][kTileRows][16];
 };
 
+/// A product of kTileRows rows or more, whose activations lie x_stride bytes apart.
 template <Layout L>
 class MultiplyBytes {
  public:
-  explicit MultiplyBytes(const Product& p)
+  MultiplyBytes(const Product& p, std::int64_t x_stride)
       : p_(p),
+        x_stride_(x_stride),
         n_blocks_(p.n_in / kBlockInputs),
-        n_tiled_(p.n_rows % kTileRows >= kLeastTileRows ? p.n_rows
-                                                        : p.n_rows / kTileRows * kTileRows),
-        x_stride_(row(1) - row(0)),
         kept_(reinterpret_cast<UnpackedBlock*>(p.scratch)) {}
 
   void run() const {
-    multiply_tiled();
-    if (n_tiled_ == p_.n_rows) return;
-    Product rest = p_;
-    rest.x += n_tiled_;
-    rest.out += n_tiled_;
-    rest.n_rows -= n_tiled_;
-    multiply_quantized<Avx512, L>(rest);
-  }
-
- private:
-  /// Panels and blocks of which all rows are computed before the next.
-  struct Part {
-    std::int64_t panel, last_panel, block, last_block;
-  };
-
-  const std::byte* row(std::int64_t i) const { return static_cast<const std::byte*>(p_.x[i]); }
-
-  void multiply_tiled() const {
     TileConfig config;
     for (int i = 0; i < 2; ++i) {
       config.set(i, kTileRows, 64);                // sums
@@ -171,11 +157,17 @@ class MultiplyBytes {
     }
   }
 
+ private:
+  /// Panels and blocks of which all rows are computed before the next.
+  struct Part {
+    std::int64_t panel, last_panel, block, last_block;
+  };
+
   void multiply_part(const Part& part) const {
     unpack(part);
-    for (std::int64_t begin = 0; begin < n_tiled_; begin += kTileRows) {
+    for (std::int64_t begin = 0; begin < p_.n_rows; begin += kTileRows) {
       // The last rows' tile begins early enough to be full, and leaves alone what is computed.
-      const std::int64_t last = n_tiled_ - kTileRows, first_row = begin < last ? begin : last;
+      const std::int64_t last = p_.n_rows - kTileRows, first_row = begin < last ? begin : last;
       multiply_rows(part, first_row, static_cast<int>(begin - first_row));
     }
   }
@@ -199,10 +191,11 @@ class MultiplyBytes {
       for (std::int64_t r = 0; r < kTileRows; ++r) {
         const auto* blocks = static_cast<const ActivationBlock*>(p_.x[first_row + r]);
         factors.scale[b][r] = blocks[part.block + b].scale;
-        factors.sum[b][r] = blocks[part.block + b].sum;
+        if constexpr (L.has_min) factors.sum[b][r] = blocks[part.block + b].sum;
       }
     }
-    const std::byte* x = row(first_row) + part.block * sizeof(ActivationBlock);
+    const std::byte* x =
+        static_cast<const std::byte*>(p_.x[first_row]) + part.block * sizeof(ActivationBlock);
     for (std::int64_t panel = part.panel; panel < part.last_panel; ++panel) {
       TileSums<L> sums(kept_ + (panel - part.panel) * n, x, x_stride_, factors);
       const std::int64_t first = p_.first + panel * kPanelOutputs, left = p_.n_out - first;
@@ -223,7 +216,7 @@ class MultiplyBytes {
   }
 
   const Product& p_;
-  const std::int64_t n_blocks_, n_tiled_, x_stride_;
+  const std::int64_t x_stride_, n_blocks_;
   UnpackedBlock* const kept_;
 };
 

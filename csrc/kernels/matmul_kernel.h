@@ -249,25 +249,36 @@ void multiply_float(const Product& p) {
   }
 }
 
+/// Calls f.template operator()<L>() with the layout of a quantised type; false: it is not
+/// quantised.
+template <class F>
+bool with_layout(int type, const F& f) {
+  switch (type) {
+    case GGML_TYPE_Q4_0:
+      return f.template operator()<kLayoutQ4_0>(), true;
+    case GGML_TYPE_Q4_1:
+      return f.template operator()<kLayoutQ4_1>(), true;
+    case GGML_TYPE_Q5_0:
+      return f.template operator()<kLayoutQ5_0>(), true;
+    case GGML_TYPE_Q5_1:
+      return f.template operator()<kLayoutQ5_1>(), true;
+    case GGML_TYPE_Q8_0:
+      return f.template operator()<kLayoutQ8_0>(), true;
+    case GGML_TYPE_Q4_K:
+      return f.template operator()<kLayoutQ4_K>(), true;
+    case GGML_TYPE_Q5_K:
+      return f.template operator()<kLayoutQ5_K>(), true;
+    case GGML_TYPE_Q6_K:
+      return f.template operator()<kLayoutQ6_K>(), true;
+    default:
+      return false;
+  }
+}
+
 template <class S>
 void multiply(const Product& p) {
+  if (with_layout(p.type, [&]<Layout L>() { multiply_quantized<S, L>(p); })) return;
   switch (p.type) {
-    case GGML_TYPE_Q4_0:
-      return multiply_quantized<S, kLayoutQ4_0>(p);
-    case GGML_TYPE_Q4_1:
-      return multiply_quantized<S, kLayoutQ4_1>(p);
-    case GGML_TYPE_Q5_0:
-      return multiply_quantized<S, kLayoutQ5_0>(p);
-    case GGML_TYPE_Q5_1:
-      return multiply_quantized<S, kLayoutQ5_1>(p);
-    case GGML_TYPE_Q8_0:
-      return multiply_quantized<S, kLayoutQ8_0>(p);
-    case GGML_TYPE_Q4_K:
-      return multiply_quantized<S, kLayoutQ4_K>(p);
-    case GGML_TYPE_Q5_K:
-      return multiply_quantized<S, kLayoutQ5_K>(p);
-    case GGML_TYPE_Q6_K:
-      return multiply_quantized<S, kLayoutQ6_K>(p);
     case GGML_TYPE_F32:
       return multiply_float<S, GGML_TYPE_F32>(p);
     case GGML_TYPE_F16:

@@ -6,7 +6,7 @@
 #include "kernel_table.h"
 #include "panels.h"
 #include "split_row.h"
-#include "tile_scope.h"
+#include "tiles.h"
 
 /// Products of F16 and BF16 weights in AMX tiles, which multiply BF16 and add float. A number is
 /// the sum of two BF16 halves, hi + lo: a weight exactly, an activation to 16 bits. A product is
@@ -209,15 +209,6 @@ inline TileShape shape_of(std::int64_t n_rows) {
   const auto n = static_cast<int>((n_rows + n_groups - 1) / n_groups);
   const int first = n > 16 ? (n + 1) / 2 : n;
   return {{first, n - first}};
-}
-
-/// Bytes from each row of results to the next; 0 if they lie at several distances.
-inline std::int64_t stride_of(float* const* out, std::int64_t n_rows) {
-  if (n_rows == 1) return 64;
-  for (std::int64_t r = 2; r < n_rows; ++r) {
-    if (out[r] - out[r - 1] != out[1] - out[0]) return 0;
-  }
-  return (out[1] - out[0]) * 4;
 }
 
 /// A product, by blocks of steps whose unpacked weights, of a few pairs of panels, are kept in the

@@ -14,7 +14,7 @@ from llamaherd import InvalidRequestError
 from llamaherd.answered import Answered
 from llamaherd.bench import figures, report, scenarios, tables, traces
 from llamaherd.bench.contestant import Absent, Setup
-from llamaherd.bench.field import Called, Field, Played
+from llamaherd.bench.field import Called, Field, Played, Served
 from llamaherd.bench.rounds import Plan, measure
 from llamaherd.bench.scenario import Scenario, n_words
 from llamaherd.bench.scenarios import KINDS, Size
@@ -261,32 +261,36 @@ def test_an_engine_that_cannot_load_is_absent(tmp_path: Path) -> None:
         assert "ended with 1" in field.absent["llamaherd-server"]
 
 
+@pytest.mark.parametrize("dying", ["llamaherd", "llamaherd-server"])
 def test_a_contestant_that_dies_leaves_the_others_their_rounds(
-    model_path: Path, monkeypatch: pytest.MonkeyPatch
+    model_path: Path, monkeypatch: pytest.MonkeyPatch, dying: str
 ) -> None:
     plan = Plan(
         workload="unshared",
         size=Size(2, 2, 1.0),
-        contestants=("one-at-a-time", "llamaherd"),
+        contestants=("one-at-a-time", dying),
         model=str(model_path),
         n_threads=1,
         n_rounds=3,
     )
-    play = Called.play
-
-    def play_and_kill(self: Called, scenario: Scenario) -> Played:
-        played = play(self, scenario)
-        if told == [("one-at-a-time", 0)]:
-            self._process.kill()
-        return played
-
-    monkeypatch.setattr(Called, "play", play_and_kill)
+    play = Field.play
     told: list[tuple[str, int]] = []
+
+    def kill_and_play(self: Field, name: str, scenario: Scenario) -> Played | None:
+        if name == dying and told:
+            one = self.contestants[name]
+            assert isinstance(one, Called | Served)
+            process = one.process if isinstance(one, Called) else one.server.process
+            process.kill()
+            process.wait()
+        return play(self, name, scenario)
+
+    monkeypatch.setattr(Field, "play", kill_and_play)
     result = measure(plan, lambda name, i, _: told.append((name, i)))
-    assert result["absent"].keys() == {"llamaherd"}
-    assert "its process ended with -9" in result["absent"]["llamaherd"]
+    assert told == [("one-at-a-time", i) for i in range(3)]
+    assert result["absent"].keys() == {dying}
+    assert "ended with -9" in result["absent"][dying]
     assert list(result["contestants"]) == ["one-at-a-time"]
-    assert len(result["contestants"]["one-at-a-time"]["rounds"]) == 3
 
 
 def test_a_server_that_ends_is_absent_with_its_last_word() -> None:

@@ -133,13 +133,11 @@ LLAMA: dict[str, str] = {
     "kernels/simd_avx_vnni": "kernels/simd_avx2",
     "kernels/avx_vnni": _INSTRUCTIONS + " kernels/simd_avx_vnni",
     "kernels/avx512": _INSTRUCTIONS + " kernels/simd_avx512",
-    "kernels/tile_scope": "",
-    "kernels/tile_kernel": (
-        "kernels/kernel_table kernels/panels kernels/split_row kernels/tile_scope"
-    ),
+    "kernels/tiles": "",
+    "kernels/tile_kernel": "kernels/kernel_table kernels/panels kernels/split_row kernels/tiles",
     "kernels/byte_tile_kernel": (
         "kernels/kernel_table kernels/matmul_kernel kernels/panels kernels/simd_avx512"
-        " kernels/tile_scope"
+        " kernels/tiles"
     ),
     "kernels/amx": "kernels/byte_tile_kernel kernels/kernel_table kernels/tile_kernel",
     "kernels/visible_blocks": "kernels/kernel_table kernels/tensor_at kernels/whole_lines",

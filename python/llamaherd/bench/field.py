@@ -40,7 +40,11 @@ class Contestant(Protocol):
     version: str
 
     def play(self, scenario: Scenario) -> Played:
-        """Asks it all requests of a scenario and waits for the answers."""
+        """Asks it all requests of a scenario and waits for the answers.
+
+        Raises:
+          Absent: Its process has ended.
+        """
 
     def close(self) -> None:
         """Ends its process."""
@@ -51,7 +55,7 @@ class Called:
 
     def __init__(self, name: str, setup: Setup) -> None:
         command = [sys.executable, "-m", "llamaherd.bench.worker", name]
-        self._process = LoggedProcess(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = LoggedProcess(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         try:
             loaded = self._exchange(setup.to_json())
         except BaseException:
@@ -67,20 +71,20 @@ class Called:
         return Played([Answered(**answer) for answer in reply["answers"]], reply["samples"])
 
     def close(self) -> None:
-        assert self._process.stdin is not None
+        assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        self._process.end()
+            self.process.stdin.close()
+        self.process.end()
 
     def _exchange(self, values: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
-            print(json.dumps(values), file=self._process.stdin, flush=True)
-        line = self._process.stdout.readline()
+            print(json.dumps(values), file=self.process.stdin, flush=True)
+        line = self.process.stdout.readline()
         if not line:
-            code = self._process.wait()
-            raise Absent(f"its process ended with {code}: {self._process.last_line()}")
+            code = self.process.wait()
+            raise Absent(f"its process ended with {code}: {self.process.last_line()}")
         return dict(json.loads(line))
 
 
@@ -88,14 +92,17 @@ class Served:
     """A server, asked over HTTP from this process; each request has a connection of its own."""
 
     def __init__(self, name: str, setup: Setup, programs: Programs) -> None:
-        self._server: Server = SERVERS[name](setup, programs)
-        self.version = self._server.version
+        self.server: Server = SERVERS[name](setup, programs)
+        self.version = self.server.version
 
     def play(self, scenario: Scenario) -> Played:
-        return Played(asyncio.run(self._play(scenario)))
+        try:
+            return Played(asyncio.run(self._play(scenario)))
+        finally:
+            self.server.check()
 
     async def _play(self, scenario: Scenario) -> list[Answered]:
-        async with HttpClient(f"{self._server.url}/v1", "completions") as client:
+        async with HttpClient(f"{self.server.url}/v1", "completions") as client:
 
             async def ask(one: Ask) -> Answered:
                 return await client.ask(
@@ -110,7 +117,7 @@ class Served:
             return await play(ask, scenario)
 
     def close(self) -> None:
-        self._server.close()
+        self.server.close()
 
 
 class Field:

@@ -47,24 +47,29 @@ class Server:
 
     def __init__(self, command: Sequence[str], port: int, version: str) -> None:
         self.version = version
+        self._name = command[0]
         self.url = f"http://127.0.0.1:{port}"
         self.process = LoggedProcess(command)
         try:
-            self._wait(command[0])
+            self._wait()
         except BaseException:
             self.close()
             raise
 
-    def _wait(self, name: str) -> None:
+    def check(self) -> None:
+        """Raises `Absent` with its last word if it has ended."""
+        code = self.process.poll()
+        if code is not None:
+            raise Absent(f"{self._name} ended with {code}: {self.process.last_line()}")
+
+    def _wait(self) -> None:
         end_s = time.monotonic() + _START_S
         while time.monotonic() < end_s:
-            if self.process.poll() is not None:
-                code, last = self.process.returncode, self.process.last_line()
-                raise Absent(f"{name} ended with {code}: {last}")
+            self.check()
             if self._answers():
                 return
             time.sleep(0.1)
-        raise Absent(f"{name} did not listen within {_START_S} s")
+        raise Absent(f"{self._name} did not listen within {_START_S} s")
 
     def _answers(self) -> bool:
         try:

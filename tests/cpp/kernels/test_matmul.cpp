@@ -120,7 +120,7 @@ TEST_P(MatmulOfType, ARowDoesNotDependOnTheRowsBesideIt) {
     const std::vector<float> out = multiply(w, row, one, true);
     alone.insert(alone.end(), out.begin(), out.end());
   }
-  for (int n_rows = 1; n_rows <= kRows; n_rows += n_rows < 33 ? 1 : 3) {
+  for (int n_rows = 1; n_rows <= kRows; n_rows += n_rows < 34 ? 1 : 3) {
     const std::vector<float> rows(x.begin(), x.begin() + kIn * n_rows);
     const std::vector<float> out = multiply(w, rows, n_rows % 2 ? one : three, true);
     ASSERT_EQ(std::memcmp(out.data(), alone.data(), out.size() * sizeof(float)), 0) << n_rows;
@@ -131,33 +131,36 @@ TEST_P(MatmulOfType, ActivationsThatEightBitsHoldAreMultipliedExactly) {
   if (!best_kernels()) GTEST_SKIP() << "no fast kernels on this CPU";
   std::mt19937 random(3);
   const Matrix w = random_matrix(GetParam(), 1024, 33, random);
-  std::vector<float> x(1024 * 53);
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    x[i] = i % 32 == 0 ? 127.0f : static_cast<float>(static_cast<int>(random() % 255) - 127);
-  }
   Cpu cpu(Mode::kFast, 2);
-  expect_close(w, x, multiply(w, x, cpu, true), true);
+  for (const std::size_t n_rows : {5, 53}) {
+    std::vector<float> x(1024 * n_rows);
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      x[i] = i % 32 == 0 ? 127.0f : static_cast<float>(static_cast<int>(random() % 255) - 127);
+    }
+    expect_close(w, x, multiply(w, x, cpu, true), true);
+  }
 }
 
 TEST_P(MatmulOfType, HoldsForHostileValues) {
   if (!best_kernels()) GTEST_SKIP() << "no fast kernels on this CPU";
   std::mt19937 random(4);
   const ggml_type type = GetParam();
-  constexpr std::int64_t kRows = 48;
   std::vector<std::vector<float>> weights(4, std::vector<float>(512 * 20, 0.0f));
   weights[1] = normal(512 * 20, random, 1000);                          // huge scales
   weights[2][17] = 60000;                                               // one outlier
   for (float& value : weights[3]) value = random() % 2 ? 1.0f : -1.0f;  // all extremes
-  std::vector<std::vector<float>> inputs(5, std::vector<float>(512 * kRows, 0.0f));
-  inputs[1] = normal(512 * kRows, random, 1e6f);
-  inputs[2] = normal(512 * kRows, random, 1e-3f);
-  inputs[2][700] = 1e4f;
-  inputs[3] = normal(512 * kRows, random, 1e-42f);  // denormals
-  for (float& value : inputs[4]) value = random() % 2 ? 1.0f : -1.0f;
   Cpu cpu(Mode::kFast, 2);
-  for (const auto& values : weights) {
-    const Matrix w(type, 512, 20, values);
-    for (const auto& x : inputs) expect_close(w, x, multiply(w, x, cpu, true));
+  for (const std::int64_t n_rows : {3, 48}) {
+    std::vector<std::vector<float>> inputs(5, std::vector<float>(512 * n_rows, 0.0f));
+    inputs[1] = normal(512 * n_rows, random, 1e6f);
+    inputs[2] = normal(512 * n_rows, random, 1e-3f);
+    inputs[2][700] = 1e4f;
+    inputs[3] = normal(512 * n_rows, random, 1e-42f);  // denormals
+    for (float& value : inputs[4]) value = random() % 2 ? 1.0f : -1.0f;
+    for (const auto& values : weights) {
+      const Matrix w(type, 512, 20, values);
+      for (const auto& x : inputs) expect_close(w, x, multiply(w, x, cpu, true));
+    }
   }
 }
 
@@ -165,13 +168,15 @@ TEST_P(MatmulOfType, WhatIsNotFiniteSpoilsItsOwnRowOnly) {
   if (!best_kernels()) GTEST_SKIP() << "no fast kernels on this CPU";
   std::mt19937 random(5);
   const Matrix w = random_matrix(GetParam(), 256, 16, random);
-  for (const float bad : {NAN, INFINITY, -INFINITY}) {
-    std::vector<float> x = normal(256 * 57, random);
-    x[256 * 4 + 100] = bad;
-    Cpu cpu(Mode::kFast, 2);
-    const std::vector<float> out = multiply(w, x, cpu, true);
-    for (std::size_t i = 0; i < out.size(); ++i) {
-      ASSERT_EQ(std::isfinite(out[i]), i / 16 != 4) << bad << " at " << i;
+  Cpu cpu(Mode::kFast, 2);
+  for (const std::int64_t n_rows : {9, 57}) {
+    for (const float bad : {NAN, INFINITY, -INFINITY}) {
+      std::vector<float> x = normal(256 * n_rows, random);
+      x[256 * 4 + 100] = bad;
+      const std::vector<float> out = multiply(w, x, cpu, true);
+      for (std::size_t i = 0; i < out.size(); ++i) {
+        ASSERT_EQ(std::isfinite(out[i]), i / 16 != 4) << bad << " at " << i << " of " << n_rows;
+      }
     }
   }
 }
@@ -265,7 +270,7 @@ TEST(Matmul, LeavesTheThreadsTilesConfiguredAsTheyWere) {
   Cpu cpu(Mode::kFast, 1);
   for (const ggml_type type : {GGML_TYPE_F16, GGML_TYPE_Q4_0}) {
     const Matrix w = random_matrix(type, 64, 16, random);
-    const std::vector<float> x = normal(64 * 48, random);
+    const std::vector<float> x = normal(64 * 64, random);
     asm volatile("ldtilecfg %0" ::"m"(before));
     multiply(w, x, cpu, true);
     asm volatile("sttilecfg %0" : "=m"(after));

@@ -35,6 +35,20 @@ class TileScope {
   TileConfig before_;
 };
 
+/// Bytes from each row to the next; 0 if they lie at several distances, where tiles cannot take
+/// them.
+template <class T>
+std::int64_t stride_of(T* const* rows, std::int64_t n_rows) {
+  if (n_rows == 1) return 64;
+  const auto distance = [&](std::int64_t r) {
+    return reinterpret_cast<const char*>(rows[r]) - reinterpret_cast<const char*>(rows[r - 1]);
+  };
+  for (std::int64_t r = 2; r < n_rows; ++r) {
+    if (distance(r) != distance(1)) return 0;
+  }
+  return distance(1);
+}
+
 /// Before tiles are loaded: the intrinsics do not tell the compiler that they read memory.
 inline void finish_stores() { asm volatile("" ::: "memory"); }
 
