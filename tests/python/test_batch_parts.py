@@ -25,7 +25,7 @@ from llamaherd.server.file_routes import router
 from llamaherd.server.file_store import StoredFile
 from llamaherd.server.generation import Context
 from llamaherd.server.in_process import InProcess
-from llamaherd.server.keys import ANYONE, KeyRing
+from llamaherd.server.keys import ANYONE, ApiKey, KeyRing
 from llamaherd.server.running import Running
 from llamaherd.server.settings import ServerSettings
 from llamaherd.server.spans import Spans
@@ -165,13 +165,26 @@ class Routes:
         return JSONResponse({"text": body["prompt"], "priority": body["priority"]})
 
 
+class Lines(Running):
+    """Counts what has begun: what runs, and what waits for a place."""
+
+    n_begun = 0
+
+    def begin_line(self, key: ApiKey) -> bool:
+        begun = super().begin_line(key)
+        self.n_begun += begun
+        return begun
+
+
 @contextlib.asynccontextmanager
-async def batches_in(folder: Path, routes: Routes) -> AsyncIterator[Batches]:
+async def batches_in(
+    folder: Path, routes: Routes, running: Running | None = None
+) -> AsyncIterator[Batches]:
     async with open_batches(
         folder,
         InProcess(routes.app, Spans()),
         KeyRing(),
-        Running(),
+        running or Running(),
         n_lines=2,
         max_line_bytes=1000,
         draining=lambda: False,
@@ -282,17 +295,17 @@ async def test_a_server_that_stops_waits_for_no_second_try(
 
 
 async def test_batches_get_places_in_turn(tmp_path: Path) -> None:
-    routes = Routes()
+    routes, lines = Routes(), Lines()
     routes.open.clear()
-    async with batches_in(tmp_path, routes) as batches:
+    async with batches_in(tmp_path, routes, lines) as batches:
         made = [await begin(batches) for _ in range(3)]
-        while any([(await batches.store.get(x.id)).status != "in_progress" for x in made]):
+        while lines.n_begun < 5:  # two have the places, and one of each batch waits
             await asyncio.sleep(0.002)
-        await asyncio.sleep(0.05)  # until the second and the third wait for a place
         routes.open.set()
         for batch in made:
             assert (await end(batches, batch)).n_completed == 4
-    assert routes.asked[:5].count(IDS[0]) == 3
+    # The first five places, of which the last is asked for beside the sixth.
+    assert routes.asked[:6].count(IDS[0]) == 3
 
 
 class Killed(BaseException):
