@@ -33,7 +33,7 @@ class Soak:
         self._n_clients = n_clients
         self.n_answers = self.n_left = self.n_tokens = 0
         self.errors: list[str] = []
-        self.memory: list[tuple[float, float]] = []  # seconds, MiB
+        self.memory: list[tuple[float, float, float]] = []  # seconds; MiB resident, of prefixes
 
     async def run(self) -> None:
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
@@ -85,31 +85,25 @@ class Soak:
     async def _watch(self, session: aiohttp.ClientSession) -> None:
         begin = time.monotonic()
         while time.monotonic() < self._until:
-            cached = 0.0
-            for line in await self._metrics(session):
-                if line.startswith("llamaherd_prefix_cache_ram_bytes{"):
-                    cached = float(line.split()[-1]) / (1 << 20)
-            mib = self._server.memory_mib() - cached
-            self.memory.append((time.monotonic() - begin, mib))
+            before = self._server.memory_mib()
+            (line,) = await self._metrics(session, "prefix_cache_ram_bytes")
+            resident = (before + self._server.memory_mib()) / 2
+            cached = float(line.split()[-1]) / (1 << 20)
+            self.memory.append((time.monotonic() - begin, resident, cached))
             await asyncio.sleep(1)
 
-    async def _metrics(self, session: aiohttp.ClientSession) -> list[str]:
+    async def _metrics(self, session: aiohttp.ClientSession, names: str) -> list[str]:
         async with session.get(f"{self._server.url}/metrics") as answer:
-            return (await answer.text()).splitlines()
+            answer.raise_for_status()
+            lines = (await answer.text()).splitlines()
+        return [line for line in lines if re.match(rf"llamaherd_({names})\{{", line)]
 
     async def _require_idle(self, session: aiohttp.ClientSession) -> None:
+        names = "num_requests_(running|waiting)|kv_cells_reserved|requests_without_token"
         until = time.monotonic() + 30
         while True:
-            busy = [
-                line
-                for line in await self._metrics(session)
-                if re.match(
-                    r"llamaherd_(num_requests_(running|waiting)|kv_cells_reserved"
-                    r"|requests_without_token)\{",
-                    line,
-                )
-                and float(line.split()[-1]) != 0
-            ]
+            found = await self._metrics(session, names)
+            busy = [line for line in found if float(line.split()[-1]) != 0]
             if not busy:
                 return
             if time.monotonic() > until:
@@ -133,12 +127,15 @@ def main() -> None:
     finally:
         server.process.terminate()
         status = server.process.wait(60)
-    settled = [mib for at, mib in soak.memory if at >= args.settle]
+    settled = [resident - cached for at, resident, cached in soak.memory if at >= args.settle]
     growth = max(settled) / settled[0]
     print(f"{soak.n_answers} answers read to the end, {soak.n_left} left, {soak.n_tokens} pieces")
     print(f"memory {settled[0]:.0f} MiB after {args.settle:.0f} s, then at most x {growth:.3f}")
     for error in soak.errors[:10]:
         print(error)
+    if growth > args.growth:
+        for at, resident, cached in soak.memory:
+            print(f"after {at:.0f} s {resident:.0f} MiB, {cached:.0f} of them prefixes")
     if soak.errors or growth > args.growth or status != 0 or soak.n_answers == 0:
         sys.exit(f"failed: {len(soak.errors)} errors, growth {growth:.3f}, exit status {status}")
 
