@@ -4,6 +4,7 @@
 
 #include "ggml-backend-impl.h"
 #include "ggml-cpu.h"
+#include "huge_pages.h"
 #include "panels.h"
 
 namespace llamaherd::kernels {
@@ -26,6 +27,7 @@ ggml_backend_buffer_t allocate(ggml_backend_buffer_type_t type, std::size_t size
   ggml_backend_buffer_t buffer =
       ggml_backend_buft_alloc_buffer(ggml_backend_cpu_buffer_type(), size);
   if (!buffer) return nullptr;
+  prefer_huge_pages(ggml_backend_buffer_get_base(buffer), size);
   buffer->buft = type;
   buffer->iface.init_tensor = nullptr;
   buffer->iface.set_tensor = set_tensor;
