@@ -50,6 +50,33 @@ def test_what_no_kernels_can_do_is_refused() -> None:
         EngineConfig(cpu_kernels="stock", deterministic=True)
 
 
+def asked_for_huge_pages() -> int:
+    """Bytes of this process's memory for which the system was asked for huge pages."""
+    n_bytes = n_mapped = 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, *values = line.split()
+        if name == "Size:":
+            n_mapped = int(values[0]) * 1024
+        elif name == "VmFlags:" and "hg" in values:
+            n_bytes += n_mapped
+    return n_bytes
+
+
+@needs_fast
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="no huge pages on request"
+)
+def test_weights_lie_in_huge_pages(model_path: Path) -> None:
+    begin = asked_for_huge_pages()
+    stock = bare(model_path, "stock")
+    loaded = asked_for_huge_pages()
+    fast = bare(model_path, "auto")
+    weights = model_path.stat().st_size
+    assert loaded - begin < weights / 2
+    assert asked_for_huge_pages() - loaded > weights / 2
+    del stock, fast
+
+
 class Run(RecordedEngine):
     def __init__(self, path: Path, **options: Any) -> None:
         options = {"deterministic": False, "n_ctx": 4096, "prefix_cache": False, **options}

@@ -120,6 +120,7 @@ LLAMA: dict[str, str] = {
     "kernels/panels": "",
     "kernels/attention_op": "",
     "kernels/tensor_at": "",
+    "kernels/huge_pages": "",
     "kernels/attention_scratch": "kernels/kernel_table kernels/whole_lines",
     "kernels/pool_state": "kernels/mode kernels/whole_lines",
     "kernels/simd_avx2": "",
@@ -149,7 +150,7 @@ LLAMA: dict[str, str] = {
         "kernels/kernel_table kernels/panels kernels/pool_state kernels/split_row"
         " kernels/tensor_at kernels/whole_lines"
     ),
-    "kernels/panel_buffer": "kernels/mode kernels/panels",
+    "kernels/panel_buffer": "kernels/huge_pages kernels/mode kernels/panels",
     "kernels/reference": "kernels/attention_op kernels/tensor_at",
     "kernels/hook": (
         "error kernels/attention kernels/kernel_table kernels/matmul kernels/mode"
