@@ -13,15 +13,14 @@ bool has_byte_tiles(int type) {
 }
 
 void multiply_bytes(const Product& p) {
-  const std::int64_t stride = has_byte_tiles(p.type) ? stride_of(p.x, p.n_rows) : 0;
-  const std::int64_t n_tiled = stride > 0 ? rows_in_tiles(p.n_rows) : 0;
-  if (n_tiled > 0) {
-    Product tiled = p;
-    tiled.n_rows = n_tiled;
-    with_layout(p.type, [&]<Layout L>() {
-      if constexpr (L.n_scales == 1) MultiplyBytes<L>(tiled, stride).run();
-    });
-  }
+  const std::int64_t n_tiled = has_byte_tiles(p.type) ? rows_in_tiles(p.n_rows) : 0;
+  const std::int64_t stride = n_tiled > 0 ? stride_of(p.x, n_tiled) : 0;
+  if (stride <= 0) return avx512_kernels()->multiply(p);
+  Product tiled = p;
+  tiled.n_rows = n_tiled;
+  with_layout(p.type, [&]<Layout L>() {
+    if constexpr (L.n_scales == 1) MultiplyBytes<L>(tiled, stride).run();
+  });
   if (n_tiled == p.n_rows) return;
   Product rest = p;
   rest.x += n_tiled;

@@ -1,0 +1,116 @@
+"""Batches whose lines are answered without a model."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from llamaherd.server.batch_store import UNFINISHED, Batch
+from llamaherd.server.batches import Batches, open_batches
+from llamaherd.server.errors import install_handlers
+from llamaherd.server.file_store import StoredFile
+from llamaherd.server.in_process import InProcess
+from llamaherd.server.keys import KeyRing
+from llamaherd.server.running import Running
+from llamaherd.server.spans import Spans
+from starlette.responses import JSONResponse, Response
+
+COMPLETIONS = "/v1/completions"
+IDS = [f"id-{i}" for i in range(5)]
+
+
+def line_of(custom_id: str, **fields: Any) -> dict[str, Any]:
+    line = {"custom_id": custom_id, "method": "POST", "url": COMPLETIONS}
+    return {**line, "body": {"prompt": custom_id}, **fields}
+
+
+class Routes:
+    """Answers each prompt with itself, and counts."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.n_busy = 0
+        self.hangs = False
+        self.open = asyncio.Event()
+        self.open.set()
+        self.app = FastAPI()
+        install_handlers(self.app)
+        self.app.post(COMPLETIONS)(self._complete)
+
+    async def _complete(self, request: Request) -> Response:
+        body = await request.json()
+        self.asked.append(body["prompt"])
+        await asyncio.wait_for(self.open.wait(), 20)
+        if self.hangs:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+            return JSONResponse({"error": {"code": "cancelled"}}, 503)
+        if self.n_busy > 0:
+            self.n_busy -= 1
+            error = {"error": {"message": "busy", "code": "queue_full"}}
+            return JSONResponse(error, 429, {"retry-after": "0.01"})
+        if body["prompt"] == IDS[3]:
+            raise ValueError("a bug")
+        return JSONResponse({"text": body["prompt"], "priority": body["priority"]})
+
+
+@contextlib.asynccontextmanager
+async def batches_in(
+    folder: Path, routes: Routes, running: Running | None = None
+) -> AsyncIterator[Batches]:
+    async with open_batches(
+        folder,
+        InProcess(routes.app, Spans()),
+        KeyRing(),
+        running or Running(),
+        n_lines=2,
+        max_line_bytes=1000,
+        draining=lambda: False,
+    ) as batches:
+        yield batches
+
+
+async def begin(batches: Batches, window_s: int = 3600) -> Batch:
+    lines = [*map(line_of, IDS), line_of(IDS[0])]
+    data = "\n".join(map(json.dumps, lines)).encode()
+    with batches.files.draft() as draft:
+        draft.write(data)
+        draft.keep()
+    file = StoredFile(draft.id, "", "x", "batch", len(data), 0)
+    await batches.files.add(file)
+    batch = await batches.store.add("", COMPLETIONS, file, ("1h", window_s), {})
+    batches.runner.start(batch)
+    return batch
+
+
+async def end(batches: Batches, batch: Batch) -> Batch:
+    deadline = time.monotonic() + 20
+    while (found := await batches.store.get(batch.id)).status in UNFINISHED:
+        assert time.monotonic() < deadline, found
+        await asyncio.sleep(0.002)
+    return found
+
+
+async def require_whole(batches: Batches, batch: Batch, folder: Path) -> None:
+    """Each line has come once, and nothing else lies about."""
+    assert (batch.status, batch.n_total, batch.n_completed, batch.n_failed) == (
+        "completed", 6, 4, 2,
+    )  # fmt: skip
+    written = []
+    for file_id in (batch.output_file_id, batch.error_file_id):
+        assert file_id
+        path = batches.files.path(await batches.files.find(file_id, ""))
+        written.append([json.loads(line) for line in path.read_text().splitlines()])
+    assert [line["custom_id"] for line in written[0]] == [IDS[i] for i in (0, 1, 2, 4)]
+    assert all(line["response"]["body"]["priority"] == 100 for line in written[0])
+    bug, twice = written[1]
+    assert (bug["custom_id"], bug["response"]["status_code"]) == (IDS[3], 500)
+    assert (twice["custom_id"], twice["error"]["code"]) == (IDS[0], "duplicate_custom_id")
+    assert len(list((folder / "files").iterdir())) == 3
+    assert not await batches.store.pending(batch, 0, 1)

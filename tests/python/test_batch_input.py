@@ -1,0 +1,73 @@
+"""The lines of a batch's input file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from batch_stand_in import COMPLETIONS, line_of
+from llamaherd.server.batch_input import read_body, read_lines
+
+
+def lines_of(path: Path, data: bytes, max_bytes: int = 200) -> list[tuple[int, Any, str | None]]:
+    path.write_bytes(data)
+    found = read_lines(path, COMPLETIONS, max_bytes)
+    return [(x.number, x.custom_id, x.error.code if x.error else None) for x in found]
+
+
+def test_lines_are_found_where_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    good = [json.dumps(line_of(f"é{i}"), ensure_ascii=False).encode() for i in range(4)]
+    data = b"\xef\xbb\xbf" + good[0] + b"\r\n\n" + good[1] + b"\n   \n" + good[2] + b"\n" + good[3]
+    assert lines_of(path, data) == [
+        (1, "é0", None),
+        (3, "é1", None),
+        (5, "é2", None),
+        (6, "é3", None),
+    ]
+    bodies = [read_body(path, x.begin, x.n_bytes) for x in read_lines(path, COMPLETIONS, 200)]
+    assert bodies == [{"prompt": f"é{i}"} for i in range(4)]
+
+
+def test_a_line_that_is_too_long_is_passed_over(tmp_path: Path) -> None:
+    good = json.dumps(line_of("a")).encode()
+    exact = json.dumps(line_of("b", body={"prompt": "x" * 110})).encode()
+    exact = exact.ljust(199) + b"\n"
+    data = b"x" * 100_000 + b"\n" + exact + good + b"\n" + b"y" * 201
+    assert lines_of(tmp_path / "lines", data) == [
+        (1, None, "line_too_long"),
+        (2, "b", None),
+        (3, "a", None),
+        (4, None, "line_too_long"),
+    ]
+    assert lines_of(tmp_path / "lines", b"") == []
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        (b"{", "invalid_json_line"),
+        (b"[]", "invalid_json_line"),
+        (b"\xff", "invalid_json_line"),
+        (b"[" * 100_000, "invalid_json_line"),
+        (b"9" * 10_000, "invalid_json_line"),
+        (b"{}", "missing_custom_id"),
+        (json.dumps(line_of("")).encode(), "invalid_custom_id"),
+        (json.dumps(line_of("x" * 513)).encode(), "invalid_custom_id"),
+        (json.dumps(line_of("\ud800")).encode(), "invalid_custom_id"),
+        (json.dumps({**line_of("a"), "custom_id": 5}).encode(), "invalid_custom_id"),
+        (json.dumps(line_of("a", extra=1)).encode(), "unsupported_field"),
+        (json.dumps(line_of("a", method="GET")).encode(), "invalid_method"),
+        (json.dumps(line_of("a", url="/v1/embeddings")).encode(), "invalid_url"),
+        (json.dumps(line_of("a", url=["x"])).encode(), "invalid_url"),
+        (json.dumps(line_of("a", body="x")).encode(), "invalid_body"),
+        (json.dumps(line_of("a", body={"stream": True})).encode(), "stream_not_supported"),
+        (json.dumps(line_of("a", body={"stream": "yes"})).encode(), "stream_not_supported"),
+        (json.dumps(line_of("a", body={"stream": None})).encode(), None),
+    ],
+)
+def test_rules_of_lines(tmp_path: Path, line: bytes, code: str | None) -> None:
+    ((_, _, found),) = lines_of(tmp_path / "lines", line + b"\n", 1 << 20)
+    assert found == code

@@ -1,0 +1,187 @@
+"""What runs the lines of batches, without a model."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from batch_stand_in import IDS, Routes, batches_in, begin, end, require_whole
+from llamaherd import EngineConfig
+from llamaherd.server import batch_runner
+from llamaherd.server.batch_store import Batch, BatchStore, Ended
+from llamaherd.server.batches import lines_at_once
+from llamaherd.server.database import Database
+from llamaherd.server.keys import ApiKey
+from llamaherd.server.running import Running
+
+T = TypeVar("T")
+
+
+class Lines(Running):
+    """Counts what has begun: what runs, and what waits for a place."""
+
+    n_begun = 0
+
+    def begin_line(self, key: ApiKey) -> bool:
+        begun = super().begin_line(key)
+        self.n_begun += begun
+        return begun
+
+
+async def test_a_refusal_that_passes_is_not_a_lines_end(tmp_path: Path) -> None:
+    routes = Routes()
+    routes.n_busy = 3
+    async with batches_in(tmp_path, routes) as batches:
+        await require_whole(batches, await end(batches, await begin(batches)), tmp_path)
+    assert len(routes.asked) == 5 + 3
+
+
+@pytest.mark.parametrize("ending", ["expired", "cancelled"])
+async def test_lines_that_run_when_a_batch_ends_are_cancelled(tmp_path: Path, ending: str) -> None:
+    routes = Routes()
+    routes.hangs = True
+    async with batches_in(tmp_path, routes) as batches:
+        batch = await begin(batches, window_s=1 if ending == "expired" else 3600)
+        while len(routes.asked) < 2:
+            await asyncio.sleep(0.002)
+        if ending == "cancelled":
+            await batches.store.move(batch, ["in_progress"], "cancelling")
+            batches.runner.halt(batch)
+        batch = await end(batches, batch)
+        assert (batch.status, batch.n_completed) == (ending, 0)
+        assert batch.n_failed == (6 if ending == "expired" else 1)
+        assert len(routes.asked) == 2
+
+
+async def test_a_batch_whose_step_fails_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_failed = 0
+    record = BatchStore.record
+
+    async def failing(store: BatchStore, batch: Batch, ended: list[Ended]) -> None:
+        nonlocal n_failed
+        if n_failed == 0 and ended[0].number == 2:
+            n_failed += 1
+            raise sqlite3.OperationalError("disk full")
+        await record(store, batch, ended)
+
+    monkeypatch.setattr(BatchStore, "record", failing)
+    async with batches_in(tmp_path, Routes()) as batches:
+        await require_whole(batches, await end(batches, await begin(batches)), tmp_path)
+    assert n_failed == 1
+
+
+async def test_a_server_that_stops_waits_for_no_second_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = asyncio.Event()
+
+    async def failing(store: BatchStore, batch: Batch) -> None:
+        failed.set()
+        raise sqlite3.OperationalError("disk full")
+
+    monkeypatch.setattr(BatchStore, "clear_lines", failing)
+    monkeypatch.setattr(batch_runner, "_FIRST_PAUSE_S", 60)
+    async with batches_in(tmp_path, Routes()) as batches:
+        await begin(batches)
+        await failed.wait()
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 10
+
+
+async def test_batches_get_places_in_turn(tmp_path: Path) -> None:
+    routes, lines = Routes(), Lines()
+    routes.open.clear()
+    async with batches_in(tmp_path, routes, lines) as batches:
+        made = [await begin(batches) for _ in range(3)]
+        while lines.n_begun < 5:  # two have the places, and one of each batch waits
+            await asyncio.sleep(0.002)
+        routes.open.set()
+        for batch in made:
+            assert (await end(batches, batch)).n_completed == 4
+    # The first five places, of which the last is asked for beside the sixth.
+    assert routes.asked[:6].count(IDS[0]) == 3
+
+
+class Killed(BaseException):
+    """Stands for the process's end."""
+
+
+class Killer:
+    """Ends everything at the n-th transaction, before it or behind it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.n_left: int | None = None
+        self.behind = False
+        self._run = Database.run
+        killer = self
+
+        async def run(database: Database, work: Callable[[sqlite3.Connection], T]) -> T:
+            return await killer.run(database, work)
+
+        monkeypatch.setattr(Database, "run", run)
+
+    async def run(self, database: Database, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self.n_left is None:
+            return await self._run(database, work)
+        self.n_left -= 1
+        if self.n_left == 0 and self.behind:
+            await self._run(database, work)
+        if self.n_left <= 0:
+            raise Killed
+        return await self._run(database, work)
+
+
+@pytest.mark.parametrize("behind", [False, True])
+async def test_whatever_the_moment_of_death_each_line_comes_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behind: bool
+) -> None:
+    killer = Killer(monkeypatch)
+    n_killed = 0
+    for n in range(1, 100):
+        folder, routes = tmp_path / str(n), Routes()
+        async with batches_in(folder, routes) as batches:
+            batch = await begin(batches)
+            killer.n_left, killer.behind = n, behind
+            run = batches.runner._runs[batch.id]
+            assert run.task
+            (ended,) = await asyncio.gather(run.task, return_exceptions=True)
+            killer.n_left = None
+        n_killed += isinstance(ended, Killed)
+        async with batches_in(folder, routes) as batches:
+            await require_whole(batches, await end(batches, batch), folder)
+        assert len(routes.asked) <= 5 + 2  # what ran when it died ran again, and nothing else
+        if ended is None:
+            break
+    assert n_killed == n - 1 >= 14
+
+
+async def test_a_result_counts_once(tmp_path: Path) -> None:
+    routes = Routes()
+    routes.open.clear()
+    async with batches_in(tmp_path, routes) as batches:
+        batch = await begin(batches)
+        while len(routes.asked) < 2:
+            await asyncio.sleep(0.002)
+        for text in ("first", "again"):
+            await batches.store.record(batch, [Ended(1, True, text)])
+            assert (await batches.store.get(batch.id)).n_completed == 1
+        routes.open.set()
+        batch = await end(batches, batch)
+        assert (batch.n_completed, batch.n_failed) == (4, 2)
+        assert batch.output_file_id
+        path = batches.files.path(await batches.files.find(batch.output_file_id, ""))
+        assert path.read_text().splitlines()[0] == "first"
+
+
+def test_lines_at_once_leave_room_in_a_bounded_queue() -> None:
+    assert lines_at_once([EngineConfig()]) == 16
+    assert lines_at_once([EngineConfig(max_seqs=3), EngineConfig(max_seqs=2)]) == 6
+    assert lines_at_once([EngineConfig(max_seqs=4, max_queued=4)]) == 6
+    assert lines_at_once([EngineConfig(max_seqs=4, max_queued=1)]) == 4
