@@ -44,15 +44,17 @@ bool covered(const AttentionOp& a, const ggml_tensor& dst) {
 /// How a node's work is cut up. The same for all threads, and of no influence on results.
 struct Division {
   std::int64_t n_rows, n_cells, n_heads;  // n_heads: of K and V
+  const CellOrder* order;
   int n_group, tile_rows;
   int piece_heads;        // a piece of work is of a tile and one head, or all
   std::int64_t n_ranges;  // of blocks, for each tile and head: 1, or more if there are few of those
   std::size_t partials_bytes, scratch_bytes;
 
-  Division(const AttentionOp& a, int n_threads)
+  Division(const AttentionOp& a, const CacheOrders& orders, int n_threads)
       : n_rows(a.q->ne[1]),
         n_cells(a.k->ne[1]),
         n_heads(a.k->ne[2]),
+        order(orders.of(*a.k, n_cells)),
         n_group(static_cast<int>(a.q->ne[2] / a.k->ne[2])) {
     const bool all_heads = n_rows >= kRowsForAllHeads * n_threads;
     piece_heads = static_cast<int>(all_heads ? n_heads : 1);
@@ -62,7 +64,7 @@ struct Division {
         std::min(even, kTileQueries / n_group), all_heads ? kRowsForAllHeads : 1, kMaxTileRows));
     const int n_queries = tile_rows * n_group;
     const auto k_size = static_cast<int>(a.k->ne[0]), v_size = static_cast<int>(a.v->ne[0]);
-    const VisibleBlocks blocks(nullptr, n_rows, n_cells, tile_rows);
+    const VisibleBlocks blocks(nullptr, n_rows, n_cells, tile_rows, order);
     const std::int64_t n_pieces = blocks.n_tiles() * n_heads / piece_heads;
     partials_bytes = n_pieces * blocks.n_row_blocks() * n_queries * (2 + v_size) * sizeof(float);
     n_ranges = (n_wanted + n_pieces - 1) / n_pieces;
@@ -77,7 +79,9 @@ struct Division {
   std::size_t workspace_bytes(int n_threads) const {
     return partials_bytes + n_threads * scratch_bytes;
   }
-  VisibleBlocks blocks(std::byte* memory) const { return {memory, n_rows, n_cells, tile_rows}; }
+  VisibleBlocks blocks(std::byte* memory) const {
+    return {memory, n_rows, n_cells, tile_rows, order};
+  }
 };
 
 /// One node, seen by one thread.
@@ -218,7 +222,7 @@ class Attention {
 void plan_attention(PoolState& state, const ggml_tensor& dst, int n_threads) {
   const AttentionOp a(dst);
   if (!covered(a, dst)) return;
-  const Division division(a, n_threads);
+  const Division division(a, state.orders, n_threads);
   for (Workspace& visible : state.visible) visible.reserve(division.blocks(nullptr).bytes());
   state.attention.reserve(division.workspace_bytes(n_threads));
 }
@@ -227,7 +231,7 @@ bool attend(PoolState& state, const ggml_compute_params& params, ggml_tensor& ds
   const AttentionOp a(dst);
   if (!covered(a, dst)) return false;
   // There is none where no memory could be had while it was planned.
-  const Division division(a, params.nth);
+  const Division division(a, state.orders, params.nth);
   const std::size_t n_visible = std::min(state.visible[0].size(), state.visible[1].size());
   if (n_visible < division.blocks(nullptr).bytes()) return false;
   if (state.attention.size() < division.workspace_bytes(params.nth)) return false;

@@ -12,8 +12,8 @@ struct PoolState;
 /// A row's visible cells are cut into blocks of kBlockCells, each block's result is computed by
 /// itself, and they are merged in order (Milakov and Gimelshein 2018; Dao et al. 2022). Rows that
 /// see the same block read it once, together. How rows are grouped and how the work is divided
-/// decides nothing about a result: it depends on the row's query, its visible cells and their order
-/// alone.
+/// decides nothing about a result: it depends on the row's query, its visible cells and the order
+/// in which they were written alone.
 
 /// Makes room for a node, if attend() covers it, while its graph is planned.
 void plan_attention(PoolState& state, const ggml_tensor& dst, int n_threads);

@@ -36,8 +36,13 @@ class Dispatch : public ggml::cpu::tensor_traits {
       size = plan_multiply(planning, *op, n_threads);
       return true;
     }
+    if (!planning || planning->mode != Mode::kFast) return false;
+    if (op->op == GGML_OP_SET_ROWS) {
+      planning->orders.plan(*op);
+    } else {
+      plan_attention(*planning, *op, n_threads);
+    }
     // False also where we compute it: ggml's own kernel must find room if we decline.
-    if (planning && planning->mode == Mode::kFast) plan_attention(*planning, *op, n_threads);
     return false;
   }
 
@@ -54,6 +59,9 @@ class Dispatch : public ggml::cpu::tensor_traits {
         return reference && reference_mul_mat(*params, *op);
       case GGML_OP_MUL_MAT_ID:
         return reference && reference_mul_mat_id(*params, *op);
+      case GGML_OP_SET_ROWS:
+        if (!reference && params->ith == 0) state->orders.note(*op, state->run);
+        return false;
       default:
         return reference ? reference_flash_attn(*params, *op) : attend(*state, *params, *op);
     }
@@ -71,7 +79,9 @@ class BufferType : public ggml::cpu::extra_buffer_type {
   }
 
   ggml::cpu::tensor_traits* get_tensor_traits(const ggml_tensor* op) override {
-    return is_multiply(op) || op->op == GGML_OP_FLASH_ATTN_EXT ? &dispatch_ : nullptr;
+    const bool is_ours =
+        is_multiply(op) || op->op == GGML_OP_FLASH_ATTN_EXT || op->op == GGML_OP_SET_ROWS;
+    return is_ours ? &dispatch_ : nullptr;
   }
 
  private:
@@ -117,6 +127,7 @@ void forget(ggml_threadpool* pool) {
   state->activations = {};
   state->visible = {};
   state->attention = {};
+  state->orders = {};
   state->memories.reset();
   state->pool.store(nullptr, std::memory_order_release);
 }

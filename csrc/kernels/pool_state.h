@@ -4,38 +4,16 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 
+#include "cache_orders.h"
 #include "mode.h"
-#include "whole_lines.h"
+#include "workspace.h"
 
 struct ggml_tensor;
 struct ggml_threadpool;
 
 namespace llamaherd::kernels {
-
-/// Memory that keeps its content from one graph node to the next. Grown while ggml plans a graph,
-/// by the one thread that does; never throws, since C code is above it on the stack.
-class Workspace {
- public:
-  bool reserve(std::size_t n) {
-    if (n <= size_) return true;
-    const std::size_t bytes = whole_lines(n + n / 2);
-    data_.reset(static_cast<std::byte*>(std::aligned_alloc(64, bytes)));
-    size_ = data_ ? bytes : 0;
-    return data_ != nullptr;
-  }
-  std::byte* data() const { return data_.get(); }
-  std::size_t size() const { return size_; }
-
- private:
-  struct Free {
-    void operator()(std::byte* data) const { std::free(data); }
-  };
-  std::unique_ptr<std::byte, Free> data_;
-  std::size_t size_ = 0;
-};
 
 /// What rows of activations are made into before they are multiplied.
 enum class RowForm : std::uint8_t { kPlain, kQuantized, kSplit };
@@ -65,6 +43,7 @@ struct PoolState {
   Workspace activations;
   std::array<Workspace, 2> visible;
   Workspace attention;
+  CacheOrders orders;
   // Which piece of a node is next; nodes use them in turn, so that one can be set back while the
   // other is in use.
   std::array<std::atomic<std::int64_t>, 2> next_piece{};

@@ -58,7 +58,8 @@ std::size_t VisibleBlocks::tile_bytes() const {
   const std::size_t n_blocks = tile_rows_ * n_row_blocks();
   return whole_lines(sizeof(Tile)) + whole_lines(n_blocks * sizeof(SharedBlock)) +
          whole_lines(n_blocks * 3 * sizeof(std::uint32_t)) +
-         whole_lines(n_row_blocks() * sizeof(std::uint32_t)) + whole_lines(list_bytes());
+         whole_lines(n_row_blocks() * sizeof(std::uint32_t)) + whole_lines(list_bytes()) +
+         whole_lines(marks_bytes());
 }
 
 void VisibleBlocks::build(std::int64_t index, const ggml_tensor& mask,
@@ -75,15 +76,18 @@ void VisibleBlocks::build(std::int64_t index, const ggml_tensor& mask,
   tile.order = reinterpret_cast<std::uint32_t*>(take(n_most * 3 * sizeof(std::uint32_t)));
   auto* first = reinterpret_cast<std::uint32_t*>(take(n_row_blocks() * sizeof(std::uint32_t)));
   auto* cells = reinterpret_cast<std::uint32_t*>(take(list_bytes()));
+  auto* marks = reinterpret_cast<std::uint64_t*>(take(marks_bytes()));
   std::uint32_t* next = tile.order + n_most;  // chains of the blocks with the same index
   std::uint32_t* of_row = next + n_most;      // each row's blocks
   std::fill_n(first, n_row_blocks(), kNone);
+  if (order_) std::fill_n(marks, order_->n_marks(), 0);
 
   std::uint32_t n = 0;
   for (int row = 0; row < n_rows_of(index); ++row) {
     const auto* shown = at<std::uint16_t>(mask, index * tile_rows_ + row);
     const std::int64_t n_visible = kernels.visible_cells(shown, n_cells_, cells, &tile.biased);
     tile.n_visible[row] = n_visible;
+    if (order_) order_->sort(cells, n_visible, marks);
     for (std::int64_t b = 0; b * kBlockCells < n_visible; ++b) {
       const std::uint32_t* of_block = cells + b * kBlockCells;
       const int count =

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cell_order.h"
 #include "kernel_table.h"
 
 struct ggml_tensor;
@@ -13,8 +14,10 @@ namespace llamaherd::kernels {
 /// off the mask once for all layers and heads. The memory is the caller's.
 class VisibleBlocks {
  public:
-  VisibleBlocks(std::byte* memory, std::int64_t n_rows, std::int64_t n_cells, int tile_rows)
-      : memory_(memory), n_rows_(n_rows), n_cells_(n_cells), tile_rows_(tile_rows) {}
+  /// order: in which rows visit their cells; null: as they lie.
+  VisibleBlocks(std::byte* memory, std::int64_t n_rows, std::int64_t n_cells, int tile_rows,
+                const CellOrder* order)
+      : memory_(memory), n_rows_(n_rows), n_cells_(n_cells), tile_rows_(tile_rows), order_(order) {}
 
   struct Tile {
     std::int64_t n_blocks;  // shared blocks
@@ -36,11 +39,13 @@ class VisibleBlocks {
 
  private:
   std::size_t list_bytes() const { return 4 * (n_cells_ + 16); }
+  std::size_t marks_bytes() const { return order_ ? order_->n_marks() * sizeof(std::uint64_t) : 0; }
   std::size_t tile_bytes() const;
 
   std::byte* memory_;
   std::int64_t n_rows_, n_cells_;
   int tile_rows_;
+  const CellOrder* order_;
 };
 
 }  // namespace llamaherd::kernels

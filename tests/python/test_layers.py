@@ -122,7 +122,10 @@ LLAMA: dict[str, str] = {
     "kernels/tensor_at": "",
     "kernels/huge_pages": "",
     "kernels/attention_scratch": "kernels/kernel_table kernels/whole_lines",
-    "kernels/pool_state": "kernels/mode kernels/whole_lines",
+    "kernels/workspace": "kernels/whole_lines",
+    "kernels/cell_order": "kernels/workspace",
+    "kernels/cache_orders": "kernels/cell_order",
+    "kernels/pool_state": "kernels/cache_orders kernels/mode kernels/workspace",
     "kernels/simd_avx2": "",
     "kernels/simd_avx512": "",
     "kernels/matmul_kernel": "kernels/kernel_table kernels/panels",
@@ -141,7 +144,9 @@ LLAMA: dict[str, str] = {
         " kernels/tiles"
     ),
     "kernels/amx": "kernels/byte_tile_kernel kernels/kernel_table kernels/tile_kernel",
-    "kernels/visible_blocks": "kernels/kernel_table kernels/tensor_at kernels/whole_lines",
+    "kernels/visible_blocks": (
+        "kernels/cell_order kernels/kernel_table kernels/tensor_at kernels/whole_lines"
+    ),
     "kernels/attention": (
         "kernels/attention_op kernels/attention_scratch kernels/kernel_table kernels/pool_state"
         " kernels/tensor_at kernels/visible_blocks"

@@ -192,9 +192,9 @@ TEST(Attention, ReadsAndWritesNothingOutsideItsBuffers) {
   ggml_tensor shown{};
   shown.data = mask.data();
   shown.nb[1] = kCells * 2;
-  const VisibleBlocks sizes(nullptr, kRows, kCells, kRows);
+  const VisibleBlocks sizes(nullptr, kRows, kCells, kRows, nullptr);
   GuardedBuffer memory(sizes.bytes());
-  const VisibleBlocks blocks(memory.data(), kRows, kCells, kRows);
+  const VisibleBlocks blocks(memory.data(), kRows, kCells, kRows, nullptr);
   blocks.build(0, shown, *best_kernels());
   const std::byte* none = nullptr;
   GuardedBuffer scratch(lay_out(nullptr, 2, kRows * 2, kSize, kSize).end - none);

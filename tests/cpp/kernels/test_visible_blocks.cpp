@@ -45,8 +45,8 @@ TEST(VisibleBlocks, EachRowMeetsItsCellsInOrder) {
     ggml_tensor shown{};
     shown.data = mask.data();
     shown.nb[1] = kCells * sizeof mask[0];
-    std::vector<std::byte> memory(VisibleBlocks(nullptr, kRows, kCells, kRows).bytes());
-    const VisibleBlocks blocks(memory.data(), kRows, kCells, kRows);
+    std::vector<std::byte> memory(VisibleBlocks(nullptr, kRows, kCells, kRows, nullptr).bytes());
+    const VisibleBlocks blocks(memory.data(), kRows, kCells, kRows, nullptr);
     blocks.build(0, shown, *best_kernels());
     const VisibleBlocks::Tile& tile = blocks.tile(0);
     for (int row = 0; row < kRows; ++row) {
@@ -70,8 +70,8 @@ TEST(VisibleBlocks, BlocksThatOneRowSeesAloneAreNotTornApart) {
   ggml_tensor shown{};
   shown.data = mask.data();
   shown.nb[1] = kCells * sizeof mask[0];
-  std::vector<std::byte> memory(VisibleBlocks(nullptr, 2, kCells, 2).bytes());
-  const VisibleBlocks blocks(memory.data(), 2, kCells, 2);
+  std::vector<std::byte> memory(VisibleBlocks(nullptr, 2, kCells, 2, nullptr).bytes());
+  const VisibleBlocks blocks(memory.data(), 2, kCells, 2, nullptr);
   blocks.build(0, shown, *best_kernels());
   const VisibleBlocks::Tile& tile = blocks.tile(0);
   ASSERT_EQ(tile.n_blocks, 16);
