@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <limits>
 #include <map>
 #include <string>
 #include <vector>
@@ -16,6 +17,10 @@ namespace {
 constexpr Pos kDepth = 256;
 constexpr std::int32_t kDeepSeqs = 8;
 constexpr int kDoubts = 3;
+// What is looked for is a difference of a few percent.
+constexpr int kDepthRuns = 5;
+constexpr double kClearly = 1.03;
+constexpr double kNever = std::numeric_limits<double>::infinity();
 
 std::int32_t largest_power_of_2(std::int32_t n) {
   return std::int32_t(std::bit_floor(std::uint32_t(n)));
@@ -123,11 +128,11 @@ class Calibrator {
     const std::int32_t n_deep =
         std::min(kDeepSeqs, largest_power_of_2(std::max(n_decode_max() / 2, 1)));
     const Pos depth =
-        std::min({kDepth, n_chunk_max_, info_.n_ctx - 2 * kChunkRows - 4 * kDeepSeqs});
+        std::min({kDepth, n_chunk_max_, info_.n_ctx - 2 * kChunkRows - 2 * kDepthRuns * kDeepSeqs});
     if (depth < kChunkRows || !fits(depth)) return;
     // What is looked for is a difference of times: a call that was interrupted would hide it.
     for (const std::int32_t n : {n_deep, kChunkRows}) {
-      if (best_ns_.contains(n)) measure(n, true);
+      for (int run = 1; run < kDepthRuns && best_ns_.contains(n); ++run) measure(n, true);
     }
     note(depth, time_rows(0, 1, 0, depth));
     if (info_.partial_removal && info_.n_tags > 0) measure_loading(depth);
@@ -135,18 +140,7 @@ class Calibrator {
       backend_.apply({KvOp::Kind::kCopy, 0, 0, depth, seq});
     }
     Pos begin = depth;
-    if (best_ns_.contains(n_deep) && fits(2 * n_deep)) {
-      const double cells = static_cast<double>(n_deep) * depth;
-      double base = best_ns_.at(n_deep);
-      if (2 * n_deep <= info_.n_seqs) {
-        Pos pos = 0;
-        const double beside = least_of_two([&] { return time_rows(n_deep, n_deep, pos++, 1); });
-        result_.few.scanned_ns = std::max(0.0, (beside - base) / cells);
-        base = beside;
-      }
-      const double behind = least_of_two([&] { return time_rows(0, n_deep, begin++, 1); });
-      result_.few.attended_ns = std::max(0.0, (behind - base) / cells);
-    }
+    if (best_ns_.contains(n_deep)) begin = measure_few(n_deep, depth);
     if (best_ns_.contains(kChunkRows) && fits(kChunkRows)) {
       const double cells = static_cast<double>(kChunkRows) * depth;
       const double behind = least_of_two([&] {
@@ -157,6 +151,25 @@ class Calibrator {
       result_.many.attended_ns = std::max(0.0, (behind - best_ns_.at(kChunkRows)) / cells);
     }
     forget(std::min(2 * n_deep, info_.n_seqs));
+  }
+
+  /// The n first sequences hold `depth` tokens each, others none. Returns how many they hold then.
+  Pos measure_few(std::int32_t n, Pos depth) {
+    const double empty_ns = best_ns_.at(n);
+    double beside_ns = kNever, behind_ns = kNever;
+    Pos n_run = 0;
+    for (; n_run < kDepthRuns && fits(2 * n); ++n_run) {
+      if (2 * n <= info_.n_seqs) beside_ns = std::min(beside_ns, time_rows(n, n, n_run, 1));
+      behind_ns = std::min(behind_ns, time_rows(0, n, depth + n_run, 1));
+    }
+    if (n_run == 0) return depth;
+    const double cells = static_cast<double>(n) * depth;
+    const double total = std::max(0.0, behind_ns - empty_ns);
+    // What is not clear from noise is not believed: caches are much larger than what is tried.
+    const bool is_clear = beside_ns < kNever && beside_ns > kClearly * empty_ns;
+    const double scanned = is_clear ? std::min(beside_ns - empty_ns, total / 2) : 0;
+    result_.few = {(total - scanned) / cells, scanned / cells};
+    return depth + n_run;
   }
 
   /// What it takes to bring one position back, from the n that sequence 0 holds: what does not grow

@@ -58,15 +58,21 @@ void ShapeSum::add(Pos begin, std::int32_t n) {
   }
 }
 
+void ShapeSum::draft(Pos begin, std::int32_t n) {
+  n_rows_ += n;
+  n_drafted_ += n;
+  drafted_cells_ += static_cast<double>(n) * begin;
+}
+
 CallShape ShapeSum::shape(std::int32_t n_cells_used) const {
   double n_beside = 0;
   if (n_rows_ >= kChunkRows && n_decode_rows_ > 0) {
-    const std::int32_t n_tiles = (n_decode_rows_ + kChunkRows - 1) / kChunkRows;
-    n_beside = (static_cast<double>(n_tiles) * kChunkRows - 1) * decode_cells_ +
+    const std::int32_t n_tiles = (n_decode_rows_ + n_drafted_ + kChunkRows - 1) / kChunkRows;
+    n_beside = (static_cast<double>(n_tiles) * kChunkRows - 1) * decode_cells_ - drafted_cells_ +
                static_cast<double>(n_decode_rows_) * first_prefill_cells_;
   }
-  return {n_rows_, decode_cells_ + prefill_cells_, static_cast<double>(n_rows_) * n_cells_used,
-          n_beside};
+  return {n_rows_, decode_cells_ + drafted_cells_ + prefill_cells_,
+          static_cast<double>(n_rows_) * n_cells_used, n_beside};
 }
 
 CostModel::CostModel(bool in_tiles)

@@ -27,15 +27,20 @@ class ShapeSum {
  public:
   /// n rows of a sequence that holds [0, begin); decode rows first.
   void add(Pos begin, std::int32_t n);
+  /// n rows of guesses behind a decode row of a sequence that holds [0, begin).
+  void draft(Pos begin, std::int32_t n);
   void pad(std::int32_t n) { n_rows_ += n; }
 
+  std::int32_t n_rows() const { return n_rows_; }
   std::int32_t n_decode_rows() const { return n_decode_rows_; }
   CallShape shape(std::int32_t n_cells_used) const;
 
  private:
   std::int32_t n_rows_ = 0;
   std::int32_t n_decode_rows_ = 0;
+  std::int32_t n_drafted_ = 0;
   double decode_cells_ = 0;
+  double drafted_cells_ = 0;        // times rows
   double prefill_cells_ = 0;        // times rows
   double first_prefill_cells_ = 0;  // cells of the first prefill sequence
 };

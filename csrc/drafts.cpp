@@ -32,18 +32,18 @@ void Drafter::observe(std::int32_t n_rows, double ratio) {
 }
 
 std::span<const std::int32_t> Drafter::choose(std::span<const DraftCandidate> candidates,
-                                              const CallShape& decode, std::int32_t n_most,
-                                              const CostModel& model) {
+                                              const ShapeSum& decode, std::int32_t n_cells_used,
+                                              std::int32_t n_most, const CostModel& model) {
   chosen_.clear();
   tried_.clear();
   for (const DraftCandidate& c : candidates) {
-    if (c.n_guessed == 0) n_most = std::min(n_most, n_seqs_ - decode.n_rows);
+    if (c.n_guessed == 0) n_most = std::min(n_most, n_seqs_ - decode.n_rows());
     tried_.push_back({0, c.n_guessed > 0 ? c.acceptance : 0, 1});
   }
-  const double alone_ns = model.call_ns(decode);
+  const double alone_ns = model.call_ns(decode.shape(n_cells_used));
   auto n_tokens = static_cast<double>(candidates.size());
   double best = kLeastGain * n_tokens / alone_ns;
-  CallShape shape = decode;
+  ShapeSum sum = decode;
   for (std::int32_t k = 0; k < n_most; ++k) {
     const auto next = std::ranges::max_element(tried_, {}, &Tried::gain);
     if (next->gain <= 0) break;
@@ -51,8 +51,8 @@ std::span<const std::int32_t> Drafter::choose(std::span<const DraftCandidate> ca
     n_tokens += next->gain;
     next->n_tokens += next->gain;
     next->gain = ++next->n_rows < candidate.n_guessed ? next->gain * candidate.acceptance : 0;
-    ++shape.n_rows;
-    const double ns = model.call_ns(shape) * (shape.n_rows > n_seqs_ ? pace_ : 1);
+    sum.draft(candidate.begin, 1);
+    const double ns = model.call_ns(sum.shape(n_cells_used)) * (sum.n_rows() > n_seqs_ ? pace_ : 1);
     const double least = std::ranges::min_element(tried_, {}, &Tried::n_tokens)->n_tokens;
     if (n_tokens / ns <= best || least / ns < kLeastShare / alone_ns) continue;
     best = n_tokens / ns;

@@ -29,6 +29,7 @@ class DraftRecord {
 struct DraftCandidate {
   std::int32_t n_guessed = 0;  // tokens guessed behind its next row
   double acceptance = 0;
+  Pos begin = 0;  // tokens before its next row
 };
 
 /// How many of its guesses each request of a call should have computed with its next token.
@@ -40,11 +41,11 @@ class Drafter {
 
   /// So many rows of each candidate that the tokens gained for the time are most, by at least
   /// kLeastGain, and that nobody is slowed down by the guesses of others; empty: none is worth it.
-  /// `decode` is the call's shape without them, n_most how many rows it can take beside; more than
-  /// n_seqs rows in all are tried only if everybody guesses. Valid until the next call.
+  /// `decode` is the call without them, n_most how many rows it can take beside; more than n_seqs
+  /// rows in all are tried only if everybody guesses. Valid until the next call.
   std::span<const std::int32_t> choose(std::span<const DraftCandidate> candidates,
-                                       const CallShape& decode, std::int32_t n_most,
-                                       const CostModel& model);
+                                       const ShapeSum& decode, std::int32_t n_cells_used,
+                                       std::int32_t n_most, const CostModel& model);
 
   /// A call of so many rows with guesses took so many times what was predicted.
   void observe(std::int32_t n_rows, double ratio);

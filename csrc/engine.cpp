@@ -188,8 +188,11 @@ Engine::Outcome Engine::outcome_of(DecodeStatus status) {
 DecodeStatus Engine::decode(const CallPlan& call, std::int32_t n_pad) {
   const BatchView batch = builder_.build(call, n_pad);
   ShapeSum sum;
-  for (const PlannedRequest& item : call.items) sum.add(item.begin, item.end - item.begin);
-  sum.pad(n_pad + call.n_drafted);
+  for (const PlannedRequest& item : call.items) {
+    sum.add(item.begin, item.end - item.begin);
+    sum.draft(item.begin, item.n_drafted);
+  }
+  sum.pad(n_pad);
   const std::int32_t n_decode_rows = sum.n_decode_rows();
   const std::int32_t n_prefill_rows = call.n_rows - call.n_drafted - n_decode_rows;
   const std::int32_t n_cells_used = cache_->n_cells_used();

@@ -180,16 +180,15 @@ void Scheduler::draft(CallPlan& call) {
     Request& request = *item.request;
     if (!request.decodes()) return;
     guess_by_lookup(request.tokens(), request.n_guessable(), request.guesses);
-    draft_candidates_.push_back(
-        {static_cast<std::int32_t>(request.guesses.size()), request.drafts.acceptance()});
+    draft_candidates_.push_back({static_cast<std::int32_t>(request.guesses.size()),
+                                 request.drafts.acceptance(), item.begin});
     n_guessed += request.guesses.size();
     sum.add(item.begin, 1);
   }
   if (n_guessed == 0) return;
   const std::int32_t n_most =
       std::min({options_.packing.n_batch - call.n_rows, options_.n_scored, room({}).n_cells});
-  const auto n =
-      drafter_.choose(draft_candidates_, sum.shape(cache_.n_cells_used()), n_most, model_);
+  const auto n = drafter_.choose(draft_candidates_, sum, cache_.n_cells_used(), n_most, model_);
   for (std::size_t i = 0; i < call.items.size(); ++i) {
     const bool has_rows = !n.empty() && n[i] > 0;
     if (!has_rows && draft_candidates_[i].n_guessed > 0) {

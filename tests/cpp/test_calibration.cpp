@@ -18,7 +18,8 @@ class TimedBackend : public FakeBackend {
   double attended_ns = 0;
   double scanned_ns = 0;
   double load_token_ns = 0;
-  double first_call_ns = 0;  // more, for the first call of each number of rows
+  double interruption_ns = 0;  // more, for every third call
+  double first_call_ns = 0;    // more, for the first call of each number of rows
 
   DecodeStatus decode(const BatchView& batch) override {
     const auto n = static_cast<std::int32_t>(batch.tokens.size());
@@ -26,6 +27,7 @@ class TimedBackend : public FakeBackend {
     for (std::size_t row = 0; row < batch.seqs.size(); ++row)
       ns += attended_ns * batch.positions[row];
     if (seen_.insert(n).second) ns += first_call_ns;
+    if (n_calls() % 3 == 1) ns += interruption_ns;
     now_ns_ += static_cast<std::int64_t>(ns);
     return FakeBackend::decode(batch);
   }
@@ -56,17 +58,26 @@ TEST(Calibration, MeasuresTheCurveAttentionAndLoading) {
   TimedBackend backend(big());
   backend.rows_ns = [](std::int32_t n) { return n % 4 == 0 ? 1e6 * n : 1.5e6 * n; };
   backend.attended_ns = 1000;
-  backend.scanned_ns = 100;
+  backend.scanned_ns = 130;
   backend.load_token_ns = 50;
   backend.first_call_ns = 1e9;
   const CostModel model(backend.calibrate());
   for (std::int32_t n : {1, 2, 3, 4, 7, 11, 12, 64, 128, 512}) {
     EXPECT_NEAR(model.call_ns({n}) / backend.rows_ns(n), 1, 0.05) << n;
   }
-  EXPECT_NEAR(model.call_ns({6, 6000, 10000}) - model.call_ns({6}), 6000 * 1000 + 10000 * 100, 1e5);
-  EXPECT_NEAR(model.call_ns({64, 6000}) - model.call_ns({64}), 6000 * 1100, 1e5);
+  EXPECT_NEAR(model.call_ns({6, 6000, 10000}) - model.call_ns({6}), 6000 * 1000 + 10000 * 130, 1e5);
+  EXPECT_NEAR(model.call_ns({64, 6000}) - model.call_ns({64}), 6000 * 1130, 3e5);
   EXPECT_NEAR(model.costs().load_token_ns, 50, 1);
   EXPECT_EQ(model.calibration().noise, 1);
+}
+
+TEST(Calibration, AttentionIsNotMistakenForInterruptions) {
+  TimedBackend backend(big());
+  backend.attended_ns = 1000;
+  backend.interruption_ns = 20e6;
+  const CostModel model(backend.calibrate());
+  EXPECT_NEAR(model.call_ns({6, 6000}) - model.call_ns({6}), 6000 * 1000, 3e5);
+  EXPECT_LT(model.call_ns({6, 0, 100000}) - model.call_ns({6}), 100000 * 25);
 }
 
 TEST(Calibration, ANumberOfRowsThatSeemsDearIsMeasuredAgain) {

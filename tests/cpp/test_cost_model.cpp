@@ -48,6 +48,16 @@ TEST(CostModel, ATileOfRowsPaysForAllCellsItsRowsSee) {
   EXPECT_DOUBLE_EQ(few.shape(1000).n_beside, 63 * 300 + 2 * 50);
   few.pad(4);
   EXPECT_EQ(few.shape(1000).n_rows, 68);
+
+  ShapeSum guessing;
+  for (Pos begin : {100, 200}) guessing.add(begin, 1);
+  guessing.draft(200, 3);
+  EXPECT_EQ(guessing.n_decode_rows(), 2);
+  EXPECT_DOUBLE_EQ(guessing.shape(1000).n_attended, 100 + 4 * 200);
+  EXPECT_DOUBLE_EQ(guessing.shape(1000).n_scanned, 5 * 1000);
+  EXPECT_EQ(guessing.shape(1000).n_beside, 0);
+  guessing.draft(100, 60);
+  EXPECT_DOUBLE_EQ(guessing.shape(1000).n_attended + guessing.shape(1000).n_beside, 2 * 64 * 300);
 }
 
 TEST(CostModel, WhatTheRowsOfATileSeeCostsThatOnlyWhereThereAreTiles) {

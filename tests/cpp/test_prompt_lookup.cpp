@@ -31,8 +31,9 @@ TEST(PromptLookup, TakesWhatStoodBehindTheLongestMatchTheLatestOfEquals) {
 
 std::vector<std::int32_t> choose(Drafter& drafter, const std::vector<DraftCandidate>& candidates,
                                  std::int32_t n_most, const CostModel& model) {
-  const auto n_rows = static_cast<std::int32_t>(candidates.size());
-  const auto n = drafter.choose(candidates, {n_rows}, n_most, model);
+  ShapeSum decode;
+  for (const DraftCandidate& candidate : candidates) decode.add(candidate.begin, 1);
+  const auto n = drafter.choose(candidates, decode, 1000, n_most, model);
   return {n.begin(), n.end()};
 }
 
@@ -53,6 +54,14 @@ TEST(Drafts, FillRowsThatCostLittle) {
   EXPECT_EQ(choose(drafter, mixed, 63, free), (Rows{8, 0}));
   EXPECT_EQ(choose(drafter, mixed, 2, half), Rows{}) << "others do not wait for it";
   EXPECT_EQ(choose(drafter, both, 2, half), (Rows{1, 1}));
+}
+
+TEST(Drafts, BehindALongTextCostWhatTheyAttendTo) {
+  using Rows = std::vector<std::int32_t>;
+  const CostModel attentive(Calibration{{{1, 100}, {64, 100}}, {1, 1e-6}, {1, 1e-6}});
+  Drafter drafter(64);
+  EXPECT_EQ(choose(drafter, {{4, 0.9, 1}}, 63, attentive), Rows{4});
+  EXPECT_EQ(choose(drafter, {{4, 0.9, 1000}}, 63, attentive), Rows{});
 }
 
 TEST(Drafts, LargeCallsThatTookLongerThanPredictedAreTriedAgainLater) {
