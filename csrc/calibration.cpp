@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <limits>
 #include <map>
 #include <string>
 #include <vector>
@@ -14,13 +13,11 @@ namespace llamaherd {
 namespace {
 
 // Deep enough for attention to stand out, short enough for the time there is.
-constexpr Pos kDepth = 256;
+constexpr Pos kDepth = 512;
 constexpr std::int32_t kDeepSeqs = 8;
 constexpr int kDoubts = 3;
 // What is looked for is a difference of a few percent.
 constexpr int kDepthRuns = 5;
-constexpr double kClearly = 1.03;
-constexpr double kNever = std::numeric_limits<double>::infinity();
 
 std::int32_t largest_power_of_2(std::int32_t n) {
   return std::int32_t(std::bit_floor(std::uint32_t(n)));
@@ -85,6 +82,7 @@ class Calibrator {
     for (std::int32_t n : {24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048}) {
       if (n > n_decode_max() && n <= n_chunk_max_) shapes.push_back(n);
     }
+    for (std::int32_t n = n_decode_max() + 1; n <= n_guess_max(); ++n) shapes.push_back(n);
     return shapes;
   }
 
@@ -97,6 +95,9 @@ class Calibrator {
   }
 
   std::int32_t n_decode_max() const { return std::min(info_.n_seqs, n_chunk_max_); }
+  std::int32_t n_guess_max() const {
+    return std::min({kRowsWithLogits, n_chunk_max_, info_.n_seqs + info_.n_scored});
+  }
 
   /// Runs n rows on an empty cache, if there is time: of as many sequences where there are so many,
   /// else of one.
@@ -123,12 +124,11 @@ class Calibrator {
     }
   }
 
-  /// What rows cost more on a cache that holds something: theirs, or others'.
+  /// What rows cost more whose sequences hold something.
   void measure_depth() {
-    const std::int32_t n_deep =
-        std::min(kDeepSeqs, largest_power_of_2(std::max(n_decode_max() / 2, 1)));
+    const std::int32_t n_deep = std::min(kDeepSeqs, largest_power_of_2(n_decode_max()));
     const Pos depth =
-        std::min({kDepth, n_chunk_max_, info_.n_ctx - 2 * kChunkRows - 2 * kDepthRuns * kDeepSeqs});
+        std::min({kDepth, n_chunk_max_, info_.n_ctx - 2 * kChunkRows - kDepthRuns * kDeepSeqs});
     if (depth < kChunkRows || !fits(depth)) return;
     // What is looked for is a difference of times: a call that was interrupted would hide it.
     for (const std::int32_t n : {n_deep, kChunkRows}) {
@@ -150,26 +150,21 @@ class Calibrator {
       });
       result_.many.attended_ns = std::max(0.0, (behind - best_ns_.at(kChunkRows)) / cells);
     }
-    forget(std::min(2 * n_deep, info_.n_seqs));
+    forget(n_deep);
   }
 
-  /// The n first sequences hold `depth` tokens each, others none. Returns how many they hold then.
+  /// The n first sequences hold `depth` tokens each. Returns how many they hold then. (What a cell
+  /// costs that is only passed over drowns in noise at such depths: calls will tell.)
   Pos measure_few(std::int32_t n, Pos depth) {
-    const double empty_ns = best_ns_.at(n);
-    double beside_ns = kNever, behind_ns = kNever;
-    Pos n_run = 0;
-    for (; n_run < kDepthRuns && fits(2 * n); ++n_run) {
-      if (2 * n <= info_.n_seqs) beside_ns = std::min(beside_ns, time_rows(n, n, n_run, 1));
-      behind_ns = std::min(behind_ns, time_rows(0, n, depth + n_run, 1));
+    const Pos begin = depth;
+    double behind_ns = 0;
+    for (int run = 0; run < kDepthRuns && fits(n); ++run) {
+      const double ns = time_rows(0, n, depth++, 1);
+      behind_ns = run == 0 ? ns : std::min(behind_ns, ns);
     }
-    if (n_run == 0) return depth;
-    const double cells = static_cast<double>(n) * depth;
-    const double total = std::max(0.0, behind_ns - empty_ns);
-    // What is not clear from noise is not believed: caches are much larger than what is tried.
-    const bool is_clear = beside_ns < kNever && beside_ns > kClearly * empty_ns;
-    const double scanned = is_clear ? std::min(beside_ns - empty_ns, total / 2) : 0;
-    result_.few = {(total - scanned) / cells, scanned / cells};
-    return depth + n_run;
+    const double cells = static_cast<double>(n) * begin;
+    result_.few.attended_ns = std::max(0.0, (behind_ns - best_ns_.at(n)) / cells);
+    return depth;
   }
 
   /// What it takes to bring one position back, from the n that sequence 0 holds: what does not grow
@@ -196,7 +191,7 @@ class Calibrator {
       for (Pos pos = begin; pos < begin + n_each; ++pos) {
         positions.push_back(pos);
         seqs.push_back(seq);
-        wants_logits.push_back(pos + 1 == begin + n_each);
+        wants_logits.push_back(pos + 1 == begin + n_each || n_seqs * n_each <= n_guess_max());
       }
     }
     const std::vector<TokenId> tokens(positions.size(), 0);

@@ -11,6 +11,10 @@ namespace llamaherd {
 /// Rows of stock CPU attention's tile: a prefill chunk that ends a prompt early ends on one.
 inline constexpr std::int32_t kChunkRows = 64;
 
+/// Calls of up to so many rows are measured with logits of every row, as guesses want them; beyond
+/// them, and beyond one row for each sequence, as prompts have them: of the last row alone.
+inline constexpr std::int32_t kRowsWithLogits = 16;
+
 /// What decides how long a decode call takes.
 struct CallShape {
   std::int32_t n_rows = 0;

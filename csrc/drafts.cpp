@@ -7,8 +7,6 @@ namespace {
 
 // Slow: by a lucky streak guesses would look better than they are.
 constexpr double kWeight = 0.05;  // of the latest token
-constexpr double kRecovery = 1.01;
-constexpr double kRetried = 0.5;  // up to here it recovers
 // Of the tokens that each request would get in the time without anybody's guesses.
 constexpr double kLeastShare = 0.98;
 // By which calls that turned out dear come to be tried again.
@@ -16,19 +14,15 @@ constexpr double kRelaxation = 1e-4;
 
 }  // namespace
 
-void DraftRecord::observe(std::int32_t n_drafted, std::int32_t n_accepted) {
+void DraftRecord::observe(std::int32_t n_judged, std::int32_t n_accepted) {
   for (std::int32_t i = 0; i < n_accepted; ++i) acceptance_ += kWeight * (1 - acceptance_);
-  if (n_accepted < n_drafted) acceptance_ -= kWeight * acceptance_;
-}
-
-void DraftRecord::passed_over() {
-  if (acceptance_ < kRetried) acceptance_ = std::min(kRetried, acceptance_ * kRecovery);
+  if (n_accepted < n_judged) acceptance_ -= kWeight * acceptance_;
 }
 
 void Drafter::observe(std::int32_t n_rows, double ratio) {
-  constexpr double kWeightOfCall = 0.1, kMost = 4;
-  if (n_rows <= n_seqs_) return;
-  pace_ = std::max(1.0, pace_ + kWeightOfCall * (std::min(ratio, kMost) - pace_));
+  constexpr double kWeightOfCall = 0.1, kLeast = 0.8, kMost = 4;
+  if (n_rows <= n_known_) return;
+  pace_ += kWeightOfCall * (std::clamp(ratio, kLeast, kMost) - pace_);
 }
 
 std::span<const std::int32_t> Drafter::choose(std::span<const DraftCandidate> candidates,
@@ -37,7 +31,7 @@ std::span<const std::int32_t> Drafter::choose(std::span<const DraftCandidate> ca
   chosen_.clear();
   tried_.clear();
   for (const DraftCandidate& c : candidates) {
-    if (c.n_guessed == 0) n_most = std::min(n_most, n_seqs_ - decode.n_rows());
+    if (c.n_guessed == 0) n_most = std::min(n_most, n_known_ - decode.n_rows());
     tried_.push_back({0, c.n_guessed > 0 ? c.acceptance : 0, 1});
   }
   const double alone_ns = model.call_ns(decode.shape(n_cells_used));
@@ -52,7 +46,7 @@ std::span<const std::int32_t> Drafter::choose(std::span<const DraftCandidate> ca
     next->n_tokens += next->gain;
     next->gain = ++next->n_rows < candidate.n_guessed ? next->gain * candidate.acceptance : 0;
     sum.draft(candidate.begin, 1);
-    const double ns = model.call_ns(sum.shape(n_cells_used)) * (sum.n_rows() > n_seqs_ ? pace_ : 1);
+    const double ns = model.call_ns(sum.shape(n_cells_used)) * (sum.n_rows() > n_known_ ? pace_ : 1);
     const double least = std::ranges::min_element(tried_, {}, &Tried::n_tokens)->n_tokens;
     if (n_tokens / ns <= best || least / ns < kLeastShare / alone_ns) continue;
     best = n_tokens / ns;

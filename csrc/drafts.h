@@ -15,11 +15,9 @@ class DraftRecord {
   /// The chance that the next guessed token is right, if all before it are.
   double acceptance() const { return acceptance_; }
 
-  /// So many were computed, and the first n_accepted of them were right.
-  void observe(std::int32_t n_drafted, std::int32_t n_accepted);
-
-  /// There were guesses, which were not worth their rows. It comes to be tried again.
-  void passed_over();
+  /// So many could be judged, and the first n_accepted of them were right. (Those of computed rows,
+  /// or without any the first, once the next token is known.)
+  void observe(std::int32_t n_judged, std::int32_t n_accepted);
 
  private:
   double acceptance_ = 0.5;
@@ -35,14 +33,16 @@ struct DraftCandidate {
 /// How many of its guesses each request of a call should have computed with its next token.
 class Drafter {
  public:
-  /// n_seqs: requests that can run. Beyond so many rows the cost model's curve is that of prompts,
-  /// while of guesses every row computes logits: how much longer such calls take is learned.
-  explicit Drafter(std::int32_t n_seqs) : n_seqs_(n_seqs) {}
+  /// Beyond n_known rows the cost model's curve is that of prompts, while of guesses every row
+  /// computes logits: how much longer such calls take is learned.
+  explicit Drafter(std::int32_t n_known) : n_known_(n_known) {}
+
+  std::int32_t n_known() const { return n_known_; }
 
   /// So many rows of each candidate that the tokens gained for the time are most, by at least
   /// kLeastGain, and that nobody is slowed down by the guesses of others; empty: none is worth it.
-  /// `decode` is the call without them, n_most how many rows it can take beside; more than n_seqs
-  /// rows in all are tried only if everybody guesses. Valid until the next call.
+  /// `decode` is the call without them, n_most how many rows it can take beside; more than
+  /// n_known rows in all are tried only if everybody guesses. Valid until the next call.
   std::span<const std::int32_t> choose(std::span<const DraftCandidate> candidates,
                                        const ShapeSum& decode, std::int32_t n_cells_used,
                                        std::int32_t n_most, const CostModel& model);
@@ -57,8 +57,8 @@ class Drafter {
     double n_tokens;
   };
 
-  std::int32_t n_seqs_;
-  double pace_ = 1.25;  // of calls of more than n_seqs rows
+  std::int32_t n_known_;
+  double pace_ = 1.1;  // of calls of more rows
   std::vector<Tried> tried_;
   std::vector<std::int32_t> chosen_;
 };

@@ -189,12 +189,6 @@ void Scheduler::draft(CallPlan& call) {
   const std::int32_t n_most =
       std::min({options_.packing.n_batch - call.n_rows, options_.n_scored, room({}).n_cells});
   const auto n = drafter_.choose(draft_candidates_, sum, cache_.n_cells_used(), n_most, model_);
-  for (std::size_t i = 0; i < call.items.size(); ++i) {
-    const bool has_rows = !n.empty() && n[i] > 0;
-    if (!has_rows && draft_candidates_[i].n_guessed > 0) {
-      call.items[i].request->drafts.passed_over();
-    }
-  }
   if (n.empty()) return;
   call.n_pad = 0;
   call.draft(n);

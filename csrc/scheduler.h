@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -43,7 +44,7 @@ class Scheduler {
         logits_(logits),
         queue_(options.queue),
         packer_(options.packing, pool.n_seqs()),
-        drafter_(pool.n_seqs()) {}
+        drafter_(std::max(pool.n_seqs(), kRowsWithLogits)) {}
 
   void submit(std::unique_ptr<Request> request, std::int64_t now_ns);
 
@@ -65,6 +66,7 @@ class Scheduler {
   Request* find(RequestId id);
 
   /// See Drafter.
+  std::int32_t n_draft_rows_known() const { return drafter_.n_known(); }
   void observe_draft(std::int32_t n_rows, double ratio) { drafter_.observe(n_rows, ratio); }
 
   /// Gives a request away, waiting or running. Its sequence stays the caller's to release.

@@ -63,9 +63,14 @@ class StepGuard {
  private:
   void commit(const PlannedRequest& item, Staged& staged) {
     const auto n_right = static_cast<std::int32_t>(staged.further.size());
-    commit(*item.request, item.end, staged);
-    if (item.n_drafted == 0) return;
-    item.request->drafts.observe(item.n_drafted, n_right);
+    Request& request = *item.request;
+    if (item.n_drafted > 0) {
+      request.drafts.observe(item.n_drafted, n_right);
+    } else if (staged.token && !request.guesses.empty()) {
+      request.drafts.observe(1, request.guesses.front() == *staged.token);
+    }
+    request.guesses.clear();
+    commit(request, item.end, staged);
     if (n_right == item.n_drafted) return;
     backend_.apply({KvOp::Kind::kRemove, item.seq, item.end + n_right, -1});
   }

@@ -16,16 +16,17 @@ class TimedBackend : public FakeBackend {
 
   std::function<double(std::int32_t)> rows_ns = [](std::int32_t n) { return 1e6 * n; };
   double attended_ns = 0;
-  double scanned_ns = 0;
   double load_token_ns = 0;
+  double logits_ns = 0;        // more, for each row with logits
   double interruption_ns = 0;  // more, for every third call
   double first_call_ns = 0;    // more, for the first call of each number of rows
 
   DecodeStatus decode(const BatchView& batch) override {
     const auto n = static_cast<std::int32_t>(batch.tokens.size());
-    double ns = rows_ns(n) + scanned_ns * n * n_cells_used();
+    double ns = rows_ns(n);
     for (std::size_t row = 0; row < batch.seqs.size(); ++row)
       ns += attended_ns * batch.positions[row];
+    ns += logits_ns * static_cast<double>(std::ranges::count(batch.wants_logits, 1));
     if (seen_.insert(n).second) ns += first_call_ns;
     if (n_calls() % 3 == 1) ns += interruption_ns;
     now_ns_ += static_cast<std::int64_t>(ns);
@@ -58,17 +59,29 @@ TEST(Calibration, MeasuresTheCurveAttentionAndLoading) {
   TimedBackend backend(big());
   backend.rows_ns = [](std::int32_t n) { return n % 4 == 0 ? 1e6 * n : 1.5e6 * n; };
   backend.attended_ns = 1000;
-  backend.scanned_ns = 130;
   backend.load_token_ns = 50;
   backend.first_call_ns = 1e9;
   const CostModel model(backend.calibrate());
   for (std::int32_t n : {1, 2, 3, 4, 7, 11, 12, 64, 128, 512}) {
     EXPECT_NEAR(model.call_ns({n}) / backend.rows_ns(n), 1, 0.05) << n;
   }
-  EXPECT_NEAR(model.call_ns({6, 6000, 10000}) - model.call_ns({6}), 6000 * 1000 + 10000 * 130, 1e5);
-  EXPECT_NEAR(model.call_ns({64, 6000}) - model.call_ns({64}), 6000 * 1130, 3e5);
+  EXPECT_NEAR(model.call_ns({6, 6000}) - model.call_ns({6}), 6000 * 1000, 1e5);
+  EXPECT_NEAR(model.call_ns({64, 6000}) - model.call_ns({64}), 6000 * 1000, 2e5);
   EXPECT_NEAR(model.costs().load_token_ns, 50, 1);
   EXPECT_EQ(model.calibration().noise, 1);
+}
+
+TEST(Calibration, RowsOfGuessesAreMeasuredWithTheirLogits) {
+  for (const int n_scored : {0, 6, 100}) {
+    FakeOptions options = big(2);
+    options.info.n_scored = n_scored;
+    TimedBackend backend(options);
+    backend.logits_ns = 1e6;
+    const CostModel model(backend.calibrate());
+    const double known_ns = n_scored == 100 ? 2e6 * 16 : 1e6 * 17;
+    EXPECT_NEAR(model.call_ns({16}) / known_ns, 1, n_scored == 100 ? 0.01 : 0.4) << n_scored;
+    EXPECT_NEAR(model.call_ns({64}), 65e6, 2e6);
+  }
 }
 
 TEST(Calibration, AttentionIsNotMistakenForInterruptions) {
@@ -94,8 +107,10 @@ TEST(Calibration, ANumberOfRowsThatSeemsDearIsMeasuredAgain) {
 TEST(Calibration, SaysHowNoisyItWas) {
   TimedBackend backend(big());
   std::mt19937 rng(1);
-  backend.rows_ns = [&](std::int32_t n) { return 1e6 * n * (rng() % 2 ? 1 : 3); };
-  EXPECT_GT(backend.calibrate().noise, 1.5);
+  backend.rows_ns = [&](std::int32_t n) {
+    return 1e6 * n * (1 + static_cast<double>(rng() % 1000) / 500);
+  };
+  EXPECT_GT(backend.calibrate().noise, 1.3);
   TimedBackend hurried(big());
   EXPECT_EQ(hurried.calibrate(-1).noise, 0);
 }
