@@ -140,31 +140,15 @@ class Calibrator {
       backend_.apply({KvOp::Kind::kCopy, 0, 0, depth, seq});
     }
     Pos begin = depth;
-    if (best_ns_.contains(n_deep)) begin = measure_few(n_deep, depth);
-    if (best_ns_.contains(kChunkRows) && fits(kChunkRows)) {
-      const double cells = static_cast<double>(kChunkRows) * depth;
-      const double behind = least_of_two([&] {
-        const double ns = time_rows(0, 1, begin, kChunkRows);
-        begin += kChunkRows;
-        return ns;
-      });
-      result_.many.attended_ns = std::max(0.0, (behind - best_ns_.at(kChunkRows)) / cells);
-    }
+    // (What a cell costs that is only passed over drowns in noise at such depths: calls will tell.)
+    result_.few.attended_ns =
+        attended_ns(n_deep, depth, kDepthRuns, [&] { return time_rows(0, n_deep, begin++, 1); });
+    result_.many.attended_ns = attended_ns(kChunkRows, depth, 2, [&] {
+      const double ns = time_rows(0, 1, begin, kChunkRows);
+      begin += kChunkRows;
+      return ns;
+    });
     forget(n_deep);
-  }
-
-  /// The n first sequences hold `depth` tokens each. Returns how many they hold then. (What a cell
-  /// costs that is only passed over drowns in noise at such depths: calls will tell.)
-  Pos measure_few(std::int32_t n, Pos depth) {
-    const Pos begin = depth;
-    double behind_ns = 0;
-    for (int run = 0; run < kDepthRuns && fits(n); ++run) {
-      const double ns = time_rows(0, n, depth++, 1);
-      behind_ns = run == 0 ? ns : std::min(behind_ns, ns);
-    }
-    const double cells = static_cast<double>(n) * begin;
-    result_.few.attended_ns = std::max(0.0, (behind_ns - best_ns_.at(n)) / cells);
-    return depth;
   }
 
   /// What it takes to bring one position back, from the n that sequence 0 holds: what does not grow
@@ -177,9 +161,12 @@ class Calibrator {
     result_.load_token_ns = static_cast<double>(options_.now_ns() - begin_ns) / n;
   }
 
-  static double least_of_two(const std::function<double()>& time) {
-    const double first = time();
-    return std::min(first, time());
+  /// For each cell and row, of calls of n rows behind `depth` cells; 0: not known.
+  double attended_ns(std::int32_t n, Pos depth, int n_runs, const std::function<double()>& time) {
+    if (!best_ns_.contains(n) || !fits(n)) return 0;
+    double behind_ns = time();
+    while (--n_runs > 0 && fits(n)) behind_ns = std::min(behind_ns, time());
+    return std::max(0.0, (behind_ns - best_ns_.at(n)) / (static_cast<double>(n) * depth));
   }
 
   /// Nanoseconds of a call with n_each rows of each of the sequences. Leaves them in the cache.

@@ -19,10 +19,11 @@ void DraftRecord::observe(std::int32_t n_judged, std::int32_t n_accepted) {
   if (n_accepted < n_judged) acceptance_ -= kWeight * acceptance_;
 }
 
-void Drafter::observe(std::int32_t n_rows, double ratio) {
+bool Drafter::observe(std::int32_t n_rows, double ratio) {
   constexpr double kWeightOfCall = 0.1, kLeast = 0.8, kMost = 4;
-  if (n_rows <= n_known_) return;
+  if (n_rows <= n_known_) return false;
   pace_ += kWeightOfCall * (std::clamp(ratio, kLeast, kMost) - pace_);
+  return true;
 }
 
 std::span<const std::int32_t> Drafter::choose(std::span<const DraftCandidate> candidates,
@@ -46,7 +47,8 @@ std::span<const std::int32_t> Drafter::choose(std::span<const DraftCandidate> ca
     next->n_tokens += next->gain;
     next->gain = ++next->n_rows < candidate.n_guessed ? next->gain * candidate.acceptance : 0;
     sum.draft(candidate.begin, 1);
-    const double ns = model.call_ns(sum.shape(n_cells_used)) * (sum.n_rows() > n_known_ ? pace_ : 1);
+    const double ns =
+        model.call_ns(sum.shape(n_cells_used)) * (sum.n_rows() > n_known_ ? pace_ : 1);
     const double least = std::ranges::min_element(tried_, {}, &Tried::n_tokens)->n_tokens;
     if (n_tokens / ns <= best || least / ns < kLeastShare / alone_ns) continue;
     best = n_tokens / ns;

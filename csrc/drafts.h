@@ -37,8 +37,6 @@ class Drafter {
   /// computes logits: how much longer such calls take is learned.
   explicit Drafter(std::int32_t n_known) : n_known_(n_known) {}
 
-  std::int32_t n_known() const { return n_known_; }
-
   /// So many rows of each candidate that the tokens gained for the time are most, by at least
   /// kLeastGain, and that nobody is slowed down by the guesses of others; empty: none is worth it.
   /// `decode` is the call without them, n_most how many rows it can take beside; more than
@@ -47,8 +45,9 @@ class Drafter {
                                        const ShapeSum& decode, std::int32_t n_cells_used,
                                        std::int32_t n_most, const CostModel& model);
 
-  /// A call of so many rows with guesses took so many times what was predicted.
-  void observe(std::int32_t n_rows, double ratio);
+  /// A call of so many rows with guesses took so many times what was predicted. False, having
+  /// learned nothing, if the cost model should know such calls.
+  bool observe(std::int32_t n_rows, double ratio);
 
  private:
   struct Tried {

@@ -217,9 +217,9 @@ DecodeStatus Engine::decode(const CallPlan& call, std::int32_t n_pad) {
   if (n_pad > 0) backend_.apply({KvOp::Kind::kRemove, backend_.info().pad_seq, 0, -1});
   if (learns_ && status == DecodeStatus::kOk) {
     const auto ns = static_cast<double>(spent_ns);
-    if (call.n_drafted > 0 && call.n_rows > scheduler_.n_draft_rows_known()) {
-      scheduler_.observe_draft(call.n_rows, ns / predicted_ns);
-    } else {
+    const bool is_draft =
+        call.n_drafted > 0 && scheduler_.observe_draft(call.n_rows, ns / predicted_ns);
+    if (!is_draft) {
       if (predicted_ns > 0) governor_.observe(ns * costs_.pace() / predicted_ns);
       costs_.observe(sum.shape(n_cells_used), ns);
     }

@@ -66,8 +66,7 @@ class Scheduler {
   Request* find(RequestId id);
 
   /// See Drafter.
-  std::int32_t n_draft_rows_known() const { return drafter_.n_known(); }
-  void observe_draft(std::int32_t n_rows, double ratio) { drafter_.observe(n_rows, ratio); }
+  bool observe_draft(std::int32_t n_rows, double ratio) { return drafter_.observe(n_rows, ratio); }
 
   /// Gives a request away, waiting or running. Its sequence stays the caller's to release.
   std::unique_ptr<Request> take(Request& request);

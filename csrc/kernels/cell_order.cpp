@@ -40,18 +40,15 @@ void CellOrder::write(const std::int64_t* written, std::int64_t n) {
 void CellOrder::sort(std::uint32_t* sorted, std::int64_t n, std::uint64_t* marks) const {
   const auto place_of = [&](std::uint32_t cell) { return places()[cell]; };
   if (std::ranges::is_sorted(sorted, sorted + n, {}, place_of)) return;
-  std::int64_t first = n_marks(), last = 0;
+  std::fill_n(marks, n_marks(), 0);
   for (std::int64_t i = 0; i < n; ++i) {
     const std::uint32_t place = place_of(sorted[i]);
     marks[place / 64] |= std::uint64_t{1} << place % 64;
-    first = std::min<std::int64_t>(first, place / 64);
-    last = std::max<std::int64_t>(last, place / 64);
   }
-  for (std::int64_t word = first; word <= last; ++word) {
+  for (std::int64_t word = 0; word < n_marks(); ++word) {
     for (std::uint64_t left = marks[word]; left != 0; left &= left - 1) {
       *sorted++ = cells()[word * 64 + std::countr_zero(left)];
     }
-    marks[word] = 0;
   }
 }
 

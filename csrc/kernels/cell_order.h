@@ -1,6 +1,5 @@
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 
 #include "workspace.h"
@@ -21,7 +20,7 @@ class CellOrder {
   /// The n cells, each below n_cells(), were written in this order.
   void write(const std::int64_t* cells, std::int64_t n);
 
-  /// Brings n different cells that ascend into the order. `marks` is all zero, and is again.
+  /// Brings n different cells into the order. `marks`: room for n_marks().
   void sort(std::uint32_t* cells, std::int64_t n, std::uint64_t* marks) const;
   std::int64_t n_marks() const { return n_places() / 64; }
 

@@ -80,7 +80,6 @@ void VisibleBlocks::build(std::int64_t index, const ggml_tensor& mask,
   std::uint32_t* next = tile.order + n_most;  // chains of the blocks with the same index
   std::uint32_t* of_row = next + n_most;      // each row's blocks
   std::fill_n(first, n_row_blocks(), kNone);
-  if (order_) std::fill_n(marks, order_->n_marks(), 0);
 
   std::uint32_t n = 0;
   for (int row = 0; row < n_rows_of(index); ++row) {

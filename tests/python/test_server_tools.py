@@ -1,0 +1,96 @@
+"""Tool calls and thoughts over HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from chat_templates import TOOLS_AND_THOUGHTS
+from llamaherd import EngineConfig
+from openai import OpenAI
+from serving import Served, serve
+from test_chat import CALLS, THOUGHTS, WEATHER
+
+
+@pytest.fixture(scope="module")
+def served(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    config = tmp_path_factory.mktemp("config") / "engine.toml"
+    EngineConfig(chat_template=TOOLS_AND_THOUGHTS, n_ctx=16384).to_file(config)
+    with serve(f"chat={model_path}", options=("--config", str(config))) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def http(served: Served) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=served.url, timeout=60) as http:
+        yield http
+
+
+def test_tool_calls_over_http(served: Served) -> None:
+    with OpenAI(base_url=served.url + "/v1", api_key="none", max_retries=0) as client:
+        options: dict[str, Any] = {
+            "model": "chat",
+            "messages": CALLS,
+            "tools": [WEATHER],
+            "temperature": 0,
+            "max_tokens": 120,
+        }
+        whole = client.chat.completions.create(**options)
+        (choice,) = whole.choices
+        assert choice.finish_reason == "tool_calls"
+        (made,) = choice.message.tool_calls or ()
+        assert made.type == "function"
+        assert json.loads(made.function.arguments)["city"] == "Paris"
+        name, arguments, reason = "", "", None
+        for chunk in client.chat.completions.create(stream=True, **options):
+            for call in chunk.choices[0].delta.tool_calls or ():
+                name += call.function.name or "" if call.function else ""
+                arguments += call.function.arguments or "" if call.function else ""
+            reason = chunk.choices[0].finish_reason or reason
+        assert (name, arguments, reason) == (
+            "get_weather",
+            made.function.arguments,
+            "tool_calls",
+        )
+
+
+def test_tool_calls_of_responses(served: Served) -> None:
+    with OpenAI(base_url=served.url + "/v1", api_key="none", max_retries=0) as client:
+        items: list[Any] = []
+        for message in CALLS:
+            items += [
+                {"type": "function_call", "call_id": call["id"], **call["function"]}
+                for call in message.get("tool_calls", ())
+            ]
+            if message["role"] == "user":
+                items.append(message)
+        options: dict[str, Any] = {
+            "model": "chat",
+            "input": items,
+            "tools": [{"type": "function", **WEATHER["function"]}],
+            "temperature": 0,
+            "max_output_tokens": 120,
+        }
+        whole = client.responses.create(**options)
+        (item,) = whole.output
+        assert item.type == "function_call"
+        assert json.loads(item.arguments)["city"] == "Paris"
+        events = list(client.responses.create(stream=True, **options))
+        deltas = [e.delta for e in events if e.type == "response.function_call_arguments.delta"]
+        assert "".join(deltas) == item.arguments
+        last: Any = events[-1]
+        assert last.type == "response.completed"
+        assert last.response.output[0].arguments == item.arguments
+
+
+def test_thoughts_over_http(http: httpx.Client) -> None:
+    body = {"messages": THOUGHTS, "temperature": 0, "max_tokens": 60}
+    message = http.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]
+    assert message["reasoning_content"].startswith("It is ")
+    body["reasoning_effort"] = "none"
+    message = http.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]
+    assert "reasoning_content" not in message
