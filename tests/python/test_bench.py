@@ -327,3 +327,17 @@ def test_the_command_writes_a_table_and_json(model_path: Path, tmp_path: Path) -
     assert results["environment"]["n_cores"] >= 1
     (only,) = results["runs"]
     assert only["contestants"]["llamaherd"]["rounds"][0]["n_completion_tokens"] == 128
+
+
+def test_the_command_replays_a_trace(model_path: Path, tmp_path: Path) -> None:
+    trace, output = tmp_path / "trace.csv", tmp_path / "results.json"
+    rows = ["2023-11-16 18:15:46.6805900,374,44", "2023-11-16 18:15:46.9805900,396,109"]
+    trace.write_text("\n".join(["TIMESTAMP,ContextTokens,GeneratedTokens", *rows]))
+    args = ["--trace", str(trace), "-c", "llamaherd", "--rounds", "1", "--requests", "2"]
+    args += ["--threads", "1", "--output", str(output), "--model", str(model_path)]
+    done = run("bench", *args)
+    assert done.returncode == 0, done.stderr
+    assert "trace, at their moments: a recorded trace, scaled" in done.stdout
+    (only,) = json.loads(output.read_text())["runs"]
+    assert only["workload"] == "trace"
+    assert only["contestants"]["llamaherd"]["rounds"][0]["n_errors"] == 0

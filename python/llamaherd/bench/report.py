@@ -112,9 +112,7 @@ def _environment(results: dict[str, Any]) -> Iterator[str]:
 
 def _run(run: dict[str, Any]) -> Iterator[str]:
     n_rounds = len(next(iter(run["contestants"].values()))["rounds"])
-    name = Path(run["workload"]).stem
-    loop = "at their moments" if run["open_loop"] else f"{run['n_clients']} at once"
-    yield f"## {name}, {loop}"
+    yield f"## {tables.title(run)}"
     yield ""
     yield f"{run['about'].capitalize()}; {run['n_requests']} requests a round, {n_rounds} rounds."
     yield ""
@@ -148,7 +146,7 @@ def _ahead(runs: Sequence[dict[str, Any]]) -> Iterator[str]:
                 if a and b and (b > 1.05 * a if not rank else b < a / 1.05):
                     better.append(f"{label} {b:,.1f} against {a:,.1f}")
             if better:
-                where = f"{Path(run['workload']).stem}, {run['n_clients']} at once"
+                where = tables.title(run)
                 yield f"- {name} ({where}): {'; '.join(better)}."
 
 

@@ -45,6 +45,11 @@ class Plan:
         return traces.load(Path(self.workload), seed, self.size)
 
     @property
+    def name(self) -> str:
+        """Of a trace its file's, without the folder: results are shown to others."""
+        return self.workload if self.workload in KINDS else Path(self.workload).stem
+
+    @property
     def about(self) -> str:
         kind = KINDS.get(self.workload)
         return kind.about if kind else "a recorded trace, scaled"
@@ -76,7 +81,7 @@ def measure(plan: Plan, on_round: Callable[[str, int, dict[str, Any]], None]) ->
             samples[name] = _from_begin(played)
             on_round(name, i, figures[name][-1])
         return {
-            "workload": plan.workload,
+            "workload": plan.name,
             "about": plan.about,
             "n_clients": n_seqs,
             "n_requests": len(list(first.asks)),

@@ -17,6 +17,11 @@ HEADER = (
 )
 
 
+def title(run: dict[str, Any]) -> str:
+    when = "at their moments" if run["open_loop"] else f"{run['n_clients']} at once"
+    return f"{run['workload']}, {when}"
+
+
 def rows(run: dict[str, Any]) -> list[tuple[str, ...]]:
     """A header, and a row for each contestant: medians of the rounds, and for tokens per second and
     the ratio to ours the smallest and the largest."""

@@ -136,10 +136,10 @@ def _run(plans: list[Plan], results: dict[str, Any], output: Path | None) -> Non
 def _print_run(console: Console, run: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from llamaherd.bench.tables import rows
+    from llamaherd.bench import tables
 
-    console.print(f"{run['workload']}, {run['n_clients']} at once: {run['about']}", markup=False)
-    header, *body = rows(run)
+    console.print(f"{tables.title(run)}: {run['about']}", markup=False)
+    header, *body = tables.rows(run)
     table = Table(*header)
     for row in body:
         table.add_row(*row)
