@@ -99,29 +99,23 @@ void weigh(const std::byte* const* v, int n, std::int64_t offset, const float* c
   }
 }
 
-template <class S, int kN>
-void weigh_all(const std::byte* const* v, int n, int v_size, const float* const* weights,
-               float* const* out) {
-  float* to[kN];
-  for (int d = 0; d < v_size;) {
-    for (int i = 0; i < kN; ++i) to[i] = out[i] + d;
-    if (v_size - d >= 64) {
-      weigh<S, kN, 4>(v, n, 2 * d, weights, to);
-      d += 64;
-    } else {
-      weigh<S, kN, 1>(v, n, 2 * d, weights, to);
-      d += 16;
-    }
+/// Calls f.template operator()<kN>(first) until n are done, kMost at a time.
+template <int kMost, class F>
+void in_steps(int n, const F& f, int first = 0) {
+  for (; first + kMost <= n; first += kMost) f.template operator()<kMost>(first);
+  if constexpr (kMost > 1) {
+    if (first < n) in_steps<kMost - 1>(n, f, first);
   }
 }
 
-/// Calls f.template operator()<kN>(first) until n queries are done, S::kQueries at a time.
-template <class S, int kN = S::kQueries, class F>
-void for_queries(int n, const F& f, int first = 0) {
-  for (; first + kN <= n; first += kN) f.template operator()<kN>(first);
-  if constexpr (kN > 1) {
-    if (first < n) for_queries<S, kN - 1>(n, f, first);
-  }
+template <class S, int kN>
+void weigh_all(const std::byte* const* v, int n, int v_size, const float* const* weights,
+               float* const* out) {
+  in_steps<S::kVectors>(v_size / 16, [&]<int kVectors>(int j) {
+    float* to[kN];
+    for (int i = 0; i < kN; ++i) to[i] = out[i] + 16 * j;
+    weigh<S, kN, kVectors>(v, n, 32 * j, weights, to);
+  });
 }
 
 /// Scores become weights; returns their maximum and sum. Those from `count` on count for nothing.
@@ -254,7 +248,7 @@ class TileAttention {
     }
     if (next) prefetch(*next, k, t_.k_stride, bytes_of(t_.k_size, t_.k_is_q8));
     const int n = block.n_rows * t_.n_group;
-    for_queries<S>(n, [&]<int kN>(int first) { score_some<kN>(block, first, n_vectors); });
+    in_steps<S::kQueries>(n, [&]<int kN>(int first) { score_some<kN>(block, first, n_vectors); });
     for (int i = 0; i < n; ++i) {
       float* scores = s_.scores + i * kBlockCells;
       if (t_.mask) add_bias(block, i, scores);
@@ -298,16 +292,11 @@ class TileAttention {
       q[i] = s_.q + query(block, first + i) * t_.k_size;
       scores[i] = s_.scores + (first + i) * kBlockCells;
     }
-    switch (n_vectors) {
-      case 1:
-        return score<S, kN, 1>(s_.k, t_.k_size, q, scores);
-      case 2:
-        return score<S, kN, 2>(s_.k, t_.k_size, q, scores);
-      case 3:
-        return score<S, kN, 3>(s_.k, t_.k_size, q, scores);
-      default:
-        return score<S, kN, 4>(s_.k, t_.k_size, q, scores);
-    }
+    in_steps<S::kVectors>(n_vectors, [&]<int kVectors>(int c) {
+      float* to[kN];
+      for (int i = 0; i < kN; ++i) to[i] = scores[i] + 16 * c;
+      score<S, kN, kVectors>(s_.k + c * t_.k_size * 16, t_.k_size, q, to);
+    });
   }
 
   /// Values are added without looking whose they are, those a row does not see times zero. That is
@@ -334,8 +323,8 @@ class TileAttention {
       }
       return;
     }
-    for_queries<S>(n,
-                   [&]<int kN>(int first) { some.template operator()<kN>(first, block.n_cells); });
+    in_steps<S::kQueries>(
+        n, [&]<int kN>(int first) { some.template operator()<kN>(first, block.n_cells); });
   }
 
   void add_bias(const SharedBlock& block, int i, float* scores) {

@@ -86,7 +86,7 @@ void multiply_tile(const std::byte* panel, std::int64_t n_blocks, const void* co
                    float* const* out, std::int64_t first, int n_valid) {
   using F = typename S::F;
   using I = typename S::I;
-  constexpr bool kCentered = L.has_min || (L.n_bits == 8 && S::kDot8Centers);
+  constexpr bool kCentered = L.has_min || (L.n_bits == 8 && S::kCenters8);
   const ActivationBlock* rows[kRows];
   F acc[kRows];
   for (int r = 0; r < kRows; ++r) {
@@ -96,12 +96,12 @@ void multiply_tile(const std::byte* panel, std::int64_t n_blocks, const void* co
   for (std::int64_t b = 0; b < n_blocks; ++b) {
     const PanelBlock<S, L> block(panel, b);
     block.prefetch();
-    I sums[kRows];
+    typename S::template Sum<L.n_bits> sums[kRows];
     const auto start = [&](int half) {
       for (int r = 0; r < kRows; ++r) {
         const std::int32_t neg =
             L.n_scales == 2 ? rows[r][b].neg_sum_half[half] : rows[r][b].neg_sum;
-        sums[r] = kCentered ? S::zero_i() : S::shift_left(S::set1_i(neg), L.n_bits - 1);
+        sums[r].start(kCentered ? S::zero_i() : S::shift_left(S::set1_i(neg), L.n_bits - 1));
       }
     };
     const auto take = [&]<int kV>() {
@@ -109,17 +109,15 @@ void multiply_tile(const std::byte* panel, std::int64_t n_blocks, const void* co
       block.template pair<kV>(even, odd);
       for (int r = 0; r < kRows; ++r) {
         const std::int8_t* q = rows[r][b].q + 8 * kV;
-        if constexpr (L.n_bits == 8) {
-          sums[r] = S::dot8(S::dot8(sums[r], even, q), odd, q + 4);
-        } else {
-          sums[r] = S::dot(S::dot(sums[r], even, q), odd, q + 4);
-        }
+        sums[r].template add<2 * kV>(even, q);
+        sums[r].template add<2 * kV + 1>(odd, q + 4);
       }
     };
     const auto finish = [&](int half) {
       const F scale = block.scale(half);
       for (int r = 0; r < kRows; ++r) {
-        acc[r] = S::fma(S::to_float(sums[r]), S::mul(scale, S::set1(rows[r][b].scale)), acc[r]);
+        acc[r] =
+            S::fma(S::to_float(sums[r].total()), S::mul(scale, S::set1(rows[r][b].scale)), acc[r]);
       }
     };
     start(0);
@@ -211,7 +209,7 @@ void multiply_float_tile(const std::byte* panel, std::int64_t n_in, const void* 
   }
 }
 
-template <class S, ggml_type kType, int kPanels, int kRows = S::kRows>
+template <class S, ggml_type kType, int kPanels, int kRows>
 void multiply_float_tiles(const std::byte* panel, const Product& p, std::int64_t first, int n_valid,
                           std::int64_t row = 0) {
   for (; row + kRows <= p.n_rows; row += kRows) {
@@ -229,7 +227,8 @@ template <class S, ggml_type kType>
 void multiply_float(const Product& p) {
   const std::int64_t bytes = p.n_in * 16 * kBytesOf<kType>;
   // Few rows leave registers for more panels, which keep the adders busy.
-  const std::int64_t n_wide = p.n_rows <= S::kRows / 4 ? 4 : 2;
+  constexpr int kFew = S::kFloatRows / 4, kMore = S::kFloatRows * S::kFloatPanels / 2;
+  const std::int64_t n_wide = p.n_rows <= kFew ? 4 : p.n_rows <= kMore ? 2 : S::kFloatPanels;
   for (std::int64_t i = 0; i < p.n_panels;) {
     const std::int64_t n = p.n_panels - i >= n_wide ? n_wide : 1;
     const std::int64_t first = p.first + i * kPanelOutputs;
@@ -238,12 +237,11 @@ void multiply_float(const Product& p) {
         static_cast<int>(p.n_out - last < kPanelOutputs ? p.n_out - last : kPanelOutputs);
     const std::byte* panel = p.panels + i * bytes;
     if (n == 4) {
-      multiply_float_tiles<S, kType, 4, (S::kRows / 4 > 0 ? S::kRows / 4 : 1)>(panel, p, first,
-                                                                               n_valid);
+      multiply_float_tiles<S, kType, 4, kFew>(panel, p, first, n_valid);
     } else if (n == 2) {
-      multiply_float_tiles<S, kType, 2>(panel, p, first, n_valid);
+      multiply_float_tiles<S, kType, 2, kMore>(panel, p, first, n_valid);
     } else {
-      multiply_float_tiles<S, kType, 1>(panel, p, first, n_valid);
+      multiply_float_tiles<S, kType, 1, S::kFloatRows>(panel, p, first, n_valid);
     }
     i += n;
   }

@@ -17,9 +17,10 @@ struct Avx2 {
     __m256i a, b;
   };
 
-  static constexpr int kRows = 2;
-  static constexpr int kQueries = 1;
-  static constexpr bool kDot8Centers = true;
+  static constexpr int kRows = 4;
+  static constexpr int kFloatPanels = 1, kFloatRows = 6;
+  static constexpr int kQueries = 6, kVectors = 1;
+  static constexpr bool kCenters8 = true;
 
   static F zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
   static F set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
@@ -155,24 +156,43 @@ struct Avx2 {
     __builtin_memcpy(&four, x, 4);
     return _mm256_set1_epi32(four);
   }
-  static __m256i add_products(__m256i sum, __m256i q, __m256i x) {
-    const __m256i pairs = _mm256_maddubs_epi16(q, x);
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-  }
-  /// For q below 64: sums of two products fit 16 bits.
-  static I dot(I sum, I q, const std::int8_t* x) {
-    const __m256i four = broadcast(x);
-    return {add_products(sum.a, q.a, four), add_products(sum.b, q.b, four)};
-  }
-  /// For any q, less 128: |q - 128| is at most 128, and x at least -127.
-  static I dot8(I sum, I q, const std::int8_t* x) {
-    const __m256i four = broadcast(x);
-    const auto add = [&](__m256i s, __m256i stored) {
-      const __m256i centered = _mm256_xor_si256(stored, _mm256_set1_epi8(-128));
-      return add_products(s, _mm256_abs_epi8(centered), _mm256_sign_epi8(four, centered));
-    };
-    return {add(sum.a, q.a), add(sum.b, q.b)};
-  }
+  /// Products are added in 16 bits for as many fours as fit, and those sums in 32.
+  template <int kBits>
+  class Sum {
+   public:
+    void start(I from) { sum_ = from; }
+    template <int kFour>
+    void add(I q, const std::int8_t* x) {
+      const __m256i four = broadcast(x);
+      take<kFour>(sum_.a, pairs_.a, q.a, four);
+      take<kFour>(sum_.b, pairs_.b, q.b, four);
+    }
+    I total() const { return sum_; }
+
+   private:
+    // Of two products each, and x is at least -127. With 8 bits it is |q - 128| that counts, at
+    // most 128.
+    static constexpr int kMost = kBits == 8 ? 1 : 32767 / (((1 << kBits) - 1) * 127 * 2);
+
+    template <int kFour>
+    static void take(__m256i& sum, __m256i& pairs, __m256i q, __m256i x) {
+      if constexpr (kBits == 8) {
+        const __m256i centered = _mm256_xor_si256(q, _mm256_set1_epi8(-128));
+        q = _mm256_abs_epi8(centered);
+        x = _mm256_sign_epi8(x, centered);
+      }
+      const __m256i products = _mm256_maddubs_epi16(q, x);
+      pairs = kFour % kMost == 0 ? products : _mm256_add_epi16(pairs, products);
+      if constexpr (kFour % kMost == kMost - 1) {
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+      } else {
+        // Else GCC adds all products in a tree, for which they have to wait on the stack.
+        asm("" : "+x"(pairs));
+      }
+    }
+
+    I sum_, pairs_;
+  };
 
   static void transpose(const std::byte* const* cells, std::int64_t offset, std::uint16_t* out) {
     for (int half = 0; half < 2; ++half) {
@@ -215,22 +235,33 @@ struct Avx2 {
     const bool tiny = largest < 1e-36f;
     *scale = tiny ? 0.0f : largest * (1 / 127.0f);
     const __m256 inverse = _mm256_set1_ps(tiny ? 0.0f : 127.0f / largest);
-    sums[0] = sums[1] = 0;
+    __m256i whole[4];
     for (int i = 0; i < 4; ++i) {
-      std::int32_t whole[8];
       const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), inverse);
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(whole), _mm256_cvtps_epi32(scaled));
-      for (int j = 0; j < 8; ++j) {
-        const std::int32_t bounded = whole[j] < -127 ? -127 : whole[j];
-        q[8 * i + j] = static_cast<std::int8_t>(bounded);
-        sums[i / 2] += bounded;
-      }
+      whole[i] = _mm256_max_epi32(_mm256_cvtps_epi32(scaled), _mm256_set1_epi32(-127));
     }
+    // Packing takes four of each in turn, within 128 bits.
+    const __m256i packed = _mm256_packs_epi16(_mm256_packs_epi32(whole[0], whole[1]),
+                                              _mm256_packs_epi32(whole[2], whole[3]));
+    const __m256i order = _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0);
+    const __m256i bytes = _mm256_permutevar8x32_epi32(packed, order);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), bytes);
+    const __m256i fours =
+        _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes), _mm256_set1_epi16(1));
+    __m128i both =
+        _mm_hadd_epi32(_mm256_castsi256_si128(fours), _mm256_extracti128_si256(fours, 1));
+    both = _mm_hadd_epi32(both, both);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(sums), both);
   }
 
   static int visible(const std::uint16_t* mask, std::uint32_t first, unsigned valid,
                      std::uint32_t* cells, bool* biased) {
     int n = 0;
+    if (valid == 0xffff) {
+      const __m256i all = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(mask));
+      const __m256i hidden = _mm256_cmpeq_epi16(all, _mm256_set1_epi16(short(0xfc00)));
+      if (_mm256_movemask_epi8(hidden) == -1) return 0;
+    }
     for (int i = 0; i < 16; ++i) {
       if ((valid >> i & 1) == 0 || mask[i] == 0xfc00) continue;
       if ((mask[i] & 0x7fff) != 0) *biased = true;

@@ -13,11 +13,13 @@ struct Avx512 {
   using F = __m512;
   using I = __m512i;
 
-  // Activation rows, and attention's queries, that a tile holds in registers.
+  // What a tile holds in registers: rows of activations; panels of float weights and rows;
+  // attention's queries, and vectors of cells or of dimensions.
   static constexpr int kRows = 8;
-  static constexpr int kQueries = 6;
-  // dot8() takes q as it is stored; the offset of 128 is the caller's to remove.
-  static constexpr bool kDot8Centers = false;
+  static constexpr int kFloatPanels = 2, kFloatRows = 8;
+  static constexpr int kQueries = 6, kVectors = 4;
+  // Of 8 bits, q counts as it is stored; the offset of 128 is the caller's to remove.
+  static constexpr bool kCenters8 = false;
 
   static F zero() { return _mm512_setzero_ps(); }
   static F set1(float x) { return _mm512_set1_ps(x); }
@@ -98,13 +100,24 @@ struct Avx512 {
   }
   static F to_float(I x) { return _mm512_cvtepi32_ps(x); }
   static I shift_left(I x, int n) { return _mm512_slli_epi32(x, static_cast<unsigned>(n)); }
-  /// Adds to each lane the products of its four unsigned bytes of q and the four signed at x.
-  static I dot(I sum, I q, const std::int8_t* x) {
-    std::int32_t four;
-    __builtin_memcpy(&four, x, 4);
-    return _mm512_dpbusd_epi32(sum, q, _mm512_set1_epi32(four));
-  }
-  static I dot8(I sum, I q, const std::int8_t* x) { return dot(sum, q, x); }
+  /// In each lane a sum of products.
+  template <int kBits>
+  class Sum {
+   public:
+    void start(I from) { sum_ = from; }
+    /// Adds to each lane the products of its four unsigned bytes of q, which have kBits, and the
+    /// four signed at x: the kFour-th fours of a block.
+    template <int kFour>
+    void add(I q, const std::int8_t* x) {
+      std::int32_t four;
+      __builtin_memcpy(&four, x, 4);
+      sum_ = _mm512_dpbusd_epi32(sum_, q, _mm512_set1_epi32(four));
+    }
+    I total() const { return sum_; }
+
+   private:
+    I sum_;
+  };
 
   /// Eight halves, from byte `offset` on, of each of 16 cells: out[8][16].
   static void transpose(const std::byte* const* cells, std::int64_t offset, std::uint16_t* out) {

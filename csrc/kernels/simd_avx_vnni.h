@@ -7,14 +7,23 @@ namespace {
 
 /// AVX2 with one instruction for four products.
 struct AvxVnni : Avx2 {
-  static constexpr int kRows = 4;
-  static constexpr bool kDot8Centers = false;
+  static constexpr bool kCenters8 = false;
 
-  static I dot(I sum, I q, const std::int8_t* x) {
-    const __m256i four = broadcast(x);
-    return {_mm256_dpbusd_avx_epi32(sum.a, q.a, four), _mm256_dpbusd_avx_epi32(sum.b, q.b, four)};
-  }
-  static I dot8(I sum, I q, const std::int8_t* x) { return dot(sum, q, x); }
+  template <int kBits>
+  class Sum {
+   public:
+    void start(I from) { sum_ = from; }
+    template <int kFour>
+    void add(I q, const std::int8_t* x) {
+      const __m256i four = broadcast(x);
+      sum_ = {_mm256_dpbusd_avx_epi32(sum_.a, q.a, four),
+              _mm256_dpbusd_avx_epi32(sum_.b, q.b, four)};
+    }
+    I total() const { return sum_; }
+
+   private:
+    I sum_;
+  };
 };
 
 }  // namespace

@@ -141,6 +141,24 @@ TEST_P(MatmulOfType, ActivationsThatEightBitsHoldAreMultipliedExactly) {
   }
 }
 
+TEST_P(MatmulOfType, SumsOfTheLargestValuesFit) {
+  if (!best_kernels()) GTEST_SKIP() << "no fast kernels on this CPU";
+  constexpr std::int64_t kIn = 512, kOut = 20, kRows = 2;
+  Cpu cpu(Mode::kFast, 2);
+  std::vector<float> x(kIn * kRows, 127.0f);
+  std::fill(x.begin() + kIn, x.end(), -127.0f);
+  // Of 4, 5, 6 and 8 bits: the one value that sets the scale leaves the others the largest or the
+  // smallest q there is.
+  for (const float range : {8.0f, 16.0f, 32.0f, 128.0f}) {
+    for (const float sign : {1.0f, -1.0f}) {
+      std::vector<float> values(kIn * kOut, sign * (range - 1));
+      for (std::size_t i = 0; i < values.size(); i += 16) values[i] = -sign * range;
+      const Matrix w(GetParam(), kIn, kOut, values);
+      expect_close(w, x, multiply(w, x, cpu, true), true);
+    }
+  }
+}
+
 TEST_P(MatmulOfType, HoldsForHostileValues) {
   if (!best_kernels()) GTEST_SKIP() << "no fast kernels on this CPU";
   std::mt19937 random(4);
