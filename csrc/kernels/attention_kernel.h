@@ -58,7 +58,8 @@ std::int64_t visible_cells(const std::uint16_t* mask, std::int64_t n, std::uint3
 
 /// Scores of kN queries against 16 * kVectors cells: sums over the head's dimensions, in order.
 template <class S, int kN, int kVectors>
-void score(const std::uint16_t* k, int k_size, const float* const* q, float* const* scores) {
+[[gnu::noinline]] void score(const std::uint16_t* k, int k_size, const float* const* q,
+                             float* const* scores) {
   using F = typename S::F;
   F acc[kN][kVectors];
   for (int i = 0; i < kN; ++i) {
@@ -79,8 +80,8 @@ void score(const std::uint16_t* k, int k_size, const float* const* q, float* con
 
 /// Weighted sums of the values of the first n cells, for kN queries and 16 * kVectors dimensions.
 template <class S, int kN, int kVectors>
-void weigh(const std::byte* const* v, int n, std::int64_t offset, const float* const* weights,
-           float* const* out) {
+[[gnu::noinline]] void weigh(const std::byte* const* v, int n, std::int64_t offset,
+                             const float* const* weights, float* const* out) {
   using F = typename S::F;
   F acc[kN][kVectors];
   for (int i = 0; i < kN; ++i) {

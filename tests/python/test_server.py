@@ -216,8 +216,8 @@ def test_score(http: httpx.Client) -> None:
 def test_responses(client: OpenAI) -> None:
     options: dict[str, Any] = {
         "model": "chat",
-        "instructions": "Be short.",
-        "input": [{"role": "user", "content": [{"type": "input_text", "text": "Say hello."}]}],
+        "instructions": "Take your time.",
+        "input": [{"role": "user", "content": [{"type": "input_text", "text": "Tell a story."}]}],
         "max_output_tokens": 6,
         "temperature": 0,
     }
