@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from llamaherd.bench.scenario import Scenario, n_words
 from llamaherd.bench.scenarios import KINDS, Size
 from llamaherd.bench.servers import Programs, Server
 from llamaherd.loops import closed, open_loop, poisson
-from test_cli import run
+from test_cli import ENVIRONMENT, WAIT_S, command, run
 
 SMALL = Size(3, 2, 50.0)
 
@@ -341,3 +344,22 @@ def test_the_command_replays_a_trace(model_path: Path, tmp_path: Path) -> None:
     (only,) = json.loads(output.read_text())["runs"]
     assert only["workload"] == "trace"
     assert only["contestants"]["llamaherd"]["rounds"][0]["n_errors"] == 0
+
+
+def test_a_command_that_is_terminated_leaves_no_process(model_path: Path) -> None:
+    args = ["-w", "chat", "-c", "llamaherd", "-c", "llamaherd-server", "--threads", "1"]
+    process = subprocess.Popen(
+        [command(), "bench", *args, "--model", str(model_path)],
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + WAIT_S
+    while len(started := children.read_text().split()) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(WAIT_S) == 128 + signal.SIGTERM
+    assert not [pid for pid in started if Path("/proc", pid).exists()]

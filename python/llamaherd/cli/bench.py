@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Collection
 from pathlib import Path
@@ -119,6 +120,8 @@ def _run(plans: list[Plan], results: dict[str, Any], output: Path | None) -> Non
 
     from llamaherd.bench.rounds import measure
 
+    # As Ctrl-C does, or the contestants' processes would stay.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     console = Console(highlight=False)
     with Console(stderr=True).status("loading ...") as status:
 
