@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "direct_sum.h"
+
 namespace llamaherd::kernels {
 namespace {
 
@@ -100,24 +102,14 @@ struct Avx512 {
   }
   static F to_float(I x) { return _mm512_cvtepi32_ps(x); }
   static I shift_left(I x, int n) { return _mm512_slli_epi32(x, static_cast<unsigned>(n)); }
-  /// In each lane a sum of products.
+  static I dot(I sum, I q, const std::int8_t* x) {
+    std::int32_t four;
+    __builtin_memcpy(&four, x, 4);
+    return _mm512_dpbusd_epi32(sum, q, _mm512_set1_epi32(four));
+  }
+  /// Of products of q that has kBits.
   template <int kBits>
-  class Sum {
-   public:
-    void start(I from) { sum_ = from; }
-    /// Adds to each lane the products of its four unsigned bytes of q, which have kBits, and the
-    /// four signed at x: the kFour-th fours of a block.
-    template <int kFour>
-    void add(I q, const std::int8_t* x) {
-      std::int32_t four;
-      __builtin_memcpy(&four, x, 4);
-      sum_ = _mm512_dpbusd_epi32(sum_, q, _mm512_set1_epi32(four));
-    }
-    I total() const { return sum_; }
-
-   private:
-    I sum_;
-  };
+  using Sum = DirectSum<Avx512>;
 
   /// Eight halves, from byte `offset` on, of each of 16 cells: out[8][16].
   static void transpose(const std::byte* const* cells, std::int64_t offset, std::uint16_t* out) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "direct_sum.h"
 #include "simd_avx2.h"
 
 namespace llamaherd::kernels {
@@ -9,21 +10,12 @@ namespace {
 struct AvxVnni : Avx2 {
   static constexpr bool kCenters8 = false;
 
+  static I dot(I sum, I q, const std::int8_t* x) {
+    const __m256i four = broadcast(x);
+    return {_mm256_dpbusd_avx_epi32(sum.a, q.a, four), _mm256_dpbusd_avx_epi32(sum.b, q.b, four)};
+  }
   template <int kBits>
-  class Sum {
-   public:
-    void start(I from) { sum_ = from; }
-    template <int kFour>
-    void add(I q, const std::int8_t* x) {
-      const __m256i four = broadcast(x);
-      sum_ = {_mm256_dpbusd_avx_epi32(sum_.a, q.a, four),
-              _mm256_dpbusd_avx_epi32(sum_.b, q.b, four)};
-    }
-    I total() const { return sum_; }
-
-   private:
-    I sum_;
-  };
+  using Sum = DirectSum<AvxVnni>;
 };
 
 }  // namespace

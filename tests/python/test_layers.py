@@ -127,14 +127,15 @@ LLAMA: dict[str, str] = {
     "kernels/cache_orders": "kernels/cell_order",
     "kernels/pool_state": "kernels/cache_orders kernels/mode kernels/workspace",
     "kernels/simd_avx2": "",
-    "kernels/simd_avx512": "",
+    "kernels/direct_sum": "",
+    "kernels/simd_avx512": "kernels/direct_sum",
     "kernels/matmul_kernel": "kernels/kernel_table kernels/panels",
     "kernels/attention_kernel": "kernels/attention_scratch kernels/kernel_table",
     "kernels/instruction_set": (
         "kernels/attention_kernel kernels/kernel_table kernels/matmul_kernel"
     ),
     "kernels/avx2": _INSTRUCTIONS + " kernels/simd_avx2",
-    "kernels/simd_avx_vnni": "kernels/simd_avx2",
+    "kernels/simd_avx_vnni": "kernels/direct_sum kernels/simd_avx2",
     "kernels/avx_vnni": _INSTRUCTIONS + " kernels/simd_avx_vnni",
     "kernels/avx512": _INSTRUCTIONS + " kernels/simd_avx512",
     "kernels/tiles": "",
