@@ -5,6 +5,7 @@
 #include "ggml.h"
 #include "kernel_table.h"
 #include "panels.h"
+#include "unrolled.h"
 
 namespace llamaherd::kernels {
 namespace {
@@ -89,36 +90,36 @@ void multiply_tile(const std::byte* panel, std::int64_t n_blocks, const void* co
   constexpr bool kCentered = L.has_min || (L.n_bits == 8 && S::kCenters8);
   const ActivationBlock* rows[kRows];
   F acc[kRows];
-  for (int r = 0; r < kRows; ++r) {
+  unrolled<kRows>([&](auto r) LLAMAHERD_INLINED {
     rows[r] = static_cast<const ActivationBlock*>(x[r]);
     acc[r] = S::zero();
-  }
+  });
   for (std::int64_t b = 0; b < n_blocks; ++b) {
     const PanelBlock<S, L> block(panel, b);
     block.prefetch();
     typename S::template Sum<L.n_bits> sums[kRows];
-    const auto start = [&](int half) {
-      for (int r = 0; r < kRows; ++r) {
+    const auto start = [&](int half) LLAMAHERD_INLINED {
+      unrolled<kRows>([&](auto r) LLAMAHERD_INLINED {
         const std::int32_t neg =
             L.n_scales == 2 ? rows[r][b].neg_sum_half[half] : rows[r][b].neg_sum;
         sums[r].start(kCentered ? S::zero_i() : S::shift_left(S::set1_i(neg), L.n_bits - 1));
-      }
+      });
     };
-    const auto take = [&]<int kV>() {
+    const auto take = [&]<int kV>() LLAMAHERD_INLINED {
       I even, odd;
       block.template pair<kV>(even, odd);
-      for (int r = 0; r < kRows; ++r) {
+      unrolled<kRows>([&](auto r) LLAMAHERD_INLINED {
         const std::int8_t* q = rows[r][b].q + 8 * kV;
         sums[r].template add<2 * kV>(even, q);
         sums[r].template add<2 * kV + 1>(odd, q + 4);
-      }
+      });
     };
-    const auto finish = [&](int half) {
+    const auto finish = [&](int half) LLAMAHERD_INLINED {
       const F scale = block.scale(half);
-      for (int r = 0; r < kRows; ++r) {
+      unrolled<kRows>([&](auto r) LLAMAHERD_INLINED {
         acc[r] =
             S::fma(S::to_float(sums[r].total()), S::mul(scale, S::set1(rows[r][b].scale)), acc[r]);
-      }
+      });
     };
     start(0);
     take.template operator()<0>();
@@ -132,16 +133,17 @@ void multiply_tile(const std::byte* panel, std::int64_t n_blocks, const void* co
     finish(L.n_scales - 1);
     if constexpr (L.has_min) {
       const F min = block.min();
-      for (int r = 0; r < kRows; ++r) acc[r] = S::fma(min, S::set1(rows[r][b].sum), acc[r]);
+      unrolled<kRows>(
+          [&](auto r) LLAMAHERD_INLINED { acc[r] = S::fma(min, S::set1(rows[r][b].sum), acc[r]); });
     }
   }
-  for (int r = 0; r < kRows; ++r) {
+  unrolled<kRows>([&](auto r) LLAMAHERD_INLINED {
     if (n_valid == kPanelOutputs) {
       S::store(out[r] + first, acc[r]);
     } else {
       S::store_first(out[r] + first, acc[r], n_valid);
     }
-  }
+  });
 }
 
 template <class S, Layout L, int kRows = S::kRows>

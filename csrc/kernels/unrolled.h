@@ -1,0 +1,22 @@
+#pragma once
+
+#include <utility>
+
+/// For lambdas that work on arrays of registers: if GCC inlines one late, what it captured is
+/// stored to memory each time.
+#define LLAMAHERD_INLINED __attribute__((always_inline))
+
+namespace llamaherd::kernels {
+namespace {
+
+/// f(0) .. f(kN - 1), numbers that the compiler knows before it gives out registers.
+template <int kN, class F>
+[[gnu::always_inline]] inline void unrolled(const F& f) {
+  [&]<int... kI>(std::integer_sequence<int, kI...>) LLAMAHERD_INLINED {
+    (f(std::integral_constant<int, kI>()), ...);
+  }
+  (std::make_integer_sequence<int, kN>());
+}
+
+}  // namespace
+}  // namespace llamaherd::kernels
