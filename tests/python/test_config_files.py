@@ -190,6 +190,10 @@ def test_commands_take_a_config(model_path: Path, tmp_path: Path) -> None:
     assert "max_len is 16" in done.stderr
     chat = run("chat", *args, "--max-tokens", "1", stdin="Hi\n")
     assert "max_len is 16" in chat.stderr
+    demo = run("demo", *args, "--max-tokens", "1")
+    assert demo.returncode == 1
+    assert demo.stderr.startswith("llamaherd: no figures, for a request failed: ")
+    assert "max_len is 16" in demo.stderr
     file = written(tmp_path, "n_ctx = 512\nmax_seqs = 2\nn_threads = 1\n")
     demo = run("demo", *args, "--max-tokens", "1")
     assert (demo.returncode, demo.stderr) == (0, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 from typing import Annotated
@@ -82,9 +83,11 @@ def demo(
             batched.append(_batched(llm, prompts, params, console))
             after = llm.engine.metrics().as_dict()
     _print_answers(console, batched[-1])
-    _print_figures(console, _median(alone), _median(batched), _difference(before, after))
-    if any(r.finish_reason is FinishReason.ERROR for p in (*alone, *batched) for r in p.results):
+    error = next((r.error for p in (*alone, *batched) for r in p.results if r.error), None)
+    if error:
+        print(f"llamaherd: no figures, for a request failed: {error}", file=sys.stderr)
         raise typer.Exit(1)
+    _print_figures(console, _median(alone), _median(batched), _difference(before, after))
 
 
 def _prompt(llm: LLM, question: str) -> str:
