@@ -129,7 +129,8 @@ LLAMA: dict[str, str] = {
     "kernels/simd_avx2": "",
     "kernels/direct_sum": "",
     "kernels/simd_avx512": "kernels/direct_sum",
-    "kernels/matmul_kernel": "kernels/kernel_table kernels/panels",
+    "kernels/unrolled": "",
+    "kernels/matmul_kernel": "kernels/kernel_table kernels/panels kernels/unrolled",
     "kernels/attention_kernel": "kernels/attention_scratch kernels/kernel_table",
     "kernels/instruction_set": (
         "kernels/attention_kernel kernels/kernel_table kernels/matmul_kernel"
