@@ -211,6 +211,7 @@ MODULES: dict[str, str] = {
     "models.cache": ("_core models.catalogue models.disk models.pip_download models.progress"),
     "models.hub": "_core models.disk models.local_file",
     "models.resolve": "_core models.cache models.catalogue models.hub models.local_file",
+    "bounded_pool": "_core",
     "loading": "_core logs",
     "trace": "_core",
     "stream": "_core chat result",
@@ -237,7 +238,10 @@ MODULES: dict[str, str] = {
     "replay": "_core engine params stream workload",
     "tuning_policy": "_core params replay workload",
     "tuning": "_core params replay tuning_policy",
-    "cli.serve": ("cli.options server server.keys server.logs server.otel server.run server.spans"),
+    "cli.serve": (
+        "cli.options server server.keys server.limits server.logs server.otel server.run"
+        " server.spans"
+    ),
     "server": "server.app server.pool server.settings",
     "server.app": (
         "_core server.batch_routes server.batches server.bodies server.chat_routes"
@@ -299,7 +303,8 @@ MODULES: dict[str, str] = {
         " server.generation server.schemas server.sse"
     ),
     "server.run": "server.generation server.protocol server.settings",
-    "server.settings": "_core",
+    "server.settings": "_core server.limits",
+    "server.limits": "_core params server.errors",
     "server.sse": "server.errors",
     "server.state_routes": "server.answers server.errors server.generation",
     "server.token_routes": (
@@ -314,7 +319,7 @@ MODULES: dict[str, str] = {
     "server.logs": "",
     "server.protocol": "",
     "server.answers": "",
-    "server.bodies": "server.errors server.generation",
+    "server.bodies": "server.generation server.limits",
     "server.body_reader": "",
     "server.otel": "_core params server.spans",
     "server.running": "server.errors server.keys",

@@ -29,7 +29,7 @@ from serving import Served, serve
 
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
 HUGE = 10 << 20
-OPTIONS = ("--n-ctx", "4096", "--max-body-mib", "4", "--default-max-tokens", "4")
+OPTIONS = ("--n-ctx", "4096", "--default-max-tokens", "4")
 CHECKS = [
     not_a_server_error,
     content_type_conformance,
@@ -159,7 +159,10 @@ def test_a_chat_model_makes_embeddings_only_if_it_says_how(http: httpx.Client) -
 def test_bodies_have_a_bound_whether_they_say_their_size_or_not(http: httpx.Client) -> None:
     answer = http.post("/v1/chat/completions", content=b" " * HUGE)
     assert answer.status_code == 413
-    assert "a body may have 4194304 bytes" in error_of(answer)["message"]
+    assert (
+        "a body must hold at most 4194304 bytes; got 10485760 (limit max_body_mib)"
+        in error_of(answer)["message"]
+    )
 
     def chunks() -> Iterator[bytes]:
         for _ in range(HUGE >> 16):
@@ -203,7 +206,9 @@ def test_ten_thousand_messages_are_counted_not_choked_on(http: httpx.Client, pat
     answer = http.post(path, json={field: [{"role": "user", "content": "x"}] * 10_000})
     assert answer.status_code == 400
     error = error_of(answer)
-    assert error["message"] == f"{field} must hold at most 1024 items; got 10000"
+    assert (
+        error["message"] == f"{field} must hold at most 1024 items; got 10000 (limit max_messages)"
+    )
     assert error["param"] == field
 
 

@@ -15,6 +15,7 @@ from llamaherd.server.errors import install_handlers
 from llamaherd.server.file_routes import router
 from llamaherd.server.generation import Context
 from llamaherd.server.keys import ANYONE
+from llamaherd.server.limits import Limits
 from llamaherd.server.settings import ServerSettings
 
 
@@ -25,7 +26,9 @@ def http(tmp_path: Path) -> Callable[..., httpx.Response]:
     install_handlers(app)
     app.include_router(router)
     pool: Any = None
-    app.state.context = Context(ServerSettings(max_file_mib=1000 / (1 << 20)), pool, pool)
+    app.state.context = Context(
+        ServerSettings(limits=Limits(max_file_mib=1000 / (1 << 20))), pool, pool
+    )
 
     @app.middleware("http")
     async def let_in(request: Request, call_next: Any) -> Any:

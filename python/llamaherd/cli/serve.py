@@ -36,9 +36,10 @@ def serve(
     default_max_tokens: Annotated[
         int, typer.Option(help="Output tokens of a chat answer that says nothing else.")
     ] = 2048,
-    max_body_mib: Annotated[float, typer.Option(help="Size of a request's body.")] = 4,
-    max_messages: Annotated[int, typer.Option(help="Messages of a chat request.")] = 1024,
-    max_file_mib: Annotated[float, typer.Option(help="Size of a batch job's file.")] = 512,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A bound of docs/limits.md; repeatable."),
+    ] = None,
     request_timeout: Annotated[
         float | None, typer.Option(help="Seconds a request may take.")
     ] = None,
@@ -79,6 +80,7 @@ def serve(
         from llamaherd.server import ModelPool, ModelSpec, ServerSettings, create_app
         from llamaherd.server.keys import KeyRing, digest_of
         from llamaherd.server.keys import new_key as make_key
+        from llamaherd.server.limits import Limits
         from llamaherd.server.logs import set_up_logs
         from llamaherd.server.run import Server
     except ModuleNotFoundError as error:
@@ -87,14 +89,13 @@ def serve(
         key = make_key()
         print(f"key   {key}\nhash  {digest_of(key)}")
         return
+    limits = Limits.parse(limit or ())
     settings = ServerSettings(
         host=host,
         port=port,
         open_access=open_access,
         default_max_tokens=default_max_tokens,
-        max_body_mib=max_body_mib,
-        max_messages=max_messages,
-        max_file_mib=max_file_mib,
+        limits=limits,
         request_timeout_s=request_timeout,
         drain_s=drain,
         cors_origins=tuple(cors_origin or ()),
@@ -117,7 +118,7 @@ def serve(
         cpu_kernels=cpu_kernels,
     ).to_config()
     engine = dataclasses.replace(
-        engine, tenant_weights={**(engine.tenant_weights or {}), **keys.weights}
+        limits.bound_queue(engine), tenant_weights={**(engine.tenant_weights or {}), **keys.weights}
     )
     specs = [ModelSpec(*_named(model), engine) for model in models or [options.default_model]]
     set_up_logs()

@@ -99,7 +99,7 @@ def create_app(
     install_handlers(app)
     for router in _ROUTERS:
         app.include_router(router)
-    describe_bounds(app, settings.max_messages)
+    describe_bounds(app, settings.limits.max_messages)
     app.state.draining = False
     app.state.batches = None
     app.add_middleware(
@@ -137,7 +137,7 @@ async def _batches(
         keys,
         running,
         n_lines=lines_at_once([spec.config for spec in context.pool.specs]),
-        max_line_bytes=int(settings.max_body_mib * (1 << 20)),
+        max_line_bytes=settings.limits.most("max_body_mib"),
         draining=lambda: app.state.draining,
     ) as batches:
         yield batches

@@ -9,8 +9,8 @@ from fastapi import FastAPI, Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
-from llamaherd.server.errors import ApiError
 from llamaherd.server.generation import Context
+from llamaherd.server.limits import Limits
 
 # Where messages are: the schema of a path's body, and its field.
 _MESSAGES = {
@@ -37,18 +37,17 @@ class _Request(Request):
     async def json(self) -> Any:
         context: Context = self.app.state.context
         value = await context.reader.read(await self.body())
-        _require_few_messages(value, self.scope["path"], context.settings.max_messages)
+        _require_few_messages(value, self.scope["path"], context.settings.limits)
         return value
 
 
-def _require_few_messages(body: Any, path: str, most: int) -> None:
+def _require_few_messages(body: Any, path: str, limits: Limits) -> None:
     """Counted before anything is made of them."""
     _, field = _MESSAGES.get(path, ("", ""))
     messages = body.get(field) if isinstance(body, dict) else None
-    if isinstance(messages, list) and len(messages) > most:
-        raise ApiError(
-            400, f"{field} must hold at most {most} items; got {len(messages)}", param=field
-        )
+    if isinstance(messages, list):
+        what = f"{field} must hold"
+        limits.require("max_messages", len(messages), what=what, param=field)
 
 
 def describe_bounds(app: FastAPI, max_messages: int) -> None:

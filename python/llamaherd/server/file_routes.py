@@ -82,7 +82,7 @@ async def upload(request: Request) -> FileAnswer:
     files = batches_of(request).files
     context: Context = request.app.state.context
     with files.draft() as draft:
-        form = await receive_form(request, draft, int(context.settings.max_file_mib * (1 << 20)))
+        form = await receive_form(request, draft, context.settings.limits.most("max_file_mib"))
         name, purpose = _checked(form)
         await asyncio.to_thread(draft.keep)
     file = StoredFile(draft.id, tenant_of(request), name, purpose, draft.n_bytes, now())

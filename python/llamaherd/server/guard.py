@@ -28,7 +28,6 @@ _STATE = "/pages/state"
 _UNCOUNTED = (_STATE, "/v1/batches")
 _BATCH_FILES = "/v1/files"
 _FORM_BYTES = 1 << 17  # what a form has beside its file
-_MIB = 1 << 20
 
 
 class Guard:
@@ -46,7 +45,7 @@ class Guard:
         draining: Callable[[], bool],
     ) -> None:
         self._app = app
-        self._settings = settings
+        self._limits = settings.limits
         self._keys = keys
         self._metrics = metrics
         self._running = running
@@ -91,11 +90,9 @@ class Guard:
 
     def _admit(self, scope: Scope, headers: dict[bytes, bytes]) -> ApiKey:
         """Raises ApiError if the request must not pass."""
-        most = self._settings.max_header_kib * 1024
         n_bytes = len(scope["raw_path"]) + len(scope["query_string"])
         n_bytes += sum(len(name) + len(value) for name, value in scope["headers"])
-        if n_bytes > most:
-            raise ApiError(431, f"headers may have {most:.0f} bytes; got {n_bytes}")
+        self._limits.require("max_header_kib", n_bytes, what="headers must hold")
         length = headers.get(b"content-length", b"0")
         if not length.isdigit():
             raise ApiError(400, "content-length must be a number")
@@ -122,11 +119,11 @@ class Guard:
         return self._running.request(key)
 
     def _require_small(self, scope: Scope, n_bytes: int) -> None:
-        most = int(self._settings.max_body_mib * _MIB)
         if scope["path"] == _BATCH_FILES:
-            most = int(self._settings.max_file_mib * _MIB) + _FORM_BYTES
-        if n_bytes > most:
-            raise ApiError(413, f"a body may have {most} bytes; got {n_bytes}")
+            what = f"a form must hold {_FORM_BYTES} bytes and a file of"
+            self._limits.require("max_file_mib", n_bytes - _FORM_BYTES, what=what)
+        else:
+            self._limits.require("max_body_mib", n_bytes, what="a body must hold")
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
         n_bytes = 0

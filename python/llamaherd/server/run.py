@@ -40,7 +40,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 timeout_graceful_shutdown=int(settings.drain_s) + 5,
                 timeout_keep_alive=30,
-                http=bounded_protocol(int(settings.max_header_kib * 1024)),
+                http=bounded_protocol(settings.limits.most("max_header_kib")),
                 lifespan="off",
                 ws="none",
             )

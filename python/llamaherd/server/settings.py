@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from llamaherd._core import InvalidRequestError
+from llamaherd.server.limits import Limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,10 +19,7 @@ class ServerSettings:
       port: In [0, 65535]; 0: any that is free.
       open_access: Whoever reaches the port may use it, with no key.
       default_max_tokens: Output tokens of a chat answer that says no max_tokens, >= 1.
-      max_body_mib: Size of a request's body, > 0; files of batch jobs have a bound of their own.
-      max_messages: Messages of a chat request, >= 1.
-      max_file_mib: Size of a file of a batch job, > 0.
-      max_header_kib: Size of a request's line and headers together, > 0.
+      limits: The bounds of requests, connections, queues and files.
       request_timeout_s: A request that takes longer ends as at its deadline, > 0. None: none.
       drain_s: Seconds that running requests have at SIGTERM, >= 0.
       cors_origins: Origins whose pages may call the server; "*": all.
@@ -38,10 +36,7 @@ class ServerSettings:
     port: int = 8000
     open_access: bool = False
     default_max_tokens: int = 2048
-    max_body_mib: float = 4
-    max_messages: int = 1024
-    max_file_mib: float = 512
-    max_header_kib: float = 64
+    limits: Limits = field(default_factory=Limits)
     request_timeout_s: float | None = None
     drain_s: float = 30
     cors_origins: tuple[str, ...] = ()
@@ -54,10 +49,6 @@ class ServerSettings:
         for name, good, rule in (
             ("port", 0 <= self.port <= 65535, "in [0, 65535]"),
             ("default_max_tokens", self.default_max_tokens >= 1, ">= 1"),
-            ("max_body_mib", self.max_body_mib > 0, "> 0"),
-            ("max_messages", self.max_messages >= 1, ">= 1"),
-            ("max_file_mib", self.max_file_mib > 0, "> 0"),
-            ("max_header_kib", self.max_header_kib > 0, "> 0"),
             ("drain_s", self.drain_s >= 0, ">= 0"),
             ("request_timeout_s", (self.request_timeout_s or 1) > 0, "> 0"),
         ):
