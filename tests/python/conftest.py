@@ -6,9 +6,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import fuzzing
 import pytest
 from llamaherd import BatchEngine, EngineConfig, ModelLoadError
 from llamaherd.models import DEFAULT_MODEL, resolve
+
+fuzzing.register_profiles()
 
 
 def skip_or_fail(reason: str) -> None:
