@@ -1,12 +1,14 @@
-"""What clients that misbehave do to those who do not.
+"""Attacks on a server, one after the other, and what they do to those who are none.
 
-    python bench/hostile.py [--model MODEL] [--threads N] [--runs 5]
+    python bench/hostile.py [--only WORD...] [--area AREA...] [--seconds 4] [--threads N] [--list]
 
-Four clients stream answers of 200 tokens, by themselves and beside one that sends, without a pause:
-broken JSON, a body of 10 MB, 10,000 messages, headers of 1 MB, unknown fields, 600,000 broken
-items. It is a process of its own and of the lowest priority: on another machine it would take none
-of the server's cores. In turns; medians of the time between tokens. Then the server's processor
-time for each of these requests alone. Informational: nothing else may run.
+Each attack of `attacks/` is sent without a pause for --seconds, from a process of the lowest
+priority: on another machine it would take none of the server's cores. Meanwhile /health is asked
+every 50 ms and four clients stream answers, each from processes of their own. The bars: the server
+lives; /health answers within 1 s; the median time between the streams' texts is at most twice
+that without an attack; nothing of theirs is lost; memory is back within 20 % of what it was,
+what the prefix cache keeps aside; and the attack's answers have statuses it allows. A server that
+ended or is stuck is replaced by a new one for the next attack. Ends with 1 if a bar is missed.
 """
 
 from __future__ import annotations
@@ -14,134 +16,258 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
-import multiprocessing
 import os
+import re
+import resource
 import statistics
+import sys
+import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
-from llamaherd.answered import Answered, summary
-from llamaherd.load import LoadSpec, run_load, synthetic_bodies
-from loads import add_options
-from served import Server
+from attacks import ATTACKS
+from attacks.attack import BUSY, CLOSED, LEFT, Attack, Client
+from beside import HEALTH_TIMEOUT_S, SPAWN, Seen, probing, streaming
+from llamaherd.models import DEFAULT_MODEL
+from served import Server, tool_template
 
-N_CLIENTS, N_NEW = 4, 200
-SPAWN = multiprocessing.get_context("spawn")
-
-HEADERS = {"content-type": "application/json"}
-MESSAGE = {"role": "user", "content": "x"}
-
-
-def request_of(data: bytes | dict[str, Any], headers: dict[str, str] = HEADERS) -> dict[str, Any]:
-    """As a session's post takes it; made into bytes once."""
-    content = data if isinstance(data, bytes) else json.dumps(data).encode()
-    return {"data": content, "headers": headers}
+N_STREAMS, N_TOKENS = 4, 300
+MOST_HEALTH_S, MOST_GAP, MOST_MEMORY = 1.0, 2.0, 1.2
+RECOVERY_S = 20.0
+N_FILES = 256  # descriptors the server may have
+ADDRESS_SPACE = 16 << 30  # bytes it may map: it ends before the machine does
+N_STATUSES = 600
 
 
-CHAT = "/chat/completions"
-REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "broken JSON": (CHAT, request_of(b'{"messages": [')),
-    "10 MB": (CHAT, request_of(b" " * 10_000_000)),
-    "10,000 messages": (CHAT, request_of({"messages": [MESSAGE] * 10_000})),
-    "headers of 1 MB": (CHAT, request_of(b"{}", {"x-long": "x" * (1 << 20)})),
-    "an unknown field": (CHAT, request_of({"messages": [MESSAGE], "unknown": 1})),
-    "600,000 broken items": ("/completions", request_of({"prompt": [None] * 600_000})),
-}
-
-
-async def status_of(session: aiohttp.ClientSession, url: str, kind: str) -> int:
-    """Of the answer; 0: there was none."""
-    path, request = REQUESTS[kind]
-    with suppress(aiohttp.ClientError, ConnectionError):
-        async with session.post(url + path, **request) as answer:
-            return answer.status
-    return 0
-
-
-async def misbehave(url: str, counts: Any) -> None:
-    """Until its process is ended. Counts answers by status."""
-    async with aiohttp.ClientSession() as session:
-        while True:
-            for kind in REQUESTS:
-                counts[await status_of(session, url, kind)] += 1
-
-
-def _misbehave(url: str, counts: Any) -> None:
+def attack_for_ever(url: str, name: str, counts: Any, stop: Any) -> None:
+    """The body of the attackers' process. Counts answers by status, from LEFT on."""
     os.nice(19)
-    asyncio.run(misbehave(url, counts))
+    (attack,) = [attack for attack in ATTACKS if attack.name == name]
+
+    async def client(session: aiohttp.ClientSession, index: int) -> None:
+        sender = Client(url, session, index)
+        while not stop.is_set():
+            try:
+                status = await attack.send(sender)
+            except OSError:
+                status = CLOSED
+            counts[status - LEFT] += 1
+
+    async def run() -> None:
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            await asyncio.gather(*[client(session, i) for i in range(attack.n_clients)])
+
+    asyncio.run(run())
 
 
 @contextlib.contextmanager
-def misbehaving(url: str, counts: Any) -> Iterator[None]:
-    """Beside somebody who does."""
-    n_before = sum(counts)
-    process = SPAWN.Process(target=_misbehave, args=(url, counts), daemon=True)
+def attacking(url: str, attack: Attack, counts: Any) -> Iterator[None]:
+    stop = SPAWN.Event()
+    process = SPAWN.Process(
+        target=attack_for_ever, args=(url, attack.name, counts, stop), daemon=True
+    )
     process.start()
     try:
-        while sum(counts) == n_before:
-            time.sleep(0.01)
         yield
     finally:
+        stop.set()
+        # A batch is cancelled by whoever made it.
+        process.join(30 if attack.area == "batches" else 1)
         process.kill()
         process.join()
 
 
-async def run(url: str, seed: int) -> list[Answered]:
-    bodies = synthetic_bodies(
-        N_CLIENTS,
-        shared_words=0,
-        words=16,
-        max_tokens=N_NEW,
-        path="chat/completions",
-        seed=seed,
-    )
-    return await run_load(LoadSpec(url=url, bodies=bodies, concurrency=N_CLIENTS))
+@dataclass
+class Found:
+    """What one attack did."""
+
+    attack: Attack
+    statuses: dict[int, int] = field(default_factory=dict)
+    health_s: float = 0.0  # the longest answer
+    gap: float = 1.0  # of the streams' medians, with and without
+    longest_gap_s: float = 0.0
+    memory: float = 1.0  # after, of before
+    peak_mib: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+    def judge(self) -> None:
+        allowed = self.attack.allowed | BUSY | {LEFT}
+        wrong = {status: n for status, n in self.statuses.items() if status not in allowed}
+        for broken, problem in (
+            (wrong, f"answers {wrong}"),
+            (not self.statuses, "not one answer"),
+            (self.health_s > MOST_HEALTH_S, f"/health after {self.health_s:.1f} s"),
+            (self.gap > MOST_GAP, f"{self.gap:.1f} times the time between texts"),
+            (self.memory > MOST_MEMORY, f"{self.memory:.2f} times the memory"),
+        ):
+            if broken:
+                self.problems.append(problem)
 
 
-async def cost_ms(server: Server, kind: str) -> tuple[float, int]:
-    """Processor time of one request, and the status of its answer."""
-    n, end = 0, time.monotonic() + 2
-    begin_s = server.cpu_s()
-    async with aiohttp.ClientSession() as session:
-        while n < 3 or time.monotonic() < end:
-            status = await status_of(session, server.url + "/v1", kind)
-            n += 1
-    return 1e3 * (server.cpu_s() - begin_s) / n, status
+class Bench:
+    """A server under attack."""
+
+    def __init__(self, args: argparse.Namespace, folder: Path) -> None:
+        self._args = args
+        config = folder / "config.toml"
+        config.write_text(f"chat_template = '''{tool_template()}'''\nmax_seqs = 8\nn_ctx = 8192\n")
+        self._options = ["--config", str(config), "--data-dir", str(folder / "data")]
+        if args.embedding_model:
+            self._options.append(f"embed={args.embedding_model}")
+        self.quiet_gap_s = 0.0
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[tuple[Server, Seen, Seen]]:
+        """A new server with its prober and streams."""
+        with limits():
+            server = Server(self._args.model, self._options, self._args.threads)
+        try:
+            url = server.url
+            with probing(url) as health, streaming(url, N_STREAMS, N_TOKENS) as gaps:
+                time.sleep(3)  # warms up
+                self.quiet_gap_s = self._measure_quiet(gaps)
+                yield server, health, gaps
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                server.process.kill()
+            server.process.end()
+
+    def _measure_quiet(self, gaps: Seen) -> float:
+        begin = time.monotonic()
+        time.sleep(self._args.seconds)
+        return statistics.median(numbers(gaps.between(begin, time.monotonic())))
+
+    def run(self, attack: Attack, server: Server, health: Seen, gaps: Seen) -> Found:
+        found = Found(attack)
+        counts = SPAWN.Array("i", N_STATUSES, lock=False)
+        before = own_mib(server)
+        begin = time.monotonic()
+        with attacking(server.url, attack, counts):
+            until = time.monotonic() + self._args.seconds
+            # One that needs long for an answer has it at least once.
+            while time.monotonic() < until or (sum(counts) == 0 and time.monotonic() < until + 150):
+                time.sleep(0.2)
+                if server.process.poll() is not None:
+                    break
+                found.peak_mib = max(found.peak_mib, server.memory_mib())
+        end = time.monotonic()
+        found.statuses = {i + LEFT: n for i, n in enumerate(counts) if n}
+        found.memory = self._recovered(server, before)
+        seen = gaps.between(begin, end)
+        found.health_s = max(health.between(begin, end), default=HEALTH_TIMEOUT_S)
+        if numbers(seen):
+            found.gap = statistics.median(numbers(seen)) / self.quiet_gap_s
+            found.longest_gap_s = max(numbers(seen))
+        else:
+            found.gap = float("inf")
+        found.problems += {f"lost: {value}" for value in seen if isinstance(value, str)}
+        if server.process.poll() is not None:
+            found.problems.append(
+                f"the server ended with {server.process.returncode}: {server.process.last_line()}"
+            )
+        found.judge()
+        return found
+
+    def _recovered(self, server: Server, before: float) -> float:
+        """Memory after, of before; waits until it is within the bar."""
+        until = time.monotonic() + RECOVERY_S
+        while server.process.poll() is None:
+            after = own_mib(server) / before
+            if after <= MOST_MEMORY or time.monotonic() > until:
+                return after
+            time.sleep(0.2)
+        return 1.0
+
+
+def numbers(seen: list[Any]) -> list[float]:
+    return [value for value in seen if isinstance(value, float)]
+
+
+def own_mib(server: Server) -> float:
+    """Resident memory without what the prefix cache keeps; NaN: the server does not answer."""
+    try:
+        with urllib.request.urlopen(f"{server.url}/metrics", timeout=30) as answer:
+            text = answer.read().decode()
+    except OSError:
+        return float("nan")
+    cached = re.findall(r"llamaherd_prefix_cache_ram_bytes\{.*\} (\S+)", text)
+    return server.memory_mib() - sum(map(float, cached)) / (1 << 20)
+
+
+@contextlib.contextmanager
+def limits() -> Iterator[None]:
+    """What is started within has few descriptors and an end to its memory."""
+    kinds = ((resource.RLIMIT_NOFILE, N_FILES), (resource.RLIMIT_AS, ADDRESS_SPACE))
+    before = [(kind, resource.getrlimit(kind)) for kind, _ in kinds]
+    for kind, soft in kinds:
+        resource.setrlimit(kind, (soft, resource.getrlimit(kind)[1]))
+    try:
+        yield
+    finally:
+        for kind, both in before:
+            resource.setrlimit(kind, both)
+
+
+def replay(bench: Bench, attacks: list[Attack]) -> Iterator[Found]:
+    """All attacks on one server, or on as many as it takes."""
+    waiting = list(attacks)
+    while waiting:
+        with bench.serving() as (server, health, gaps):
+            while waiting:
+                found = bench.run(waiting.pop(0), server, health, gaps)
+                yield found
+                if server.process.poll() is not None or found.health_s >= HEALTH_TIMEOUT_S:
+                    break
 
 
 def main() -> None:
+    assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_options(parser)
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--embedding-model", help="a GGUF file, for embeddings and rerank")
+    parser.add_argument("--threads", type=int, default=None, help="of the model's computation")
+    parser.add_argument("--seconds", type=float, default=4, help="of each attack")
+    parser.add_argument("--only", nargs="*", default=[], help="attacks whose name holds a word")
+    parser.add_argument("--area", nargs="*", default=[])
+    parser.add_argument("--list", action="store_true")
     args = parser.parse_args()
-    server = Server(args.model, ["--max-seqs", "8", "--n-ctx", "8192"], args.threads)
-    counts = SPAWN.Array("i", 600, lock=False)  # by status
-    figures: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
-    try:
-        for turn in range(args.runs + 1):
-            for hostile in (False, True):
-                url = server.url + "/v1"
-                with misbehaving(url, counts) if hostile else contextlib.nullcontext():
-                    done = summary(asyncio.run(run(url, turn)))
-                assert done["n_errors"] == 0, done["errors"]
-                figures[hostile].append(done)
-        costs = {kind: asyncio.run(cost_ms(server, kind)) for kind in REQUESTS}
-    finally:
-        server.close()
-    print("| | ms between tokens, p50 | p99 | tokens/s |")
-    print("| --- | --- | --- | --- |")
-    for hostile, name in ((False, "by themselves"), (True, "beside one that misbehaves")):
-        some = figures[hostile][1:]  # the first turn warms up
-        p50, p99 = (statistics.median(f["itl_ms"][p] for f in some) for p in ("p50", "p99"))
-        rate = statistics.median(f["tokens_per_s"] for f in some)
-        print(f"| {name} | {p50:.1f} | {p99:.1f} | {rate:.0f} |")
-    print("its answers by status:", {status: n for status, n in enumerate(counts) if n})
-    print("\n| request | answer | ms of processor time |\n| --- | --- | --- |")
-    for kind, (cost, status) in costs.items():
-        print(f"| {kind} | {status} | {cost:.1f} |")
+    chosen = [
+        attack
+        for attack in ATTACKS
+        if (not args.only or any(word in attack.name for word in args.only))
+        and (not args.area or attack.area in args.area)
+    ]
+    if args.list:
+        for attack in chosen:
+            print(f"{attack.area}: {attack.name}")
+        return
+    print("| area | attack | answers | /health, s | time between texts | longest | memory | |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    failed = []
+    with tempfile.TemporaryDirectory() as folder:
+        for found in replay(Bench(args, Path(folder)), chosen):
+            statuses = ", ".join(f"{n} x {name_of(s)}" for s, n in found.statuses.items())
+            print(
+                f"| {found.attack.area} | {found.attack.name} | {statuses} | {found.health_s:.2f} "
+                f"| x {found.gap:.2f} | {found.longest_gap_s:.2f} s | x {found.memory:.2f} "
+                f"| {'; '.join(found.problems) or 'ok'} |",
+                flush=True,
+            )
+            if found.problems:
+                failed.append(found.attack.name)
+    print(f"\n{len(chosen)} attacks, {len(failed)} missed a bar")
+    if failed:
+        sys.exit("missed: " + "; ".join(failed))
+
+
+def name_of(status: int) -> str:
+    return {LEFT: "left", CLOSED: "closed"}.get(status, str(status))
 
 
 if __name__ == "__main__":

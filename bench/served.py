@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -25,3 +26,14 @@ class Server(servers.Server):
         found = re.search(r"VmRSS:\s+(\d+)", status)
         assert found is not None
         return int(found[1]) / 1024
+
+
+def tool_template() -> str:
+    """A chat template with tools and thoughts, which the default model's own has not."""
+    path = Path(__file__).resolve().parents[1] / "tests" / "python" / "chat_templates.py"
+    spec = importlib.util.spec_from_file_location("chat_templates", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return str(module.TOOLS_AND_THOUGHTS)

@@ -1,0 +1,183 @@
+"""What an attack is, and the client that sends it."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import json
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+JSON = {"content-type": "application/json"}
+
+LEFT = -1  # the client gave up waiting
+CLOSED = 0  # the connection ended without an answer
+OK, REFUSED = frozenset({200}), frozenset({400, 413})
+BUSY = frozenset({429, 503})  # right for any attack, as others may hold the place
+EITHER = OK | REFUSED
+
+
+class Client:
+    """Sends what an attack consists of. `index` tells clients of one attack apart."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession, index: int) -> None:
+        self.url, self._session, self.index = url, session, index
+        address = urlsplit(url)
+        assert address.hostname is not None
+        self.host, self.port = address.hostname, address.port
+        self._numbers = itertools.count()
+
+    def unique(self) -> str:
+        """Unlike what any client has sent before."""
+        return f"{self.index}-{next(self._numbers)}"
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        content: bytes | None = None,
+        headers: dict[str, str] | None = None,
+        *,
+        patience_s: float = 15,
+    ) -> int:
+        """The status of an answer that was read to its end, or CLOSED, or LEFT."""
+        try:
+            return await asyncio.wait_for(self._ask(method, path, content, headers), patience_s)
+        except asyncio.TimeoutError:
+            return LEFT
+        except (aiohttp.ClientError, ConnectionError):
+            return CLOSED
+
+    async def _ask(
+        self, method: str, path: str, content: bytes | None, headers: dict[str, str] | None
+    ) -> int:
+        async with self._session.request(
+            method, self.url + path, data=content, headers=headers or JSON
+        ) as answer:
+            async for _ in answer.content.iter_any():
+                pass
+            return answer.status
+
+    async def post(self, path: str, body: Any, *, patience_s: float = 15) -> int:
+        return await self.ask("POST", path, as_json(body), patience_s=patience_s)
+
+    async def raw(self, *pieces: bytes, pause_s: float = 0, patience_s: float = 15) -> int:
+        """The status of the answer to bytes sent as they are, with pauses between them."""
+        reader, writer = await self.connect()
+        try:
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(pause_s)
+            return await read_status(reader, patience_s)
+        except ConnectionError:
+            return CLOSED
+        finally:
+            await close(writer)
+
+    async def connect(self, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(self.host, self.port, **options)
+
+
+async def read_status(reader: asyncio.StreamReader, patience_s: float) -> int:
+    try:
+        line = await asyncio.wait_for(reader.readline(), patience_s)
+    except asyncio.TimeoutError:
+        return LEFT
+    return int(line.split()[1]) if line.startswith(b"HTTP/") else CLOSED
+
+
+async def close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(ConnectionError, OSError):
+        await writer.wait_closed()
+
+
+Send = Callable[[Client], Awaitable[int]]
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Something that may be sent again and again.
+
+    Attributes:
+      name: Its own.
+      area: What it strains.
+      send: Sends it once and returns the answer's status, CLOSED or LEFT.
+      allowed: Statuses that are right; besides BUSY and LEFT.
+      n_clients: So many send it at the same time.
+      quick: It is over in a moment, whatever the server does: good for a mixture of attacks.
+      needs: Of the server: "tools", "embeddings" or "" (nothing).
+    """
+
+    name: str
+    area: str
+    send: Send
+    allowed: frozenset[int]
+    n_clients: int = 2
+    quick: bool = True
+    needs: str = ""
+
+
+def as_json(body: Any) -> bytes:
+    """Lone surrogates are escaped, NaN is written as Python does."""
+    return json.dumps(body).encode()
+
+
+def post(path: str, make: Callable[[], Any], patience_s: float = 15) -> Send:
+    """Sends a body that is made once, when it is first needed."""
+    content = functools.cache(lambda: as_json(make()))
+
+    async def send(client: Client) -> int:
+        return await client.ask("POST", path, content(), patience_s=patience_s)
+
+    return send
+
+
+def post_unique(path: str, make: Callable[[str], Any], patience_s: float = 15) -> Send:
+    """Sends a body of its own each time."""
+
+    async def send(client: Client) -> int:
+        return await client.post(path, make(client.unique()), patience_s=patience_s)
+
+    return send
+
+
+def chat(content: Any = "Hi", **fields: Any) -> dict[str, Any]:
+    body = {"messages": [{"role": "user", "content": content}], "max_tokens": 8, "user": "bad"}
+    return {**body, **fields}
+
+
+def completion(prompt: Any = "Hi", **fields: Any) -> dict[str, Any]:
+    return {"prompt": prompt, "max_tokens": 8, "user": "bad", **fields}
+
+
+def tool(parameters: Any = None, name: str = "f", **fields: Any) -> dict[str, Any]:
+    parameters = {"type": "object", "properties": {}} if parameters is None else parameters
+    return {"type": "function", "function": {"name": name, "parameters": parameters, **fields}}
+
+
+def object_of(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def schema_format(schema: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+
+
+def calling(arguments: str, **fields: Any) -> dict[str, Any]:
+    """A conversation in which a tool was called."""
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    messages = [
+        {"role": "user", "content": "Call it."},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "done"},
+    ]
+    return {"messages": messages, "max_tokens": 8, "user": "bad", **fields}

@@ -1,0 +1,183 @@
+"""JSON inside JSON, and JSON inside its strings."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from attacks.attack import (
+    CHAT,
+    EITHER,
+    REFUSED,
+    Attack,
+    Client,
+    calling,
+    chat,
+    object_of,
+    post,
+    tool,
+)
+
+TOOLS = [tool(object_of(x={}))]
+
+
+def lists(depth: int) -> str:
+    return "[" * depth + "]" * depth
+
+
+def objects(depth: int) -> str:
+    return '{"a":' * depth + "1" + "}" * depth
+
+
+def history(name: str, arguments: str, allowed: frozenset[int] = EITHER) -> list[Attack]:
+    """As arguments of a call in a chat's history, of a response's, and in what is tokenized."""
+    item = {"type": "function_call", "call_id": "c", "name": "f", "arguments": arguments}
+    texts = {"messages": calling(arguments)["messages"]}
+    return [
+        Attack(
+            f"{name} in a call",
+            "nesting",
+            post(CHAT, lambda: calling(arguments, tools=TOOLS)),
+            allowed,
+            needs="tools",
+        ),
+        Attack(
+            f"{name} in a response's call",
+            "nesting",
+            post("/v1/responses", lambda: {"input": [item], "max_output_tokens": 4}),
+            allowed,
+        ),
+        Attack(f"{name} tokenized", "nesting", post("/tokenize", lambda: texts), allowed),
+    ]
+
+
+def body(name: str, content: bytes) -> Attack:
+    async def send(client: Client) -> int:
+        return await client.ask("POST", CHAT, content)
+
+    return Attack(f"body: {name}", "nesting", send, REFUSED)
+
+
+def inside(depth: int) -> Any:
+    return json.loads(lists(depth))
+
+
+def brackets() -> dict[str, float]:
+    """SmolLM2's tokens of opening brackets and blanks alone, made likelier than anything else."""
+    return {str(token): 1000.0 for token in (75, 933, 17763, 32803)}
+
+
+ATTACKS = [
+    *history("60,000 lists", lists(60_000)),
+    *history("60,000 open lists", "[" * 60_000),
+    *history("60,000 objects", objects(60_000)),
+    *history("60,000 lists in an object", '{"x":' + lists(60_000) + "}"),
+    *history("lists in strings of strings", json.dumps(json.dumps(json.dumps(lists(60_000))))),
+    *history("arguments that are no JSON", "\x80\ufffd{"),
+    *history("a huge number", '{"x": ' + "9" * 100_000 + "}"),
+    *history("a huge exponent", '{"x": 1e999999999}'),
+    *history("a repeated key", "{" + ",".join(['"a":1'] * 50_000) + "}"),
+    Attack(
+        "nested lists as a tool's result",
+        "nesting",
+        post(
+            CHAT,
+            lambda: {
+                **calling("{}", tools=TOOLS),
+                "messages": [
+                    *calling("{}")["messages"][:-1],
+                    {"role": "tool", "tool_call_id": "c", "content": lists(60_000)},
+                ],
+            },
+        ),
+        EITHER,
+        needs="tools",
+    ),
+    body("a million open lists", b"[" * 1_000_000),
+    body("100,000 lists", b'{"messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+    body("100,000 objects", b'{"a":' * 100_000 + b"1" + b"}" * 100_000),
+    body("600 lists", b'{"logit_bias": ' + b"[" * 600 + b"]" * 600 + b"}"),
+    body("a number of a million digits", b'{"max_tokens": ' + b"9" * 1_000_000 + b"}"),
+    body("a number of 4,000 digits", b'{"seed": ' + b"9" * 4000 + b"}"),
+    body("NaN", b'{"messages": [{"role": "user", "content": "x"}], "temperature": NaN}'),
+    body("Infinity", b'{"messages": [{"role": "user", "content": "x"}], "min_p": Infinity}'),
+    body("bytes that are no UTF-8", b'{"messages": [{"role": "user", "content": "\xff\xfe"}]}'),
+    body("UTF-16", '{"messages": []}'.encode("utf-16")),
+    body("nothing", b""),
+    body("null", b"null"),
+    Attack(
+        "template variables nested 100 deep",
+        "nesting",
+        post(CHAT, lambda: chat(chat_template_kwargs={"x": inside(100)})),
+        EITHER,
+    ),
+    Attack(
+        "template variables nested 900 deep",
+        "nesting",
+        post(CHAT, lambda: chat(chat_template_kwargs={"x": inside(900)})),
+        EITHER,
+    ),
+    Attack(
+        "template variables that replace the template's own",
+        "nesting",
+        post(
+            CHAT,
+            lambda: chat(
+                chat_template_kwargs={
+                    "messages": [{"role": "x"}],
+                    "tools": 5,
+                    "add_generation_prompt": "x",
+                    "bos_token": "x" * 100_000,
+                    "enable_thinking": [],
+                    "range": 1,
+                }
+            ),
+        ),
+        EITHER,
+    ),
+    Attack(
+        "50,000 template variables",
+        "nesting",
+        post(CHAT, lambda: chat(chat_template_kwargs={f"v{i}": i for i in range(50_000)})),
+        EITHER,
+    ),
+    Attack(
+        "an answer of nested lists",
+        "nesting",
+        post(
+            CHAT,
+            lambda: chat(
+                tools=TOOLS,
+                tool_choice="required",
+                logit_bias=brackets(),
+                max_tokens=4700,
+                temperature=0,
+            ),
+            patience_s=120,
+        ),
+        EITHER,
+        n_clients=1,
+        quick=False,
+        needs="tools",
+    ),
+    Attack(
+        "a streamed answer of nested lists",
+        "nesting",
+        post(
+            CHAT,
+            lambda: chat(
+                tools=TOOLS,
+                tool_choice="required",
+                logit_bias=brackets(),
+                max_tokens=4700,
+                temperature=0,
+                stream=True,
+            ),
+            patience_s=120,
+        ),
+        EITHER,
+        n_clients=1,
+        quick=False,
+        needs="tools",
+    ),
+]
