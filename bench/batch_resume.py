@@ -5,8 +5,8 @@
 Each round starts `llamaherd serve` on the same data folder and kills it with SIGKILL after a random
 time of work on the batch, counted from when it listens; the last round lets it end. A line of the
 table says how many lines were done when a round began, and how many when its server was last asked.
-At the end the output file must hold each line once, in order, each with an answer; the exit status
-is 1 if it does not.
+At the end the output file must hold each line once, in order, each with an answer; a line that was
+under way at two kills is in the error file instead. The exit status is 1 if it is not so.
 """
 
 from __future__ import annotations
@@ -79,19 +79,30 @@ def work(client: OpenAI, batch: Batch, seconds: float) -> Batch:
     return batch
 
 
+def written(client: OpenAI, file_id: str | None) -> list[dict[str, Any]]:
+    if file_id is None:
+        return []
+    return [json.loads(line) for line in client.files.content(file_id).text.splitlines()]
+
+
 def wrong(client: OpenAI, batch: Batch, n_lines: int) -> list[str]:
-    """What the output file should not be like."""
-    if batch.output_file_id is None or batch.error_file_id is not None:
-        return [f"files: output {batch.output_file_id}, errors {batch.error_file_id}"]
-    lines = [json.loads(x) for x in client.files.content(batch.output_file_id).text.splitlines()]
-    ids = [line["custom_id"] for line in lines]
+    """What the output files should not be like."""
+    lines = written(client, batch.output_file_id)
+    died = written(client, batch.error_file_id)
+    print(f"{len(died)} lines failed because they were under way at two kills")
+    ids = [int(line["custom_id"]) for line in lines]
+    died_ids = [int(line["custom_id"]) for line in died]
     found = []
-    if ids != [str(i) for i in range(n_lines)]:
+    if sorted(ids + died_ids) != [*range(n_lines)]:
         found.append(f"{len(ids)} lines, {len(set(ids))} of them different")
+    if ids != sorted(ids):
+        found.append("lines are not in order")
     if len({line["id"] for line in lines}) != len(lines):
         found.append("ids come twice")
     if any(line["response"]["body"]["usage"]["completion_tokens"] != 8 for line in lines):
         found.append("an answer is not whole")
+    if any(line["error"] is None or line["error"]["code"] != "process_died" for line in died):
+        found.append("a line failed by another error")
     return found
 
 

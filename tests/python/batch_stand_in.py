@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,9 @@ def line_of(custom_id: str, **fields: Any) -> dict[str, Any]:
     return {**line, "body": {"prompt": custom_id}, **fields}
 
 
+LINES = [*map(line_of, IDS), line_of(IDS[0])]
+
+
 class Routes:
     """Answers each prompt with itself, and counts."""
 
@@ -42,11 +47,25 @@ class Routes:
         self.app = FastAPI()
         install_handlers(self.app)
         self.app.post(COMPLETIONS)(self._complete)
+        self.n_beside: dict[str, int] = {}  # requests that ran when a prompt came
+        self._n_running = 0
+        self.killers: frozenset[str] = frozenset()
 
     async def _complete(self, request: Request) -> Response:
         body = await request.json()
+        self.n_beside[body["prompt"]] = self._n_running
+        self._n_running += 1
+        try:
+            return await self._answer(request, body)
+        finally:
+            self._n_running -= 1
+
+    async def _answer(self, request: Request, body: dict[str, Any]) -> Response:
         self.asked.append(body["prompt"])
+        if body["prompt"] in self.killers:
+            os.kill(os.getpid(), signal.SIGKILL)
         await asyncio.wait_for(self.open.wait(), 20)
+        await asyncio.sleep(0.002)
         if self.hangs:
             while (await request.receive())["type"] != "http.disconnect":
                 pass
@@ -62,22 +81,23 @@ class Routes:
 
 @contextlib.asynccontextmanager
 async def batches_in(
-    folder: Path, routes: Routes, running: Running | None = None
+    folder: Path, routes: Routes, running: Running | None = None, n_lines: int = 2
 ) -> AsyncIterator[Batches]:
     async with open_batches(
         folder,
         InProcess(routes.app, Spans()),
         KeyRing(),
         running or Running(),
-        n_lines=2,
+        n_lines=n_lines,
         max_line_bytes=1000,
         draining=lambda: False,
     ) as batches:
         yield batches
 
 
-async def begin(batches: Batches, window_s: int = 3600) -> Batch:
-    lines = [*map(line_of, IDS), line_of(IDS[0])]
+async def begin(
+    batches: Batches, window_s: int = 3600, lines: Sequence[dict[str, Any]] = LINES
+) -> Batch:
     data = "\n".join(map(json.dumps, lines)).encode()
     with batches.files.draft() as draft:
         draft.write(data)

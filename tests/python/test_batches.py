@@ -284,9 +284,10 @@ def test_there_is_no_batch_without_a_folder(model_path: Path) -> None:
 def test_killed_at_any_time_a_batch_goes_on_and_no_line_comes_twice(
     model_path: Path, tmp_path: Path
 ) -> None:
-    lines = [story(f"line-{i}", max_tokens=8) for i in range(60)]
+    lines = [story(f"line-{i}", max_tokens=8) for i in range(90)]
     batch = None
-    for n_done in (0, 5, 25):
+    # Far enough apart that no line is under way at two of them.
+    for n_done in (0, 30, 60):
         with running(tmp_path, model_path) as served, client_of(served) as client:
             batch = client.batches.retrieve(batch.id) if batch else begin(client, lines)
             batch = wait_for(client, batch, lambda batch: counts(batch)[1] >= n_done)  # noqa: B023
@@ -294,9 +295,9 @@ def test_killed_at_any_time_a_batch_goes_on_and_no_line_comes_twice(
     assert batch
     with running(tmp_path, model_path) as served, client_of(served) as client:
         batch = end(client, batch)
-        assert (batch.status, counts(batch)) == ("completed", (60, 60, 0))
+        assert (batch.status, counts(batch)) == ("completed", (90, 90, 0))
         ids = [x["custom_id"] for x in written(client, batch.output_file_id)]
-        assert ids == [f"line-{i}" for i in range(60)]
+        assert ids == [f"line-{i}" for i in range(90)]
 
 
 def test_a_batch_outlives_sigterm_and_its_window_does_not_wait(

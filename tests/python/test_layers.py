@@ -258,7 +258,7 @@ MODULES: dict[str, str] = {
     ),
     "server.batch_runner": (
         "server.batch_input server.batch_output server.batch_store server.errors"
-        " server.file_store server.in_process server.keys server.running"
+        " server.file_store server.in_process server.isolation server.keys server.running"
     ),
     "server.batch_store": (
         "server.batch_input server.batch_output server.database server.errors server.file_store"
@@ -291,6 +291,7 @@ MODULES: dict[str, str] = {
         "server.errors server.keys server.metrics server.running server.settings server.spans"
     ),
     "server.in_process": "server.keys server.spans",
+    "server.isolation": "",
     "server.keys": "_core",
     "server.logprobs": "_core engine",
     "server.metrics": "_core server.recent",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +13,11 @@ from typing import Any, BinaryIO
 
 _FIELDS = {"custom_id", "method", "url", "body"}
 _MOST_ID = 512
+_MOST_DEPTH = 128
 _PIECE = 1 << 16
+_SHOWN = 64  # characters of a client's text in a message
+# What passes: the process has too many files open, or too little memory.
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,15 @@ class LineError:
 
 
 _NO_JSON = LineError("invalid_json_line", "the line is not a JSON object")
+_DEEP = LineError("json_too_deep", f"a line may have {_MOST_DEPTH} levels of arrays and objects")
+
+
+class InputError(Exception):
+    """The file as a whole cannot be used, now or later."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.error = LineError(code, message)
 
 
 @dataclass(frozen=True)
@@ -33,6 +49,8 @@ class InputLine:
     begin: int
     n_bytes: int
     custom_id: str | None = None
+    crc: int | None = None  # None: not known
+    n_crashes: int = 0  # of the process while the line was under way
     error: LineError | None = None
 
     @property
@@ -40,18 +58,25 @@ class InputLine:
         return self.error is None or self.error.code not in (_NO_JSON.code, "line_too_long")
 
 
-def read_lines(path: Path, endpoint: str, max_bytes: int) -> Iterator[InputLine]:
+def read_lines(path: Path, endpoint: str, max_bytes: int, max_lines: int) -> Iterator[InputLine]:
     """The lines of a file that hold anything, one in memory at a time.
 
     Args:
       path: The file.
       endpoint: What they must ask for.
       max_bytes: Size of a line; a longer one is passed over.
+      max_lines: Lines of the file, blank ones included.
+
+    Raises:
+      InputError: The file cannot be read, or has more lines.
     """
-    with open(path, "rb") as file:
+    with _opened(path) as file:
         number = begin = 0
         while line := file.readline(max_bytes + 1):
             number += 1
+            if number > max_lines:
+                message = f"the input file may have {max_lines} lines, blank ones included"
+                raise InputError("too_many_lines", message)
             n_bytes = len(line) + _skip_rest(file, line)
             if n_bytes > max_bytes:
                 message = f"a line may have {max_bytes} bytes; got {n_bytes}"
@@ -60,18 +85,53 @@ def read_lines(path: Path, endpoint: str, max_bytes: int) -> Iterator[InputLine]
                 entry = _entry_of(line)
                 custom_id = None if entry is None else _custom_id_of(entry)
                 error = _NO_JSON if entry is None else _broken_rule(entry, endpoint)
-                yield InputLine(number, begin, n_bytes, custom_id, error)
+                crc = zlib.crc32(line)
+                yield InputLine(number, begin, n_bytes, custom_id, crc, error=error)
             begin += n_bytes
 
 
-def read_body(path: Path, begin: int, n_bytes: int) -> dict[str, Any]:
-    """The body of a line that breaks no rule."""
-    with open(path, "rb") as file:
-        file.seek(begin)
-        entry = _entry_of(file.read(n_bytes))
-    assert entry is not None
+def read_body(path: Path, line: InputLine) -> dict[str, Any]:
+    """The body of a line that breaks no rule.
+
+    Raises:
+      InputError: The file cannot be read, or the line has changed.
+    """
+    with _opened(path) as file:
+        file.seek(line.begin)
+        data = file.read(line.n_bytes)
+    if line.crc is not None and zlib.crc32(data) != line.crc:
+        raise _changed(line)
+    entry = _entry_of(data)
+    if entry is None or not isinstance(entry.get("body"), dict):
+        raise _changed(line)
     body: dict[str, Any] = entry["body"]
     return body
+
+
+def require_size(path: Path, n_bytes: int) -> None:
+    """Raises InputError if the file is missing or has another size."""
+    with _opened(path) as file:
+        found = file.seek(0, 2)
+    if found != n_bytes:
+        message = f"the input file was stored with {n_bytes} bytes; it has {found}"
+        raise InputError("input_file_changed", message)
+
+
+def _changed(line: InputLine) -> InputError:
+    message = f"line {line.number} of the input file has changed since the batch was validated"
+    return InputError("input_file_changed", message)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        with open(path, "rb") as file:
+            yield file
+    except OSError as error:
+        if error.errno in _PASSING:
+            raise
+        message = f"the input file cannot be read: {error.strerror}"
+        raise InputError("input_file_lost", message) from None
 
 
 def _skip_rest(file: BinaryIO, line: bytes) -> int:
@@ -86,10 +146,26 @@ def _skip_rest(file: BinaryIO, line: bytes) -> int:
 
 def _entry_of(line: bytes) -> dict[str, Any] | None:
     try:
-        entry = json.loads(line.decode("utf-8-sig"))
+        entry = json.loads(line.decode("utf-8-sig"), parse_constant=_no_constant)
     except (ValueError, RecursionError):
         return None
     return entry if isinstance(entry, dict) else None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _is_deep(entry: dict[str, Any]) -> bool:
+    level: list[Any] = [entry]
+    for _ in range(_MOST_DEPTH):
+        level = [
+            child
+            for value in level
+            for child in (value.values() if isinstance(value, dict) else value)
+            if isinstance(child, dict | list)
+        ]
+    return bool(level)
 
 
 def _custom_id_of(entry: dict[str, Any]) -> str | None:
@@ -109,7 +185,7 @@ def _broken_rule(entry: dict[str, Any], endpoint: str) -> LineError | None:
         message = f"custom_id must be a text of 1 to {_MOST_ID} characters"
         return LineError("invalid_custom_id", message, "custom_id")
     if unknown:
-        return LineError("unsupported_field", f"{unknown[0]!a} is not supported")
+        return LineError("unsupported_field", f"{unknown[0][:_SHOWN]!a} is not supported")
     if entry.get("method") != "POST":
         return LineError("invalid_method", "method must be POST", "method")
     if entry.get("url") != endpoint:
@@ -119,4 +195,4 @@ def _broken_rule(entry: dict[str, Any], endpoint: str) -> LineError | None:
     if body.get("stream") not in (None, False):
         message = "the answers of a batch are not streamed"
         return LineError("stream_not_supported", message, "body.stream")
-    return None
+    return _DEEP if _is_deep(entry) else None

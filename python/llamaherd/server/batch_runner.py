@@ -2,6 +2,10 @@
 
 Whatever a batch has come to is in the database, and each step can be done again: a process that
 was killed at any point goes on from there, and so does a batch whose step failed.
+
+Before a line or a step begins the database says that it is under way. What was under way when the
+process crashed is run again with no other line or step beside it, and fails if the process crashes
+once more: each line that ends the process does so twice, and no other line fails with it.
 """
 
 from __future__ import annotations
@@ -9,19 +13,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from llamaherd.server.batch_input import InputLine, LineError, read_body, read_lines
+from llamaherd.server.batch_input import (
+    InputError,
+    InputLine,
+    LineError,
+    read_body,
+    read_lines,
+    require_size,
+)
 from llamaherd.server.batch_output import answered_line, failed_line
-from llamaherd.server.batch_store import Batch, BatchStore, Ended
+from llamaherd.server.batch_store import CRASHED, MOST_CRASHES, Batch, BatchStore, Ended
 from llamaherd.server.errors import ApiError
-from llamaherd.server.file_store import FileStore, StoredFile
+from llamaherd.server.file_store import Draft, FileStore, StoredFile
 from llamaherd.server.in_process import Answer, InProcess
+from llamaherd.server.isolation import Isolation, wait
 from llamaherd.server.keys import ApiKey
 from llamaherd.server.running import Running
 
@@ -30,11 +42,16 @@ _PRIORITY = 100
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0  # before a step that failed is tried again
 _LOOK_S = 0.02  # how often for room among the requests of a key
 _PAGE = 500
+_N_TAKEN = 16  # lines that are marked in one transaction as under way
 _N_WRITTEN = 50  # results in memory at once
 _MOST_ERRORS = 10
+_MOST_LINES = 50_000
 _EMBEDDINGS = "/v1/embeddings"
 _N_EMBEDDINGS = 2  # at once: each holds a thread of a pool that others need as well
-_EXPIRED = ("batch_expired", "the batch's completion window was over before the line was run")
+_EXPIRED = LineError(
+    "batch_expired", "the batch's completion window was over before the line was run"
+)
+_NO_INPUT = LineError("input_file_lost", "the input file is gone")
 
 
 @dataclass(eq=False)
@@ -87,6 +104,7 @@ class BatchRunner:
         self._draining = draining
         self._slots = asyncio.Semaphore(n_lines)  # gives in the order in which it was asked
         self._embedding = asyncio.Semaphore(_N_EMBEDDINGS)
+        self._isolation = Isolation()
         self._runs: dict[str, _Run] = {}
         self._closing = asyncio.Event()
 
@@ -117,22 +135,44 @@ class BatchRunner:
                     return
                 except Exception:
                     _logger.exception("%s failed, and goes on in %.0f s", batch_id, pause_s)
-                await _wait(self._closing, pause_s)
+                await wait(self._closing, pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         finally:
             del self._runs[batch_id]
 
     async def _advance(self, batch_id: str, run: _Run) -> None:
         batch = await self._batches.get(batch_id)
+        if batch.n_crashes >= MOST_CRASHES:
+            await self._batches.fail(batch, [(None, CRASHED)])
+            batch = await self._batches.get(batch_id)
         if batch.status == "validating":
-            batch = await self._validate(batch, run)
+            async with self._step(batch) as may:
+                batch = await self._validate(batch, run) if may else batch
         if batch.status == "in_progress":
             batch = await self._run_lines(batch, run)
         if batch.status in ("finalizing", "cancelling"):
-            await self._finish(batch)
+            async with self._step(batch) as may:
+                if may:
+                    await self._finish(batch)
             batch = await self._batches.get(batch_id)
         extra = {"batch": batch_id, "status": batch.status, "n_lines": batch.n_total}
         _logger.info("batch", extra=extra)
+
+    @contextlib.asynccontextmanager
+    async def _step(self, batch: Batch) -> AsyncIterator[bool]:
+        """Meanwhile a step of the batch other than its lines is under way. False: the server
+        stops."""
+        isolation = self._isolation.alone if batch.n_crashes else self._isolation.shared
+        async with isolation(self._closing) as may:
+            if not may:
+                yield False
+                return
+            await self._batches.mark(batch, begun=True)
+            try:
+                yield True
+            except BaseException:
+                await self._batches.mark(batch, begun=False)
+                raise
 
     async def _validate(self, batch: Batch, run: _Run) -> Batch:
         await self._batches.clear_lines(batch)
@@ -141,7 +181,8 @@ class BatchRunner:
         try:
             file = await self._files.find(batch.input_file_id, batch.tenant)
             path = self._files.path(file)
-            lines = read_lines(path, batch.endpoint, self._max_line_bytes)
+            await asyncio.to_thread(require_size, path, file.n_bytes)
+            lines = read_lines(path, batch.endpoint, self._max_line_bytes, _MOST_LINES)
             while page := await asyncio.to_thread(_take, lines):
                 if run.halt.is_set():
                     return await self._batches.get(batch.id)
@@ -149,9 +190,10 @@ class BatchRunner:
                 is_json |= any(line.is_json for line in page)
                 errors += [(line.number, line.error) for line in page if line.error]
                 del errors[_MOST_ERRORS:]
-        except (ApiError, FileNotFoundError):
-            errors = [(None, LineError("no_input_file", "the input file is gone"))]
-            is_json = False
+        except ApiError:
+            errors, is_json = [(None, _NO_INPUT)], False
+        except InputError as error:
+            errors, is_json = [(None, error.error)], False
         if not is_json:
             empty = LineError("empty_file", "the input file holds no line")
             await self._batches.fail(batch, errors or [(None, empty)])
@@ -161,19 +203,25 @@ class BatchRunner:
         left_s = max(0.0, batch.expires_at - time.time())
         expiry = asyncio.get_running_loop().call_later(left_s, run.expire)
         try:
-            if not batch.has_expired:
+            if not batch.has_expired and batch.errors is None:
                 await self._feed(batch, run)
         finally:
             expiry.cancel()
             await asyncio.gather(*run.lines, return_exceptions=True)
         if run.failure:
             failure, run.failure = run.failure, None
-            raise failure
+            if not isinstance(failure, InputError):
+                raise failure
+            await self._batches.lose_input(batch, failure.error)
         batch = await self._batches.get(batch.id)
         if batch.status != "in_progress":
             return batch
-        if batch.has_expired or (batch.n_left and run.expired):
-            await self._expire(batch)
+        if batch.errors is not None:
+            (error,) = json.loads(batch.errors)
+            await self._fail_rest(batch, LineError(error["code"], error["message"]))
+        elif batch.has_expired or (batch.n_left and run.expired):
+            await self._batches.expire(batch)
+            await self._fail_rest(batch, _EXPIRED)
         elif batch.n_left:
             return batch  # the server stops
         return await self._batches.move(batch, ["in_progress"], "finalizing")
@@ -188,24 +236,41 @@ class BatchRunner:
             if not task.cancelled():
                 run.failure = run.failure or task.exception()
 
-        file = await self._files.find(batch.input_file_id, batch.tenant)
-        path = self._files.path(file)
+        path = await self._input_of(batch, run)
+        if path is None:
+            return
+        suspects = await self._batches.suspects(batch)
         after = 0
-        while page := await self._batches.pending(batch, after, _PAGE):
+        while page := suspects or await self._batches.take(batch, after, _N_TAKEN):
             for line in page:
                 if not await self._take_slot(key, run):
                     return
                 task = asyncio.ensure_future(self._run_line(batch, line, path, run.halt))
                 run.lines.add(task)
                 task.add_done_callback(ended)
-            after = page[-1].number
+            after = 0 if suspects else page[-1].number
+            suspects = []
+
+    async def _input_of(self, batch: Batch, run: _Run) -> Path | None:
+        """The input file; None: it is lost, which is the run's failure."""
+        try:
+            file = await self._files.find(batch.input_file_id, batch.tenant)
+            path = self._files.path(file)
+            await asyncio.to_thread(require_size, path, file.n_bytes)
+        except ApiError:
+            run.failure = InputError(_NO_INPUT.code, _NO_INPUT.message)
+            return None
+        except InputError as error:
+            run.failure = error
+            return None
+        return path
 
     async def _take_slot(self, key: ApiKey, run: _Run) -> bool:
         """Waits until a line may begin. False: none may any more."""
         while not self._running.begin_line(key):
             if self._stops(run):
                 return False
-            await _wait(run.halt, _LOOK_S)
+            await wait(run.halt, _LOOK_S)
         await self._slots.acquire()
         if self._stops(run):
             self._give_slot(key)
@@ -222,37 +287,62 @@ class BatchRunner:
     async def _run_line(
         self, batch: Batch, line: InputLine, path: Path, halt: asyncio.Event
     ) -> None:
-        body = await asyncio.to_thread(read_body, path, line.begin, line.n_bytes)
-        if batch.endpoint != _EMBEDDINGS and body.get("priority") is None:
-            body["priority"] = _PRIORITY
-        gate = self._embedding if batch.endpoint == _EMBEDDINGS else contextlib.nullcontext()
-        while True:
-            async with gate:
-                if halt.is_set():
+        while not halt.is_set():
+            async with self._under_way(batch, line, halt):
+                answer = await self._ask(batch, line, path, halt)
+                if answer is None:
                     return
-                answer = await self._ask(batch, body, halt)
-            if not _is_passing(answer):
-                break
+                if not _is_passing(answer):
+                    await self._batches.record(batch, [_ended(line, answer)])
+                    return
             if self._draining():
                 return
-            await _wait(halt, answer.retry_after_s)
-        assert line.custom_id is not None
-        text = answered_line(line.custom_id, answer.request_id, answer.status, answer.body)
-        await self._batches.record(batch, [Ended(line.number, answer.status < 400, text)])
+            await wait(halt, answer.retry_after_s)
 
-    async def _ask(self, batch: Batch, body: dict[str, Any], halt: asyncio.Event) -> Answer:
-        return await self._routes.post(batch.endpoint, body, self._key_of(batch.tenant), halt)
+    @contextlib.asynccontextmanager
+    async def _under_way(
+        self, batch: Batch, line: InputLine, halt: asyncio.Event
+    ) -> AsyncIterator[None]:
+        """Meanwhile a line runs: alone if the process crashed when it ran before."""
+        if not line.n_crashes:
+            async with self._isolation.shared(halt):
+                yield
+            return
+        async with self._isolation.alone(halt) as may:
+            if not may:  # then halt is set
+                yield
+                return
+            await self._batches.mark_line(batch, line, begun=True)
+            try:
+                yield
+            finally:
+                await self._batches.mark_line(batch, line, begun=False)
 
-    async def _expire(self, batch: Batch) -> None:
-        await self._batches.expire(batch)
+    async def _ask(
+        self, batch: Batch, line: InputLine, path: Path, halt: asyncio.Event
+    ) -> Answer | None:
+        """None: it was not asked."""
+        body = await asyncio.to_thread(_request, path, line, batch.endpoint)
+        gate = self._embedding if batch.endpoint == _EMBEDDINGS else contextlib.nullcontext()
+        async with gate:
+            if halt.is_set():
+                return None
+            return await self._routes.post(batch.endpoint, body, self._key_of(batch.tenant), halt)
+
+    async def _fail_rest(self, batch: Batch, error: LineError) -> None:
         while page := await self._batches.pending(batch, 0, _PAGE):
-            ended = [Ended(p.number, False, failed_line(p.custom_id, *_EXPIRED)) for p in page]
+            ended = [
+                Ended(line.number, False, failed_line(line.custom_id, error.code, error.message))
+                for line in page
+            ]
             await self._batches.record(batch, ended)
 
     async def _finish(self, batch: Batch) -> None:
         output = await self._write(batch, ok=True)
         errors = await self._write(batch, ok=False)
         status = "expired" if batch.has_expired else "completed"
+        if batch.errors is not None:
+            status = "failed"
         if batch.status == "cancelling":
             status = "cancelled"
         await self._batches.finish(batch, status, output, errors)
@@ -262,8 +352,7 @@ class BatchRunner:
         after = 0
         with self._files.draft() as draft:
             while page := await self._batches.ended(batch, ok=ok, after=after, limit=_N_WRITTEN):
-                text = "".join(f"{line.result}\n" for line in page)
-                await asyncio.to_thread(draft.write, text.encode())
+                await asyncio.to_thread(_write_results, draft, page)
                 after = page[-1].number
             if not draft.n_bytes:
                 return None
@@ -273,9 +362,23 @@ class BatchRunner:
         return StoredFile(draft.id, batch.tenant, name, "batch_output", draft.n_bytes, now)
 
 
-async def _wait(event: asyncio.Event, most_s: float) -> None:
-    with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(event.wait(), most_s)
+def _request(path: Path, line: InputLine, endpoint: str) -> bytes:
+    """The body of a line's request."""
+    body = read_body(path, line)
+    if endpoint != _EMBEDDINGS and body.get("priority") is None:
+        body["priority"] = _PRIORITY
+    return json.dumps(body).encode()
+
+
+def _ended(line: InputLine, answer: Answer) -> Ended:
+    assert line.custom_id is not None
+    text = answered_line(line.custom_id, answer.request_id, answer.status, answer.body)
+    return Ended(line.number, answer.status < 400, text)
+
+
+def _write_results(draft: Draft, lines: Sequence[Ended]) -> None:
+    for line in lines:
+        draft.write(f"{line.result}\n".encode())
 
 
 def _take(lines: Iterator[InputLine]) -> list[InputLine]:

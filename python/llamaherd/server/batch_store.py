@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import time
 import uuid
@@ -17,6 +18,14 @@ from llamaherd.server.errors import ApiError
 from llamaherd.server.file_store import StoredFile, insert_file
 
 UNFINISHED = ("validating", "in_progress", "finalizing", "cancelling")
+MOST_CRASHES = 2
+CRASHED = LineError(
+    "process_died",
+    f"the server's process ended abnormally {MOST_CRASHES} times while this ran, the last time"
+    " with no other work of a batch beside it; it is not run again",
+)
+_LINE = "number, begin, n_bytes, custom_id, crc, n_crashes"
+_logger = logging.getLogger("llamaherd.server")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +56,9 @@ class Batch:
     n_completed: int
     n_failed: int
     has_expired: int
+    begun: int
+    n_crashes: int
+    output_expires_s: int | None
 
     @property
     def n_left(self) -> int:
@@ -136,15 +148,68 @@ class BatchStore:
 
         return await self._database.run(work)
 
+    async def recover(self) -> None:
+        """Count a crash for what was under way when the last process ended, and fail the lines
+        that were so twice. To be called once, before anything begins."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            for table, term in (("lines", "AND ok IS NULL"), ("batches", "")):
+                connection.execute(
+                    f"UPDATE {table} SET begun = 0, n_crashes = n_crashes + 1"
+                    f" WHERE begun = 1 {term}"
+                )
+            rows = connection.execute(
+                "SELECT batch, lines.number, custom_id, id FROM lines JOIN batches"
+                " ON batch = batches.number WHERE ok IS NULL AND lines.n_crashes >= ?",
+                [MOST_CRASHES],
+            ).fetchall()
+            for batch, line, custom_id, batch_id in rows:
+                result = failed_line(custom_id, CRASHED.code, CRASHED.message)
+                _record(connection, batch, [Ended(line, False, result)])
+                extra = {"batch": batch_id, "line": line}
+                _logger.warning("a line was under way when the process crashed twice", extra=extra)
+
+        await self._database.run(work)
+
+    async def end_cleanly(self) -> None:
+        """Note that nothing is under way any more."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("UPDATE lines SET begun = 0 WHERE begun = 1 AND ok IS NULL")
+            connection.execute("UPDATE batches SET begun = 0 WHERE begun = 1")
+
+        await self._database.run(work)
+
+    async def mark(self, batch: Batch, *, begun: bool) -> None:
+        """Note whether a step of the batch other than its lines is under way."""
+        await self._database.run(lambda connection: _set(connection, batch, begun=begun))
+
+    async def mark_line(self, batch: Batch, line: InputLine, *, begun: bool) -> None:
+        """Note whether a line is under way."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "UPDATE lines SET begun = ? WHERE batch = ? AND number = ?",
+                [begun, batch.number, line.number],
+            )
+
+        await self._database.run(work)
+
     async def move(self, batch: Batch, sources: Sequence[str], status: str) -> Batch:
         """The batch with a new status, or as it is if it has none of the old ones."""
 
         def work(connection: sqlite3.Connection) -> Batch:
             if _get(connection, batch.id).status in sources:
                 _set(connection, batch, status=status, **{f"{status}_at": int(time.time())})
+                _set(connection, batch, begun=0, n_crashes=0)
             return _get(connection, batch.id)
 
         return await self._database.run(work)
+
+    async def lose_input(self, batch: Batch, error: LineError) -> None:
+        """Note that the input file cannot be used any more."""
+        errors = _errors([(None, error)])
+        await self._database.run(lambda connection: _set(connection, batch, errors=errors))
 
     async def expire(self, batch: Batch) -> None:
         """Note that its time has run out, which no restart may forget."""
@@ -175,7 +240,7 @@ class BatchStore:
 
         def work(connection: sqlite3.Connection) -> list[InputLine]:
             rows = connection.execute(
-                "SELECT number, begin, n_bytes, custom_id FROM lines"
+                f"SELECT {_LINE} FROM lines"
                 " WHERE batch = ? AND number > ? AND ok IS NULL ORDER BY number LIMIT ?",
                 [batch.number, after, limit],
             )
@@ -183,24 +248,42 @@ class BatchStore:
 
         return await self._database.run(work)
 
+    async def take(self, batch: Batch, after: int, limit: int) -> list[InputLine]:
+        """The next lines, which from now on are under way; not those of a crash."""
+
+        def work(connection: sqlite3.Connection) -> list[InputLine]:
+            rows = connection.execute(
+                f"SELECT {_LINE} FROM lines WHERE batch = ? AND number > ? AND ok IS NULL"
+                " AND n_crashes = 0 ORDER BY number LIMIT ?",
+                [batch.number, after, limit],
+            )
+            lines = [InputLine(*row) for row in rows]
+            if lines:
+                connection.execute(
+                    "UPDATE lines SET begun = 1 WHERE batch = ? AND number BETWEEN ? AND ?"
+                    " AND ok IS NULL AND n_crashes = 0",
+                    [batch.number, lines[0].number, lines[-1].number],
+                )
+            return lines
+
+        return await self._database.run(work)
+
+    async def suspects(self, batch: Batch) -> list[InputLine]:
+        """Lines that were under way when the process crashed."""
+
+        def work(connection: sqlite3.Connection) -> list[InputLine]:
+            rows = connection.execute(
+                f"SELECT {_LINE} FROM lines WHERE batch = ? AND ok IS NULL AND n_crashes > 0"
+                " ORDER BY number",
+                [batch.number],
+            )
+            return [InputLine(*row) for row in rows]
+
+        return await self._database.run(work)
+
     async def record(self, batch: Batch, ended: Sequence[Ended]) -> None:
         """Note how lines have ended; of a line that had, nothing changes."""
-
-        def work(connection: sqlite3.Connection) -> None:
-            n = {True: 0, False: 0}
-            for line in ended:
-                n[line.ok] += connection.execute(
-                    "UPDATE lines SET ok = ?, result = ?"
-                    " WHERE batch = ? AND number = ? AND ok IS NULL",
-                    [line.ok, line.result, batch.number, line.number],
-                ).rowcount
-            connection.execute(
-                "UPDATE batches SET n_completed = n_completed + ?, n_failed = n_failed + ?"
-                " WHERE number = ?",
-                [n[True], n[False], batch.number],
-            )
-
-        await self._database.run(work)
+        await self._database.run(lambda connection: _record(connection, batch.number, ended))
 
     async def ended(self, batch: Batch, *, ok: bool, after: int, limit: int) -> list[Ended]:
         """Lines behind one that have ended well, or not."""
@@ -217,16 +300,12 @@ class BatchStore:
 
     async def fail(self, batch: Batch, errors: Sequence[tuple[int | None, LineError]]) -> None:
         """End a batch whose file cannot be used."""
-        data = [
-            {"code": e.code, "message": e.message, "line": line, "param": e.param}
-            for line, e in errors
-        ]
 
         def work(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM lines WHERE batch = ?", [batch.number])
             now = int(time.time())
-            _set(connection, batch, status="failed", failed_at=now, errors=json.dumps(data))
-            _set(connection, batch, n_total=0, n_completed=0, n_failed=0)
+            _set(connection, batch, status="failed", failed_at=now, errors=_errors(errors))
+            _set(connection, batch, begun=0, n_crashes=0, n_total=0, n_completed=0, n_failed=0)
 
         await self._database.run(work)
 
@@ -241,6 +320,7 @@ class BatchStore:
                     insert_file(connection, file)
                     _set(connection, batch, **{name: file.id})
             _set(connection, batch, status=status, **{f"{status}_at": int(time.time())})
+            _set(connection, batch, begun=0, n_crashes=0)
             connection.execute("DELETE FROM lines WHERE batch = ?", [batch.number])
 
         await self._database.run(work)
@@ -267,13 +347,35 @@ def _set(connection: sqlite3.Connection, batch: Batch, **values: Any) -> None:
     )
 
 
+def _errors(errors: Sequence[tuple[int | None, LineError]]) -> str:
+    data = [
+        {"code": e.code, "message": e.message, "line": line, "param": e.param} for line, e in errors
+    ]
+    return json.dumps(data)
+
+
+def _record(connection: sqlite3.Connection, batch: int, ended: Sequence[Ended]) -> None:
+    n = {True: 0, False: 0}
+    for line in ended:
+        n[line.ok] += connection.execute(
+            "UPDATE lines SET ok = ?, result = ? WHERE batch = ? AND number = ? AND ok IS NULL",
+            [line.ok, line.result, batch, line.number],
+        ).rowcount
+    connection.execute(
+        "UPDATE batches SET n_completed = n_completed + ?, n_failed = n_failed + ?"
+        " WHERE number = ?",
+        [n[True], n[False], batch],
+    )
+
+
 def _insert_line(connection: sqlite3.Connection, batch: Batch, line: InputLine) -> bool:
     """Whether the line is one to run."""
     place = [batch.number, line.number, line.begin, line.n_bytes]
     n_added = connection.execute(
-        "INSERT INTO lines (batch, number, begin, n_bytes, custom_id) VALUES (?, ?, ?, ?, ?)"
+        "INSERT INTO lines (batch, number, begin, n_bytes, custom_id, crc)"
+        " VALUES (?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (batch, custom_id) DO NOTHING",
-        [*place, line.custom_id],
+        [*place, line.custom_id, line.crc],
     ).rowcount
     error = line.error
     if not n_added:

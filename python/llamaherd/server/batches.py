@@ -69,11 +69,15 @@ async def open_batches(
     )
     try:
         await files.sweep()
-        for batch in await store.unfinished():
-            runner.start(batch)
-        yield Batches(files, store, runner)
+        await store.recover()
+        try:
+            for batch in await store.unfinished():
+                runner.start(batch)
+            yield Batches(files, store, runner)
+        finally:
+            await runner.close()
+            await store.end_cleanly()
     finally:
-        await runner.close()
         await database.close()
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 from llamaherd._core import InvalidRequestError
 
 T = TypeVar("T")
-_VERSION = 1
+_VERSION = 2
 # Exclusive: the lock that the first statement takes is kept until the process ends.
 _PRAGMAS = (
     "locking_mode=EXCLUSIVE",
@@ -23,7 +25,8 @@ _PRAGMAS = (
 _SCHEMA = """
 CREATE TABLE files (
   number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, tenant TEXT NOT NULL, name TEXT NOT NULL,
-  purpose TEXT NOT NULL, n_bytes INTEGER NOT NULL, created_at INTEGER NOT NULL);
+  purpose TEXT NOT NULL, n_bytes INTEGER NOT NULL, created_at INTEGER NOT NULL,
+  expires_at INTEGER);
 CREATE INDEX files_of_tenants ON files (tenant, number);
 CREATE TABLE batches (
   number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, tenant TEXT NOT NULL,
@@ -33,14 +36,35 @@ CREATE TABLE batches (
   completed_at INTEGER, failed_at INTEGER, expired_at INTEGER, cancelling_at INTEGER,
   cancelled_at INTEGER, errors TEXT, output_file_id TEXT, error_file_id TEXT,
   n_total INTEGER NOT NULL DEFAULT 0, n_completed INTEGER NOT NULL DEFAULT 0,
-  n_failed INTEGER NOT NULL DEFAULT 0, has_expired INTEGER NOT NULL DEFAULT 0);
+  n_failed INTEGER NOT NULL DEFAULT 0, has_expired INTEGER NOT NULL DEFAULT 0,
+  begun INTEGER NOT NULL DEFAULT 0, n_crashes INTEGER NOT NULL DEFAULT 0,
+  output_expires_s INTEGER);
 CREATE INDEX batches_of_tenants ON batches (tenant, number);
 CREATE TABLE lines (
   batch INTEGER NOT NULL, number INTEGER NOT NULL, begin INTEGER NOT NULL,
-  n_bytes INTEGER NOT NULL, custom_id TEXT, ok INTEGER, result TEXT,
+  n_bytes INTEGER NOT NULL, custom_id TEXT, ok INTEGER, result TEXT, crc INTEGER,
+  begun INTEGER NOT NULL DEFAULT 0, n_crashes INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (batch, number));
 CREATE UNIQUE INDEX lines_by_custom_id ON lines (batch, custom_id);
 """
+# From a version to the next one.
+_MIGRATIONS = {
+    1: """
+ALTER TABLE files ADD COLUMN expires_at INTEGER;
+ALTER TABLE batches ADD COLUMN begun INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE batches ADD COLUMN n_crashes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE batches ADD COLUMN output_expires_s INTEGER;
+ALTER TABLE lines ADD COLUMN crc INTEGER;
+ALTER TABLE lines ADD COLUMN begun INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE lines ADD COLUMN n_crashes INTEGER NOT NULL DEFAULT 0;
+""",
+}
+
+
+@dataclass(eq=False)
+class _Call(Generic[T]):
+    work: Callable[[sqlite3.Connection], T]
+    future: Future[T] = field(default_factory=Future)
 
 
 class Database:
@@ -54,6 +78,7 @@ class Database:
     """
 
     def __init__(self, path: Path) -> None:
+        self._waiting: deque[_Call[Any]] = deque()
         self._thread = ThreadPoolExecutor(1, "llamaherd-database")
         try:
             self._connection = self._thread.submit(_open, path).result()
@@ -67,21 +92,42 @@ class Database:
             raise
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run something as one transaction: when this returns it is on disk, and if it raises
-        nothing of it was done."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._do, work)
+        """Run something as a transaction: when this returns it is on disk, and if it raises nothing
+        of it was done. Calls that wait share a commit; if one of them fails the others run again,
+        so `work` may change nothing but the database."""
+        call: _Call[T] = _Call(work)
+        self._waiting.append(call)
+        self._thread.submit(self._run_waiting)
+        return await asyncio.wrap_future(call.future)
 
-    def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def _run_waiting(self) -> None:
+        calls = []
+        while self._waiting:
+            call = self._waiting.popleft()
+            if call.future.set_running_or_notify_cancel():
+                calls.append(call)
+        if not self._commit(calls):
+            for call in calls:
+                self._commit([call])
+
+    def _commit(self, calls: list[_Call[Any]]) -> bool:
+        """Whether calls are answered. A single one is: if need be with what it has raised."""
+        if not calls:
+            return True
         connection = self._connection
-        connection.execute("BEGIN IMMEDIATE")
         try:
-            result = work(connection)
+            connection.execute("BEGIN IMMEDIATE")
+            results = [call.work(connection) for call in calls]
             connection.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            raise
-        return result
+            if len(calls) == 1:
+                calls[0].future.set_exception(error)
+            return len(calls) == 1
+        for call, result in zip(calls, results, strict=True):
+            call.future.set_result(result)
+        return True
 
     async def close(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)
@@ -96,14 +142,23 @@ def _open(path: Path) -> sqlite3.Connection:
             connection.execute(f"PRAGMA {pragma}")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version == 0:
-            connection.executescript(
-                f"BEGIN EXCLUSIVE; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;"
+            _change(connection, _SCHEMA, _VERSION)
+        while version in _MIGRATIONS:
+            _change(connection, _MIGRATIONS[version], version + 1)
+            version += 1
+        if version not in (0, _VERSION):
+            raise InvalidRequestError(
+                f"{path} has version {version} of the schema, and this llamaherd reads versions 1"
+                f" to {_VERSION}: use a newer llamaherd, or another folder"
             )
-        elif version != _VERSION:
-            raise InvalidRequestError(f"{path} is of version {version}; this is {_VERSION}")
         connection.execute("BEGIN EXCLUSIVE")
         connection.execute("COMMIT")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _change(connection: sqlite3.Connection, script: str, version: int) -> None:
+    """Run a script that leads to a version of the schema, as one transaction."""
+    connection.executescript(f"BEGIN EXCLUSIVE; {script} PRAGMA user_version={version}; COMMIT;")

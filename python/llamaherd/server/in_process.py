@@ -6,7 +6,6 @@ import asyncio
 import json
 import uuid
 from dataclasses import dataclass
-from typing import Any
 
 from starlette.types import ASGIApp, Message
 
@@ -20,13 +19,14 @@ class Answer:
 
     request_id: str
     status: int
-    body: Any
+    body: bytes
     retry_after_s: float
 
     @property
     def error_code(self) -> str | None:
         """Of an answer that is an error."""
-        error = self.body.get("error") if isinstance(self.body, dict) else None
+        body = json.loads(self.body)
+        error = body.get("error") if isinstance(body, dict) else None
         return error.get("code") if isinstance(error, dict) else None
 
 
@@ -37,20 +37,18 @@ class InProcess:
         self._app = app
         self._spans = spans
 
-    async def post(
-        self, path: str, body: dict[str, Any], key: ApiKey, gone: asyncio.Event
-    ) -> Answer:
+    async def post(self, path: str, body: bytes, key: ApiKey, gone: asyncio.Event) -> Answer:
         """The answer to a request.
 
         Args:
           path: Its route.
-          body: Sent as JSON.
+          body: JSON.
           key: On whose account.
           gone: When it is set the client counts as gone away.
         """
         request_id = f"req-{uuid.uuid4().hex}"
         span = self._spans.begin("POST", path, {})
-        exchange = _Exchange(json.dumps(body).encode(), gone)
+        exchange = _Exchange(body, gone)
         scope = {
             "type": "http",
             "asgi": {"version": "3.0"},
@@ -102,4 +100,4 @@ class _Exchange:
 
     def answer(self, request_id: str) -> Answer:
         after_s = float(self._headers.get(b"retry-after", b"1"))
-        return Answer(request_id, self.status, json.loads(b"".join(self._pieces)), after_s)
+        return Answer(request_id, self.status, b"".join(self._pieces), after_s)
