@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -72,14 +73,25 @@ def wait_until(true: Callable[[], bool], what: str) -> None:
 
 
 @contextlib.contextmanager
-def serve(*models: str | Path, options: tuple[str, ...] = (), keys: str = "") -> Iterator[Served]:
+def serve(
+    *models: str | Path,
+    options: tuple[str, ...] = (),
+    keys: str = "",
+    n_descriptors: int | None = None,
+) -> Iterator[Served]:
     """`llamaherd serve` on a free port; killed at the end if it still runs."""
+
+    def bound() -> None:
+        if n_descriptors is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (n_descriptors, n_descriptors))
+
     command = [sys.executable, "-m", "llamaherd.cli", "serve", *map(str, models), "--port", "0"]
     process = subprocess.Popen(
         [*command, "--threads", "1", *options],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "LLAMAHERD_API_KEYS": keys},
+        preexec_fn=bound,
     )
     try:
         yield Served(process)

@@ -303,7 +303,11 @@ MODULES: dict[str, str] = {
         "_core chat params result server.answering server.answers server.bodies"
         " server.generation server.schemas server.sse"
     ),
-    "server.run": "server.generation server.protocol server.settings",
+    "server.run": (
+        "server.descriptors server.generation server.listener server.protocol server.settings"
+    ),
+    "server.descriptors": "_core server.limits",
+    "server.listener": "server.protocol",
     "server.settings": "_core server.limits",
     "server.limits": "_core params server.errors",
     "server.sse": "server.errors",
@@ -318,7 +322,7 @@ MODULES: dict[str, str] = {
     ),
     "server.uploads": "server.errors server.file_store",
     "server.logs": "",
-    "server.protocol": "",
+    "server.protocol": "server.errors server.limits",
     "server.answers": "",
     "server.bodies": "server.generation server.limits",
     "server.body_reader": "",

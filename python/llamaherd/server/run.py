@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import logging
 import signal
 import socket
@@ -12,18 +13,22 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.server import HANDLED_SIGNALS
 
+from llamaherd.server.descriptors import fit_connections
 from llamaherd.server.generation import Context
-from llamaherd.server.protocol import bounded_protocol
+from llamaherd.server.listener import Listener, listen
+from llamaherd.server.protocol import BoundedProtocol
 from llamaherd.server.settings import ServerSettings
 
 _logger = logging.getLogger("llamaherd.server")
+_END_S = 30.0  # after the drain; threads that are stuck then do not keep the process
 
 
 class Server(uvicorn.Server):
     """Listens until it is told to stop. At SIGTERM or SIGINT nothing new is let in; what runs has
-    drain_s seconds, and what runs then ends with an error that says so. A second signal ends it at
-    once."""
+    drain_s seconds, and what runs then ends with an error that says so. A second signal ends the
+    process at once, whatever its threads do; so does a drain that is not over _END_S later."""
 
     def __init__(self, app: FastAPI, settings: ServerSettings) -> None:
         self._app = app
@@ -39,8 +44,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=int(settings.drain_s) + 5,
-                timeout_keep_alive=30,
-                http=bounded_protocol(settings.limits.most("max_header_kib")),
+                http="httptools",
                 lifespan="off",
                 ws="none",
             )
@@ -52,20 +56,47 @@ class Server(uvicorn.Server):
         """Raises what the application raises, which uvicorn would write to the log."""
         async with self._life:
             await self._life.enter_async_context(self._app.router.lifespan_context(self._app))
-            await super().startup(sockets)
+            try:
+                self._listen(sockets)
+            except OSError as error:
+                _logger.error(
+                    "cannot listen on %s port %d: %s", self.config.host, self.config.port, error
+                )
+                self.should_exit = True
+                return
             self._life = self._life.pop_all()
+
+    def _listen(self, sockets: list[socket.socket] | None) -> None:
+        """In the place of uvicorn's own, which knows no bound of connections."""
+        config = self.config
+        limits = fit_connections(self._settings.limits)
+
+        def make_protocol(is_reserve: bool, on_lost: Any) -> BoundedProtocol:
+            return BoundedProtocol(
+                config, self.server_state, limits, is_reserve=is_reserve, on_lost=on_lost
+            )
+
+        listener: Any = Listener(
+            sockets or listen(config.host, config.port),
+            make_protocol,
+            max_connections=limits.max_connections,
+            n_reserve=limits.reserved_connections,
+            context=config.ssl,
+            handshake_timeout_s=limits.header_timeout_s,
+        )
+        self.servers = [listener]
+        self._log_started_message(listener.sockets)
+        self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
-        if not self.force_exit:
-            await self._life.aclose()
+        await self._life.aclose()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """The first signal begins the drain; the next one stops at once."""
-        if self._app.state.draining:
-            self.force_exit = True
-            self.should_exit = True
-            return
+        """Begins the drain. The signals' default actions, which end the process, are back."""
+        for number in HANDLED_SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        faulthandler.dump_traceback_later(self._settings.drain_s + _END_S, exit=True)
         self._app.state.draining = True
         _logger.info("stopping on %s", signal.Signals(sig).name)
         loop = asyncio.get_running_loop()
