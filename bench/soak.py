@@ -1,94 +1,93 @@
-"""Many streaming clients for minutes: no error, no lost end, memory that stays.
+"""Many clients for minutes: no error, nothing lost, no stall, memory that stays.
 
-    python bench/soak.py [--seconds 300] [--clients 64] [--settle 60] [--growth 1.05]
+    python bench/soak.py [--seconds 300] [--clients 64] [--settle 60] [--growth 1.05] [--hostile 0]
+    python bench/soak.py --seconds 1200 --clients 32 --hostile 0.1      # a day's requests
 
-The server is a process of its own. Clients ask one after the other, for texts of random lengths; a
-tenth of them goes away at a random moment. Fails if a request fails, if a stream ends without its
-last event, if cells stay in use, or if the server's memory grows by more than --growth after
---settle seconds; what the prefix cache keeps in host memory, which has a bound of its own, is not
-counted.
+The server is a process of its own. Clients ask one after the other: chats, completions, answers of
+a schema, calls of tools, token counts, embeddings if there is a model for them (--embedding-model),
+batch jobs; a tenth of the streams is left at a random moment. --hostile is the share of clients
+that send the quick attacks of `attacks/` instead. Every answer that is read to its end has its
+finish reason and its text; greedy ones equal what was answered before the others came. /health is
+asked every 50 ms.
+
+Fails if a request fails (one that is told to come back does, until it is served), if an answer is
+not what it was before, if cells stay in use, if /health or the next text of a stream takes longer
+than --stall seconds, or if the server's memory grows by more than --growth after --settle seconds;
+what the prefix cache keeps in host memory, which has a bound of its own, is not counted.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
+import contextlib
+import os
 import random
 import re
 import sys
+import tempfile
 import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import aiohttp
+from asking import Asker, Problem
+from attacks import ATTACKS
+from attacks.attack import BUSY, CLOSED, LEFT, Client
+from beside import HEALTH_TIMEOUT_S, SPAWN, probing
 from llamaherd.models import DEFAULT_MODEL
-from served import Server
+from served import Server, tool_template
 
 
 class Soak:
     """Clients, and what they saw."""
 
-    def __init__(self, server: Server, seconds: float, n_clients: int) -> None:
+    def __init__(self, server: Server, args: argparse.Namespace) -> None:
         self._server = server
-        self._until = time.monotonic() + seconds
-        self._n_clients = n_clients
-        self.n_answers = self.n_left = self.n_tokens = 0
+        self._args = args
+        self._until = 0.0
+        self.asked: Counter[str] = Counter()
+        self.n_left = self.n_refused = 0
+        self.longest_gap_s = 0.0
         self.errors: list[str] = []
         self.memory: list[tuple[float, float, float]] = []  # seconds; MiB resident, of prefixes
 
-    async def run(self) -> None:
+    async def run(self, n_clients: int) -> None:
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         timeout = aiohttp.ClientTimeout(total=600)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-            clients = [self._client(session, i) for i in range(self._n_clients)]
+            asker = Asker(self._server.url, session, embeds=bool(self._args.embedding_model))
+            await asker.learn()
+            self._until = time.monotonic() + self._args.seconds
+            clients = [self._client(asker, i) for i in range(n_clients)]
             await asyncio.gather(self._watch(session), *clients)
+            self.longest_gap_s, self.n_refused = asker.longest_gap_s, asker.n_refused
+            if self.asked["tool"] > 10 and asker.n_calls == 0:
+                self.errors.append(f"no tool was called in {self.asked['tool']} answers")
             await self._require_idle(session)
 
-    async def _client(self, session: aiohttp.ClientSession, i: int) -> None:
+    async def _client(self, asker: Asker, i: int) -> None:
         rng = random.Random(i)
         while time.monotonic() < self._until and len(self.errors) < 10:
-            leaves = rng.random() < 0.1
-            patience_s = rng.uniform(0.05, 2) if leaves else None
-            words = " ".join(rng.choice("abcdefgh") for _ in range(rng.randint(1, 60)))
-            body = {
-                "messages": [{"role": "user", "content": words}],
-                "max_tokens": rng.randint(1, 64),
-                "stream": True,
-                "ignore_eos": True,
-            }
+            kind = rng.choice(asker.kinds)
+            patience_s = rng.uniform(0.05, 2) if rng.random() < 0.1 and kind != "batch" else None
             try:
-                await asyncio.wait_for(self._ask(session, body), patience_s)
+                await asyncio.wait_for(asker.ask(kind, rng), patience_s)
+                self.asked[kind] += 1
             except asyncio.TimeoutError:
                 self.n_left += 1
-            except aiohttp.ClientError as error:
-                self.errors.append(f"{type(error).__name__}: {error}")
-
-    async def _ask(self, session: aiohttp.ClientSession, body: dict) -> None:  # type: ignore[type-arg]
-        url = f"{self._server.url}/v1/chat/completions"
-        last, reason, n_tokens = b"", None, 0
-        async with session.post(url, json=body) as answer:
-            if answer.status != 200:
-                self.errors.append(f"{answer.status}: {await answer.text()}")
-                return
-            async for line in answer.content:
-                if not line.startswith(b"data: "):
-                    continue
-                last = line[6:].strip()
-                if last != b"[DONE]":
-                    choice = json.loads(last)["choices"][0]
-                    n_tokens += bool(choice["delta"].get("content"))
-                    reason = choice["finish_reason"] or reason
-        if last != b"[DONE]" or reason != "length":
-            self.errors.append(f"a stream ended with {last!r}, finish_reason {reason}")
-        self.n_answers += 1
-        self.n_tokens += n_tokens
+            except (Problem, aiohttp.ClientError, OSError, ValueError) as error:
+                self.errors.append(f"{kind}: {type(error).__name__}: {error}")
 
     async def _watch(self, session: aiohttp.ClientSession) -> None:
         begin = time.monotonic()
         while time.monotonic() < self._until:
             before = self._server.memory_mib()
-            (line,) = await self._metrics(session, "prefix_cache_ram_bytes")
+            lines = await self._metrics(session, "prefix_cache_ram_bytes")
             resident = (before + self._server.memory_mib()) / 2
-            cached = float(line.split()[-1]) / (1 << 20)
+            cached = sum(float(line.split()[-1]) for line in lines) / (1 << 20)
             self.memory.append((time.monotonic() - begin, resident, cached))
             await asyncio.sleep(1)
 
@@ -100,7 +99,7 @@ class Soak:
 
     async def _require_idle(self, session: aiohttp.ClientSession) -> None:
         names = "num_requests_(running|waiting)|kv_cells_reserved|requests_without_token"
-        until = time.monotonic() + 30
+        until = time.monotonic() + 60
         while True:
             found = await self._metrics(session, names)
             busy = [line for line in found if float(line.split()[-1]) != 0]
@@ -112,32 +111,108 @@ class Soak:
             await asyncio.sleep(0.1)
 
 
+def attack_at_random(url: str, n_clients: int, counts: Any, stop: Any) -> None:
+    """The body of the attackers' process."""
+    os.nice(19)
+    attacks = [attack for attack in ATTACKS if attack.quick]
+
+    async def client(session: aiohttp.ClientSession, index: int) -> None:
+        rng = random.Random(index)
+        sender = Client(url, session, index)
+        while not stop.is_set():
+            attack = rng.choice(attacks)
+            try:
+                status = await asyncio.wait_for(attack.send(sender), 20)
+            except asyncio.TimeoutError:
+                status = LEFT
+            except OSError:
+                status = CLOSED
+            right = status in attack.allowed | BUSY | {LEFT}
+            counts[0 if right else 1] += 1
+            if not right:
+                print(f"{attack.name}: answered {status}", flush=True)
+
+    async def run() -> None:
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            await asyncio.gather(*[client(session, i) for i in range(n_clients)])
+
+    asyncio.run(run())
+
+
+@contextlib.contextmanager
+def attacked(url: str, n_clients: int, counts: Any) -> Iterator[None]:
+    if n_clients == 0:
+        yield
+        return
+    stop = SPAWN.Event()
+    process = SPAWN.Process(
+        target=attack_at_random, args=(url, n_clients, counts, stop), daemon=True
+    )
+    process.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        process.join(25)
+        process.kill()
+        process.join()
+
+
+def options_of(args: argparse.Namespace, folder: Path) -> list[str]:
+    config = folder / "config.toml"
+    config.write_text(f"chat_template = '''{tool_template()}'''\nmax_seqs = 16\nn_ctx = 8192\n")
+    options = ["--config", str(config), "--data-dir", str(folder / "data")]
+    return options + ([f"embed={args.embedding_model}"] if args.embedding_model else [])
+
+
 def main() -> None:
+    assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--embedding-model", help="a GGUF file")
+    parser.add_argument("--threads", type=int, default=None, help="of the model's computation")
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--settle", type=float, default=60)
     parser.add_argument("--growth", type=float, default=1.05, help="of memory, at most")
+    parser.add_argument("--stall", type=float, default=10, help="seconds, at most")
     parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--hostile", type=float, default=0, help="share of the clients")
     args = parser.parse_args()
-    server = Server(args.model, ["--max-seqs", "16", "--n-ctx", "8192"])
-    try:
-        soak = Soak(server, args.seconds, args.clients)
-        asyncio.run(soak.run())
-    finally:
-        server.process.terminate()
-        status = server.process.wait(60)
+    n_hostile = round(args.hostile * args.clients)
+    counts = SPAWN.Array("i", 2, lock=False)  # attacks answered rightly, and not
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(args.model, options_of(args, Path(folder)), args.threads)
+        soak = Soak(server, args)
+        begin = time.monotonic()
+        try:
+            with probing(server.url) as health, attacked(server.url, n_hostile, counts):
+                asyncio.run(soak.run(args.clients - n_hostile))
+                longest_s = max(health.between(begin, time.monotonic()), default=HEALTH_TIMEOUT_S)
+        finally:
+            server.process.terminate()
+            status = server.process.wait(60)
     settled = [resident - cached for at, resident, cached in soak.memory if at >= args.settle]
     growth = max(settled) / settled[0]
-    print(f"{soak.n_answers} answers read to the end, {soak.n_left} left, {soak.n_tokens} pieces")
+    print(f"read to the end: {dict(soak.asked)}; {soak.n_left} left, {soak.n_refused} came back")
+    print(f"attacks: {counts[0]}, and {counts[1]} that were answered wrongly")
+    print(f"/health after {longest_s:.2f} s at most, texts after {soak.longest_gap_s:.2f} s")
     print(f"memory {settled[0]:.0f} MiB after {args.settle:.0f} s, then at most x {growth:.3f}")
     for error in soak.errors[:10]:
         print(error)
     if growth > args.growth:
         for at, resident, cached in soak.memory:
             print(f"after {at:.0f} s {resident:.0f} MiB, {cached:.0f} of them prefixes")
-    if soak.errors or growth > args.growth or status != 0 or soak.n_answers == 0:
-        sys.exit(f"failed: {len(soak.errors)} errors, growth {growth:.3f}, exit status {status}")
+    failures = [
+        *[f"{len(soak.errors)} errors"] * bool(soak.errors),
+        *[f"memory grew x {growth:.3f}"] * (growth > args.growth),
+        *[f"exit status {status}"] * (status != 0),
+        *["nothing was read to its end"] * (not soak.asked),
+        *["a stall"] * (max(longest_s, soak.longest_gap_s) > args.stall),
+        *[f"{counts[1]} attacks answered wrongly"] * bool(counts[1]),
+    ]
+    if failures:
+        sys.exit("failed: " + ", ".join(failures))
 
 
 if __name__ == "__main__":

@@ -62,9 +62,19 @@ def inside(depth: int) -> Any:
     return json.loads(lists(depth))
 
 
-def brackets() -> dict[str, float]:
-    """SmolLM2's tokens of opening brackets and blanks alone, made likelier than anything else."""
-    return {str(token): 1000.0 for token in (75, 933, 17763, 32803)}
+def deep_answer(**fields: Any) -> dict[str, Any]:
+    """A small model repeats what was done before: it calls the tool, and opens one list after the
+    other, with a little help for SmolLM2's tokens of opening brackets."""
+    call = calling('{"x": ' + lists(100) + "}")["messages"][:2]
+    return {
+        "messages": [*call, *call, call[0]],
+        "tools": TOOLS,
+        "logit_bias": {"75": 3, "32803": 6},
+        "max_tokens": 4700,
+        "temperature": 0,
+        "user": "bad",
+        **fields,
+    }
 
 
 ATTACKS = [
@@ -144,17 +154,7 @@ ATTACKS = [
     Attack(
         "an answer of nested lists",
         "nesting",
-        post(
-            CHAT,
-            lambda: chat(
-                tools=TOOLS,
-                tool_choice="required",
-                logit_bias=brackets(),
-                max_tokens=4700,
-                temperature=0,
-            ),
-            patience_s=120,
-        ),
+        post(CHAT, deep_answer, patience_s=120),
         EITHER,
         n_clients=1,
         quick=False,
@@ -163,18 +163,7 @@ ATTACKS = [
     Attack(
         "a streamed answer of nested lists",
         "nesting",
-        post(
-            CHAT,
-            lambda: chat(
-                tools=TOOLS,
-                tool_choice="required",
-                logit_bias=brackets(),
-                max_tokens=4700,
-                temperature=0,
-                stream=True,
-            ),
-            patience_s=120,
-        ),
+        post(CHAT, lambda: deep_answer(stream=True), patience_s=120),
         EITHER,
         n_clients=1,
         quick=False,
