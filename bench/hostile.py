@@ -19,6 +19,7 @@ import contextlib
 import os
 import re
 import resource
+import signal
 import statistics
 import sys
 import tempfile
@@ -247,6 +248,7 @@ def main() -> None:
         for attack in chosen:
             print(f"{attack.area}: {attack.name}")
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # leaves no server behind
     print("| area | attack | answers | /health, s | time between texts | longest | memory | |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     failed = []
