@@ -88,10 +88,14 @@ class Client:
 
 async def read_status(reader: asyncio.StreamReader, patience_s: float) -> int:
     try:
-        line = await asyncio.wait_for(reader.readline(), patience_s)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), patience_s)
+        if head.startswith(b"HTTP/1.1 100 "):  # the answer comes after it
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), patience_s)
     except asyncio.TimeoutError:
         return LEFT
-    return int(line.split()[1]) if line.startswith(b"HTTP/") else CLOSED
+    except asyncio.IncompleteReadError:
+        return CLOSED
+    return int(head.split()[1]) if head.startswith(b"HTTP/") else CLOSED
 
 
 async def close(writer: asyncio.StreamWriter) -> None:

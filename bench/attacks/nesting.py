@@ -62,19 +62,35 @@ def inside(depth: int) -> Any:
     return json.loads(lists(depth))
 
 
-def deep_answer(**fields: Any) -> dict[str, Any]:
-    """A small model repeats what was done before: it calls the tool, and opens one list after the
-    other, with a little help for SmolLM2's tokens of opening brackets."""
-    call = calling('{"x": ' + lists(100) + "}")["messages"][:2]
+def repeated(value: str, bias: dict[str, float], **fields: Any) -> dict[str, Any]:
+    """A small model repeats what was done before: it calls the tool with a value that goes on like
+    this one, with a little help for SmolLM2's tokens of it."""
+    call = calling('{"x": ' + value + "}")["messages"][:2]
     return {
         "messages": [*call, *call, call[0]],
         "tools": TOOLS,
-        "logit_bias": {"75": 3, "32803": 6},
+        "logit_bias": bias,
         "max_tokens": 4700,
         "temperature": 0,
         "user": "bad",
         **fields,
     }
+
+
+def answers(name: str, value: str, bias: dict[str, float], **fields: Any) -> list[Attack]:
+    """Whole and streamed."""
+    return [
+        Attack(
+            f"{how} of {name}",
+            "nesting",
+            post(CHAT, lambda s=s: repeated(value, bias, stream=s, **fields), patience_s=120),
+            EITHER,
+            n_clients=1,
+            quick=False,
+            needs="tools",
+        )
+        for s, how in ((False, "an answer"), (True, "a streamed answer"))
+    ]
 
 
 ATTACKS = [
@@ -151,22 +167,6 @@ ATTACKS = [
         post(CHAT, lambda: chat(chat_template_kwargs={f"v{i}": i for i in range(50_000)})),
         EITHER,
     ),
-    Attack(
-        "an answer of nested lists",
-        "nesting",
-        post(CHAT, deep_answer, patience_s=120),
-        EITHER,
-        n_clients=1,
-        quick=False,
-        needs="tools",
-    ),
-    Attack(
-        "a streamed answer of nested lists",
-        "nesting",
-        post(CHAT, lambda: deep_answer(stream=True), patience_s=120),
-        EITHER,
-        n_clients=1,
-        quick=False,
-        needs="tools",
-    ),
+    *answers("nested lists", lists(100), {"75": 3, "32803": 3}),
+    *answers("a long list", "[" + "1, " * 60 + "1]", {"28": 2}, n=4),
 ]
