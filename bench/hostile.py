@@ -40,6 +40,7 @@ from served import Server, tool_template
 N_STREAMS, N_TOKENS = 4, 300
 MOST_HEALTH_S, MOST_GAP, MOST_MEMORY = 1.0, 2.0, 1.2
 RECOVERY_S = 20.0
+QUIET_S, MIN_TEXTS = 1.5, 12
 N_FILES = 256  # descriptors the server may have
 ADDRESS_SPACE = 16 << 30  # bytes it may map: it ends before the machine does
 N_STATUSES = 600
@@ -132,17 +133,23 @@ class Bench:
             url = server.url
             with probing(url) as health, streaming(url, N_STREAMS, N_TOKENS) as gaps:
                 time.sleep(3)  # warms up
-                self.quiet_gap_s = self._measure_quiet(gaps)
                 yield server, health, gaps
         finally:
             with contextlib.suppress(ProcessLookupError):
                 server.process.kill()
             server.process.end()
 
-    def _measure_quiet(self, gaps: Seen) -> float:
+    def streams_run(self, gaps: Seen) -> bool:
+        """Measures the time between texts without an attack; False: there are no texts."""
         begin = time.monotonic()
-        time.sleep(self._args.seconds)
-        return statistics.median(numbers(gaps.between(begin, time.monotonic())))
+        while time.monotonic() < begin + RECOVERY_S:
+            time.sleep(QUIET_S)
+            now = time.monotonic()
+            seen = numbers(gaps.between(now - QUIET_S, now))
+            if len(seen) >= MIN_TEXTS:
+                self.quiet_gap_s = statistics.median(seen)
+                return True
+        return False
 
     def run(self, attack: Attack, server: Server, health: Seen, gaps: Seen) -> Found:
         found = Found(attack)
@@ -152,7 +159,7 @@ class Bench:
         with attacking(server.url, attack, counts):
             until = time.monotonic() + self._args.seconds
             # One that needs long for an answer has it at least once.
-            while time.monotonic() < until or (sum(counts) == 0 and time.monotonic() < until + 150):
+            while time.monotonic() < until or (sum(counts) == 0 and time.monotonic() < until + 330):
                 time.sleep(0.2)
                 if server.process.poll() is not None:
                     break
@@ -220,11 +227,18 @@ def replay(bench: Bench, attacks: list[Attack]) -> Iterator[Found]:
     waiting = list(attacks)
     while waiting:
         with bench.serving() as (server, health, gaps):
-            while waiting:
-                found = bench.run(waiting.pop(0), server, health, gaps)
-                yield found
-                if server.process.poll() is not None or found.health_s >= HEALTH_TIMEOUT_S:
+            found = None
+            while waiting and server.process.poll() is None:
+                if not bench.streams_run(gaps):
+                    if found is None:
+                        raise SystemExit("the streams do not run without an attack")
+                    found.problems.append(f"no text within {RECOVERY_S:.0f} s after it")
                     break
+                if found is not None:
+                    yield found
+                found = bench.run(waiting.pop(0), server, health, gaps)
+            if found is not None:
+                yield found
 
 
 def main() -> None:

@@ -60,11 +60,11 @@ def holding(name: str, beginning: bytes, drip: bytes, n: int = 40, hold_s: float
     return Attack(name, "connections", send, ENDED, n_clients=10, quick=False)
 
 
-def flood(path: str) -> Attack:
+def flood(path: str, name: str = "") -> Attack:
     async def send(client: Client) -> int:
         return await client.ask("GET", path)
 
-    return Attack(f"a flood of GET {path}", "connections", send, OK | {404}, n_clients=16)
+    return Attack(f"a flood of GET {name or path}", "connections", send, OK | {404}, n_clients=16)
 
 
 def leaving(name: str, body: bytes, after_s: float, *, reset: bool = False) -> Attack:
@@ -168,7 +168,7 @@ ATTACKS = [
     raw("a chunk that is none", HEAD + b"transfer-encoding: chunked\r\n\r\nzz\r\nx"),
     raw("100 Continue and nothing", head(100, b"expect: 100-continue\r\n"), allowed=ENDED),
     raw("a packed body", head(30, b"content-encoding: gzip\r\n") + b"\x1f\x8b" + b"0" * 28),
-    raw("10,000 headers", GET + b"a: b\r\n" * 10_000 + b"\r\n"),
+    raw("10,000 headers", GET + b"a: b\r\n" * 10_000 + b"\r\n", allowed=ENDED | OK),
     raw("a header of 1 MB", GET + b"a: " + b"x" * (1 << 20) + b"\r\n\r\n"),
     raw("a path of 1 MB", b"GET /" + b"x" * (1 << 20) + b" HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"),
     raw("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256)) * 2),
@@ -191,6 +191,6 @@ ATTACKS = [
     flood("/openapi.json"),
     flood("/pages/state"),
     flood("/v1/models"),
-    flood("/" + "x" * 8000),
-    flood("/v1/files?limit=10000&after=" + "x" * 5000),
+    flood("/" + "x" * 8000, "long paths"),
+    flood("/v1/files?limit=10000&after=" + "x" * 5000, "files, after a long name"),
 ]

@@ -83,7 +83,7 @@ def answers(name: str, value: str, bias: dict[str, float], **fields: Any) -> lis
         Attack(
             f"{how} of {name}",
             "nesting",
-            post(CHAT, lambda s=s: repeated(value, bias, stream=s, **fields), patience_s=120),
+            post(CHAT, lambda s=s: repeated(value, bias, stream=s, **fields), patience_s=300),
             EITHER,
             n_clients=1,
             quick=False,
