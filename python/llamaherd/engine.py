@@ -187,7 +187,7 @@ class BatchEngine:
         elif chat is not None:
             raise InvalidRequestError("chat needs a prompt of messages")
         if isinstance(prompt, str):
-            prompt = self.tokenize(prompt)
+            prompt = self._encode(prompt)
         return Prepared(cast("TokenIds", prompt), core_params, guide, is_chat, chat_format)
 
     def _render(
@@ -253,13 +253,20 @@ class BatchEngine:
           parse_special: Names of special tokens stand for these tokens.
 
         Raises:
-          InvalidRequestError: The text holds a lone surrogate, which no encoding has.
+          InvalidRequestError: The text holds a lone surrogate, which no encoding has, or more than
+            the tokenizer takes: of a BPE model 2 MiB without a special token, and with some
+            (deepseek-llm, superbpe) 512 blanks or digits in a row.
         """
         self._require_own_process()
         if not isinstance(text, str):
             raise TypeError(f"text must be a str; got {type(text).__name__}")
         require_unicode("prompt", text)
         return self._core.tokenize(text, add_special, parse_special)
+
+    def _encode(self, prompt: str) -> list[int]:
+        """Token ids of a prompt; one that is too long by its bytes alone is refused at once."""
+        require_unicode("prompt", prompt)
+        return self._core.tokenize(prompt, True, True)
 
     def detokenize(self, token_ids: TokenIds, *, special: bool = False) -> str:
         """Text of token ids; bytes that are no UTF-8 become U+FFFD.

@@ -160,7 +160,7 @@ class LLM:
                 f"there are {len(prompts)} prompts but {len(continuations)} lists of continuations"
             )
         pieces = [
-            scoring.encode(self.engine, prompt, some)
+            scoring.encode(self.engine, prompt, some, stop)
             for prompt, some in zip(prompts, continuations, strict=True)
         ]
         return self._score(pieces, progress, stop)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, cast
@@ -47,6 +48,9 @@ class Score:
     def is_greedy(self) -> bool:
         """Whether greedy decoding would yield the continuation: each token is the likeliest."""
         return not self.error and all(token.rank == 1 for token in self.tokens)
+
+
+_CANCELLED = Score([], "the request was cancelled")
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ class Piece:
 
 def score_of(result: Result) -> Score:
     if result.finish_reason is FinishReason.CANCELLED:
-        return Score([], "the request was cancelled")
+        return _CANCELLED
     return Score(result.prompt_logprobs, result.error)
 
 
@@ -111,22 +115,27 @@ def join(scores: Iterable[Score]) -> Score:
 
 
 def encode(
-    engine: BatchEngine, prompt: Prompt, continuations: Sequence[Continuation]
+    engine: BatchEngine,
+    prompt: Prompt,
+    continuations: Sequence[Continuation],
+    stop: threading.Event | None = None,
 ) -> list[Piece | Score]:
     """Tokens of a prompt with each of some continuations, or why they are refused.
 
     Two texts are tokenized as one, so a token may span the border: it, and all behind it, count as
-    the continuation's.
+    the continuation's. Once `stop` is set the rest is given up.
     """
     try:
         if is_messages(prompt):
             prompt = engine.apply_chat_template(prompt).text
         text = prompt if isinstance(prompt, str) else None
-        before = engine.tokenize(text) if text is not None else _as_ids(cast("TokenIds", prompt))
+        before = engine._encode(text) if text is not None else _as_ids(cast("TokenIds", prompt))
     except InvalidRequestError as error:
         return [Score([], str(error))] * len(continuations)
 
     def encode_one(continuation: Continuation) -> Piece | Score:
+        if stop is not None and stop.is_set():
+            return _CANCELLED
         try:
             return _piece(engine, text, before, continuation)
         except InvalidRequestError as error:
@@ -144,7 +153,7 @@ def _piece(
     elif text is None:
         whole = [*before, *engine.tokenize(continuation, add_special=False)]
     else:
-        whole = engine.tokenize(text + continuation)
+        whole = engine._encode(text + continuation)
         pairs = enumerate(zip(before, whole, strict=False))
         begin = next((i for i, (a, b) in pairs if a != b), min(len(before), len(whole)))
     if len(whole) == begin:

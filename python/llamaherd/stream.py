@@ -164,10 +164,14 @@ class Stream:
 
     async def aresult(self) -> Result:
         """As `result()`, for asyncio."""
+        await self.await_end()
+        return self._make_result()
+
+    async def await_end(self) -> None:
+        """Wait for the request's end in asyncio: then `result()` waits for nothing."""
         self._require_own_process()
         while not self._finished:
             await self._wait(for_end=True)
-        return self._make_result()
 
     def __iter__(self) -> Iterator[Delta]:
         self._require_own_process()

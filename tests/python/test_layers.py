@@ -267,14 +267,16 @@ MODULES: dict[str, str] = {
         "_core params server.batch_runner server.batch_store server.database server.errors"
         " server.file_store server.in_process server.keys server.running"
     ),
-    "server.answering": "chat params prompt result server.generation server.schemas server.sse",
+    "server.answering": (
+        "chat params prompt result server.generation server.json_stream server.schemas server.sse"
+    ),
     "server.chat_routes": (
         "_core chat engine params result server.answering server.answers server.bodies"
-        " server.generation server.logprobs server.schemas server.sse"
+        " server.generation server.json_stream server.logprobs server.schemas server.sse"
     ),
     "server.completion_routes": (
         "_core params prompt result server.answering server.answers server.bodies"
-        " server.generation server.logprobs server.schemas server.sse"
+        " server.generation server.json_stream server.logprobs server.schemas server.sse"
     ),
     "server.database": "_core",
     "server.errors": "_core",
@@ -284,8 +286,9 @@ MODULES: dict[str, str] = {
     ),
     "server.file_store": "server.database server.errors",
     "server.generation": (
-        "_core chat llm params prompt result server.body_reader server.errors server.keys"
-        " server.metrics server.pool server.schemas server.settings server.spans stream"
+        "_core bounded_pool chat llm params prompt result server.body_reader server.errors"
+        " server.keys server.metrics server.pool server.schemas server.settings server.spans"
+        " stream"
     ),
     "server.guard": (
         "server.errors server.keys server.metrics server.running server.settings server.spans"
@@ -293,7 +296,7 @@ MODULES: dict[str, str] = {
     "server.in_process": "server.keys server.spans",
     "server.isolation": "",
     "server.keys": "_core",
-    "server.logprobs": "_core engine",
+    "server.logprobs": "_core engine server.json_stream",
     "server.metrics": "_core server.recent",
     "server.page_routes": "server.errors server.generation server.page_state",
     "server.page_state": "llm server.generation server.keys stream",
@@ -310,26 +313,28 @@ MODULES: dict[str, str] = {
     "server.listener": "server.protocol",
     "server.settings": "_core server.limits",
     "server.limits": "_core params server.errors",
-    "server.sse": "server.errors",
+    "server.sse": "server.errors server.json_stream",
     "server.state_routes": "server.answers server.errors server.generation",
     "server.token_routes": (
         "_core server.answers server.bodies server.chat_routes server.errors server.generation"
-        " server.schemas server.sse"
+        " server.json_stream server.schemas server.sse"
     ),
     "server.vector_routes": (
-        "_core server.answers server.bodies server.generation server.schemas server.sse"
-        " server.vectors"
+        "_core embedder server.answers server.bodies server.generation server.json_stream"
+        " server.schemas server.sse server.vectors"
     ),
     "server.uploads": "server.errors server.file_store",
     "server.logs": "",
     "server.protocol": "server.errors server.limits",
     "server.answers": "",
-    "server.bodies": "server.generation server.limits",
-    "server.body_reader": "",
+    "server.bodies": "server.generation server.json_bounds",
+    "server.body_reader": "server.errors",
     "server.otel": "_core params server.spans",
     "server.running": "server.errors server.keys",
     "server.spans": "_core params",
     "server.vectors": "_core embedder server.errors",
+    "server.json_bounds": "server.errors server.limits",
+    "server.json_stream": "bounded_pool",
     "server.schemas": "",
     "cli.options": "models params",
     "cli.pull": "models",

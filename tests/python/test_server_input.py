@@ -9,7 +9,6 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -61,6 +60,17 @@ def with_message(**fields: Any) -> dict[str, Any]:
     return {**ASK, "messages": [{"role": "user", "content": "Hi", **fields}]}
 
 
+def deep(n: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(n):
+        value = {"x": value}
+    return value
+
+
+def call(arguments: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f", "arguments": arguments}}
+
+
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "unknown field": ({**ASK, "foo": 1}, "foo is not supported"),
     "unknown field of a message": (with_message(mood="good"), "mood is not supported"),
@@ -105,8 +115,22 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "two rules": ({**ASK, "regex": "a", "choice": ["b"]}, "only one of"),
     "a priority": ({**ASK, "priority": 101}, "priority must be in [0, 100]"),
     "store": ({**ASK, "store": True}, "store"),
+    "5,000 tools": ({**ASK, "tools": [{"type": "function"}] * 5000}, "(limit max_tools)"),
+    "a bias of all tokens": (
+        {**ASK, "logit_bias": {str(i): 1 for i in range(4000)}},
+        "(limit max_logit_bias)",
+    ),
+    "levels": ({**ASK, "chat_template_kwargs": deep(200)}, "(limit max_json_depth)"),
+    "levels in a string": (
+        with_message(role="assistant", tool_calls=[call("[" * 60_000)]),
+        "(limit max_json_depth)",
+    ),
+    "a grammar of 1 MB": ({**ASK, "grammar": "x" * (1 << 20)}, "(limit max_grammar_kib)"),
+    "a model's name": ({**ASK, "model": "\ud800"}, "model holds a character"),
+    "a salt": ({**ASK, "cache_salt": "\ud800"}, "cache_salt holds a character"),
     "a lone surrogate": (with_message(content="\ud800"), "messages"),
     "too long": (with_message(content="a b " * 9000), "max_len is"),
+    "too long by its bytes": (with_message(content="a" * (3 << 20)), "max_len is"),
 }
 
 
@@ -237,7 +261,7 @@ def test_a_big_body_that_is_no_json(http: httpx.Client) -> None:
 async def test_big_bodies_are_read_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     n_now, most, begun = 0, 0, []
 
-    def loads(body: bytes) -> Any:
+    def parse(body: bytes, check: Any) -> Any:
         nonlocal n_now, most
         begun.append(time.monotonic())
         n_now += 1
@@ -246,7 +270,7 @@ async def test_big_bodies_are_read_one_at_a_time(monkeypatch: pytest.MonkeyPatch
         n_now -= 1
         return len(body)
 
-    monkeypatch.setattr(body_reader, "json", SimpleNamespace(loads=loads))
+    monkeypatch.setattr(body_reader, "_parse", parse)
     reader = BodyReader()
     sizes = [(1 << 19) + i for i in range(4)]
     assert await asyncio.gather(*[reader.read(b" " * n) for n in sizes]) == sizes

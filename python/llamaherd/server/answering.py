@@ -7,13 +7,14 @@ from contextlib import AsyncExitStack
 from typing import Any, Protocol
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from llamaherd.chat import ChatOptions
 from llamaherd.params import SamplingParams
 from llamaherd.prompt import Prompt
 from llamaherd.result import Result
 from llamaherd.server.generation import Context, Job
+from llamaherd.server.json_stream import JsonStream, json_answer
 from llamaherd.server.schemas import Service
 from llamaherd.server.sse import EventStream, watching
 
@@ -21,7 +22,8 @@ from llamaherd.server.sse import EventStream, watching
 class Answer(Protocol):
     """How an endpoint writes what has come."""
 
-    def whole(self, results: Sequence[Result]) -> dict[str, Any]: ...
+    def whole(self, results: Sequence[Result]) -> dict[str, Any]:
+        """The answer; `Items` may stand for arrays."""
 
     def events(self) -> AsyncIterator[bytes]: ...
 
@@ -48,7 +50,21 @@ async def respond(
         answer = answer_of(job)
         if not stream:
             async with watching(request.receive, job.cancel):
-                return JSONResponse(answer.whole(await job.ends()))
+                results = await job.ends()
+            made = json_answer(answer.whole(results), _n_values(results), context.pools.answers)
+            if isinstance(made, JsonStream):
+                made.when_done(stack.pop_all())
+            return made
         events = await EventStream.begin(request, answer.events(), job.cancel)
         events.when_done(stack.pop_all())
         return events
+
+
+def _n_values(results: Sequence[Result]) -> int:
+    n = 0
+    for result in results:
+        for choice in result.choices or (result,):
+            for logprobs in (choice.logprobs, choice.prompt_logprobs):
+                n += len(logprobs) * (1 + (len(logprobs[-1].top) if logprobs else 0))
+            n += len(choice.token_ids)
+    return n

@@ -1,4 +1,4 @@
-"""Bodies of requests: how they are read, and how many messages they may hold."""
+"""Bodies of requests: how they are read, and what bounds they have."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from llamaherd.server.generation import Context
-from llamaherd.server.limits import Limits
+from llamaherd.server.json_bounds import require_bounded
 
 # Where messages are: the schema of a path's body, and its field.
 _MESSAGES = {
@@ -36,18 +36,12 @@ class BodyRoute(APIRoute):
 class _Request(Request):
     async def json(self) -> Any:
         context: Context = self.app.state.context
-        value = await context.reader.read(await self.body())
-        _require_few_messages(value, self.scope["path"], context.settings.limits)
-        return value
-
-
-def _require_few_messages(body: Any, path: str, limits: Limits) -> None:
-    """Counted before anything is made of them."""
-    _, field = _MESSAGES.get(path, ("", ""))
-    messages = body.get(field) if isinstance(body, dict) else None
-    if isinstance(messages, list):
-        what = f"{field} must hold"
-        limits.require("max_messages", len(messages), what=what, param=field)
+        path = self.scope["path"]
+        _, field = _MESSAGES.get(path, ("", None))
+        limits = context.settings.limits
+        return await context.reader.read(
+            await self.body(), lambda value: require_bounded(value, path, field, limits)
+        )
 
 
 def describe_bounds(app: FastAPI, max_messages: int) -> None:

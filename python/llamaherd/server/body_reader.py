@@ -5,36 +5,78 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
-_BIG = 1 << 18  # bytes
+from llamaherd.server.errors import ApiError
+
+_BIG = 1 << 16  # bytes
 _REST = 4  # times what a big body took
 
 
 class BodyReader:
-    """Big bodies are parsed one at a time, beside the event loop, and with a rest after each, so
-    that all of them together take a fifth of the interpreter's time at most."""
+    """Big bodies are parsed and checked one at a time, beside the event loop, and with a rest after
+    each, so that all of them together take a fifth of the interpreter's time at most."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
         self._rests_until = 0.0
 
-    async def read(self, body: bytes) -> Any:
+    async def read(self, body: bytes, check: Callable[[Any], None] = lambda _: None) -> Any:
         """What a body holds.
+
+        Args:
+          body: JSON.
+          check: Called with it, in any thread; what it raises is raised.
 
         Raises:
           JSONDecodeError: It is no JSON.
+          ApiError: It is JSON that no request may hold: NaN, a name twice in an object, a number
+            of thousands of digits, thousands of levels.
         """
         if len(body) <= _BIG:
-            return json.loads(body)
+            return _parse(body, check)
         async with self._turn:
             await asyncio.sleep(self._rests_until - time.monotonic())
-            return await asyncio.to_thread(self._parse, body)
+            return await asyncio.to_thread(self._parse_big, body, check)
 
-    def _parse(self, body: bytes) -> Any:
+    def _parse_big(self, body: bytes, check: Callable[[Any], None]) -> Any:
         begin = time.thread_time()
         try:
-            return json.loads(body)
+            return _parse(body, check)
         finally:
             took = time.thread_time() - begin
             self._rests_until = time.monotonic() + _REST * took
+
+
+def _parse(body: bytes, check: Callable[[Any], None]) -> Any:
+    try:
+        value = json.loads(body, parse_constant=_no_constant, object_pairs_hook=_object)
+    except json.JSONDecodeError:
+        raise
+    except UnicodeDecodeError as error:
+        raise ApiError(400, f"the body is not valid UTF-8: {error.reason}") from None
+    except RecursionError:
+        raise ApiError(
+            400, "the body holds thousands of levels of arrays and objects", code="json_too_deep"
+        ) from None
+    except ValueError:  # of an integer: Python bounds its digits
+        raise ApiError(400, "the body holds an integer of thousands of digits") from None
+    check(value)
+    return value
+
+
+def _no_constant(name: str) -> Any:
+    raise ApiError(400, f"the body is not valid JSON: {name} is not a number of JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) == len(pairs):
+        return made
+    seen = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise ApiError(400, f"the body holds an object with {name[:64]!a} twice")
+        seen.add(name)
+    raise AssertionError

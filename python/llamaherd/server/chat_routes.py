@@ -28,6 +28,7 @@ from llamaherd.server.generation import (
     sampling_options,
     usage_of,
 )
+from llamaherd.server.json_stream import Items
 from llamaherd.server.logprobs import TokenTexts, chat_logprobs
 from llamaherd.server.schemas import ChatRequest, Message, NamedTool, TextPart
 from llamaherd.server.sse import DONE, event
@@ -123,7 +124,7 @@ class _Answer:
         return {
             **self._head,
             "object": "chat.completion",
-            "choices": [self._choice(i, choice) for i, choice in enumerate(choices)],
+            "choices": Items(self._choice(i, choice) for i, choice in enumerate(choices)),
             "usage": usage_of([result.usage]),
         }
 

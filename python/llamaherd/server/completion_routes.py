@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -19,28 +20,29 @@ from llamaherd.server.answers import ERRORS
 from llamaherd.server.bodies import BodyRoute
 from llamaherd.server.generation import (
     FINISH_REASONS,
+    Context,
     Job,
     format_options,
     now,
     sampling_options,
     usage_of,
 )
+from llamaherd.server.json_stream import Items
 from llamaherd.server.logprobs import TokenTexts, completion_logprobs
 from llamaherd.server.schemas import CompletionRequest
 from llamaherd.server.sse import DONE, event
 
 router = APIRouter(route_class=BodyRoute)
-_MOST_PROMPTS = 2048
+# Of a prompt, in an event that is written on the event loop.
+_FEW_LOGPROBS = 64
 
 
 def _prompts_of(body: CompletionRequest) -> list[Prompt]:
     prompt: Any = body.prompt
     if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
         return [prompt]
-    if not 1 <= len(prompt) <= _MOST_PROMPTS:
-        raise InvalidRequestError(
-            f"prompt must hold 1 to {_MOST_PROMPTS} prompts or some tokens; got {len(prompt)}"
-        )
+    if not prompt:
+        raise InvalidRequestError("prompt must hold at least 1 prompt or token; got 0")
     return list(prompt)
 
 
@@ -72,7 +74,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
         body,
         prompts,
         params,
-        lambda job: _Answer(job, body, prompts),
+        lambda job: _Answer(job, body, prompts, request.app.state.context),
         stream=body.stream,
     )
 
@@ -80,8 +82,11 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
 class _Answer:
     """One answer, whole or in pieces."""
 
-    def __init__(self, job: Job, body: CompletionRequest, prompts: list[Prompt]) -> None:
+    def __init__(
+        self, job: Job, body: CompletionRequest, prompts: list[Prompt], context: Context
+    ) -> None:
         self._job = job
+        self._context = context
         self._body = body
         self._head = {
             "id": f"cmpl-{uuid.uuid4().hex}",
@@ -95,14 +100,16 @@ class _Answer:
         self._include_usage = bool(body.stream_options and body.stream_options.include_usage)
 
     def whole(self, results: Sequence[Result]) -> dict[str, Any]:
-        choices: list[dict[str, Any]] = []
+        usage = usage_of([result.usage for result in results])
+        return {**self._head, "choices": Items(self._choices(results)), "usage": usage}
+
+    def _choices(self, results: Sequence[Result]) -> Iterator[dict[str, Any]]:
+        index = 0
         for prompt, result in zip(self._prompts, results, strict=True):
             for choice in result.choices or (result,):
                 logprobs = self._logprobs(prompt, choice.prompt_logprobs, choice.logprobs)
-                choices.append(
-                    self._choice(len(choices), choice.text, choice.finish_reason, logprobs)
-                )
-        return {**self._head, "choices": choices, "usage": usage_of([r.usage for r in results])}
+                yield self._choice(index, choice.text, choice.finish_reason, logprobs)
+                index += 1
 
     def _choice(
         self,
@@ -131,11 +138,16 @@ class _Answer:
             if delta.text or delta.logprobs or delta.finish_reason is not None:
                 first = index not in begun
                 begun.add(index)
-                yield self._chunk([self._piece(i, index, delta, first)])
+                make = partial(self._made, i, index, delta, first)
+                few = len(delta.prompt_logprobs) <= _FEW_LOGPROBS
+                yield make() if few else await self._context.pools.answers.run(make)
         if self._include_usage:
             usages = [stream.usage for stream in self._job.streams]
             yield self._chunk([], usage_of(usages))
         yield DONE
+
+    def _made(self, i: int, index: int, delta: Delta, first: bool) -> bytes:
+        return self._chunk([self._piece(i, index, delta, first)])
 
     def _piece(self, i: int, index: int, delta: Delta, first: bool) -> dict[str, Any]:
         logprobs = None

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from llamaherd._core import Delta, FinishReason
+from llamaherd.bounded_pool import BoundedPool
 from llamaherd.chat import ChatOptions
 from llamaherd.llm import LLM
 from llamaherd.params import SamplingParams
@@ -38,13 +38,33 @@ from llamaherd.server.spans import Span
 from llamaherd.stream import Stream
 
 T = TypeVar("T")
-_N_SLOW = 16
+# Bodies from which tokenizing what they hold may take some tenths of a second.
+_LARGE_BYTES = 1 << 16
+# Tokens of results that are built on the event loop at most.
+_FEW_TOKENS = 1024
 _logger = logging.getLogger("llamaherd.server")
 FINISH_REASONS = {
     FinishReason.STOP: "stop",
     FinishReason.LENGTH: "length",
     FinishReason.DEADLINE: "deadline",
 }
+
+
+class Pools:
+    """Threads for what must not run on the event loop. Each kind of work has its own, so that it
+    waits for no other; work beyond their bounds is refused with PoolFullError."""
+
+    def __init__(self) -> None:
+        self.texts = BoundedPool("texts", 4, 2048)
+        self.constraints = BoundedPool("constrained requests", 8, 512)
+        self.large_texts = BoundedPool("large texts", 2, 64)
+        # Their threads wait for models most of the time.
+        self.compute = BoundedPool("embeddings and scores", 16, 256)
+        self.answers = BoundedPool("large answers", 2, 1024)
+
+    def of_texts(self, n_bytes: int) -> BoundedPool:
+        """Where texts of a body of so many bytes are tokenized."""
+        return self.texts if n_bytes < _LARGE_BYTES else self.large_texts
 
 
 @dataclass(frozen=True)
@@ -56,12 +76,7 @@ class Context:
     metrics: ServerMetrics
     jobs: set[Job] = field(default_factory=set)  # those that run
     reader: BodyReader = field(default_factory=BodyReader)
-    # For calls that take as long as they compute: submits must not wait for them.
-    slow: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_N_SLOW))
-
-    async def run_slow(self, call: Callable[[], T]) -> T:
-        """What a call returns that computes in its thread."""
-        return await asyncio.get_running_loop().run_in_executor(self.slow, call)
+    pools: Pools = field(default_factory=Pools)
 
 
 def sampling_options(body: Sampling) -> dict[str, Any]:
@@ -112,6 +127,7 @@ class Job:
         service: dict[str, Any],
         request_id: str,
         span: Span,
+        n_bytes: int,
     ) -> None:
         self.model = model
         self.llm = llm
@@ -121,6 +137,7 @@ class Job:
         self._service = service
         self._request_id = request_id
         self._span = span
+        self._n_bytes = n_bytes
         self._obeys = False  # a rule of the request's own, which may have no way on
         self._n_without_token = 0
 
@@ -139,7 +156,8 @@ class Job:
         key: ApiKey = request.state.key
         service = service_options(body, key, context.settings)
         state = request.state
-        job = cls(context, model, llm, service, state.request_id, state.span)
+        n_bytes = len(await request.body())
+        job = cls(context, model, llm, service, state.request_id, state.span, n_bytes)
         context.jobs.add(job)
         stack.callback(job._leave)
         return job
@@ -157,7 +175,7 @@ class Job:
         self._span.params(params)
         try:
             # Templates, texts and grammars can take long: not on the event loop.
-            await asyncio.to_thread(run)
+            await self._pool(params, chat).run(run)
         except BaseException:
             self.cancel()
             raise
@@ -166,6 +184,13 @@ class Job:
         self._obeys = params.rule is not None
         self._n_without_token = len(self.streams)
         self._context.metrics.waits(self._service["priority"], self._n_without_token)
+
+    def _pool(self, params: SamplingParams, chat: ChatOptions | None) -> BoundedPool:
+        pools = self._context.pools
+        if self._n_bytes >= _LARGE_BYTES:
+            return pools.large_texts
+        constrained = params.rule is not None or (chat is not None and chat.tools)
+        return pools.constraints if constrained else pools.texts
 
     @property
     def priority(self) -> int:
@@ -218,7 +243,11 @@ class Job:
         metrics, model = self._context.metrics, self.model
         ended = []
         for stream in self.streams:
-            result = await stream.aresult()
+            await stream.await_end()
+            if stream.usage.n_prompt + stream.usage.n_completion <= _FEW_TOKENS:
+                result = stream.result()
+            else:
+                result = await self._context.pools.answers.run(stream.result)
             self._begun(1)
             ended.append(result)
             self._prompt(result.usage.n_prompt, result.usage.n_cached)

@@ -74,7 +74,16 @@ class Limits:
     max_json_depth: int = _limit(
         128, "levels", "Arrays and objects inside each other in a body.", 400, "json_too_deep"
     )
+    max_json_values: int = _limit(
+        1 << 19, "JSON values", "Objects, arrays and scalars of a body.", 400, "json_too_large"
+    )
+    max_json_keys: int = _limit(
+        4096, "keys", "Keys of one object of a body.", 400, "json_too_large"
+    )
     max_messages: int = _limit(1024, "items", "Messages of a chat request.", 400)
+    max_message_parts: int = _limit(
+        4096, "items", "Parts of content and tool calls of all messages.", 400
+    )
     max_tools: int = _limit(128, "tools", "Tools of a request.", 400, "too_many_tools")
     max_schema_nodes: int = _limit(
         10_000, "JSON values",
@@ -91,9 +100,16 @@ class Limits:
         1024, "outputs", "Outputs of a request: its prompts times n or best_of.",
         400, "too_many_outputs",
     )  # fmt: skip
+    max_logit_bias: int = _limit(
+        1024, "tokens", "Tokens of logit_bias, and of stop_token_ids.", 400, "too_many_tokens"
+    )
     max_texts: int = _limit(
         2048, "texts", "Texts of an embedding, rerank or score request.", 400, "too_many_texts"
     )
+    max_score_mib: float = _limit(
+        64, "MiB", "Prompt of a score request times its continuations: each is read with it.",
+        400, "too_many_texts",
+    )  # fmt: skip
     # Queue
     max_queued: int = _limit(
         2048, "outputs",

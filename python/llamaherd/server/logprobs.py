@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from llamaherd._core import TokenLogprob
 from llamaherd.engine import BatchEngine
+from llamaherd.server.json_stream import Items
+
+# OpenAI's for tokens that cannot come; JSON has no infinity.
+_LEAST = -9999.0
 
 
 class TokenTexts:
@@ -14,13 +18,19 @@ class TokenTexts:
 
     def __init__(self, engine: BatchEngine) -> None:
         self._engine = engine
+        self._known: dict[int, tuple[bytes, str]] = {}
 
-    def bytes_of(self, token: int) -> bytes:
-        piece = self._engine.token_bytes(token)
-        return piece or self._engine.detokenize([token], special=True).encode()
+    def of(self, token: int) -> tuple[bytes, str]:
+        """Its bytes, and the text that they are."""
+        known = self._known.get(token)
+        if known is None:
+            piece = self._engine.token_bytes(token)
+            piece = piece or self._engine.detokenize([token], special=True).encode()
+            known = self._known[token] = piece, piece.decode(errors="replace")
+        return known
 
     def text_of(self, token: int) -> str:
-        return self.bytes_of(token).decode(errors="replace")
+        return self.of(token)[1]
 
 
 def chat_logprobs(
@@ -29,18 +39,15 @@ def chat_logprobs(
     """The logprobs of a chat choice."""
 
     def one(token: int, logprob: float) -> dict[str, Any]:
-        piece = texts.bytes_of(token)
-        return {
-            "token": piece.decode(errors="replace"),
-            "logprob": logprob,
-            "bytes": list(piece),
-        }
+        piece, text = texts.of(token)
+        return {"token": text, "logprob": max(logprob, _LEAST), "bytes": list(piece)}
 
-    content = []
-    for entry in logprobs:
-        top = [one(token, logprob) for token, logprob in entry.top[:n_top]]
-        content.append({**one(entry.token_id, entry.logprob), "top_logprobs": top})
-    return {"content": content, "refusal": None}
+    def content() -> Iterator[dict[str, Any]]:
+        for entry in logprobs:
+            top = [one(token, logprob) for token, logprob in entry.top[:n_top]]
+            yield {**one(entry.token_id, entry.logprob), "top_logprobs": top}
+
+    return {"content": Items(content()), "refusal": None}
 
 
 def completion_logprobs(
@@ -49,21 +56,25 @@ def completion_logprobs(
     """The logprobs of a completion; `first` is a prompt's first token, which has none."""
     tokens: list[str] = []
     values: list[float | None] = []
-    tops: list[dict[str, float] | None] = []
     offsets: list[int] = []
     if first is not None:
         tokens.append(texts.text_of(first))
         values.append(None)
-        tops.append(None)
         offsets.append(0)
     for entry in logprobs:
         tokens.append(texts.text_of(entry.token_id))
-        values.append(entry.logprob)
-        tops.append({texts.text_of(token): logprob for token, logprob in entry.top})
+        values.append(max(entry.logprob, _LEAST))
         offsets.append(entry.text_offset)
+
+    def tops() -> Iterator[dict[str, float] | None]:
+        if first is not None:
+            yield None
+        for entry in logprobs:
+            yield {texts.text_of(token): max(logprob, _LEAST) for token, logprob in entry.top}
+
     return {
         "tokens": tokens,
         "token_logprobs": values,
-        "top_logprobs": tops,
+        "top_logprobs": Items(tops()),
         "text_offset": offsets,
     }

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from threading import Event
-from typing import Any
 
 from fastapi import APIRouter, Request
+from starlette.responses import Response
 
 from llamaherd._core import InvalidRequestError
 from llamaherd.server import answers
@@ -15,6 +14,7 @@ from llamaherd.server.bodies import BodyRoute
 from llamaherd.server.chat_routes import messages_of
 from llamaherd.server.errors import ApiError, cancelled
 from llamaherd.server.generation import Context, body_model
+from llamaherd.server.json_stream import Items, json_answer
 from llamaherd.server.schemas import DetokenizeRequest, ScoreRequest, TokenizeRequest
 from llamaherd.server.sse import watching
 
@@ -22,7 +22,7 @@ router = APIRouter(route_class=BodyRoute)
 
 
 @router.post("/tokenize", response_model=answers.Tokens, responses=ERRORS)
-async def tokenize(body: TokenizeRequest, request: Request) -> dict[str, Any]:
+async def tokenize(body: TokenizeRequest, request: Request) -> Response:
     """Token ids of a text, or of messages in the model's chat template."""
     context: Context = request.app.state.context
     if (body.prompt is None) == (body.messages is None):
@@ -37,22 +37,25 @@ async def tokenize(body: TokenizeRequest, request: Request) -> dict[str, Any]:
             assert text is not None
             return engine.tokenize(text, add_special=body.add_special_tokens)
 
-        tokens = await asyncio.to_thread(run)
+        pool = context.pools.of_texts(len(await request.body()))
+        tokens = await pool.run(run)
         max_len = engine.model_info()["max_len"]
-    return {"tokens": tokens, "count": len(tokens), "max_model_len": max_len}
+    answer = {"tokens": tokens, "count": len(tokens), "max_model_len": max_len}
+    return json_answer(answer, len(tokens), context.pools.answers)
 
 
 @router.post("/detokenize", response_model=answers.TokenText, responses=ERRORS)
-async def detokenize(body: DetokenizeRequest, request: Request) -> dict[str, Any]:
+async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
     """The text of token ids."""
     context: Context = request.app.state.context
     async with context.pool.use(body_model(body, context)) as llm:
-        text = await asyncio.to_thread(llm.engine.detokenize, body.tokens, special=body.special)
-    return {"prompt": text}
+        pool = context.pools.of_texts(len(await request.body()))
+        text = await pool.run(lambda: llm.engine.detokenize(body.tokens, special=body.special))
+    return json_answer({"prompt": text}, len(body.tokens), context.pools.answers)
 
 
 @router.post("/v1/score", response_model=answers.Scores, responses=ERRORS)
-async def score(body: ScoreRequest, request: Request) -> dict[str, Any]:
+async def score(body: ScoreRequest, request: Request) -> Response:
     """How likely continuations of a prompt are; the prompt is computed once."""
     context: Context = request.app.state.context
     model = body_model(body, context)
@@ -60,21 +63,23 @@ async def score(body: ScoreRequest, request: Request) -> dict[str, Any]:
     async with context.pool.use(model) as llm:
         gone = Event()
         async with watching(request.receive, gone.set):
-            (scores,) = await context.run_slow(
+            (scores,) = await context.pools.compute.run(
                 lambda: llm.score([body.prompt], [body.continuations], progress=False, stop=gone)
             )
         if gone.is_set():
             raise cancelled()
-    results = []
     for i, scored in enumerate(scores):
         if scored.error:
             raise ApiError(400, f"continuation {i}: {scored.error}", param="continuations")
-        results.append(
-            {
-                "index": i,
-                "logprob": scored.logprob,
-                "token_logprobs": [token.logprob for token in scored.tokens],
-                "is_greedy": scored.is_greedy,
-            }
-        )
-    return {"model": model, "results": results}
+    results = (
+        {
+            "index": i,
+            "logprob": scored.logprob,
+            "token_logprobs": [token.logprob for token in scored.tokens],
+            "is_greedy": scored.is_greedy,
+        }
+        for i, scored in enumerate(scores)
+    )
+    n_values = sum(len(scored.tokens) for scored in scores) + len(scores)
+    answer = {"model": model, "results": Items(results)}
+    return json_answer(answer, n_values, context.pools.answers)

@@ -53,6 +53,15 @@ def rerank(
     return sorted(ranked, key=lambda entry: (-entry.score, entry.index))
 
 
+def shortened(vectors: Vectors, n: int | None) -> Vectors:
+    """The first `n` numbers of vectors, scaled to length 1 anew; None: the vectors."""
+    if n is None:
+        return vectors
+    vectors = vectors[:, :n]
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.where(lengths == 0, 1, lengths), dtype=np.float32)
+
+
 def _pieces(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Where texts begin and end that are computed together."""
     begin = n_chars = 0
