@@ -135,6 +135,7 @@ class LLM:
         prompts: Sequence[Prompt],
         continuations: Sequence[Sequence[Continuation]],
         *,
+        cache_salt: str = "",
         progress: bool | None = None,
         stop: threading.Event | None = None,
     ) -> list[list[Score]]:
@@ -143,6 +144,7 @@ class LLM:
         Args:
           prompts: Each a text, token ids or chat messages.
           continuations: For each prompt some continuations, each a text or token ids.
+          cache_salt: Only prompts of the same salt share prefixes.
           progress: As in `generate`.
           stop: Once it is set, scores that are not there yet are given up, and have an error that
             says so.
@@ -163,7 +165,7 @@ class LLM:
             scoring.encode(self.engine, prompt, some, stop)
             for prompt, some in zip(prompts, continuations, strict=True)
         ]
-        return self._score(pieces, progress, stop)
+        return self._score(pieces, progress, stop, cache_salt)
 
     def choose(self, prompt: Prompt, choices: Sequence[str], *, per_token: bool = False) -> Choice:
         """Which continuation of a prompt is the likeliest.
@@ -237,10 +239,11 @@ class LLM:
         pieces: Sequence[Sequence[Piece | Score]],
         progress: bool | None,
         stop: threading.Event | None = None,
+        cache_salt: str = "",
     ) -> list[list[Score]]:
         """What is a score already stays as it is."""
         jobs = [(p.tokens, p.params) for some in pieces for p in some if isinstance(p, Piece)]
-        space = request_space(cache=True, cache_salt="")
+        space = request_space(cache=True, cache_salt=cache_salt)
         results = iter(self._run(jobs, progress, space=space, service=Service(), stop=stop))
         return [
             [p if isinstance(p, Score) else scoring.score_of(next(results)) for p in some]

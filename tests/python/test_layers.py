@@ -291,8 +291,10 @@ MODULES: dict[str, str] = {
         " stream"
     ),
     "server.guard": (
-        "server.errors server.keys server.metrics server.running server.settings server.spans"
+        "server.errors server.keys server.metrics server.origins server.running server.settings"
+        " server.spans"
     ),
+    "server.origins": "server.errors server.settings",
     "server.in_process": "server.keys server.spans",
     "server.isolation": "",
     "server.keys": "_core",

@@ -12,7 +12,10 @@ import httpx
 import pytest
 from llamaherd import InvalidRequestError
 from llamaherd.server import ServerSettings
+from llamaherd.server.errors import ApiError
+from llamaherd.server.generation import cache_salt
 from llamaherd.server.keys import ApiKey, KeyRing, digest_of, new_key
+from llamaherd.server.origins import Origins
 from serving import serve
 
 ENDLESS: dict[str, Any] = {
@@ -71,6 +74,14 @@ def test_keys_open_the_server_to_those_who_have_one(model_path: Path, tmp_path: 
         (json.dumps([{"name": "a", "hash": "0" * 64, "weight": 0}]), "out of range"),
         (json.dumps([{"name": "a", "hash": "0" * 64, "priority": -1}]), "out of range"),
         (json.dumps([{"name": "a", "hash": "0" * 64}] * 2), "must differ"),
+        ("[]", "holds no key"),
+        (json.dumps([{"name": "a", "hash": digest_of("")}]), "of an empty key"),
+        (json.dumps([{"name": "a\n", "hash": "0" * 64}]), "printable"),
+        (json.dumps([{"name": "\ud800", "hash": "0" * 64}]), "printable"),
+        (json.dumps([{"name": "ä" * 129, "hash": "0" * 64}]), "256 bytes"),
+        (json.dumps([{"name": "a", "hash": "0" * 64, "weight": float("nan")}]), "out of range"),
+        (json.dumps([{"name": "a", "hash": "0" * 64, "priority": 101}]), "out of range"),
+        (json.dumps([{"name": "a", "hash": "0" * 64, "max_running": 0}]), "out of range"),
     ],
 )
 def test_a_bad_file_of_keys_is_refused(tmp_path: Path, text: str, expected: str) -> None:
@@ -120,3 +131,223 @@ def test_tls_and_cors(model_path: Path, tmp_path: Path) -> None:
             assert answer.headers["access-control-allow-origin"] == "https://a.example"
             answer = http.get("/v1/models", headers={"origin": "https://b.example"})
             assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "variable", [",", " ", " , ,", "\n", "sk-a b", "sk-ä", "sk-a,sk-\x00", "sk-a,sk-b,sk-a"]
+)
+def test_a_bad_variable_of_keys_is_refused(variable: str) -> None:
+    with pytest.raises(InvalidRequestError):
+        KeyRing.load(None, {"LLAMAHERD_API_KEYS": variable})
+
+
+def test_blanks_between_keys_are_no_keys(tmp_path: Path) -> None:
+    ring = KeyRing.load(None, {"LLAMAHERD_API_KEYS": " sk-real, ,\tsk-other ,"})
+    assert len(ring.keys) == 2
+    assert ring.find("Bearer sk-real")
+    assert ring.find("Bearer sk-other")
+    for header in ("", "Bearer", "Bearer ", "Bearer  ", "Bearer ,", "Bearer \t", "Bearer \xa0"):
+        assert ring.find(header) is None, header
+    assert not KeyRing.load(None, {"LLAMAHERD_API_KEYS": ""})
+    path = tmp_path / "keys.json"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps([{"name": "a", "hash": digest_of("k")}]).encode())
+    assert KeyRing.load(path, {}).find("Bearer k")
+
+
+def test_one_key_has_one_name(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text(json.dumps([{"name": "a", "hash": digest_of("k")}]))
+    with pytest.raises(InvalidRequestError, match="are one key"):
+        KeyRing.load(path, {"LLAMAHERD_API_KEYS": "k"})
+
+
+def test_no_key_though_keys_were_asked_for_keeps_the_server_from_starting(
+    model_path: Path,
+) -> None:
+    with serve(model_path, keys=" , ") as served:
+        assert served.process.wait(120) != 0
+        served.logged("LLAMAHERD_API_KEYS is set and holds no key")
+
+
+def scope_of(*headers: tuple[str, str], path: str = "/v1/models", **fields: Any) -> dict[str, Any]:
+    raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
+    return {"headers": raw, "http_version": "1.1", "method": "GET", "path": path, **fields}
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "LocalHost:8000", "127.0.0.1:1", "127.9.8.7", "[::1]:8000", "localhost.", "::1"],
+)
+def test_loopback_names_are_own(host: str) -> None:
+    origins = Origins(ServerSettings(), has_keys=False)
+    if host == "::1":  # an address without brackets is no Host
+        with pytest.raises(ApiError) as refused:
+            origins.require_own(scope_of(("host", host)))
+        assert refused.value.status == 400
+        return
+    origins.require_own(scope_of(("host", host)))
+    origins.require_own(scope_of(("host", host), ("origin", f"http://{host}".lower())))
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("evil.example", 403),
+        ("localhost.evil.example", 403),
+        ("127.0.0.1.evil.example:8000", 403),
+        ("192.168.1.4", 403),
+        ("0.0.0.0:8000", 403),
+        ("[::]", 403),
+        ("[::1", 400),
+        ("", 400),
+        ("localhost:x", 400),
+        ("localhost@evil.example", 400),
+        ("localhost/", 400),
+    ],
+)
+def test_other_names_are_refused(host: str, status: int) -> None:
+    with pytest.raises(ApiError) as refused:
+        Origins(ServerSettings(), has_keys=False).require_own(scope_of(("host", host)))
+    assert refused.value.status == status
+    if status == 403:
+        assert "--allowed-host" in refused.value.message
+    Origins(ServerSettings(), has_keys=True).require_own(scope_of(("host", host)))
+
+
+def test_there_is_one_host() -> None:
+    origins = Origins(ServerSettings(), has_keys=False)
+    for headers in ((), (("host", "localhost"), ("Host", "localhost"))):
+        with pytest.raises(ApiError) as refused:
+            origins.require_own(scope_of(*headers))
+        assert refused.value.status == 400
+    origins.require_own(scope_of(http_version="1.0"))
+    with pytest.raises(ApiError):
+        origins.require_own(scope_of(("origin", "null"), http_version="1.0"))
+
+
+def test_open_servers_go_by_addresses_and_names_that_were_allowed() -> None:
+    settings = ServerSettings(host="0.0.0.0", open_access=True, allowed_hosts=("herd.lan",))
+    origins = Origins(settings, has_keys=False)
+    for host in ("192.168.1.4:8000", "[fe80::1]", "Herd.lan:8000", "localhost"):
+        origins.require_own(scope_of(("host", host)))
+    with pytest.raises(ApiError, match="--allowed-host"):
+        origins.require_own(scope_of(("host", "evil.example")))
+    anything = ServerSettings(host="0.0.0.0", open_access=True, allowed_hosts=("*",))
+    Origins(anything, has_keys=False).require_own(scope_of(("host", "evil.example")))
+
+
+HOST = ("host", "127.0.0.1:8000")
+
+
+@pytest.mark.parametrize(
+    ("headers", "path", "passes"),
+    [
+        ([("origin", "http://127.0.0.1:8000")], "/v1/files", True),
+        ([("origin", "https://127.0.0.1:8000")], "/v1/files", True),
+        ([("origin", "https://a.example")], "/v1/files", True),
+        ([("origin", "https://a.example"), ("sec-fetch-site", "cross-site")], "/v1/files", True),
+        ([("origin", "http://127.0.0.1:3000")], "/v1/files", False),
+        ([("origin", "http://localhost:8000")], "/v1/files", False),
+        ([("origin", "https://b.example")], "/v1/files", False),
+        ([("origin", "null")], "/v1/files", False),
+        ([("origin", "")], "/v1/files", False),
+        ([("sec-fetch-site", "same-origin")], "/v1/models", True),
+        ([("sec-fetch-site", "none")], "/v1/models", True),
+        ([("sec-fetch-site", "cross-site")], "/v1/models", False),
+        ([("sec-fetch-site", "same-site")], "/v1/models", False),
+        ([("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")], "/v1/models", False),
+        ([("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")], "/", True),
+        ([("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")], "/", False),
+    ],
+)
+def test_pages_of_other_origins_are_refused(
+    headers: list[tuple[str, str]], path: str, passes: bool
+) -> None:
+    settings = ServerSettings(cors_origins=("https://a.example",))
+    scope = scope_of(HOST, *headers, path=path)
+    Origins(settings, has_keys=True).require_own(scope)
+    Origins(ServerSettings(cors_origins=("*",)), has_keys=False).require_own(scope)
+    origins = Origins(settings, has_keys=False)
+    if passes:
+        origins.require_own(scope)
+        return
+    with pytest.raises(ApiError, match="--cors-origin") as refused:
+        origins.require_own(scope)
+    assert (refused.value.status, refused.value.code) == (403, "origin_not_allowed")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cors_origins": ("https://a.example/",)},
+        {"cors_origins": ("a.example",)},
+        {"cors_origins": ("https://A.example",)},
+        {"allowed_hosts": ("http://a.example",)},
+        {"allowed_hosts": ("a.example:80",)},
+        {"allowed_hosts": ("",)},
+    ],
+)
+def test_origins_and_hosts_have_a_form(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError, match="must be"):
+        ServerSettings(**options)
+
+
+def test_a_server_refuses_other_pages_and_keeps_ids_clean(model_path: Path) -> None:
+    form = {"file": ("x", b"x")}
+    with (
+        serve(model_path, options=("--n-ctx", "2048")) as served,
+        httpx.Client(base_url=served.url, timeout=60) as http,
+    ):
+        rebound = http.get("/v1/models", headers={"host": "evil.example:8000"})
+        foreign = http.post("/v1/files", files=form, headers={"origin": "https://evil.example"})
+        for answer, code in ((rebound, "host_not_allowed"), (foreign, "origin_not_allowed")):
+            assert (answer.status_code, answer.json()["error"]["code"]) == (403, code)
+            assert answer.json()["error"]["type"] == "permission_error"
+        for given in (b"a" * 129, b"a b", b"\x9b31m", b"a\xff", b'"', b""):
+            headers = [(b"x-request-id", given)]
+            made = http.get("/health", headers=headers).headers["x-request-id"]
+            assert made.startswith("req-")
+        assert http.get("/health", headers={"x-request-id": "a-B.9_"}).headers["x-request-id"] == (
+            "a-B.9_"
+        )
+        served.logged('"request_id": "a-B.9_"')
+        assert not any("\x9b" in line for line in served.lines)
+
+
+def n_cached(url: str, key: str, salt: str) -> int:
+    body = {**ASK, "cache_salt": salt, "max_tokens": 1}
+    answer = httpx.post(
+        url + "/v1/chat/completions",
+        json=body,
+        headers={"authorization": f"Bearer {key}"},
+        timeout=60,
+    )
+    usage: dict[str, Any] = answer.json()["usage"]
+    return int(usage["prompt_tokens_details"]["cached_tokens"])
+
+
+def test_tenants_share_a_cache_only_if_it_is_said(model_path: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    names = {"a": "k1", "ab": "k2"}
+    entries = [{"name": name, "hash": digest_of(key)} for name, key in names.items()]
+    keys.write_text(json.dumps(entries))
+    options = ("--api-keys", str(keys), "--n-ctx", "4096")
+    with serve(model_path, options=options) as served:
+        assert n_cached(served.url, "k1", "bc") == 0
+        assert n_cached(served.url, "k1", "bc") > 0
+        for key, salt in (("k2", "c"), ("k2", "bc"), ("k2", ""), ("k1", ""), ("k1", "1:abc")):
+            assert n_cached(served.url, key, salt) == 0, (key, salt)
+    with serve(model_path, options=(*options, "--shared-cache")) as served:
+        assert n_cached(served.url, "k1", "x") == 0
+        assert n_cached(served.url, "k2", "x") > 0
+        assert n_cached(served.url, "k2", "") == 0
+
+
+def test_salts_of_tenants_are_unambiguous() -> None:
+    tenants = ["a", "ab", "1", "1:a", "2:ab", ":", ""]
+    salts = ["", "a", "b", "bc", "c", "1:a", ":a", "2:ab"]
+    settings = ServerSettings()
+    made = {
+        cache_salt(salt, ApiKey(tenant), settings) for tenant in tenants if tenant for salt in salts
+    }
+    assert len(made) == len(salts) * (len(tenants) - 1)

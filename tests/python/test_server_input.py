@@ -212,7 +212,9 @@ def test_a_body_that_is_refused_is_not_read(
     assert at.hostname
     piece = b"10000\r\n" + b" " * (1 << 16) + b"\r\n"
     with socket.create_connection((at.hostname, at.port or 80), timeout=30) as connection:
-        head = b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n%b\r\n\r\n"
+        head = (
+            b"POST %b HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n%b\r\n\r\n"
+        )
         connection.sendall(head % (path.encode(), size))
         n_sent = 0
         with contextlib.suppress(ConnectionError):
@@ -313,7 +315,8 @@ def test_headers_without_end_close_the_connection(served: Served) -> None:
 def test_a_reader_that_stops_reading_holds_up_nobody(served: Served, http: httpx.Client) -> None:
     at = urlsplit(served.url)
     body = json.dumps({**ASK, "max_tokens": 1500, "ignore_eos": True, "stream": True}).encode()
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+    head += b"content-type: application/json\r\n"
     slow = socket.socket()
     slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     slow.connect((at.hostname, at.port))

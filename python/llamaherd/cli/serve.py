@@ -47,6 +47,14 @@ def serve(
     cors_origin: Annotated[
         list[str] | None, typer.Option(help="Origin whose pages may call; repeatable.")
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name that clients without keys may call the server by; repeatable."),
+    ] = None,
+    shared_cache: Annotated[
+        bool,
+        typer.Option("--shared-cache", help="Requests of different keys share cached prefixes."),
+    ] = False,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM file.")] = None,
     idle_ttl: Annotated[
@@ -99,6 +107,8 @@ def serve(
         request_timeout_s=request_timeout,
         drain_s=drain,
         cors_origins=tuple(cors_origin or ()),
+        allowed_hosts=tuple(allowed_host or ()),
+        shared_cache=shared_cache,
         tls_certificate=tls_certificate,
         tls_key=tls_key,
         data_dir=data_dir,

@@ -112,8 +112,15 @@ def service_options(body: Service, key: ApiKey, settings: ServerSettings) -> dic
         "deadline_s": min(deadlines) if deadlines else None,
         "ttft_deadline_s": body.ttft_deadline_s,
         "cache": body.cache,
-        "cache_salt": body.cache_salt,
+        "cache_salt": cache_salt(body.cache_salt, key, settings),
     }
+
+
+def cache_salt(salt: str, key: ApiKey, settings: ServerSettings) -> str:
+    """The salt of a request: different for different tenants, whatever salts they choose."""
+    if not key.tenant or settings.shared_cache:
+        return salt
+    return f"{len(key.tenant)}:{key.tenant}{salt}"
 
 
 class Job:

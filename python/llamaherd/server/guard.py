@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import time
 import uuid
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from llamaherd.server.errors import ApiError
 from llamaherd.server.keys import ApiKey, KeyRing
 from llamaherd.server.metrics import ServerMetrics
+from llamaherd.server.origins import Origins
 from llamaherd.server.running import Running
 from llamaherd.server.settings import ServerSettings
 from llamaherd.server.spans import Spans
@@ -27,6 +29,7 @@ _STATE = "/pages/state"
 # No work either; and who may have one request at once must be able to stop the batch that is it.
 _UNCOUNTED = (_STATE, "/v1/batches")
 _BATCH_FILES = "/v1/files"
+_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _FORM_BYTES = 1 << 17  # what a form has beside its file
 
 
@@ -47,6 +50,7 @@ class Guard:
         self._app = app
         self._limits = settings.limits
         self._keys = keys
+        self._origins = Origins(settings, has_keys=bool(keys))
         self._metrics = metrics
         self._running = running
         self._spans = spans
@@ -57,7 +61,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
-        request_id = headers.get(b"x-request-id", b"").decode("latin-1")[:128] or _new_id()
+        request_id = _request_id(headers.get(b"x-request-id", b""))
         scope.setdefault("state", {})["request_id"] = request_id
         answer = _Answer(send, request_id)
         span = self._spans.begin(scope["method"], scope["path"], headers)
@@ -90,6 +94,7 @@ class Guard:
 
     def _admit(self, scope: Scope, headers: dict[bytes, bytes]) -> ApiKey:
         """Raises ApiError if the request must not pass."""
+        self._origins.require_own(scope)
         n_bytes = len(scope["raw_path"]) + len(scope["query_string"])
         n_bytes += sum(len(name) + len(value) for name, value in scope["headers"])
         self._limits.require("max_header_kib", n_bytes, what="headers must hold")
@@ -156,5 +161,8 @@ class _Answer:
         await self._send(message)
 
 
-def _new_id() -> str:
-    return "req-" + uuid.uuid4().hex
+def _request_id(given: bytes) -> str:
+    """A client's, if it can be written as it is wherever ids are; else a new one."""
+    if _ID.fullmatch(given):
+        return given.decode("ascii")
+    return f"req-{uuid.uuid4().hex}"

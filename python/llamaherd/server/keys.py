@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import Any
 from llamaherd._core import InvalidRequestError
 
 VARIABLE = "LLAMAHERD_API_KEYS"
+_KEY = re.compile(r"[!-~]+")
+_RANGES = {"priority": (0, 100), "weight": (1e-6, 1e6), "max_running": (1, 1_000_000)}
 _FIELDS = {"name", "hash", "priority", "weight", "max_running"}
 
 
@@ -64,7 +67,7 @@ class KeyRing:
         if not self.keys:
             return ANYONE
         scheme, _, key = authorization.partition(" ")
-        digest = digest_of(key.strip())
+        digest = digest_of(key.strip(" \t"))
         found = None
         for known in self.keys:
             if hmac.compare_digest(known.digest, digest):
@@ -88,25 +91,45 @@ class KeyRing:
         Raises:
           InvalidRequestError: The file cannot be read, or breaks a rule.
         """
-        given = filter(None, environment.get(VARIABLE, "").split(","))
-        digests = [digest_of(key.strip()) for key in given]
-        # Named by what they are, not by their order: files and batches are a name's.
-        keys = [ApiKey(tenant=f"key-{digest[:12]}", digest=digest) for digest in digests]
+        keys = _keys_of_variable(environment.get(VARIABLE, ""))
         if path is not None:
             keys += [_key_of(entry) for entry in _entries(path)]
         tenants = [key.tenant for key in keys]
         if len(set(tenants)) < len(tenants):
             raise InvalidRequestError(f"names of keys must differ; got {tenants}")
+        by_digest: dict[str, str] = {}
+        for key in keys:
+            if other := by_digest.get(key.digest):
+                raise InvalidRequestError(f"{other} and {key.tenant} are one key; give it one name")
+            by_digest[key.digest] = key.tenant
         return cls(keys)
+
+
+def _keys_of_variable(text: str) -> list[ApiKey]:
+    if not text:
+        return []
+    keys = [key for part in text.split(",") if (key := part.strip())]
+    if not keys:
+        raise InvalidRequestError(f"{VARIABLE} is set and holds no key; unset it if none is needed")
+    for place, key in enumerate(keys, 1):
+        if not _KEY.fullmatch(key):
+            raise InvalidRequestError(
+                f"key {place} of {VARIABLE} must be of printable ASCII characters without spaces"
+            )
+    # Named by what they are, not by their order: files and batches are a name's.
+    digests = [digest_of(key) for key in keys]
+    return [ApiKey(tenant=f"key-{digest[:12]}", digest=digest) for digest in digests]
 
 
 def _entries(path: Path) -> list[Any]:
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise InvalidRequestError(f"keys cannot be read from {path}: {error}") from None
     if not isinstance(entries, list):
         raise InvalidRequestError(f"{path} must hold a list of keys; got {type(entries).__name__}")
+    if not entries:
+        raise InvalidRequestError(f"{path} holds no key; leave --api-keys out if none is needed")
     return entries
 
 
@@ -114,13 +137,21 @@ def _key_of(entry: Any) -> ApiKey:
     if not isinstance(entry, dict) or set(entry) - _FIELDS:
         raise InvalidRequestError(f"a key has {', '.join(sorted(_FIELDS))}; got {entry!r}")
     name, digest = entry.get("name"), entry.get("hash")
-    if not isinstance(name, str) or not name:
-        raise InvalidRequestError(f"a key's name must be a text that is not empty; got {name!r}")
+    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name.encode()) <= 256:
+        raise InvalidRequestError(
+            f"a key's name must be 1 to 256 bytes of printable text, not empty; got {name!r}"
+        )
     if not isinstance(digest, str) or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
         raise InvalidRequestError(f"hash of key {name} must be SHA-256 in hex")
+    if digest == digest_of(""):
+        raise InvalidRequestError(f"hash of key {name} is that of an empty key")
     numbers = {key: entry[key] for key in ("priority", "weight", "max_running") if key in entry}
     for key, value in numbers.items():
         kinds = (int, float) if key == "weight" else (int,)
-        if isinstance(value, bool) or not isinstance(value, kinds) or value < (key != "priority"):
-            raise InvalidRequestError(f"{key} of key {name} is out of range; got {value!r}")
+        least, most = _RANGES[key]
+        good = isinstance(value, kinds) and not isinstance(value, bool) and least <= value <= most
+        if not good:
+            raise InvalidRequestError(
+                f"{key} of key {name} is out of range [{least}, {most}]; got {value!r}"
+            )
     return ApiKey(tenant=name, digest=digest, **numbers)

@@ -18,7 +18,7 @@ _NS = 1e-9
 
 def page_state(context: Context, viewer: ApiKey) -> dict[str, Any]:
     """How all models stand and what runs, as JSON has it. Tenants see each other's requests, but
-    not whose they are."""
+    neither whose they are nor what of them was cached."""
     requests = _requests(context, viewer)
     return {
         "time_s": time.monotonic(),
@@ -49,13 +49,14 @@ def _requests(context: Context, viewer: ApiKey) -> Iterator[dict[str, Any]]:
 
 def _request(job: Job, stream: Stream, viewer: ApiKey) -> dict[str, Any]:
     usage, timing = stream.usage, stream.timing
+    is_own = viewer.tenant in ("", job.tenant)
     return {
         "id": stream.request_id,
         "model": job.model,
         "priority": job.priority,
-        "tenant": job.tenant if viewer.tenant in ("", job.tenant) else None,
+        "tenant": job.tenant if is_own else None,
         "n_prompt": usage.n_prompt,
-        "n_cached": usage.n_cached,
+        "n_cached": usage.n_cached if is_own else None,
         "n_completion": usage.n_completion,
         "age_s": time.monotonic() - job.begin_s,
         "spent_s": timing and {part: ns * _NS for part, ns in timing.spent_ns.items()},

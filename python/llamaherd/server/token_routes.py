@@ -13,7 +13,7 @@ from llamaherd.server.answers import ERRORS
 from llamaherd.server.bodies import BodyRoute
 from llamaherd.server.chat_routes import messages_of
 from llamaherd.server.errors import ApiError, cancelled
-from llamaherd.server.generation import Context, body_model
+from llamaherd.server.generation import Context, body_model, cache_salt
 from llamaherd.server.json_stream import Items, json_answer
 from llamaherd.server.schemas import DetokenizeRequest, ScoreRequest, TokenizeRequest
 from llamaherd.server.sse import watching
@@ -60,11 +60,14 @@ async def score(body: ScoreRequest, request: Request) -> Response:
     context: Context = request.app.state.context
     model = body_model(body, context)
     request.state.span.model(model)
+    salt = cache_salt("", request.state.key, context.settings)
     async with context.pool.use(model) as llm:
         gone = Event()
         async with watching(request.receive, gone.set):
             (scores,) = await context.pools.compute.run(
-                lambda: llm.score([body.prompt], [body.continuations], progress=False, stop=gone)
+                lambda: llm.score(
+                    [body.prompt], [body.continuations], cache_salt=salt, progress=False, stop=gone
+                )
             )
         if gone.is_set():
             raise cancelled()

@@ -57,7 +57,8 @@ function headOf(request) {
   const texts = [`#${id}`, `class ${priority}`];
   if (tenant) texts.push(tenant);
   if (request.spent_s) {
-    texts.push(`prompt ${count(prompt)}, ${count(cached)} cached`);
+    const known = cached === null ? "" : `, ${count(cached)} cached`;
+    texts.push(`prompt ${count(prompt)}${known}`);
     texts.push(`${count(request.n_completion)} generated`);
   } else {
     texts.push("no token yet");
