@@ -19,6 +19,7 @@ from llamaherd.server.errors import install_handlers
 from llamaherd.server.file_store import StoredFile
 from llamaherd.server.in_process import InProcess
 from llamaherd.server.keys import KeyRing
+from llamaherd.server.limits import Limits
 from llamaherd.server.running import Running
 from llamaherd.server.spans import Spans
 from starlette.responses import JSONResponse, Response
@@ -32,6 +33,7 @@ def line_of(custom_id: str, **fields: Any) -> dict[str, Any]:
     return {**line, "body": {"prompt": custom_id}, **fields}
 
 
+LIMITS = Limits(max_body_mib=1000 / (1 << 20))
 LINES = [*map(line_of, IDS), line_of(IDS[0])]
 
 
@@ -81,7 +83,11 @@ class Routes:
 
 @contextlib.asynccontextmanager
 async def batches_in(
-    folder: Path, routes: Routes, running: Running | None = None, n_lines: int = 2
+    folder: Path,
+    routes: Routes,
+    running: Running | None = None,
+    n_lines: int = 2,
+    limits: Limits = LIMITS,
 ) -> AsyncIterator[Batches]:
     async with open_batches(
         folder,
@@ -89,21 +95,29 @@ async def batches_in(
         KeyRing(),
         running or Running(),
         n_lines=n_lines,
-        max_line_bytes=1000,
+        limits=limits,
         draining=lambda: False,
     ) as batches:
         yield batches
 
 
-async def begin(
-    batches: Batches, window_s: int = 3600, lines: Sequence[dict[str, Any]] = LINES
-) -> Batch:
-    data = "\n".join(map(json.dumps, lines)).encode()
-    with batches.files.draft() as draft:
+async def keep(batches: Batches, data: bytes, **options: Any) -> StoredFile:
+    with batches.files.draft("") as draft:
         draft.write(data)
         draft.keep()
-    file = StoredFile(draft.id, "", "x", "batch", len(data), 0)
-    await batches.files.add(file)
+        file = batches.files.describe(draft, "x", "batch", **options)
+        await batches.files.add(draft, file)
+    return file
+
+
+async def begin(
+    batches: Batches,
+    window_s: int = 3600,
+    lines: Sequence[dict[str, Any]] = LINES,
+    **options: Any,
+) -> Batch:
+    data = "\n".join(map(json.dumps, lines)).encode()
+    file = await keep(batches, data, **options)
     batch = await batches.store.add("", COMPLETIONS, file, ("1h", window_s), {})
     batches.runner.start(batch)
     return batch

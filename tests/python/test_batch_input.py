@@ -9,11 +9,16 @@ from typing import Any
 import pytest
 from batch_stand_in import COMPLETIONS, line_of
 from llamaherd.server.batch_input import InputError, read_body, read_lines
+from llamaherd.server.limits import Limits
+
+
+def limits_of(max_bytes: int, max_lines: int = 100) -> Limits:
+    return Limits(max_body_mib=max_bytes / (1 << 20), max_batch_lines=max_lines)
 
 
 def lines_of(path: Path, data: bytes, max_bytes: int = 200) -> list[tuple[int, Any, str | None]]:
     path.write_bytes(data)
-    found = read_lines(path, COMPLETIONS, max_bytes, 100)
+    found = read_lines(path, COMPLETIONS, limits_of(max_bytes))
     return [(x.number, x.custom_id, x.error.code if x.error else None) for x in found]
 
 
@@ -27,7 +32,7 @@ def test_lines_are_found_where_they_are(tmp_path: Path) -> None:
         (5, "é2", None),
         (6, "é3", None),
     ]
-    bodies = [read_body(path, x) for x in read_lines(path, COMPLETIONS, 200, 6)]
+    bodies = [read_body(path, x) for x in read_lines(path, COMPLETIONS, limits_of(200, 6))]
     assert bodies == [{"prompt": f"é{i}"} for i in range(4)]
 
 
@@ -83,7 +88,7 @@ def test_rules_of_lines(tmp_path: Path, line: bytes, code: str | None) -> None:
 def test_a_message_has_a_bound(tmp_path: Path) -> None:
     path = tmp_path / "lines"
     path.write_text(json.dumps({**line_of("a"), "x" * 10**5: 1}))
-    (line,) = read_lines(path, COMPLETIONS, 1 << 20, 1)
+    (line,) = read_lines(path, COMPLETIONS, limits_of(1 << 20, 1))
     assert line.error
     assert len(line.error.message) < 200
 
@@ -91,17 +96,17 @@ def test_a_message_has_a_bound(tmp_path: Path) -> None:
 def test_a_file_has_a_bound_of_lines(tmp_path: Path) -> None:
     path = tmp_path / "lines"
     path.write_text("\n" * 99 + "{}\n")
-    assert [line.number for line in read_lines(path, COMPLETIONS, 200, 100)] == [100]
+    assert [line.number for line in read_lines(path, COMPLETIONS, limits_of(200, 100))] == [100]
     path.write_text("\n" * 100 + "{}\n")
     with pytest.raises(InputError, match="100 lines") as raised:
-        list(read_lines(path, COMPLETIONS, 200, 100))
+        list(read_lines(path, COMPLETIONS, limits_of(200, 100)))
     assert raised.value.error.code == "too_many_lines"
 
 
 def test_a_line_that_has_changed_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "lines"
     path.write_text(json.dumps(line_of("a")))
-    (line,) = read_lines(path, COMPLETIONS, 200, 1)
+    (line,) = read_lines(path, COMPLETIONS, limits_of(200, 1))
     assert read_body(path, line) == {"prompt": "a"}
     n_bytes = path.stat().st_size
     for text in (json.dumps(line_of("b")), "x" * n_bytes, "", "\0" * n_bytes):

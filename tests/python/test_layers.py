@@ -250,7 +250,7 @@ MODULES: dict[str, str] = {
         " server.pool server.responses_routes server.running server.settings server.spans"
         " server.state_routes server.token_routes server.vector_routes"
     ),
-    "server.batch_input": "",
+    "server.batch_input": "server.file_store server.limits",
     "server.batch_output": "",
     "server.batch_routes": (
         "server.answers server.batch_store server.batches server.bodies server.errors"
@@ -258,14 +258,16 @@ MODULES: dict[str, str] = {
     ),
     "server.batch_runner": (
         "server.batch_input server.batch_output server.batch_store server.errors"
-        " server.file_store server.in_process server.isolation server.keys server.running"
+        " server.file_store server.in_process server.isolation server.keys server.limits"
+        " server.running"
     ),
     "server.batch_store": (
         "server.batch_input server.batch_output server.database server.errors server.file_store"
+        " server.limits"
     ),
     "server.batches": (
         "_core params server.batch_runner server.batch_store server.database server.errors"
-        " server.file_store server.in_process server.keys server.running"
+        " server.file_store server.in_process server.keys server.limits server.running"
     ),
     "server.answering": (
         "chat params prompt result server.generation server.json_stream server.schemas server.sse"
@@ -284,7 +286,8 @@ MODULES: dict[str, str] = {
         "server.answers server.batches server.errors server.file_store server.generation"
         " server.uploads"
     ),
-    "server.file_store": "server.database server.errors",
+    "server.file_quota": "server.limits",
+    "server.file_store": "server.database server.errors server.file_quota server.limits",
     "server.generation": (
         "_core bounded_pool chat llm params prompt result server.body_reader server.errors"
         " server.keys server.metrics server.pool server.schemas server.settings server.spans"
@@ -325,7 +328,7 @@ MODULES: dict[str, str] = {
         "_core embedder server.answers server.bodies server.generation server.json_stream"
         " server.schemas server.sse server.vectors"
     ),
-    "server.uploads": "server.errors server.file_store",
+    "server.uploads": "server.errors server.file_store server.limits",
     "server.logs": "",
     "server.protocol": "server.errors server.limits",
     "server.answers": "",

@@ -137,7 +137,7 @@ async def _batches(
         keys,
         running,
         n_lines=lines_at_once([spec.config for spec in context.pool.specs]),
-        max_line_bytes=settings.limits.most("max_body_mib"),
+        limits=settings.limits,
         draining=lambda: app.state.draining,
     ) as batches:
         yield batches

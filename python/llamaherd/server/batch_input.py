@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import zlib
 from collections.abc import Iterator
@@ -11,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from llamaherd.server.file_store import PASSING
+from llamaherd.server.limits import Limits
+
 _FIELDS = {"custom_id", "method", "url", "body"}
 _MOST_ID = 512
-_MOST_DEPTH = 128
 _PIECE = 1 << 16
 _SHOWN = 64  # characters of a client's text in a message
-# What passes: the process has too many files open, or too little memory.
-_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,6 @@ class LineError:
 
 
 _NO_JSON = LineError("invalid_json_line", "the line is not a JSON object")
-_DEEP = LineError("json_too_deep", f"a line may have {_MOST_DEPTH} levels of arrays and objects")
 
 
 class InputError(Exception):
@@ -58,18 +56,18 @@ class InputLine:
         return self.error is None or self.error.code not in (_NO_JSON.code, "line_too_long")
 
 
-def read_lines(path: Path, endpoint: str, max_bytes: int, max_lines: int) -> Iterator[InputLine]:
+def read_lines(path: Path, endpoint: str, limits: Limits) -> Iterator[InputLine]:
     """The lines of a file that hold anything, one in memory at a time.
 
     Args:
       path: The file.
       endpoint: What they must ask for.
-      max_bytes: Size of a line; a longer one is passed over.
-      max_lines: Lines of the file, blank ones included.
+      limits: A line longer than max_body_mib is passed over.
 
     Raises:
-      InputError: The file cannot be read, or has more lines.
+      InputError: The file cannot be read, or has more lines than max_batch_lines.
     """
+    max_bytes, max_lines = limits.most("max_body_mib"), limits.max_batch_lines
     with _opened(path) as file:
         number = begin = 0
         while line := file.readline(max_bytes + 1):
@@ -84,7 +82,7 @@ def read_lines(path: Path, endpoint: str, max_bytes: int, max_lines: int) -> Ite
             elif line.strip():
                 entry = _entry_of(line)
                 custom_id = None if entry is None else _custom_id_of(entry)
-                error = _NO_JSON if entry is None else _broken_rule(entry, endpoint)
+                error = _NO_JSON if entry is None else _broken_rule(entry, endpoint, limits)
                 crc = zlib.crc32(line)
                 yield InputLine(number, begin, n_bytes, custom_id, crc, error=error)
             begin += n_bytes
@@ -128,7 +126,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         with open(path, "rb") as file:
             yield file
     except OSError as error:
-        if error.errno in _PASSING:
+        if error.errno in PASSING:
             raise
         message = f"the input file cannot be read: {error.strerror}"
         raise InputError("input_file_lost", message) from None
@@ -156,9 +154,9 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _is_deep(entry: dict[str, Any]) -> bool:
+def _is_deep(entry: dict[str, Any], most: int) -> bool:
     level: list[Any] = [entry]
-    for _ in range(_MOST_DEPTH):
+    for _ in range(most):
         level = [
             child
             for value in level
@@ -176,7 +174,7 @@ def _custom_id_of(entry: dict[str, Any]) -> str | None:
     return None if has_surrogates else custom_id
 
 
-def _broken_rule(entry: dict[str, Any], endpoint: str) -> LineError | None:
+def _broken_rule(entry: dict[str, Any], endpoint: str, limits: Limits) -> LineError | None:
     unknown = sorted(set(entry) - _FIELDS)
     body = entry.get("body")
     if "custom_id" not in entry:
@@ -195,4 +193,7 @@ def _broken_rule(entry: dict[str, Any], endpoint: str) -> LineError | None:
     if body.get("stream") not in (None, False):
         message = "the answers of a batch are not streamed"
         return LineError("stream_not_supported", message, "body.stream")
-    return _DEEP if _is_deep(entry) else None
+    if _is_deep(entry, limits.max_json_depth):
+        message = f"a line may have {limits.max_json_depth} levels of arrays and objects"
+        return LineError("json_too_deep", message)
+    return None

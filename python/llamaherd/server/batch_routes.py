@@ -7,14 +7,14 @@ import re
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, StrictInt
 
 from llamaherd.server.answers import ERRORS
 from llamaherd.server.batch_store import Batch
 from llamaherd.server.batches import batches_of
 from llamaherd.server.bodies import BodyRoute
 from llamaherd.server.errors import ApiError
-from llamaherd.server.file_routes import tenant_of
+from llamaherd.server.file_routes import LONGEST_S, SHORTEST_S, require_expiry, tenant_of
 from llamaherd.server.schemas import Body
 
 router = APIRouter(route_class=BodyRoute)
@@ -25,17 +25,34 @@ _Status = Literal[
 ]  # fmt: skip
 
 
+def _text(text: str) -> str:
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        raise ValueError("a text must hold no lone surrogate")
+    return text
+
+
+_Text = Annotated[str, AfterValidator(_text)]
+
+
+class ExpiresAfter(Body):
+    anchor: Literal["created_at"]
+    seconds: StrictInt = Field(ge=SHORTEST_S, le=LONGEST_S)
+
+
 class BatchRequest(Body):
-    input_file_id: str
+    input_file_id: _Text
     endpoint: Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"]
-    completion_window: str = Field(description="A number of hours or minutes, as 24h or 30m.")
+    completion_window: _Text = Field(description="A number of hours or minutes, as 24h or 30m.")
     metadata: (
         dict[
-            Annotated[str, Field(max_length=64)],
-            Annotated[str, Field(max_length=512)],
+            Annotated[_Text, Field(max_length=64)],
+            Annotated[_Text, Field(max_length=512)],
         ]
         | None
     ) = Field(None, max_length=16, description="Given back as it is.")
+    output_expires_after: ExpiresAfter | None = Field(
+        None, description="When the files that the batch writes are removed."
+    )
 
 
 class BatchError(BaseModel):
@@ -119,7 +136,14 @@ async def create(body: BatchRequest, request: Request) -> BatchAnswer:
     file = await batches.files.find(body.input_file_id, tenant)
     if file.purpose != "batch":
         raise ApiError(400, f"the file's purpose is {file.purpose}", param="input_file_id")
-    batch = await batches.store.add(tenant, body.endpoint, file, window, body.metadata or {})
+    expires_after_s = None
+    if body.output_expires_after is not None:
+        expires_after_s = body.output_expires_after.seconds
+        longest_s = batches.files.longest_s
+        require_expiry(expires_after_s, longest_s, "output_expires_after.seconds")
+    batch = await batches.store.add(
+        tenant, body.endpoint, file, window, body.metadata or {}, expires_after_s
+    )
     batches.runner.start(batch)
     return _answer(batch)
 

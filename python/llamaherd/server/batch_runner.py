@@ -35,6 +35,7 @@ from llamaherd.server.file_store import Draft, FileStore, StoredFile
 from llamaherd.server.in_process import Answer, InProcess
 from llamaherd.server.isolation import Isolation, wait
 from llamaherd.server.keys import ApiKey
+from llamaherd.server.limits import Limits
 from llamaherd.server.running import Running
 
 _logger = logging.getLogger("llamaherd.server")
@@ -45,7 +46,6 @@ _PAGE = 500
 _N_TAKEN = 16  # lines that are marked in one transaction as under way
 _N_WRITTEN = 50  # results in memory at once
 _MOST_ERRORS = 10
-_MOST_LINES = 50_000
 _EMBEDDINGS = "/v1/embeddings"
 _N_EMBEDDINGS = 2  # at once: each holds a thread of a pool that others need as well
 _EXPIRED = LineError(
@@ -79,7 +79,7 @@ class BatchRunner:
       running: Where lines are counted.
       key_of: The rights of a tenant.
       n_lines: Lines at once, of all batches, which get them in turn.
-      max_line_bytes: Size of a line.
+      limits: Of lines.
       draining: Whether nothing new may begin.
     """
 
@@ -92,7 +92,7 @@ class BatchRunner:
         *,
         key_of: Callable[[str], ApiKey],
         n_lines: int,
-        max_line_bytes: int,
+        limits: Limits,
         draining: Callable[[], bool],
     ) -> None:
         self._batches = batches
@@ -100,7 +100,7 @@ class BatchRunner:
         self._routes = routes
         self._running = running
         self._key_of = key_of
-        self._max_line_bytes = max_line_bytes
+        self._limits = limits
         self._draining = draining
         self._slots = asyncio.Semaphore(n_lines)  # gives in the order in which it was asked
         self._embedding = asyncio.Semaphore(_N_EMBEDDINGS)
@@ -182,7 +182,7 @@ class BatchRunner:
             file = await self._files.find(batch.input_file_id, batch.tenant)
             path = self._files.path(file)
             await asyncio.to_thread(require_size, path, file.n_bytes)
-            lines = read_lines(path, batch.endpoint, self._max_line_bytes, _MOST_LINES)
+            lines = read_lines(path, batch.endpoint, self._limits)
             while page := await asyncio.to_thread(_take, lines):
                 if run.halt.is_set():
                     return await self._batches.get(batch.id)
@@ -338,28 +338,33 @@ class BatchRunner:
             await self._batches.record(batch, ended)
 
     async def _finish(self, batch: Batch) -> None:
-        output = await self._write(batch, ok=True)
-        errors = await self._write(batch, ok=False)
         status = "expired" if batch.has_expired else "completed"
         if batch.errors is not None:
             status = "failed"
         if batch.status == "cancelling":
             status = "cancelled"
-        await self._batches.finish(batch, status, output, errors)
+        with contextlib.ExitStack() as drafts:
+            written = [await self._write(batch, drafts, ok=ok) for ok in (True, False)]
+            output, errors = (file for _, file in written)
+            await self._batches.finish(batch, status, output, errors)
+            for draft, file in written:
+                draft.stored = file is not None
 
-    async def _write(self, batch: Batch, *, ok: bool) -> StoredFile | None:
+    async def _write(
+        self, batch: Batch, drafts: contextlib.ExitStack, *, ok: bool
+    ) -> tuple[Draft, StoredFile | None]:
         """A file of the lines that have ended so; None: there are none."""
         after = 0
-        with self._files.draft() as draft:
-            while page := await self._batches.ended(batch, ok=ok, after=after, limit=_N_WRITTEN):
-                await asyncio.to_thread(_write_results, draft, page)
-                after = page[-1].number
-            if not draft.n_bytes:
-                return None
-            await asyncio.to_thread(draft.keep)
+        # What has been computed is not refused: it counts when the next file is uploaded.
+        draft = drafts.enter_context(self._files.draft(batch.tenant, is_bounded=False))
+        while page := await self._batches.ended(batch, ok=ok, after=after, limit=_N_WRITTEN):
+            await asyncio.to_thread(_write_results, draft, page)
+            after = page[-1].number
+        if not draft.n_bytes:
+            return draft, None
+        await asyncio.to_thread(draft.keep)
         name = f"{batch.id}_{'output' if ok else 'errors'}.jsonl"
-        now = int(time.time())
-        return StoredFile(draft.id, batch.tenant, name, "batch_output", draft.n_bytes, now)
+        return draft, self._files.describe(draft, name, "batch_output", batch.output_expires_s)
 
 
 def _request(path: Path, line: InputLine, endpoint: str) -> bytes:

@@ -16,6 +16,7 @@ from llamaherd.server.batch_output import failed_line
 from llamaherd.server.database import Database
 from llamaherd.server.errors import ApiError
 from llamaherd.server.file_store import StoredFile, insert_file
+from llamaherd.server.limits import Limits
 
 UNFINISHED = ("validating", "in_progress", "finalizing", "cancelling")
 MOST_CRASHES = 2
@@ -80,8 +81,9 @@ class Ended:
 class BatchStore:
     """Every change is one transaction, on disk when its call returns."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, limits: Limits) -> None:
         self._database = database
+        self._limits = limits
 
     async def add(
         self,
@@ -90,8 +92,13 @@ class BatchStore:
         file: StoredFile,
         window: tuple[str, int],
         metadata: dict[str, str],
+        output_expires_s: int | None = None,
     ) -> Batch:
-        """A new batch; its window is as it was asked for, and in seconds."""
+        """A new batch; its window is as it was asked for, and in seconds.
+
+        Raises:
+          ApiError: The file is gone, or the tenant has max_batches that have not ended.
+        """
         id_, now = f"batch_{uuid.uuid4().hex}", int(time.time())
         values: dict[str, Any] = {
             "id": id_,
@@ -103,11 +110,13 @@ class BatchStore:
             "status": "validating",
             "created_at": now,
             "expires_at": now + window[1],
+            "output_expires_s": output_expires_s,
         }
 
         def work(connection: sqlite3.Connection) -> Batch:
             if not connection.execute("SELECT 1 FROM files WHERE id = ?", [file.id]).fetchone():
                 raise ApiError(404, f"there is no file {file.id!r}", code="file_not_found")
+            self._make_room(connection, tenant)
             marks = ", ".join("?" * len(values))
             connection.execute(
                 f"INSERT INTO batches ({', '.join(values)}) VALUES ({marks})", [*values.values()]
@@ -115,6 +124,19 @@ class BatchStore:
             return _get(connection, id_)
 
         return await self._database.run(work)
+
+    def _make_room(self, connection: sqlite3.Connection, tenant: str) -> None:
+        unfinished = f"status IN ({', '.join(map(repr, UNFINISHED))})"
+        (n_open,) = connection.execute(
+            f"SELECT COUNT(*) FROM batches WHERE tenant = ? AND {unfinished}", [tenant]
+        ).fetchone()
+        what = "the batches of a client that have not ended must be"
+        self._limits.require("max_batches", n_open + 1, what=what)
+        connection.execute(
+            f"DELETE FROM batches WHERE tenant = ? AND NOT {unfinished} AND number <="
+            " (SELECT number FROM batches WHERE tenant = ? ORDER BY number DESC LIMIT 1 OFFSET ?)",
+            [tenant, tenant, self._limits.max_batch_records - 1],
+        )
 
     async def get(self, batch_id: str) -> Batch:
         return await self._database.run(lambda connection: _get(connection, batch_id))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,11 @@ from llamaherd.server.errors import ApiError
 from llamaherd.server.file_store import FileStore
 from llamaherd.server.in_process import InProcess
 from llamaherd.server.keys import ApiKey, KeyRing
+from llamaherd.server.limits import Limits
 from llamaherd.server.running import Running
+
+_SWEEP_S = 60.0
+_logger = logging.getLogger("llamaherd.server")
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ async def open_batches(
     running: Running,
     *,
     n_lines: int,
-    max_line_bytes: int,
+    limits: Limits,
     draining: Callable[[], bool],
 ) -> AsyncIterator[Batches]:
     """The batches of a folder; those that have not ended go on.
@@ -55,7 +60,7 @@ async def open_batches(
     except OSError as error:
         raise InvalidRequestError(f"{path} cannot be made: {error.strerror}") from None
     database = await asyncio.to_thread(Database, folder / "batches.sqlite")
-    files, store = FileStore(database, files_folder), BatchStore(database)
+    files, store = FileStore(database, files_folder, limits), BatchStore(database, limits)
     tenants = {key.tenant: key for key in keys.keys}
     runner = BatchRunner(
         store,
@@ -64,21 +69,34 @@ async def open_batches(
         running,
         key_of=lambda tenant: tenants.get(tenant) or ApiKey(tenant=tenant),
         n_lines=n_lines,
-        max_line_bytes=max_line_bytes,
+        limits=limits,
         draining=draining,
     )
     try:
-        await files.sweep()
+        await files.recover()
         await store.recover()
+        sweeping = asyncio.ensure_future(_sweep(files))
         try:
             for batch in await store.unfinished():
                 runner.start(batch)
             yield Batches(files, store, runner)
         finally:
+            sweeping.cancel()
             await runner.close()
             await store.end_cleanly()
     finally:
         await database.close()
+
+
+async def _sweep(files: FileStore) -> None:
+    """Remove expired files, for ever."""
+    while True:
+        try:
+            if n_removed := await files.remove_expired():
+                _logger.info("expired files are removed", extra={"n_files": n_removed})
+        except Exception:
+            _logger.exception("expired files cannot be removed")
+        await asyncio.sleep(_SWEEP_S)
 
 
 def lines_at_once(configs: Sequence[EngineConfig]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import sqlite3
 from collections import deque
 from collections.abc import Callable
@@ -123,7 +124,7 @@ class Database:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             if len(calls) == 1:
-                calls[0].future.set_exception(error)
+                calls[0].future.set_exception(_named(error))
             return len(calls) == 1
         for call, result in zip(calls, results, strict=True):
             call.future.set_result(result)
@@ -132,6 +133,17 @@ class Database:
     async def close(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)
         self._thread.shutdown()
+
+
+def _named(error: BaseException) -> BaseException:
+    """An error of SQLite by what it means for a caller."""
+    if isinstance(error, UnicodeEncodeError):
+        return InvalidRequestError("a text with a lone surrogate cannot be stored")
+    if isinstance(error, OverflowError):
+        return InvalidRequestError("an integer of more than 64 bits cannot be stored")
+    if isinstance(error, sqlite3.OperationalError) and "full" in str(error):
+        return OSError(errno.ENOSPC, str(error))
+    return error
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 from typing import Any
@@ -21,6 +22,7 @@ from llamaherd._core import (
 )
 
 _logger = logging.getLogger("llamaherd.server")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -84,6 +86,9 @@ def api_error(error: Exception) -> ApiError:
         return ApiError(503, str(error), code="model_load_failed")
     if isinstance(error, LlamaHerdError):
         return ApiError(500, str(error))
+    if isinstance(error, OSError) and error.errno in _FULL:
+        _logger.error("the disk is full", exc_info=error)
+        return ApiError(507, "the server's disk is full", code="disk_full")
     _logger.error("unexpected error", exc_info=error)
     return ApiError(500, "the server failed; its log says more")
 
@@ -117,6 +122,6 @@ def install_handlers(app: FastAPI) -> None:
 
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http)
-    for kind in (ApiError, LlamaHerdError, TypeError):
+    for kind in (ApiError, LlamaHerdError, TypeError, OSError):
         app.add_exception_handler(kind, on_any)
     app.add_exception_handler(Exception, on_any)

@@ -133,6 +133,16 @@ class Limits:
     file_expiry_h: float = _limit(
         720, "h", "Age at which a file that no batch reads is removed.", 404, "file_not_found"
     )
+    max_batch_lines: int = _limit(
+        50_000, "lines", "Lines of a file, blank ones included.", 400, "too_many_lines"
+    )
+    max_batches: int = _limit(
+        100, "batches", "Batches of a tenant that have not ended.", 429, "too_many_batches"
+    )
+    max_batch_records: int = _limit(
+        10_000, "batches", "Batches of a tenant that are listed; the oldest ended ones go.",
+        404, "batch_not_found",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

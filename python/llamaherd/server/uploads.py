@@ -13,9 +13,11 @@ from starlette.requests import ClientDisconnect
 
 from llamaherd.server.errors import ApiError
 from llamaherd.server.file_store import Draft
+from llamaherd.server.limits import Limits
 
 _MOST_OF_FIELDS = 1 << 16
 _MOST_FIELDS = 16
+_MOST_OF_HEADERS = 1 << 15
 
 
 @dataclass
@@ -26,13 +28,13 @@ class Form:
     filename: str | None = None  # None: there was no file
 
 
-async def receive_form(request: Request, draft: Draft, max_bytes: int) -> Form:
+async def receive_form(request: Request, draft: Draft, limits: Limits) -> Form:
     """Read a form whose field `file` goes into a draft.
 
     Args:
       request: Its body is read.
       draft: Open.
-      max_bytes: Size of the file.
+      limits: Of the file.
 
     Raises:
       ApiError: It is no such form, or too large.
@@ -40,7 +42,7 @@ async def receive_form(request: Request, draft: Draft, max_bytes: int) -> Form:
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise ApiError(400, "the body must be multipart/form-data")
-    reader = _Reader(draft, max_bytes)
+    reader = _Reader(draft, limits)
     try:
         parser = reader.parser(options[b"boundary"])
         async for chunk in request.stream():
@@ -57,11 +59,12 @@ async def receive_form(request: Request, draft: Draft, max_bytes: int) -> Form:
 class _Reader:
     """What the parser calls."""
 
-    def __init__(self, draft: Draft, max_bytes: int) -> None:
+    def __init__(self, draft: Draft, limits: Limits) -> None:
         self.form = Form()
         self.ended = False
         self._draft = draft
-        self._max_bytes = max_bytes
+        self._limits = limits
+        self._n_bytes_of_headers = 0
         self._n_bytes_of_fields = 0
         self._n_fields = 0
         self._header = self._value = b""
@@ -91,10 +94,17 @@ class _Reader:
         self._headers = {}
         self._text = b""
 
+    def _count_header(self, n_bytes: int) -> None:
+        self._n_bytes_of_headers += n_bytes
+        if self._n_bytes_of_headers > _MOST_OF_HEADERS:
+            raise ApiError(413, f"headers of fields may have {_MOST_OF_HEADERS} bytes together")
+
     def _add_header(self, data: bytes, begin: int, end: int) -> None:
+        self._count_header(end - begin)
         self._header += data[begin:end]
 
     def _add_value(self, data: bytes, begin: int, end: int) -> None:
+        self._count_header(end - begin)
         self._value += data[begin:end]
 
     def _end_header(self) -> None:
@@ -114,9 +124,11 @@ class _Reader:
 
     def _add_data(self, data: bytes, begin: int, end: int) -> None:
         if self._name is None:
-            if self._draft.n_bytes + end - begin > self._max_bytes:
-                raise ApiError(413, f"a file may have {self._max_bytes} bytes")
+            n_bytes = self._draft.n_bytes + end - begin
+            self._limits.require("max_file_mib", n_bytes, what="a file must hold", param="file")
             self._draft.write(data[begin:end])
+            n_lines = self._draft.n_lines
+            self._limits.require("max_batch_lines", n_lines, what="a file must hold", param="file")
             return
         self._n_bytes_of_fields += end - begin
         if self._n_bytes_of_fields > _MOST_OF_FIELDS:
