@@ -106,7 +106,8 @@ def counts(batch: Batch) -> tuple[int, int, int]:
 def test_the_life_of_a_batch(client: OpenAI) -> None:
     body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3, "model": "chat"}
     lines = [line(f"q{i}", body, CHAT) for i in range(10)]
-    batch = begin(client, lines, CHAT, "90m", metadata={"for": "tests"})
+    after: Any = {"anchor": "created_at", "seconds": 7200}
+    batch = begin(client, lines, CHAT, "90m", metadata={"for": "tests"}, output_expires_after=after)
     assert (batch.object, batch.status, batch.endpoint) == ("batch", "validating", CHAT)
     assert batch.metadata == {"for": "tests"}
     assert batch.expires_at == batch.created_at + 90 * 60
@@ -126,6 +127,7 @@ def test_the_life_of_a_batch(client: OpenAI) -> None:
     assert batch.output_file_id
     output = client.files.retrieve(batch.output_file_id)
     assert output.purpose == "batch_output"
+    assert output.expires_at == output.created_at + 7200
     assert output.bytes == len(client.files.content(output.id).content)
     assert client.files.delete(output.id).deleted
     with pytest.raises(NotFoundError):
@@ -255,8 +257,12 @@ def test_requests_that_break_a_rule(client: OpenAI) -> None:
             begin(client, [], window=window)
     with pytest.raises(BadRequestError, match="endpoint"):
         begin(client, [], "/v1/rerank")
-    with pytest.raises(BadRequestError, match="output_expires_after is not supported"):
+    with pytest.raises(BadRequestError, match="output_expires_after.seconds"):
         begin(client, [], output_expires_after={"anchor": "created_at", "seconds": 1})
+    with pytest.raises(BadRequestError, match=r"expires_after\[seconds\] must be in"):
+        client.files.create(
+            file=b"{}", purpose="batch", expires_after={"anchor": "created_at", "seconds": 1}
+        )
     with pytest.raises(BadRequestError, match="metadata"):
         begin(client, [], metadata={"k" * 65: "v"})
     calls: list[Any] = [client.files.retrieve, client.files.content, client.files.delete]
