@@ -257,7 +257,7 @@ def test_requests_that_break_a_rule(client: OpenAI) -> None:
             begin(client, [], window=window)
     with pytest.raises(BadRequestError, match="endpoint"):
         begin(client, [], "/v1/rerank")
-    with pytest.raises(BadRequestError, match="output_expires_after.seconds"):
+    with pytest.raises(BadRequestError, match=r"output_expires_after\.seconds"):
         begin(client, [], output_expires_after={"anchor": "created_at", "seconds": 1})
     with pytest.raises(BadRequestError, match=r"expires_after\[seconds\] must be in"):
         client.files.create(
