@@ -18,6 +18,8 @@ from llamaherd.prompt import Message
 # seconds that are nothing.
 _REST = 30
 _QUICK_S = 0.0005
+_MAX_KWARGS_CHARS = 65_536
+_MAX_KWARG = 10**6
 # Choices that name no tool.
 _CHOICES = ("auto", "required", "none")
 
@@ -33,7 +35,8 @@ class ChatOptions:
       parallel_tool_calls: It may make several calls in one answer.
       thinking: Models that can think before they answer do. An answer that must obey a schema or a
         grammar of SamplingParams is never thought about.
-      template_kwargs: More variables for the template, JSON values by name.
+      template_kwargs: More variables for the template, JSON values by name: at most 65,536
+        characters of JSON, numbers in [-10^6, 10^6], as a template may count to one.
 
     Raises:
       InvalidRequestError: tool_choice is none of these.
@@ -75,7 +78,7 @@ class ChatOptions:
             tool_choice=self.tool_choice if self.tool_choice in _CHOICES else "required",
             parallel_tool_calls=bool(self.parallel_tool_calls),
             thinking=bool(self.thinking),
-            template_kwargs_json=_json("template_kwargs", dict(self.template_kwargs or {})),
+            template_kwargs_json=_kwargs_json(dict(self.template_kwargs or {})),
             add_generation_prompt=add_generation_prompt,
         )
 
@@ -91,6 +94,28 @@ def _json(name: str, value: Any) -> str:
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequestError(f"{name} must be JSON values: {error}") from None
     require_unicode(f"{name} as JSON", text)
+    return text
+
+
+def _kwargs_json(kwargs: dict[str, Any]) -> str:
+    text = _json("template_kwargs", kwargs)
+    if len(text) > _MAX_KWARGS_CHARS:
+        raise InvalidRequestError(
+            f"template_kwargs must have at most {_MAX_KWARGS_CHARS} characters of JSON; got"
+            f" {len(text)}"
+        )
+    left: list[Any] = [json.loads(text)]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+        elif isinstance(value, (int, float)) and not abs(value) <= _MAX_KWARG:
+            raise InvalidRequestError(
+                f"numbers in template_kwargs must be in [-{_MAX_KWARG}, {_MAX_KWARG}]; got"
+                f" {str(value)[:40]}"
+            )
     return text
 
 

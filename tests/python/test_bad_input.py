@@ -55,6 +55,10 @@ def tools(value: Any, given: list[Any]) -> Submit:
     return lambda engine: engine.submit(value, chat=ChatOptions(tools=given))
 
 
+def kwargs(given: dict[str, Any]) -> Submit:
+    return lambda engine: engine.submit(HELLO, chat=ChatOptions(template_kwargs=given))
+
+
 def params(**options: Any) -> Submit:
     return lambda engine: engine.submit("The", SamplingParams(**options))
 
@@ -135,6 +139,13 @@ BAD: dict[str, tuple[Submit, type[Exception], str]] = {
     "tool without name": (tools(HELLO, tool(description="d")), InvalidRequestError, "name"),
     "tool of a type": (tools(HELLO, [{"type": "robot"}]), InvalidRequestError, "robot"),
     "tools that no template shows": (tools(HELLO, tool(name="f")), InvalidRequestError, "no tools"),
+    "a template variable to count to": (
+        kwargs({"n": [1e9]}),
+        InvalidRequestError,
+        "got 1000000000",
+    ),
+    "a template variable of NaN": (kwargs({"n": math.nan}), InvalidRequestError, "got nan"),
+    "large template variables": (kwargs({"a": "b" * 65536}), InvalidRequestError, "got 65545"),
     "a choice that is none": (
         lambda llm: ChatOptions(tools=tool(name="f"), tool_choice="g"),
         InvalidRequestError,

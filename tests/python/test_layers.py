@@ -202,7 +202,7 @@ MODULES: dict[str, str] = {
     "json_schema": "",
     "structured": "_core json_schema",
     "params": "_core config_file structured",
-    "models": "models.cache models.catalogue models.resolve",
+    "models": "models.cache models.catalogue models.check models.resolve",
     "models.disk": "",
     "models.progress": "",
     "models.catalogue": "",
@@ -210,7 +210,11 @@ MODULES: dict[str, str] = {
     "models.pip_download": "_core models.catalogue models.progress",
     "models.cache": ("_core models.catalogue models.disk models.pip_download models.progress"),
     "models.hub": "_core models.disk models.local_file",
-    "models.resolve": "_core models.cache models.catalogue models.hub models.local_file",
+    "models.check": "_core models.cache models.local_file",
+    "models.resolve": (
+        "_core models.cache models.catalogue models.check models.hub models.local_file"
+    ),
+    "trial": "llamaherd _core",
     "bounded_pool": "_core",
     "loading": "_core logs",
     "trace": "_core",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import tiny_models
 from hub_stand_in import COMMIT, HubStandIn
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,6 +55,7 @@ class Client:
             "HF_HOME": str(home),
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "NO_PROXY": "127.0.0.1",
+            "LLAMAHERD_CHECK_DOWNLOADS": "0",  # these files are no models
         }
 
     def answer(self, model: str, **environ: str) -> dict[str, str]:
@@ -91,6 +93,21 @@ def test_hub_file_is_downloaded_once(hub: HubStandIn, client: Client) -> None:
     assert client.path("HF:org/repo/m.gguf") == path
     assert len(hub.gets("m.gguf")) == 1
     assert {request.authorization for request in hub.requests} == {None}
+
+
+def test_hub_file_is_tried_once_before_its_first_use(
+    hub: HubStandIn, client: Client, tmp_path: Path
+) -> None:
+    hub.add("org/tiny", {"m.gguf": tiny_models.write("plain", tmp_path / "m.gguf").read_bytes()})
+    cache = tmp_path / "cache"
+    environ = {"LLAMAHERD_CHECK_DOWNLOADS": "1", "LLAMAHERD_CACHE": str(cache)}
+    path = client.path("hf:org/tiny/m.gguf", **environ)
+    (note,) = (cache / "checked").iterdir()
+    noted = note.stat().st_mtime_ns
+    assert client.path("hf:org/tiny/m.gguf", **environ) == path
+    assert note.stat().st_mtime_ns == noted
+    assert "cannot load" in client.error("hf:org/repo/m.gguf", **environ)
+    assert list((cache / "checked").iterdir()) == [note]
 
 
 def test_hub_file_in_folders(client: Client) -> None:

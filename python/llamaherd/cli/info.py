@@ -29,10 +29,24 @@ def info(
             "for later loads, and show it.",
         ),
     ] = False,
+    check: Annotated[
+        str | None,
+        typer.Option(
+            "--check",
+            metavar="MODEL",
+            help="Only load this model and let it answer, in a process of its own with limits of "
+            "time and memory, and say whether it can be used: for files of unknown origin.",
+        ),
+    ] = None,
     config: options.Config = None,
     preset: options.Preset = None,
 ) -> None:
     """Show versions, devices and CPU features, and a model's facts."""
+    if check is not None:
+        path = models.resolve(check)
+        models.check_model(path)
+        print(f"{path} can be used: it was loaded and answered in a process of its own")
+        return
     if not calibrate and (config is not None or preset is not None):
         raise typer.BadParameter("--config and --preset are for --calibrate")
     engine_config = options.EngineOptions(config=config, preset=preset).to_config()

@@ -2,6 +2,7 @@
 
 from llamaherd.models.cache import cache_dir
 from llamaherd.models.catalogue import DEFAULT_MODEL, CatalogueEntry, PackageSource, catalogue
+from llamaherd.models.check import check_model
 from llamaherd.models.resolve import pull, resolve
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "PackageSource",
     "cache_dir",
     "catalogue",
+    "check_model",
     "pull",
     "resolve",
 ]

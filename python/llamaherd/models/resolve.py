@@ -8,6 +8,7 @@ from pathlib import Path
 from llamaherd._core import ModelLoadError
 from llamaherd.models.cache import find_in_cache
 from llamaherd.models.catalogue import catalogue
+from llamaherd.models.check import require_checked
 from llamaherd.models.hub import HUB_FORM, find_on_hub
 from llamaherd.models.local_file import find_local, looks_like_path
 
@@ -24,7 +25,8 @@ def resolve(model: str | os.PathLike[str], *, progress: bool | None = None) -> P
         a name in the catalogue, in any case;
         hf:ORG/REPO/PATH/FILE.gguf or hf:ORG/REPO@REVISION/PATH/FILE.gguf, a file on the model hub;
         of a split GGUF, any of its parts: all are downloaded. The hub's own settings hold, among
-        them HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE.
+        them HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE. Before its first use a file from the
+        hub is tried in a child process, as check_model() does, unless LLAMAHERD_CHECK_DOWNLOADS=0.
       progress: Whether to show downloads on stderr. None: if stderr is a terminal. The bars of
         downloads from the hub need a terminal in any case.
 
@@ -41,7 +43,9 @@ def resolve(model: str | os.PathLike[str], *, progress: bool | None = None) -> P
     if not isinstance(model, str) or os.path.isfile(model):
         return find_local(Path(model))
     if model[:3].lower() == "hf:":
-        return find_on_hub(model, progress)
+        path = find_on_hub(model, progress)
+        require_checked(path)
+        return path
     if looks_like_path(model):
         return find_local(Path(model))
     entries = {entry.name: entry for entry in catalogue()}
