@@ -31,13 +31,17 @@ class BoundedPool:
       name: What the pool does, as messages name it; also its threads' name.
       n_threads: Calls that run at once, >= 1.
       max_waiting: Calls that wait for a thread, >= 0; more are refused.
+      stuck_after_s: A pool whose threads have all been in their calls for longer counts as stuck.
 
     Thread safety:
       All methods may be called from any thread.
     """
 
-    def __init__(self, name: str, n_threads: int, max_waiting: int) -> None:
+    def __init__(
+        self, name: str, n_threads: int, max_waiting: int, *, stuck_after_s: float = 30
+    ) -> None:
         self.name = name
+        self.stuck_after_s = stuck_after_s
         self._state = _State(name, n_threads, max_waiting)
         weakref.finalize(self, self._state.close)
         _pools.add(self)
@@ -71,10 +75,11 @@ class BoundedPool:
 _pools: weakref.WeakSet[BoundedPool] = weakref.WeakSet()
 
 
-def stuck_pools(seconds: float) -> dict[str, float]:
-    """Pools whose threads have all been in their calls for longer: name -> seconds."""
-    found = {pool.name: pool.stuck_for_s for pool in list(_pools)}
-    return {name: stuck_s for name, stuck_s in found.items() if stuck_s > seconds}
+def stuck_pools() -> dict[str, float]:
+    """Pools whose threads have all been in their calls for longer than stuck_after_s: name ->
+    seconds."""
+    found = [(pool, pool.stuck_for_s) for pool in list(_pools)]
+    return {pool.name: stuck_s for pool, stuck_s in found if stuck_s > pool.stuck_after_s}
 
 
 class _State:

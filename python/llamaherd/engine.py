@@ -355,6 +355,11 @@ class BatchEngine:
         """
         return self._core.health()
 
+    @property
+    def fatal_error(self) -> str:
+        """The error that stopped the engine; empty: none has."""
+        return self._core.fatal_error()
+
     def start_trace(self) -> None:
         """Note from now on what requests' time goes into, and every decode call."""
         self._core.start_trace()

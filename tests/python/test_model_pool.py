@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import tiny_models
 from llamaherd import EngineConfig, InvalidRequestError
 from llamaherd.server import ModelPool, ModelSpec
+from llamaherd.server import pool as pool_module
 from llamaherd.server.errors import ApiError
 
 
@@ -79,3 +81,133 @@ def test_models_must_have_different_names(tmp_path: Path) -> None:
         ModelPool([ModelSpec("a", "x"), ModelSpec("a", "y")])
     with pytest.raises(InvalidRequestError, match="different names"):
         ModelPool([])
+
+
+async def status_of(pool: ModelPool, name: str = "a") -> tuple[int, str | None, float | None, str]:
+    try:
+        async with pool.use(name):
+            return 200, None, None, ""
+    except ApiError as error:
+        return error.status, error.code, error.retry_after_s, error.message
+
+
+async def test_a_load_that_fails_is_tried_once_for_all_and_later_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pool_module, "_FIRST_PAUSE_S", 0.3)
+    pool = pool_of(tmp_path)
+    path = tmp_path / "a.gguf"
+    path.unlink()
+    n_tries = 0
+    resolve = pool_module.resolve
+
+    def counted(*values: Any, **options: Any) -> Path:
+        nonlocal n_tries
+        n_tries += 1
+        return resolve(*values, **options)
+
+    monkeypatch.setattr(pool_module, "resolve", counted)
+    try:
+        for status, code, after_s, message in await asyncio.gather(
+            *[status_of(pool) for _ in range(50)]
+        ):
+            assert (status, code) == (503, "model_load_failed")
+            assert after_s
+            assert str(tmp_path) not in message
+        assert n_tries == 1
+        assert pool.troubles == {"a": "it cannot be loaded"}
+        assert str(path) in caplog.text
+        assert (await status_of(pool, "b"))[0] == 200
+        tiny_models.write("plain", path)
+        deadline = time.monotonic() + 60
+        while (await status_of(pool))[0] != 200:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        assert n_tries == 3
+        assert not pool.troubles
+    finally:
+        await pool.close()
+
+
+async def test_failures_in_a_row_are_tried_less_and_less_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1e6
+    monkeypatch.setattr(pool_module, "time", SimpleNamespace(monotonic=lambda: now))
+    backoff = pool_module._Backoff()
+    assert backoff.left_s == 0
+    pauses = []
+    for _ in range(9):
+        backoff.failed()
+        pauses.append(backoff.left_s)
+        now += backoff.left_s
+        assert backoff.left_s == 0
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    now += 601
+    backoff.failed()
+    assert backoff.left_s == 1
+
+
+class FakeLLM:
+    """A model whose engine can be stopped."""
+
+    made: ClassVar[list[FakeLLM]] = []
+    generates = True
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.engine = SimpleNamespace(fatal_error="")
+        self.closed = False
+        FakeLLM.made.append(self)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def fake_models(monkeypatch: pytest.MonkeyPatch) -> list[FakeLLM]:
+    monkeypatch.setattr(pool_module, "_FIRST_PAUSE_S", 0.2)
+    monkeypatch.setattr(pool_module, "_LOOK_S", 0.02)
+    monkeypatch.setattr(pool_module, "LLM", FakeLLM)
+    FakeLLM.made = []
+    return FakeLLM.made
+
+
+async def test_a_model_whose_engine_has_stopped_is_not_used(
+    tmp_path: Path, fake_models: list[FakeLLM]
+) -> None:
+    pool = pool_of(tmp_path)
+    restarting = asyncio.ensure_future(pool.restart_dead())
+    await pool.preload("a")
+    assert (await status_of(pool))[0] == 200
+    fake_models[0].engine.fatal_error = f"a fault of {tmp_path}"
+    for _ in range(3):
+        status, code, after_s, message = await status_of(pool)
+        assert (status, code) == (503, "engine_dead")
+        assert after_s
+        assert str(tmp_path) not in message
+        await asyncio.sleep(0.2)
+    assert pool.troubles == {"a": "its engine has stopped"}
+    assert len(fake_models) == 1
+    restarting.cancel()
+    await pool.close()
+
+
+async def test_a_model_whose_engine_has_stopped_is_loaded_again(
+    tmp_path: Path, fake_models: list[FakeLLM]
+) -> None:
+    pool = pool_of(tmp_path, restart=True)
+    restarting = asyncio.ensure_future(pool.restart_dead())
+    await pool.preload("a")
+    for n in (1, 2, 3):
+        fake_models[-1].engine.fatal_error = "a fault"
+        assert (await status_of(pool))[:2] == (503, "engine_dead")
+        assert pool.troubles == {"a": "its engine has stopped"}
+        deadline = time.monotonic() + 60
+        while pool.troubles:  # nobody has to ask for it
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.02)
+        assert len(fake_models) == n + 1
+        assert fake_models[-2].closed
+        assert (await status_of(pool))[0] == 200
+    restarting.cancel()
+    await pool.close()

@@ -63,6 +63,10 @@ def serve(
     max_models_mib: Annotated[
         float | None, typer.Option(help="Size of loaded models' files together.")
     ] = None,
+    restart_engine: Annotated[
+        bool,
+        typer.Option("--restart-engine", help="Load a model again whose engine has stopped."),
+    ] = False,
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder of batch jobs and their files.")
     ] = None,
@@ -133,7 +137,7 @@ def serve(
     specs = [ModelSpec(*_named(model), engine) for model in models or [options.default_model]]
     set_up_logs()
     spans = _otel() if otel else None
-    pool = ModelPool(specs, idle_ttl_s=idle_ttl, max_mib=max_models_mib)
+    pool = ModelPool(specs, idle_ttl_s=idle_ttl, max_mib=max_models_mib, restart=restart_engine)
     server = Server(create_app(pool, settings, keys, spans=spans), settings)
     server.run()
     if not server.started:

@@ -77,14 +77,13 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if preload:
-            async with pool.use(pool.names[0]):
-                pass
-        unloading = asyncio.ensure_future(pool.unload_idle())
+            await pool.preload(pool.names[0])
+        tending = asyncio.gather(pool.unload_idle(), pool.restart_dead())
         try:
             async with _batches(app, keys, running, spans) as app.state.batches:
                 yield
         finally:
-            unloading.cancel()
+            tending.cancel()
             await pool.close()
             await asyncio.to_thread(spans.close)
 

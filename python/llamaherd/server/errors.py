@@ -80,10 +80,13 @@ def api_error(error: Exception) -> ApiError:
         return ApiError(429, str(error), code="queue_full", retry_after_s=after)
     if isinstance(error, InvalidRequestError | NotGenerativeError | TypeError):
         return ApiError(400, str(error))
-    if isinstance(error, EngineDeadError):
-        return ApiError(503, str(error), code="engine_dead")
-    if isinstance(error, ModelLoadError):
-        return ApiError(503, str(error), code="model_load_failed")
+    if isinstance(error, EngineDeadError):  # the log has the cause
+        message = "the model's engine has stopped; the server's log says more"
+        return ApiError(503, message, code="engine_dead", retry_after_s=1)
+    if isinstance(error, ModelLoadError):  # its message names files
+        _logger.error("a model cannot be used: %s", error)
+        message = "the model cannot be used; the server's log says more"
+        return ApiError(503, message, code="model_load_failed", retry_after_s=1)
     if isinstance(error, LlamaHerdError):
         return ApiError(500, str(error))
     if isinstance(error, OSError) and error.errno in _FULL:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from llamaherd._core import Delta, FinishReason
+from llamaherd._core import Delta, EngineDeadError, FinishReason
 from llamaherd.bounded_pool import BoundedPool
 from llamaherd.chat import ChatOptions
 from llamaherd.llm import LLM
@@ -20,7 +20,7 @@ from llamaherd.params import SamplingParams
 from llamaherd.prompt import Prompt
 from llamaherd.result import Result, Usage
 from llamaherd.server.body_reader import BodyReader
-from llamaherd.server.errors import ApiError, cancelled
+from llamaherd.server.errors import ApiError, api_error, cancelled
 from llamaherd.server.keys import ApiKey
 from llamaherd.server.metrics import ServerMetrics
 from llamaherd.server.pool import ModelPool
@@ -59,7 +59,7 @@ class Pools:
         self.constraints = BoundedPool("constrained requests", 8, 512)
         self.large_texts = BoundedPool("large texts", 2, 64)
         # Their threads wait for models most of the time.
-        self.compute = BoundedPool("embeddings and scores", 16, 256)
+        self.compute = BoundedPool("embeddings and scores", 16, 256, stuck_after_s=300)
         self.answers = BoundedPool("large answers", 2, 1024)
 
     def of_texts(self, n_bytes: int) -> BoundedPool:
@@ -272,6 +272,8 @@ class Job:
         """Raises ApiError if an output ended in a way that is no answer."""
         if reason is FinishReason.CANCELLED:
             raise cancelled()
+        if reason is FinishReason.ERROR and self.llm.engine.fatal_error:
+            raise api_error(EngineDeadError())
         if reason is FinishReason.ERROR:
             raise ApiError(400 if self._obeys else 500, error, code="generation_failed")
 

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from llamaherd.bounded_pool import stuck_pools
 from llamaherd.server import answers
 from llamaherd.server.answers import ERRORS
 from llamaherd.server.errors import ApiError
@@ -50,7 +51,8 @@ async def health() -> dict[str, str]:
 
 @router.get("/ready", response_model=answers.State, responses={503: {"model": answers.State}})
 async def ready(request: Request) -> Response:
-    """The first model is loaded, no engine is stuck, and the server is not stopping."""
+    """The models that were asked for are there, no engine and no pool of threads is stuck, and the
+    server is not stopping."""
     context: Context = request.app.state.context
     status = _status(context, stopping=request.app.state.draining)
     return JSONResponse({"status": status}, 200 if status == "ok" else 503)
@@ -65,6 +67,10 @@ def _status(context: Context, *, stopping: bool) -> str:
             health = llm.engine.health()
             if not health.ok:
                 return f"{name}: {health.reason}"
+    for name, reason in context.pool.troubles.items():
+        return f"{name}: {reason}"
+    for name, stuck_s in stuck_pools().items():
+        return f"the threads of {name} have been in their calls for {stuck_s:.0f} s"
     return "ok"
 
 
