@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
@@ -16,6 +18,7 @@ import pytest
 from llamaherd import Embedder, InvalidRequestError
 from llamaherd.server import vectors
 from llamaherd.server.errors import ApiError
+from llamaherd.server.logs import JsonFormatter
 from serving import Served, figure, serve, wait_until
 
 ENDLESS: dict[str, Any] = {
@@ -144,6 +147,35 @@ def test_prompts_are_logged_if_asked_for(model_path: Path) -> None:
         texts = {line["message"]: line["texts"] for line in lines if "texts" in line}
         assert texts["prompt"] == [body["messages"]]
         assert texts["answer"] == [answer["choices"][0]["message"]["content"]]
+
+
+def test_log_lines_are_bounded_printable_ascii() -> None:
+    formatter = JsonFormatter()
+
+    def written(message: str, **extra: Any) -> dict[str, Any]:
+        record = logging.makeLogRecord({"msg": message, "levelname": "INFO", **extra})
+        text = formatter.format(record)
+        assert text.isascii()
+        assert text.isprintable()
+        assert len(text) < 50_000
+        line: dict[str, Any] = json.loads(text)
+        return line
+
+    assert written("a", n=1, path="/x")["path"] == "/x"
+    nasty = "\x1b[31m\x7f\n\x85\u2028\u202e\ud800 é"
+    assert written(nasty, path=nasty)["path"] == nasty
+    assert written(nasty)["message"] == nasty
+    long = written("m" * 100_000, path="p" * 100_000, texts=["t" * 50_000] * 2)
+    assert long["message"].endswith("m... (100000 characters)")
+    assert long["path"].endswith("p... (100000 characters)")
+    assert long["texts"].endswith("t... (100008 characters)")
+    assert written("x", texts=["a", {"b": "é"}])["texts"] == ["a", {"b": "é"}]
+    try:
+        raise ValueError("v" * 100_000)
+    except ValueError:
+        failed = written("x", exc_info=sys.exc_info())
+    assert failed["exception"].startswith("(100")
+    assert len(failed["exception"]) < 9000
 
 
 def test_sigterm_lets_running_answers_end_and_nothing_new_in(model_path: Path) -> None:
