@@ -343,6 +343,22 @@ def test_tenants_share_a_cache_only_if_it_is_said(model_path: Path, tmp_path: Pa
         assert n_cached(served.url, "k2", "") == 0
 
 
+def test_a_tenant_sees_of_others_how_many_requests_run(model_path: Path) -> None:
+    with (
+        serve(model_path, options=("--n-ctx", "4096"), keys="k1,k2") as served,
+        httpx.Client(base_url=served.url, timeout=60) as http,
+    ):
+        bearer = {key: {"authorization": f"Bearer {key}"} for key in ("k1", "k2")}
+        body = {**ENDLESS, "stream": True}
+        url = "/v1/chat/completions"
+        with http.stream("POST", url, json=body, headers=bearer["k1"]) as running:
+            next(running.iter_bytes())
+            seen = {key: http.get("/pages/state", headers=bearer[key]).json() for key in bearer}
+        (model,) = seen["k1"]["models"]
+        assert [len(seen[key]["requests"]) for key in bearer] == [1, 0]
+        assert [seen[key]["models"][model]["n_other_requests"] for key in bearer] == [0, 1]
+
+
 def test_salts_of_tenants_are_unambiguous() -> None:
     tenants = ["a", "ab", "1", "1:a", "2:ab", ":", ""]
     salts = ["", "a", "b", "bc", "c", "1:a", ":a", "2:ab"]

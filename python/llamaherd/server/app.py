@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 from collections.abc import AsyncIterator
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 
 from llamaherd._core import __version__
 from llamaherd.server import (
@@ -93,12 +95,14 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        openapi_url=None,
     )
     app.state.context = Context(settings, pool, metrics)
     install_handlers(app)
     for router in _ROUTERS:
         app.include_router(router)
     describe_bounds(app, settings.limits.max_messages)
+    _serve_schema(app)
     app.state.draining = False
     app.state.batches = None
     app.add_middleware(
@@ -118,6 +122,21 @@ def create_app(
             allow_headers=["authorization", "content-type"],
         )
     return app
+
+
+def _serve_schema(app: FastAPI) -> None:
+    """At /openapi.json. It is written once: that takes long."""
+    lock = asyncio.Lock()
+    written: list[bytes] = []
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def schema(request: Request) -> Response:
+        context: Context = request.app.state.context
+        async with lock:
+            if not written:
+                made = await context.pools.texts.run(lambda: json.dumps(app.openapi()).encode())
+                written.append(made)
+        return Response(written[0], media_type="application/json")
 
 
 @contextlib.asynccontextmanager

@@ -92,7 +92,7 @@ function show() {
   for (const chart of charts) chart.show(history.points);
   showNow(history.last);
   showCells(model.metrics, requests);
-  showRequests(requests);
+  showRequests(requests, model.n_other_requests);
 }
 
 function showNow(point) {

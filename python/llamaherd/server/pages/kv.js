@@ -33,7 +33,7 @@ export function showCells(metrics, requests) {
 function ownCells(requests, needed) {
   const sizes = requests.map((request) => ({
     id: request.id,
-    value: request.n_prompt - (request.n_cached ?? 0) + request.n_completion,
+    value: request.n_prompt - request.n_cached + request.n_completion,
   }));
   const sum = sizes.reduce((all, { value }) => all + value, 0);
   const scale = sum > needed ? needed / sum : 1;

@@ -26,7 +26,7 @@ export function showLegend() {
   byId("parts-legend").replaceChildren(...entries);
 }
 
-export function showRequests(requests) {
+export function showRequests(requests, nOthers) {
   const longest = Math.max(0.001, ...requests.map(total));
   const shown = new Set(requests.map(({ id }) => id));
   for (const [id, item] of items) {
@@ -36,7 +36,8 @@ export function showRequests(requests) {
     }
   }
   for (const request of requests) showRequest(request, longest);
-  setText(byId("n-requests"), String(requests.length));
+  const others = nOthers ? ` + ${nOthers} of other keys` : "";
+  setText(byId("n-requests"), `${requests.length}${others}`);
   byId("no-requests").hidden = requests.length > 0;
 }
 
@@ -57,8 +58,7 @@ function headOf(request) {
   const texts = [`#${id}`, `class ${priority}`];
   if (tenant) texts.push(tenant);
   if (request.spent_s) {
-    const known = cached === null ? "" : `, ${count(cached)} cached`;
-    texts.push(`prompt ${count(prompt)}${known}`);
+    texts.push(`prompt ${count(prompt)}, ${count(cached)} cached`);
     texts.push(`${count(request.n_completion)} generated`);
   } else {
     texts.push("no token yet");
