@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
-from batch_stand_in import IDS, Routes, batches_in, begin, end, require_whole
+from batch_stand_in import COMPLETIONS, IDS, Routes, batches_in, begin, end, keep, require_whole
 from llamaherd import EngineConfig
 from llamaherd.server import batch_runner
 from llamaherd.server.batch_store import Batch, BatchStore, Ended
-from llamaherd.server.batches import lines_at_once
+from llamaherd.server.batches import Batches, lines_at_once
 from llamaherd.server.database import Database
 from llamaherd.server.keys import ApiKey
+from llamaherd.server.limits import Limits
 from llamaherd.server.running import Running
 
 T = TypeVar("T")
@@ -75,6 +77,138 @@ async def test_a_batch_whose_step_fails_goes_on(
     async with batches_in(tmp_path, Routes()) as batches:
         await require_whole(batches, await end(batches, await begin(batches)), tmp_path)
     assert n_failed == 1
+
+
+async def files_of(batches: Batches, batch: Batch) -> list[list[dict[str, Any]]]:
+    """The lines of a batch's output file and of its error file."""
+    found = []
+    for file_id in (batch.output_file_id, batch.error_file_id):
+        assert file_id
+        path = batches.files.path(await batches.files.find(file_id, ""))
+        found.append([json.loads(line) for line in path.read_text().splitlines()])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ("delete", "input_file_lost"),
+        ("folder", "input_file_lost"),
+        ("rewrite", "input_file_changed"),
+        ("cut", "input_file_changed"),
+    ],
+)
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_a_batch_that_loses_its_input_fails_with_what_is_done(
+    tmp_path: Path, change: str, code: str, restarts: bool
+) -> None:
+    routes = Routes()
+    routes.hangs = restarts
+    async with batches_in(tmp_path, routes) as batches:
+        if not restarts:
+            routes.open.clear()
+        batch = await begin(batches)
+        while len(routes.asked) < 2:
+            await asyncio.sleep(0.002)
+        path = tmp_path / "files" / batch.input_file_id
+        data = path.read_bytes()
+        path.unlink()
+        if change == "folder":
+            path.mkdir()
+        elif change == "rewrite":
+            path.write_bytes(data.replace(b"id", b"di"))
+        elif change == "cut":
+            path.write_bytes(data[: len(data) // 4])
+        routes.open.set()
+        if not restarts:
+            batch = await end(batches, batch)
+    routes.hangs = False
+    async with batches_in(tmp_path, routes) as batches:
+        batch = await end(batches, await batches.store.get(batch.id))
+        assert (batch.status, batch.n_total) == ("failed", 6)
+        assert [error["code"] for error in json.loads(batch.errors or "")] == [code]
+        assert batch.failed_at
+        if restarts:  # nothing was done
+            assert (batch.n_completed, batch.n_failed, batch.output_file_id) == (0, 6, None)
+            return
+        output, errors = await files_of(batches, batch)
+        assert [line["custom_id"] for line in output] == IDS[:2]
+        assert [line["custom_id"] for line in errors] == [*IDS[2:], IDS[0]]
+        assert [line["error"]["code"] for line in errors] == [*[code] * 3, "duplicate_custom_id"]
+
+
+@pytest.mark.parametrize("change", ["delete", "cut", "forget"])
+async def test_an_input_that_is_lost_before_it_is_read_fails_its_batch(
+    tmp_path: Path, change: str
+) -> None:
+    async with batches_in(tmp_path, Routes()) as batches:
+        file = await keep(batches, b"{}")
+        batch = await batches.store.add("", COMPLETIONS, file, ("1h", 3600), {})
+        if change == "delete":
+            batches.files.path(file).unlink()
+        elif change == "cut":
+            batches.files.path(file).write_bytes(b"")
+        else:
+            await batches.store._database.run(lambda c: c.execute("DELETE FROM files") and None)
+        batches.runner.start(batch)
+        batch = await end(batches, batch)
+        assert batch.status == "failed"
+        (error,) = json.loads(batch.errors or "")
+        assert error["code"] == ("input_file_changed" if change == "cut" else "input_file_lost")
+
+
+async def test_a_loss_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_runner, "_FIRST_PAUSE_S", 0.01)
+    record, n_failed = BatchStore.record, 0
+
+    async def failing(store: BatchStore, batch: Batch, ended: list[Ended]) -> None:
+        nonlocal n_failed
+        if n_failed < 2:
+            n_failed += 1
+            raise sqlite3.OperationalError("disk I/O error")
+        await record(store, batch, ended)
+
+    monkeypatch.setattr(BatchStore, "record", failing)
+    async with batches_in(tmp_path, Routes()) as batches:
+        batch = await begin(batches)
+        while not n_failed:
+            await asyncio.sleep(0.001)
+        (tmp_path / "files" / batch.input_file_id).unlink()
+        batch = await end(batches, batch)
+        assert batch.status == "failed"
+        assert batch.n_completed + batch.n_failed == 6
+
+
+async def test_lines_that_are_all_wrong(tmp_path: Path) -> None:
+    """Of as many as a file may hold; the event loop goes on meanwhile."""
+    limits = Limits(max_batch_lines=5000)
+    worst_s, last = 0.0, time.monotonic()
+
+    async def watch() -> None:
+        nonlocal worst_s, last
+        while True:
+            await asyncio.sleep(0.001)
+            worst_s, last = max(worst_s, time.monotonic() - last), time.monotonic()
+
+    async with batches_in(tmp_path, Routes(), limits=limits) as batches:
+        file = await keep(batches, b'{"custom_id": "x", "y": 1}\n' * 5000)
+        batch = await batches.store.add("", COMPLETIONS, file, ("1h", 3600), {})
+        watching = asyncio.ensure_future(watch())
+        batches.runner.start(batch)
+        batch = await end(batches, batch)
+        watching.cancel()
+        assert (batch.status, batch.n_failed) == ("completed", 5000)
+        path = tmp_path / "files" / str(batch.error_file_id)
+        assert len(path.read_text().splitlines()) == 5000
+        assert path.stat().st_size < 400 * 5000
+        assert worst_s < 5
+        file = await keep(batches, b"{}\n" * 5001)
+        batch = await batches.store.add("", COMPLETIONS, file, ("1h", 3600), {})
+        batches.runner.start(batch)
+        batch = await end(batches, batch)
+        assert (batch.status, batch.n_total, batch.error_file_id) == ("failed", 0, None)
+        (error,) = json.loads(batch.errors or "")
+        assert error["code"] == "too_many_lines"
 
 
 async def test_a_server_that_stops_waits_for_no_second_try(

@@ -316,7 +316,8 @@ MODULES: dict[str, str] = {
         " server.generation server.schemas server.sse"
     ),
     "server.run": (
-        "server.descriptors server.generation server.listener server.protocol server.settings"
+        "server.batches server.descriptors server.generation server.listener server.protocol"
+        " server.settings"
     ),
     "server.descriptors": "_core server.limits",
     "server.listener": "server.protocol",

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from uvicorn.server import HANDLED_SIGNALS
 
 from llamaherd.server.descriptors import fit_connections
+from llamaherd.server.batches import Batches
 from llamaherd.server.generation import Context
 from llamaherd.server.listener import Listener, listen
 from llamaherd.server.protocol import BoundedProtocol
@@ -108,6 +109,10 @@ class Server(uvicorn.Server):
     async def _drain(self) -> None:
         context: Context = self._app.state.context
         until = time.monotonic() + self._settings.drain_s
+        batches: Batches | None = self._app.state.batches
+        if batches is not None:
+            # Whatever ends the process from now on, it was not a line of a batch.
+            await batches.store.end_cleanly()
         while context.jobs and time.monotonic() < until:
             await asyncio.sleep(0.05)
         for job in list(context.jobs):
