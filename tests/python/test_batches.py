@@ -280,6 +280,16 @@ def test_requests_that_break_a_rule(client: OpenAI) -> None:
         client.batches.create(input_file_id="file-0", endpoint=COMPLETIONS, completion_window="24h")
 
 
+def test_a_refused_upload_does_not_harm_the_next_request(served: Served) -> None:
+    big = [("file", ("a", b"x")), ("file", ("b", b"x" * (4 << 20)))]
+    with httpx.Client(base_url=served.url, timeout=60) as http:
+        for _ in range(5):
+            answer = http.post("/v1/files", files=big, data={"purpose": "batch"})
+            assert (answer.status_code, answer.headers["connection"]) == (400, "close")
+            assert "one file" in answer.json()["error"]["message"]
+            assert http.get("/health").status_code == 200
+
+
 def test_there_is_no_batch_without_a_folder(model_path: Path) -> None:
     with serve(model_path, options=("--n-ctx", "1024")) as served, client_of(served) as client:
         for call in (client.files.list, client.batches.list, lambda: begin(client, ["{}"])):

@@ -63,7 +63,7 @@ class Guard:
         headers = {name.lower(): value for name, value in scope["headers"]}
         request_id = _request_id(headers.get(b"x-request-id", b""))
         scope.setdefault("state", {})["request_id"] = request_id
-        answer = _Answer(send, request_id)
+        answer = _Answer(send, request_id, is_upload=scope["path"] == _BATCH_FILES)
         span = self._spans.begin(scope["method"], scope["path"], headers)
         scope["state"]["span"] = span
         begin = time.monotonic()
@@ -71,7 +71,7 @@ class Guard:
             key = self._admit(scope, headers)
             scope["state"]["key"] = key
             with self._counted(scope, key):
-                await self._app(scope, self._bounded(scope, receive), answer.send)
+                await self._app(scope, self._bounded(scope, receive, answer), answer.send)
         except ApiError as error:
             if answer.status:
                 raise
@@ -130,7 +130,7 @@ class Guard:
         else:
             self._limits.require("max_body_mib", n_bytes, what="a body must hold")
 
-    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
+    def _bounded(self, scope: Scope, receive: Receive, answer: _Answer) -> Receive:
         n_bytes = 0
 
         async def bounded() -> Message:
@@ -138,6 +138,7 @@ class Guard:
             message = await receive()
             n_bytes += len(message.get("body", b""))
             self._require_small(scope, n_bytes)
+            answer.is_body_read = not message.get("more_body", False)
             return message
 
         return bounded
@@ -146,16 +147,19 @@ class Guard:
 class _Answer:
     """Notes an answer's status on its way, and adds the request's id."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, request_id: str, *, is_upload: bool) -> None:
         self._send = send
         self._id = request_id.encode("latin-1")
+        self._is_upload = is_upload
+        self.is_body_read = False
         self.status = 0
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers: list[Any] = [*message.get("headers", ()), (b"x-request-id", self._id)]
-            if self.status == 413:
+            is_cut = self._is_upload and self.status >= 400 and not self.is_body_read
+            if self.status == 413 or is_cut:
                 headers.append((b"connection", b"close"))  # the rest of the body is not read
             message = {**message, "headers": headers}
         await self._send(message)
