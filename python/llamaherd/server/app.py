@@ -86,6 +86,8 @@ def create_app(
                 yield
         finally:
             tending.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await tending
             await pool.close()
             await asyncio.to_thread(spans.close)
 

@@ -15,8 +15,8 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.server import HANDLED_SIGNALS
 
-from llamaherd.server.descriptors import fit_connections
 from llamaherd.server.batches import Batches
+from llamaherd.server.descriptors import fit_connections
 from llamaherd.server.generation import Context
 from llamaherd.server.listener import Listener, listen
 from llamaherd.server.protocol import BoundedProtocol
