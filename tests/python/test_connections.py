@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import resource
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -415,3 +416,22 @@ def test_too_few_descriptors_are_refused(model_path: Path) -> None:
     with serve(model_path, options=("--n-ctx", "2048"), n_descriptors=40) as served:
         assert served.process.wait(120) == 1
         served.logged("RLIMIT_NOFILE must leave descriptors for 4 connections; got 40")
+
+
+def test_a_server_out_of_descriptors_says_so_and_recovers(model_path: Path) -> None:
+    with serve(model_path, options=("--n-ctx", "2048"), n_descriptors=256) as served:
+        assert httpx.get(served.url + "/health", timeout=30).status_code == 200
+        n_open = len(list(Path(f"/proc/{served.process.pid}/fd").iterdir()))
+        resource.prlimit(served.process.pid, resource.RLIMIT_NOFILE, (n_open - 2, 256))
+        at = urlsplit(served.url)
+        assert at.hostname
+        assert at.port
+        with socket.create_connection((at.hostname, at.port), timeout=60) as client:
+            client.sendall(GET.replace(b"host: x", b"host: localhost") % b"health")
+            served.logged("connections cannot be accepted: [Errno 24] Too many open files")
+            time.sleep(1)
+            lines = [line for line in served.lines if "cannot be accepted" in line]
+            assert len(lines) == 1
+            resource.prlimit(served.process.pid, resource.RLIMIT_NOFILE, (256, 256))
+            assert client.recv(15) == b"HTTP/1.1 200 OK"
+        assert served.stop() == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -326,17 +327,41 @@ def n_cached(url: str, key: str, salt: str) -> int:
     return int(usage["prompt_tokens_details"]["cached_tokens"])
 
 
+def n_cached_in_batch(url: str, key: str, salt: str) -> int:
+    """The same of a batch of one line."""
+    headers = {"authorization": f"Bearer {key}"}
+    path = "/v1/chat/completions"
+    body = {**ASK, "cache_salt": salt, "max_tokens": 1}
+    line = {"custom_id": "1", "method": "POST", "url": path, "body": body}
+    with httpx.Client(base_url=url, headers=headers, timeout=60) as http:
+        form = {"file": ("x.jsonl", json.dumps(line).encode())}
+        file = http.post("/v1/files", files=form, data={"purpose": "batch"}).json()
+        asked = {"input_file_id": file["id"], "endpoint": path, "completion_window": "1h"}
+        batch = http.post("/v1/batches", json=asked).json()
+        deadline = time.monotonic() + 60
+        while batch["status"] != "completed":
+            assert time.monotonic() < deadline, batch
+            time.sleep(0.1)
+            batch = http.get(f"/v1/batches/{batch['id']}").json()
+        output = http.get(f"/v1/files/{batch['output_file_id']}/content").json()
+    usage = output["response"]["body"]["usage"]
+    return int(usage["prompt_tokens_details"]["cached_tokens"])
+
+
 def test_tenants_share_a_cache_only_if_it_is_said(model_path: Path, tmp_path: Path) -> None:
     keys = tmp_path / "keys.json"
     names = {"a": "k1", "ab": "k2"}
     entries = [{"name": name, "hash": digest_of(key)} for name, key in names.items()]
     keys.write_text(json.dumps(entries))
     options = ("--api-keys", str(keys), "--n-ctx", "4096")
-    with serve(model_path, options=options) as served:
+    data = ("--data-dir", str(tmp_path / "data"))
+    with serve(model_path, options=(*options, *data)) as served:
         assert n_cached(served.url, "k1", "bc") == 0
         assert n_cached(served.url, "k1", "bc") > 0
         for key, salt in (("k2", "c"), ("k2", "bc"), ("k2", ""), ("k1", ""), ("k1", "1:abc")):
             assert n_cached(served.url, key, salt) == 0, (key, salt)
+        assert n_cached_in_batch(served.url, "k1", "bc") > 0
+        assert n_cached_in_batch(served.url, "k2", "1:abc") == 0
     with serve(model_path, options=(*options, "--shared-cache")) as served:
         assert n_cached(served.url, "k1", "x") == 0
         assert n_cached(served.url, "k2", "x") > 0

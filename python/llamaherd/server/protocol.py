@@ -23,7 +23,7 @@ _LINGER_S = 1.0
 _LEAST_RATE = 1024  # bytes/s of a body
 _STATE_PATHS = ("/health", "/ready")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_PROBES_S = (0.0, 1.0, 10.0)  # after the client's end of the connection was closed
+_PROBES_S = (0.5, 2.0, 10.0)  # after the client's end of the connection was closed
 
 
 class BoundedProtocol(HttpToolsProtocol):
