@@ -102,7 +102,7 @@ def test_what_is_within_the_bounds_is_let_through() -> None:
         "é": "日本",
     }
     require_bounded(body, CHAT, "messages", Limits())
-    for path, kind in (("/v1/completions", {"prompt": [1] * 300_000}), ("/v1/score", {"": ["x"]})):
+    for path, kind in (("/v1/completions", {"prompt": [1] * 200_000}), ("/v1/score", {"": ["x"]})):
         require_bounded(kind, path, None, Limits())
     for value in (None, 1, "x", [], [[{}]]):
         require_bounded(value, CHAT, "messages", Limits())
@@ -166,3 +166,20 @@ def test_a_check_is_made_of_bodies_of_any_size() -> None:
     for body in (b"[5]", b"[5," + b"0," * (1 << 18) + b"0]"):
         with pytest.raises(ApiError, match="got 5"):
             asyncio.run(reader(body))
+
+
+def test_values_of_large_bodies_are_counted_before_they_are_parsed() -> None:
+    def require_few(n: int) -> None:
+        if n > 5000:
+            raise ApiError(400, "too many values")
+
+    def parsed(body: bytes) -> Any:
+        return asyncio.run(BodyReader().read(body, require_few=require_few))
+
+    text = json.dumps({"x": '[{,\\"' * 20_000}).encode()
+    assert len(parsed(text)["x"]) == 100_000  # they stand in a string
+    for body in (b"[" + b"[]," * 50_000 + b"[]]", b'["",' + b'"[",' * 50_000 + b"1]"):
+        with pytest.raises(ApiError, match="too many values"):
+            parsed(body)
+    with pytest.raises(json.JSONDecodeError):
+        parsed(b'"' + b"," * 100_000)

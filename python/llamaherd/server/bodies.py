@@ -40,7 +40,9 @@ class _Request(Request):
         _, field = _MESSAGES.get(path, ("", None))
         limits = context.settings.limits
         return await context.reader.read(
-            await self.body(), lambda value: require_bounded(value, path, field, limits)
+            await self.body(),
+            lambda value: require_bounded(value, path, field, limits),
+            lambda n: limits.require("max_json_values", n, what="a body must hold"),
         )
 
 

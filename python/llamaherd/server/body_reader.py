@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +14,9 @@ from llamaherd.server.errors import ApiError
 
 _BIG = 1 << 16  # bytes
 _REST = 4  # times what a big body took
+# A string, or what one value more than before is counted by.
+_VALUE = re.compile(rb'"[^"]*"?|[,\[{]')
+_COUNTED = 1024
 
 
 class BodyReader:
@@ -22,12 +27,19 @@ class BodyReader:
         self._turn = asyncio.Lock()
         self._rests_until = 0.0
 
-    async def read(self, body: bytes, check: Callable[[Any], None] = lambda _: None) -> Any:
+    async def read(
+        self,
+        body: bytes,
+        check: Callable[[Any], None] = lambda _: None,
+        require_few: Callable[[int], None] = lambda _: None,
+    ) -> Any:
         """What a body holds.
 
         Args:
           body: JSON.
           check: Called with it, in any thread; what it raises is raised.
+          require_few: Called before with the number of its values, or some smaller one that it
+            raises of.
 
         Raises:
           JSONDecodeError: It is no JSON.
@@ -38,15 +50,37 @@ class BodyReader:
             return _parse(body, check)
         async with self._turn:
             await asyncio.sleep(self._rests_until - time.monotonic())
-            return await asyncio.to_thread(self._parse_big, body, check)
+            return await asyncio.to_thread(self._parse_big, body, check, require_few)
 
-    def _parse_big(self, body: bytes, check: Callable[[Any], None]) -> Any:
+    def _parse_big(
+        self, body: bytes, check: Callable[[Any], None], require_few: Callable[[int], None]
+    ) -> Any:
         begin = time.thread_time()
+        collects = gc.isenabled()
         try:
+            _count_values(body, require_few)
+            # A collection for each few hundred new arrays would hold up everybody.
+            gc.disable()
             return _parse(body, check)
         finally:
+            if collects:
+                gc.enable()
             took = time.thread_time() - begin
             self._rests_until = time.monotonic() + _REST * took
+
+
+def _count_values(body: bytes, require_few: Callable[[int], None]) -> None:
+    """The parser keeps the interpreter's lock while it runs: what is too much it must not see."""
+    n_most = sum(body.count(mark) for mark in (b",", b"[", b"{"))
+    try:
+        require_few(n_most)  # as if no string held one of them
+    except ApiError:
+        n = 0
+        plain = body.replace(rb"\\", b"").replace(rb"\"", b"")
+        for found in _VALUE.finditer(plain):
+            n += found[0][:1] != b'"'
+            if n % _COUNTED == 0:
+                require_few(n)
 
 
 def _parse(body: bytes, check: Callable[[Any], None]) -> Any:

@@ -17,7 +17,7 @@ _TEXTS = {
     "/v1/score": "continuations",
 }
 # A string of JSON, or a bracket.
-_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{\]}]', re.DOTALL)
+_BRACKET = re.compile(r'"[^"]*"?|[\[{\]}]')
 
 
 def require_bounded(body: Any, path: str, messages_field: str | None, limits: Limits) -> None:
@@ -139,7 +139,8 @@ def _levels(text: str, most: int) -> int:
     if text.count("[") + text.count("{") <= most:
         return 0
     n = deepest = 0
-    for found in _BRACKET.finditer(text):
+    plain = text.replace(r"\\", "").replace(r"\"", "")
+    for found in _BRACKET.finditer(plain):
         if found[0] in "[{":
             n += 1
             deepest = max(deepest, n)

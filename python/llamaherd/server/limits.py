@@ -75,7 +75,7 @@ class Limits:
         128, "levels", "Arrays and objects inside each other in a body.", 400, "json_too_deep"
     )
     max_json_values: int = _limit(
-        1 << 19, "JSON values", "Objects, arrays and scalars of a body.", 400, "json_too_large"
+        1 << 18, "JSON values", "Objects, arrays and scalars of a body.", 400, "json_too_large"
     )
     max_json_keys: int = _limit(
         4096, "keys", "Keys of one object of a body.", 400, "json_too_large"
