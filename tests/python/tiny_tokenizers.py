@@ -14,7 +14,20 @@ _N_FF = 32
 _N_HEAD = 1
 
 # Special names that are prefixes, suffixes and parts of each other, and of equal length.
-CONTROL = ("<s>", "</s>", "<|a|>", "<|a|><|b|>", "<|b|>", "<|", "|>", "a|>b", "b<|a", "<<", "< <")
+CONTROL = (
+    "<s>",
+    "</s>",
+    "<|endoftext|>",
+    "<|a|>",
+    "<|a|><|b|>",
+    "<|b|>",
+    "<|",
+    "|>",
+    "a|>b",
+    "b<|a",
+    "<<",
+    "< <",
+)
 USER_DEFINED = ("<u>", "<u><u>", "\n\n", "\n\n\n", "\t\t", "u><", "é<", "日本")
 
 
