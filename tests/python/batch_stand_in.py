@@ -22,7 +22,7 @@ from llamaherd.server.keys import KeyRing
 from llamaherd.server.limits import Limits
 from llamaherd.server.running import Running
 from llamaherd.server.spans import Spans
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 COMPLETIONS = "/v1/completions"
 IDS = [f"id-{i}" for i in range(5)]
@@ -31,6 +31,11 @@ IDS = [f"id-{i}" for i in range(5)]
 def line_of(custom_id: str, **fields: Any) -> dict[str, Any]:
     line = {"custom_id": custom_id, "method": "POST", "url": COMPLETIONS}
     return {**line, "body": {"prompt": custom_id}, **fields}
+
+
+async def _half() -> AsyncIterator[bytes]:
+    yield b'{"text": '
+    raise ValueError("an answer that breaks off")
 
 
 LIMITS = Limits(max_body_mib=1000 / (1 << 20))
@@ -76,6 +81,8 @@ class Routes:
             self.n_busy -= 1
             error = {"error": {"message": "busy", "code": "queue_full"}}
             return JSONResponse(error, 429, {"retry-after": "0.01"})
+        if body["prompt"] == "half":
+            return StreamingResponse(_half())
         if body["prompt"] == IDS[3]:
             raise ValueError("a bug")
         return JSONResponse({"text": body["prompt"], "priority": body["priority"]})

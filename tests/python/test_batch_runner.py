@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from batch_stand_in import COMPLETIONS, IDS, Routes, batches_in, begin, end, keep, require_whole
+from batch_stand_in import (
+    COMPLETIONS,
+    IDS,
+    Routes,
+    batches_in,
+    begin,
+    end,
+    keep,
+    line_of,
+    require_whole,
+)
 from llamaherd import EngineConfig
 from llamaherd.server import batch_runner
 from llamaherd.server.batch_store import Batch, BatchStore, Ended
@@ -177,6 +187,16 @@ async def test_a_loss_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.Monke
         batch = await end(batches, batch)
         assert batch.status == "failed"
         assert batch.n_completed + batch.n_failed == 6
+
+
+async def test_an_answer_that_breaks_off_is_an_error(tmp_path: Path) -> None:
+    async with batches_in(tmp_path, Routes()) as batches:
+        batch = await begin(batches, lines=[line_of(name) for name in ("a", "half", "b")])
+        batch = await end(batches, batch)
+        assert (batch.status, batch.n_completed, batch.n_failed) == ("completed", 2, 1)
+        _, (error,) = await files_of(batches, batch)
+        assert (error["custom_id"], error["response"]["status_code"]) == ("half", 500)
+        assert error["response"]["body"]["error"]["message"] == "the server failed"
 
 
 async def test_lines_that_are_all_wrong(tmp_path: Path) -> None:

@@ -302,7 +302,7 @@ MODULES: dict[str, str] = {
         " server.spans"
     ),
     "server.origins": "server.errors server.settings",
-    "server.in_process": "server.keys server.spans",
+    "server.in_process": "server.errors server.keys server.spans",
     "server.isolation": "",
     "server.keys": "_core",
     "server.logprobs": "_core engine server.json_stream",

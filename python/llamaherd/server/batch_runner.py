@@ -44,6 +44,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0  # before a step that failed is tri
 _LOOK_S = 0.02  # how often for room among the requests of a key
 _PAGE = 500
 _N_TAKEN = 16  # lines that are marked in one transaction as under way
+_BIG = 1 << 18  # bytes of an answer that is not written on the event loop
 _N_WRITTEN = 50  # results in memory at once
 _MOST_ERRORS = 10
 _EMBEDDINGS = "/v1/embeddings"
@@ -293,7 +294,8 @@ class BatchRunner:
                 if answer is None:
                     return
                 if not _is_passing(answer):
-                    await self._batches.record(batch, [_ended(line, answer)])
+                    ended = await _ended(line, answer)
+                    await self._batches.record(batch, [ended])
                     return
             if self._draining():
                 return
@@ -375,9 +377,13 @@ def _request(path: Path, line: InputLine, endpoint: str) -> bytes:
     return json.dumps(body).encode()
 
 
-def _ended(line: InputLine, answer: Answer) -> Ended:
+async def _ended(line: InputLine, answer: Answer) -> Ended:
     assert line.custom_id is not None
-    text = answered_line(line.custom_id, answer.request_id, answer.status, answer.body)
+    values = line.custom_id, answer.request_id, answer.status, answer.body
+    if len(answer.body) > _BIG:
+        text = await asyncio.to_thread(answered_line, *values)
+    else:
+        text = answered_line(*values)
     return Ended(line.number, answer.status < 400, text)
 
 

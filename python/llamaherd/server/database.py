@@ -47,6 +47,7 @@ CREATE TABLE lines (
   begun INTEGER NOT NULL DEFAULT 0, n_crashes INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (batch, number));
 CREATE UNIQUE INDEX lines_by_custom_id ON lines (batch, custom_id);
+CREATE INDEX lines_under_way ON lines (batch) WHERE begun = 1 AND ok IS NULL;
 """
 # From a version to the next one.
 _MIGRATIONS = {
@@ -58,6 +59,7 @@ ALTER TABLE batches ADD COLUMN output_expires_s INTEGER;
 ALTER TABLE lines ADD COLUMN crc INTEGER;
 ALTER TABLE lines ADD COLUMN begun INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE lines ADD COLUMN n_crashes INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX lines_under_way ON lines (batch) WHERE begun = 1 AND ok IS NULL;
 """,
 }
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import uuid
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message
 
+from llamaherd.server.errors import ApiError, cancelled
 from llamaherd.server.keys import ApiKey
 from llamaherd.server.spans import Spans
+
+_logger = logging.getLogger("llamaherd.server")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,9 @@ class InProcess:
           body: JSON.
           key: On whose account.
           gone: When it is set the client counts as gone away.
+
+        Returns:
+          The answer; 500 if the route fails without one, 503 if it does when `gone` is set.
         """
         request_id = f"req-{uuid.uuid4().hex}"
         span = self._spans.begin("POST", path, {})
@@ -67,11 +74,14 @@ class InProcess:
         try:
             await self._app(scope, exchange.receive, exchange.send)
         except Exception:
-            if not exchange.status:
-                raise  # else it was answered, and is raised for the server's log
+            if not exchange.is_whole:  # else it is raised for the log of a server
+                _logger.exception("a batch's request failed")
         finally:
             span.end(exchange.status)
-        return exchange.answer(request_id)
+        if exchange.is_whole:
+            return exchange.answer(request_id)
+        error = cancelled() if gone.is_set() else ApiError(500, "the server failed")
+        return Answer(request_id, error.status, json.dumps(error.body).encode(), 1)
 
 
 class _Exchange:
@@ -83,6 +93,7 @@ class _Exchange:
         self._pieces: list[bytes] = []
         self._headers: dict[bytes, bytes] = {}
         self.status = 0
+        self.is_whole = False
 
     async def receive(self) -> Message:
         if self._body is not None:
@@ -97,6 +108,7 @@ class _Exchange:
             self._headers = dict(message.get("headers", ()))
         else:
             self._pieces.append(message.get("body", b""))
+            self.is_whole = not message.get("more_body", False)
 
     def answer(self, request_id: str) -> Answer:
         after_s = float(self._headers.get(b"retry-after", b"1"))
