@@ -23,7 +23,7 @@ _LINGER_S = 1.0
 _LEAST_RATE = 1024  # bytes/s of a body
 _STATE_PATHS = ("/health", "/ready")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_PROBES_S = (0.5, 2.0, 10.0)  # after the client's end of the connection was closed
+_PROBE_AFTER_S = 0.5
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -64,7 +64,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._n_unread = 0
         self._lingers = False
         self._half_closed_at: float | None = None
-        self._n_probes = 0
+        self._has_probed = False
         self._unanswered: list[Any] = []  # requests, the oldest first
         self.n_written = 0
         self._n_sent = 0
@@ -228,7 +228,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _check_half_closed(self, now: float) -> None:
         """Whether the client closed both ends is told by a reset, once something is sent to it: an
-        interim response, which every client of HTTP/1.1 passes over."""
+        interim response, which clients of HTTP/1.1 pass over. One only: some pass over no more."""
         assert self._half_closed_at is not None
         if _has_failed(self.transport):
             self.transport.abort()
@@ -236,9 +236,8 @@ class BoundedProtocol(HttpToolsProtocol):
         may_probe = not self.pipeline and not self.cycle.response_started
         if not may_probe or self.cycle.scope["http_version"] != "1.1":
             return
-        n_due = sum(now >= self._half_closed_at + after_s for after_s in _PROBES_S)
-        if n_due > self._n_probes:
-            self._n_probes = n_due
+        if not self._has_probed and now - self._half_closed_at > _PROBE_AFTER_S:
+            self._has_probed = True
             self.write(_CONTINUE)
 
     def _waits_for_head(self) -> bool:
