@@ -8,6 +8,8 @@ import dataclasses
 import json
 import resource
 import socket
+import ssl
+import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -75,7 +77,9 @@ class App:
 
 
 @contextlib.asynccontextmanager
-async def listening(app: Any, limits: Limits) -> AsyncIterator[Address]:
+async def listening(
+    app: Any, limits: Limits, context: ssl.SSLContext | None = None
+) -> AsyncIterator[Address]:
     """An application on a free port."""
     config = uvicorn.Config(app, log_config=None, lifespan="off", ws="none")
     config.load()
@@ -89,6 +93,8 @@ async def listening(app: Any, limits: Limits) -> AsyncIterator[Address]:
         make,
         max_connections=limits.max_connections,
         n_reserve=limits.reserved_connections,
+        context=context,
+        handshake_timeout_s=limits.header_timeout_s,
     )
     try:
         yield listener.sockets[0].getsockname()
@@ -113,8 +119,10 @@ class Client:
         self.writer = writer
 
     @classmethod
-    async def connect(cls, address: Address, sent: bytes = b"") -> Client:
-        client = cls(*await asyncio.open_connection(*address))
+    async def connect(
+        cls, address: Address, sent: bytes = b"", context: ssl.SSLContext | None = None
+    ) -> Client:
+        client = cls(*await asyncio.open_connection(*address, ssl=context))
         cls.made.append(client)
         client.writer.write(sent)
         return client
@@ -435,3 +443,29 @@ def test_a_server_out_of_descriptors_says_so_and_recovers(model_path: Path) -> N
             resource.prlimit(served.process.pid, resource.RLIMIT_NOFILE, (256, 256))
             assert client.recv(15) == b"HTTP/1.1 200 OK"
         assert served.stop() == 0
+
+
+def test_a_handshake_of_tls_that_does_not_come_ends_or_gives_way(
+    run: Callable[[Any], None], tmp_path: Path
+) -> None:
+    certificate, key = tmp_path / "c.pem", tmp_path / "k.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out"]
+    subprocess.run([*command.split(), *names, str(certificate)], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    limits = dataclasses.replace(QUICK, max_connections=4, header_timeout_s=2)
+
+    async def main() -> None:
+        async with listening(App(), limits, context) as address:
+            silent = [await Client.connect(address) for _ in range(8)]
+            noisy = await Client.connect(address, GET % b"")
+            assert b"200 OK" not in await noisy.end()
+            for _ in range(6):
+                client = await Client.connect(address, GET % b"", trusting)
+                assert (await client.answer())[0] == 200
+            for client in silent:
+                assert await client.end() == b""
+
+    run(main())

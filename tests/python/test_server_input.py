@@ -174,6 +174,18 @@ def test_an_unknown_model_path_and_method(http: httpx.Client) -> None:
         error_of(answer)
 
 
+def test_errors_quote_a_bounded_part_of_what_was_sent(http: httpx.Client) -> None:
+    answer = http.post("/v1/chat/completions", json={**ASK, "model": "m" * 1_000_000})
+    assert answer.status_code == 404
+    assert len(answer.content) < 3000
+    answer = http.post("/v1/chat/completions", json={**ASK, "f" * 1_000_000: 1})
+    assert answer.status_code == 400
+    error = error_of(answer)
+    assert error["message"].endswith("... (1000017 characters)")
+    assert error["param"].endswith("f... (1000000 characters)")
+    assert len(answer.content) < 3000
+
+
 def test_a_chat_model_makes_embeddings_only_if_it_says_how(http: httpx.Client) -> None:
     answer = http.post("/v1/embeddings", json={"input": "x"})
     assert answer.status_code == 400

@@ -32,6 +32,14 @@ _TYPES = {
 }
 
 
+# Characters: messages quote what was sent.
+_MOST_OF_MESSAGE, _MOST_OF_PARAM = 2000, 200
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
+
+
 class ApiError(HTTPException):
     """What a client is told instead of an answer."""
 
@@ -44,11 +52,12 @@ class ApiError(HTTPException):
         param: str | None = None,
         retry_after_s: float | None = None,
     ) -> None:
+        message = _cut(message, _MOST_OF_MESSAGE)
         super().__init__(status, message)
         self.status = status
         self.message = message
         self.code = code
-        self.param = param
+        self.param = param and _cut(param, _MOST_OF_PARAM)
         self.retry_after_s = retry_after_s
 
     @property

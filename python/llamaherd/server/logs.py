@@ -61,10 +61,10 @@ def _cut_front(text: str) -> str:
 
 
 def set_up_logs() -> None:
-    """Everything of llamaherd, the HTTP server and OpenTelemetry to stderr, as JSON lines."""
+    """What llamaherd and the libraries of its server log, to stderr as JSON lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
-    for name in ("llamaherd", "uvicorn", "opentelemetry"):
+    for name in ("llamaherd", "uvicorn", "opentelemetry", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(logging.INFO)
