@@ -205,7 +205,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def _check_body(self, now: float) -> None:
-        if self.flow.read_paused:  # what has come is not yet taken
+        # What has come is not yet taken, or the client waits to be asked for more.
+        if self.flow.read_paused or self.cycle.waiting_for_100_continue:
             self._body_since += now - self._body_at
             self._body_at = now
         timeout_s = self._limits.body_timeout_s
