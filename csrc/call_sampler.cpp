@@ -12,8 +12,8 @@ namespace {
 
 // Below so many logits the other threads have not begun before it is done.
 constexpr std::size_t kLogitsWorthSharing = std::size_t{1} << 17;
-// Everybody waits with it.
-constexpr std::chrono::seconds kLongestWait{5};
+// Of a call for masks that are late: everybody waits.
+constexpr std::chrono::milliseconds kPatience{2};
 
 }  // namespace
 
@@ -28,11 +28,12 @@ void CallSampler::sample(const CallPlan& call, Backend& backend, std::vector<Sta
   } else {
     for (std::int32_t i = 0; i < n_ready; ++i) run(i, 0);
   }
-  for (Row* row : late_) row->result = sample(*row->request, row->logits);
+  if (!late_.empty()) sample_late();
   out.assign(call.items.size(), {});
   for (Row& row : rows_) {
     Staged& staged = out[row.item];
     staged.poisoned |= row.result.poisoned;
+    staged.late |= row.result.late;
     if (!row.scored) {
       staged.token = row.result.token;
       staged.error = std::move(row.result.error);
@@ -76,20 +77,23 @@ void CallSampler::list_rows(const CallPlan& call, Backend& backend) {
 }
 
 Staged CallSampler::sample(const Request& request, std::span<float> logits) {
-  if (request.constraint && !request.constraint->ready()) {
-    const auto begin = std::chrono::steady_clock::now();
-    const Constraint::Wait wait = request.constraint->wait(kLongestWait);
-    wait_ns_ += (std::chrono::steady_clock::now() - begin) / std::chrono::nanoseconds(1);
-    ++n_waits_;
-    if (wait == Constraint::Wait::kAbandoned) return {};
-    if (wait == Constraint::Wait::kLate) {
-      Staged staged;
-      staged.error = "what output token " + std::to_string(request.n_output()) +
-                     " may be was not known within " + std::to_string(kLongestWait.count()) + " s";
-      return staged;
-    }
+  if (!request.constraint || request.constraint->ready()) {
+    return sample(request, logits, scratch_.front());
   }
-  return sample(request, logits, scratch_.front());
+  Staged staged;
+  staged.late = true;
+  return staged;
+}
+
+/// One after the other, so that they share the time that may be waited.
+void CallSampler::sample_late() {
+  const auto begin = std::chrono::steady_clock::now();
+  for (Row* row : late_) {
+    row->request->constraint->wait(begin + kPatience - std::chrono::steady_clock::now());
+    row->result = sample(*row->request, row->logits);
+  }
+  wait_ns_ += (std::chrono::steady_clock::now() - begin) / std::chrono::nanoseconds(1);
+  n_waits_ += std::ssize(late_);
 }
 
 /// Each token is drawn from the model's own distribution behind those before it. A guess decides
@@ -124,11 +128,12 @@ Staged CallSampler::sample(const Request& request, std::span<float> logits, RowS
   } else {
     const Sampler& sampler = request.sampler();
     std::span<const float> raw = logits;
-    if (request.n_logprobs() && (sampler.edits() || request.constraint)) {
+    const bool constrained = request.constraint && !request.constraint->allows_all();
+    if (request.n_logprobs() && (sampler.edits() || constrained)) {
       scratch.raw.assign(logits.begin(), logits.end());
       raw = scratch.raw;
     }
-    if (request.constraint) {
+    if (constrained) {
       staged = sample_constrained(sampler, *request.constraint, logits, scratch);
     } else {
       staged.token = sampler.sample(logits, scratch);

@@ -22,8 +22,7 @@ class CallSampler {
   /// All rows of a call that was decoded, on the backend's threads: out[i] is of call.items[i].
   void sample(const CallPlan& call, Backend& backend, std::vector<Staged>& out);
 
-  /// The request's next token by this row, which may be written. Waits if it must for what the
-  /// token may be.
+  /// The request's next token by this row, which may be written.
   Staged sample(const Request& request, std::span<float> logits);
 
   /// Rows that were waited for because of their constraint, and nanoseconds.
@@ -43,6 +42,7 @@ class CallSampler {
 
   static Staged sample(const Request& request, std::span<float> logits, RowScratch& scratch);
   void compute(Row& row, RowScratch& scratch) const;
+  void sample_late();
   void sample_drafts(Row& row, RowScratch& scratch) const;
   void list_rows(const CallPlan& call, Backend& backend);
 

@@ -12,8 +12,8 @@ bool is_poisoned(std::span<const float> logits) {
 
 }  // namespace
 
-Staged sample_constrained(const Sampler& sampler, Constraint& constraint, std::span<float> logits,
-                          RowScratch& scratch) {
+Staged sample_constrained(const Sampler& sampler, const Constraint& constraint,
+                          std::span<float> logits, RowScratch& scratch) {
   Staged staged;
   staged.error = constraint.error();
   if (!staged.error.empty()) return staged;
@@ -23,21 +23,12 @@ Staged sample_constrained(const Sampler& sampler, Constraint& constraint, std::s
     staged.token = forced;
     return staged;
   }
-  if (constraint.draws_first()) {
-    staged.token = sampler.choose(logits, scratch, Sampler::Draw::kFirst);
-    staged.poisoned = !staged.token;
-    if (staged.poisoned || constraint.allows(*staged.token)) return staged;
-  }
   constraint.restrict(logits);
-  staged.token = sampler.choose(
-      logits, scratch, constraint.draws_first() ? Sampler::Draw::kSecond : Sampler::Draw::kFirst);
+  staged.token = sampler.choose(logits, scratch);
   if (staged.token) return staged;
   staged.poisoned = is_poisoned(logits);
   if (staged.poisoned) return staged;
-  staged.error = constraint.error();
-  if (staged.error.empty()) {
-    staged.error = "the grammar has no way on: no token is allowed that the sampler may choose";
-  }
+  staged.error = "the grammar has no way on: no token is allowed that the sampler may choose";
   return staged;
 }
 

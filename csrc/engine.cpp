@@ -9,6 +9,11 @@ namespace llamaherd {
 namespace {
 
 // Some tens of rows of any vocabulary.
+constexpr std::chrono::nanoseconds kNanosecond{1};
+// How long a step without rows waits for a mask that is late.
+constexpr std::chrono::milliseconds kPatience{1};
+// For one mask.
+constexpr std::chrono::seconds kLongestWait{10};
 constexpr std::size_t kMaxPromptLogitsBytes = std::size_t{16} << 20;
 
 /// Whether rows can be computed and forgotten again at no cost to others.
@@ -59,9 +64,14 @@ void Engine::step(std::vector<Delta>& out) {
   const std::int64_t n_prefill_rows = metrics_.n_prefill_rows;
   cache_->expire_pins(begin_ns);
   end_overdue(begin_ns, out);
+  sample_late(out);
   StepPlan& plan = scheduler_.plan_step(begin_ns);
   apply(plan.kv_ops);
-  if (plan.empty()) return;
+  if (plan.empty()) {
+    // Else this would be asked again at once, and again.
+    if (!late_.empty()) late_.front()->constraint->wait(kPatience);
+    return;
+  }
   const bool any_decode = plan.any_decode;
   metrics_.n_decode_steps += any_decode;
   restore(plan);
@@ -128,6 +138,42 @@ void Engine::restore(const StepPlan& plan) {
   }
 }
 
+/// Samples rows of former calls whose masks were late.
+void Engine::sample_late(std::vector<Delta>& out) {
+  late_.clear();
+  for (const auto& request : scheduler_.running()) {
+    // Of one that was preempted meanwhile the row is computed again.
+    if (request->n_pending() > 0) request->late_row.clear();
+    if (!request->late_row.empty()) late_.push_back(request.get());
+  }
+  std::erase_if(late_, [&](Request* request) {
+    const std::int64_t now = now_ns();
+    Staged staged = sampler_.sample(*request, request->late_row);
+    if (staged.late && now - request->late_since_ns < kLongestWait / kNanosecond) return false;
+    if (staged.late) {
+      staged.error = "what output token " + std::to_string(request->n_output()) +
+                     " may be was not known within " + std::to_string(kLongestWait.count()) + " s";
+    } else if (staged.poisoned) {
+      staged.error =
+          "the logits of output token " + std::to_string(request->n_output()) + " are not finite";
+    }
+    request->late_row.clear();
+    StepGuard::commit(*request, request->kv_len(), staged);
+    hand_out(*request, staged, now, out);
+    return true;
+  });
+}
+
+void Engine::keep_late(const CallPlan& call) {
+  for (std::size_t i = 0; i < call.items.size(); ++i) {
+    if (!staged_[i].late || staged_[i].poisoned) continue;
+    const std::span<const float> row = backend_.logits(call.items[i].logits_row);
+    Request& request = *call.items[i].request;
+    request.late_row.assign(row.begin(), row.end());
+    request.late_since_ns = now_ns();
+  }
+}
+
 void Engine::start_known(const StepPlan& plan, std::vector<Delta>& out) {
   for (const KnownStart& start : plan.known_starts) {
     known_logits_.assign(start.logits.begin(), start.logits.end());  // sampling may change it
@@ -150,6 +196,7 @@ Engine::Outcome Engine::attempt(const CallPlan& call, std::vector<Delta>& out) {
   if (decoded) {
     if (sample(call)) outcome = Outcome::kPoisoned;
     guard.commit(staged_);
+    keep_late(call);
     for (const Staged& staged : staged_) metrics_.n_draft_accepted += std::ssize(staged.further);
     publish(call);
   } else {
@@ -367,8 +414,8 @@ void Engine::flush_cache() {
 Snapshot Engine::snapshot() const {
   Snapshot s;
   for (const auto& r : scheduler_.running()) {
-    s.running.push_back(
-        {r->id(), r->seq(), r->n_prompt(), r->n_tokens(), r->kv_len(), r->n_cells_needed()});
+    s.running.push_back({r->id(), r->seq(), r->n_prompt(), r->n_tokens(), r->kv_len(),
+                         r->n_cells_needed(), !r->late_row.empty()});
   }
   for (const PrefixCache::Belief& belief : cache_->beliefs()) {
     const bool in_use = belief.seq < pool_.n_seqs() && pool_.in_use(belief.seq);

@@ -99,6 +99,8 @@ class Engine {
 
   void apply(std::vector<KvOp>& ops);
   void save(const KvOp& op);
+  void sample_late(std::vector<Delta>& out);
+  void keep_late(const CallPlan& call);
   void start_known(const StepPlan& plan, std::vector<Delta>& out);
   void restore(const StepPlan& plan);
   void publish(const CallPlan& call);
@@ -148,6 +150,7 @@ class Engine {
   CallSampler sampler_;
   std::vector<Staged> staged_;
   std::vector<float> known_logits_;
+  std::vector<Request*> late_;
   std::vector<KvOp> ops_;
   std::string failure_;  // what the last failed decode said
   OutputLengths lengths_;

@@ -56,8 +56,7 @@ RequestId EngineThread::submit(std::vector<TokenId> prompt, const SamplingParams
     throw InvalidRequestError("a private request (cache=False) needs n and best_of 1; got " +
                               std::to_string(n_outputs) + " outputs");
   }
-  const auto* masked = dynamic_cast<const MaskConstraint*>(options.constraint.get());
-  if (masked) require_mask_words(masked->n_words());
+  if (options.constraint) require_mask_words(options.constraint->n_words());
   const std::int64_t now = now_ns();
   Submission submission{0, std::move(prompt), params, 0, now, options};
   submission.options.turn = {service.priority, service.tenant, deadline_ns(service.deadline_s, now),
@@ -72,11 +71,8 @@ RequestId EngineThread::submit(std::vector<TokenId> prompt, const SamplingParams
     n_tokens_queued_ += static_cast<std::int64_t>(submission.prompt.size());
     live_.insert(submission.id);
     if (options.constraint) {
-      submission.options.constraint = options.constraint->fresh();
-      if (masked) {
-        masked_.emplace(submission.id,
-                        std::static_pointer_cast<MaskConstraint>(submission.options.constraint));
-      }
+      submission.options.constraint = options.constraint->fresh(table_);
+      constraints_.emplace(submission.id, submission.options.constraint);
     }
     inbox_.submissions.push_back(submission);
   }
@@ -163,7 +159,7 @@ void EngineThread::clear_cache() {
 
 void EngineThread::require_mask_words(std::size_t n) const {
   const auto n_words = (static_cast<std::size_t>(limits_.n_vocab) + 31) / 32;
-  if (n == n_words) return;
+  if (n == n_words || n == 0) return;
   throw InvalidRequestError("a mask must have " + std::to_string(n_words) + " words; got " +
                             std::to_string(n));
 }
@@ -171,14 +167,14 @@ void EngineThread::require_mask_words(std::size_t n) const {
 void EngineThread::set_mask(RequestId id, std::int32_t index, TokenMask mask) {
   require_mask_words(mask.size());
   const std::lock_guard lock(mutex_);
-  const auto at = masked_.find(id);
-  if (at != masked_.end()) at->second->put(index, std::move(mask));
+  const auto at = constraints_.find(id);
+  if (at != constraints_.end()) at->second->put(index, std::move(mask));
 }
 
 void EngineThread::fail_mask(RequestId id, const std::string& error) {
   const std::lock_guard lock(mutex_);
-  const auto at = masked_.find(id);
-  if (at != masked_.end()) at->second->fail(error);
+  const auto at = constraints_.find(id);
+  if (at != constraints_.end()) at->second->fail(error);
 }
 
 std::vector<Delta> EngineThread::drain(double timeout_s) {
@@ -252,7 +248,7 @@ void EngineThread::publish(bool ended) {
   for (const Delta& delta : deltas_) {
     if (!delta.finish_reason) continue;
     live_.erase(delta.request_id);
-    masked_.erase(delta.request_id);
+    constraints_.erase(delta.request_id);
     cancelled_.erase(delta.request_id);
   }
   std::move(deltas_.begin(), deltas_.end(), std::back_inserter(outbox_));
@@ -297,7 +293,6 @@ void EngineThread::close() {
     const std::lock_guard lock(mutex_);
     closing_ = true;
     ended = ended_;
-    for (const auto& [id, masked] : masked_) masked->abandon();
     inbox_filled_.notify_one();
   }
   if (backend_) backend_->abort(true);

@@ -14,8 +14,8 @@
 #include <vector>
 
 #include "backend.h"
+#include "constraint.h"
 #include "engine.h"
-#include "mask_constraint.h"
 #include "params.h"
 #include "token_table.h"
 
@@ -59,9 +59,9 @@ class EngineThread {
   void unpin(const std::string& name);
   void clear_cache();
 
-  /// Which tokens may be output `index` of a request that was submitted with a MaskConstraint, or
-  /// that this cannot be said any more. A request that has ended is none of their business. Throws
-  /// InvalidRequestError if the mask's size is not that of the vocabulary.
+  /// Which tokens may be output `index` of a request that was submitted with a Constraint, or that
+  /// this cannot be said any more; nothing happens if the request has ended. Throws
+  /// InvalidRequestError if the mask's size is neither 0 nor that of the vocabulary.
   void set_mask(RequestId id, std::int32_t index, TokenMask mask);
   void fail_mask(RequestId id, const std::string& error);
 
@@ -135,7 +135,7 @@ class EngineThread {
   std::int64_t published_ns_ = 0;
   std::int64_t n_tokens_queued_ = 0;    // of prompts that do not run
   std::unordered_set<RequestId> live_;  // submitted, their last delta not published
-  std::unordered_map<RequestId, std::shared_ptr<MaskConstraint>> masked_;  // of these
+  std::unordered_map<RequestId, std::shared_ptr<Constraint>> constraints_;  // of these
   std::unordered_set<RequestId> cancelled_;  // of these, and the engine does not know it yet
   RequestId next_id_ = 1;
   int n_holds_ = 0;

@@ -30,7 +30,8 @@ void check_running(const Snapshot& s, Checker& check) {
     check.expect(s.sequences[r.seq].in_use, name + " holds a sequence that the pool thinks free");
     check.expect_equal(r.kv_len, s.sequences[r.seq].cache_length,
                        name + " committed vs the cache's length");
-    check.expect(0 <= r.kv_len && r.kv_len < r.n_tokens, name + " has no token pending");
+    check.expect(0 <= r.kv_len && r.kv_len < r.n_tokens + (r.is_late ? 1 : 0),
+                 name + " has no token pending");
     check.expect(r.n_prompt >= 1 && r.n_prompt <= r.n_tokens, name + " lost its prompt");
     check.expect(r.kv_len <= r.n_cells_needed, name + " uses more cells than it may");
   }

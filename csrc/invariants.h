@@ -17,6 +17,7 @@ struct Snapshot {
     Pos n_tokens = 0;
     Pos kv_len = 0;
     std::int32_t n_cells_needed = 0;
+    bool is_late = false;  // the mask of its next token
   };
   struct Sequence {
     SeqId seq = kNoSeq;

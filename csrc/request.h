@@ -145,6 +145,10 @@ class Request {
   /// What its output must obey, if anything.
   std::shared_ptr<Constraint> constraint;
 
+  /// The logits of its last token, while their mask is late: no token is pending then.
+  std::vector<float> late_row;
+  std::int64_t late_since_ns = 0;
+
   /// Is told what spend() is told.
   TraceLog* trace = nullptr;
 

@@ -133,17 +133,16 @@ void Sampler::edit(std::span<float> logits, std::int32_t n_ahead) const {
 std::optional<TokenId> Sampler::sample(std::span<float> logits, RowScratch& s,
                                        std::int32_t n_ahead) const {
   edit(logits, n_ahead);
-  return choose(logits, s, Draw::kFirst, n_ahead);
+  return choose(logits, s, n_ahead);
 }
 
 std::optional<TokenId> Sampler::choose(std::span<const float> logits, RowScratch& s,
-                                       Draw draw_index, std::int32_t n_ahead) const {
+                                       std::int32_t n_ahead) const {
   const RowScan scan = scan_row(logits, s.block_max);
   if (!scan.finite) return std::nullopt;
   if (params_.temperature == 0.0f || params_.top_k == 1) return scan.argmax;
 
-  const std::uint64_t seed = draw_index == Draw::kFirst ? seed_ : ~seed_;
-  const double uniform = uniform_at(seed, n_accepted_ + n_ahead);
+  const double uniform = uniform_at(seed_, n_accepted_ + n_ahead);
   const bool has_top_k =
       params_.top_k > 0 && static_cast<std::size_t>(params_.top_k) < logits.size();
   double total = 0;  // 0: the candidates' own mass is the total

@@ -29,10 +29,9 @@ class Sampler {
   std::optional<TokenId> sample(std::span<float> logits, RowScratch& scratch,
                                 std::int32_t n_ahead = 0) const;
 
-  /// The two steps of sample(). A second draw for the same token is independent of the first.
-  enum class Draw { kFirst, kSecond };
+  /// The two steps of sample().
   void edit(std::span<float> logits, std::int32_t n_ahead = 0) const;
-  std::optional<TokenId> choose(std::span<const float> logits, RowScratch& scratch, Draw draw,
+  std::optional<TokenId> choose(std::span<const float> logits, RowScratch& scratch,
                                 std::int32_t n_ahead = 0) const;
 
   bool has_penalties() const { return has_penalties_; }

@@ -15,6 +15,7 @@ struct Staged {
   std::optional<TokenLogprob> logprob;  // of the token, if asked for
   std::vector<TokenLogprob> scores;     // of prompt tokens
   bool poisoned = false;                // a logits row had a NaN or inf
+  bool late = false;                    // the mask of the next token is not there yet
   std::string error = {};               // why the request cannot have a next token
 };
 

@@ -9,7 +9,6 @@ namespace py = pybind11;
 namespace llamaherd {
 
 void bind_chat(py::module_& m) {
-  py::class_<Constraint, std::shared_ptr<Constraint>>(m, "Constraint", "What an output must obey.");
   py::class_<ToolCall>(m, "ToolCall", "One call of a tool by the model.")
       .def_readonly("id", &ToolCall::id, "Empty in formats that have none.")
       .def_readonly("name", &ToolCall::name)
@@ -20,10 +19,24 @@ void bind_chat(py::module_& m) {
       .def_readonly("reasoning", &ChatMessage::reasoning)
       .def_readonly("tool_calls", &ChatMessage::tool_calls);
 
+  py::class_<ToolGrammar>(m, "ToolGrammar", "What calls of tools must obey.")
+      .def_readonly("gbnf", &ToolGrammar::gbnf, "Empty: the answer is free.")
+      .def_readonly("lazy", &ToolGrammar::lazy,
+                    "It is obeyed from a trigger on, outside thoughts; else from the beginning of "
+                    "generation_prompt on.")
+      .def_readonly("words", &ToolGrammar::words, "Texts that are triggers.")
+      .def_readonly("patterns", &ToolGrammar::patterns,
+                    "Regular expressions that are triggers, from their first group on if they "
+                    "have one.")
+      .def_readonly("thought_begin", &ToolGrammar::thought_begin,
+                    "Empty: thoughts are not told apart.")
+      .def_readonly("thought_ends", &ToolGrammar::thought_ends)
+      .def_readonly("generation_prompt", &ToolGrammar::generation_prompt,
+                    "What the prompt holds of the answer.");
+
   py::class_<ChatFormat, std::shared_ptr<ChatFormat>>(
       m, "ChatFormat", "How a model writes its answer to one prompt. Thread-safe.")
-      .def_property_readonly("constraint", &ChatFormat::constraint,
-                             "What calls of tools must obey, for submit(); None: nothing.")
+      .def_property_readonly("grammar", &ChatFormat::grammar, "What calls of tools must obey.")
       .def("parse", &ChatFormat::parse, py::arg("text"), py::arg("whole"),
            py::call_guard<ReleasedGil>(),
            "An answer, or with whole=False its beginning, taken apart. Raises LlamaHerdError if it "

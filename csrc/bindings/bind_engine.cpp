@@ -38,7 +38,7 @@ Thread safety:
       .def("submit", &PyBatchEngine::submit, py::arg("prompt"), py::arg("params"),
            py::arg("streamed") = true, py::arg("cache_space") = CacheSpace{0},
            py::arg("service") = Service{}, py::arg("mask") = py::none(),
-           py::arg("constraint") = py::none(), R"pbdoc(
+           py::arg("triggers") = std::vector<std::string>{}, R"pbdoc(
 Queue one prompt for generation and return at once. Its outputs (best_of, else n) are requests
 with consecutive ids; where the queue is bounded they are let in together, as one.
 
@@ -51,7 +51,8 @@ Args:
   service: Copied.
   mask: Which tokens may be the first output: bit t % 32 of the 32-bit word t / 32 for token t.
     With it every further output token waits for its set_mask(). None: any.
-  constraint: What the output must obey. None: nothing.
+  triggers: Texts, names of special tokens among them. Without mask, any token may be output until
+    one of them stands there; from then on every token waits for its set_mask().
 
 Returns:
   The first request's id, unique for the life of this engine.
@@ -67,8 +68,9 @@ Thread safety:
 )pbdoc")
       .def("set_mask", &PyBatchEngine::set_mask, py::arg("request_id"), py::arg("index"),
            py::arg("mask"),
-           "Which tokens may be output token `index` of a request submitted with a mask; nothing "
-           "happens if it has ended. Raises InvalidRequestError if the size is wrong. Any thread.")
+           "Which tokens may be output token `index` of a request submitted with a mask or "
+           "triggers, b'' for any; nothing happens if it has ended. Raises InvalidRequestError if "
+           "the size is wrong. Any thread.")
       .def(
           "fail_mask",
           [](PyBatchEngine& self, RequestId id, const std::string& error) {
@@ -76,9 +78,9 @@ Thread safety:
           },
           py::arg("request_id"), py::arg("error"), release_gil(),
           "There will be no more masks: the request ends with this error. Any thread.")
-      .def("parse_grammar", &PyBatchEngine::parse_grammar, py::arg("text"), release_gil(),
-           "A grammar in GBNF, for submit(). Raises InvalidRequestError with the place of what is "
-           "wrong. Any thread.")
+      .def("token_name", &PyBatchEngine::token_name, py::arg("token"),
+           "What a token is in the text that triggers are looked for in: a special token's name, "
+           "of others the bytes. Any thread.")
       .def(
           "hold", [](PyBatchEngine& self) { self.engine().hold(); }, release_gil(),
           "No new step begins until release(): what is submitted meanwhile is planned together.")

@@ -92,11 +92,13 @@ void PyBatchEngine::close() {
 RequestId PyBatchEngine::submit(const py::object& prompt, const SamplingParams& params,
                                 bool streamed, std::optional<CacheSpace> cache_space,
                                 const Service& service, const std::optional<py::buffer>& mask,
-                                const std::optional<std::shared_ptr<Constraint>>& constraint) {
+                                const std::vector<std::string>& triggers) {
   std::vector<TokenId> tokens = to_tokens(prompt);
   SubmitOptions options{streamed, cache_space};
-  if (mask) options.constraint = std::make_shared<MaskConstraint>(to_mask(*mask));
-  if (constraint) options.constraint = *constraint;
+  if (mask || !triggers.empty()) {
+    options.constraint =
+        std::make_shared<Constraint>(mask ? to_mask(*mask) : TokenMask(), triggers);
+  }
   const ReleasedGil release;
   return engine().submit(std::move(tokens), params, options, service);
 }
@@ -105,10 +107,6 @@ void PyBatchEngine::set_mask(RequestId id, std::int32_t index, const py::buffer&
   TokenMask words = to_mask(mask);
   const ReleasedGil release;
   engine().set_mask(id, index, std::move(words));
-}
-
-std::shared_ptr<Constraint> PyBatchEngine::parse_grammar(const std::string& text) {
-  return std::make_shared<Grammar>(model()->llama, text);
 }
 
 std::vector<Delta> PyBatchEngine::drain(double timeout_s) {
@@ -130,12 +128,20 @@ std::vector<TokenId> PyBatchEngine::tokenize(const std::string& text, bool add_s
   return model()->llama.tokenize(text, add_special, parse_special);
 }
 
+void PyBatchEngine::require_token(TokenId token) const {
+  if (token >= 0 && token < info_.n_vocab) return;
+  throw InvalidRequestError("token ids must be in [0, " + std::to_string(info_.n_vocab) +
+                            "); got " + std::to_string(token));
+}
+
 py::bytes PyBatchEngine::token_bytes(TokenId token) {
-  if (token < 0 || token >= info_.n_vocab) {
-    throw InvalidRequestError("token ids must be in [0, " + std::to_string(info_.n_vocab) +
-                              "); got " + std::to_string(token));
-  }
+  require_token(token);
   return py::bytes(std::string(engine().table().piece(token)));
+}
+
+py::bytes PyBatchEngine::token_name(TokenId token) {
+  require_token(token);
+  return py::bytes(std::string(engine().table().name(token)));
 }
 
 py::str PyBatchEngine::detokenize(const py::object& ids, bool special) {

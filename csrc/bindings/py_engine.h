@@ -14,7 +14,6 @@
 #include "engine_thread.h"
 #include "fault_script.h"
 #include "llama/chat_template.h"
-#include "llama/grammar.h"
 #include "llama/llama_backend.h"
 #include "llama/llama_model.h"
 #include "logits_record.h"
@@ -49,12 +48,11 @@ class PyBatchEngine {
 
   RequestId submit(const py::object& prompt, const SamplingParams& params, bool streamed,
                    std::optional<CacheSpace> cache_space, const Service& service,
-                   const std::optional<py::buffer>& mask,
-                   const std::optional<std::shared_ptr<Constraint>>& constraint);
+                   const std::optional<py::buffer>& mask, const std::vector<std::string>& triggers);
 
   void set_mask(RequestId id, std::int32_t index, const py::buffer& mask);
 
-  std::shared_ptr<Constraint> parse_grammar(const std::string& text);
+  py::bytes token_name(TokenId token);
 
   /// What is wrong is logged where results are fetched: that happens however the engine does.
   std::vector<Delta> drain(double timeout_s);
@@ -78,6 +76,8 @@ class PyBatchEngine {
   std::shared_ptr<Model> model();
 
  private:
+  void require_token(TokenId token) const;
+
   /// What the model's memory allows, and the caller.
   std::string prefix_sharing() const;
 

@@ -5,7 +5,7 @@
 
 #include <vector>
 
-#include "mask_constraint.h"
+#include "constraint.h"
 #include "types.h"
 
 namespace llamaherd {

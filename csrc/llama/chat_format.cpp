@@ -2,64 +2,38 @@
 
 #include "chat.h"
 #include "error.h"
-#include "grammar.h"
-#include "outside_thought.h"
 
 namespace llamaherd {
 namespace {
 
-GrammarTriggers triggers_of(const std::vector<common_grammar_trigger>& from) {
-  GrammarTriggers triggers;
-  for (const common_grammar_trigger& trigger : from) {
+ToolGrammar grammar_of(const LlamaModel& model, const common_chat_params& params) {
+  ToolGrammar grammar{
+      params.grammar,           params.grammar_lazy,     {}, {}, params.thinking_start_tag,
+      params.thinking_end_tags, params.generation_prompt};
+  for (const common_grammar_trigger& trigger : params.grammar_triggers) {
     switch (trigger.type) {
       case COMMON_GRAMMAR_TRIGGER_TYPE_WORD:
-        triggers.patterns.push_back(regex_escape(trigger.value));
+        grammar.words.push_back(trigger.value);
         break;
       case COMMON_GRAMMAR_TRIGGER_TYPE_PATTERN:
-        triggers.patterns.push_back(trigger.value);
+        grammar.patterns.push_back(trigger.value);
         break;
       case COMMON_GRAMMAR_TRIGGER_TYPE_PATTERN_FULL:
-        triggers.patterns.push_back("^(?:" + trigger.value + ")$");
+        grammar.patterns.push_back("^(?:" + trigger.value + ")$");
         break;
       case COMMON_GRAMMAR_TRIGGER_TYPE_TOKEN:
-        triggers.tokens.push_back(trigger.token);
+        grammar.words.push_back(model.piece(trigger.token, true));
         break;
     }
   }
-  return triggers;
-}
-
-/// Without the blank that some tokenizers put in front.
-std::vector<TokenId> tokens_of(const LlamaModel& model, const std::string& text) {
-  std::vector<TokenId> tokens = model.tokenize(text, false, true);
-  if (!tokens.empty() && !text.starts_with(' ') && model.piece(tokens[0], true) == " ") {
-    tokens.erase(tokens.begin());
-  }
-  return tokens;
-}
-
-std::shared_ptr<Constraint> constraint_of(const LlamaModel& model,
-                                          const common_chat_params& params) {
-  if (params.grammar.empty()) return nullptr;
-  if (!params.grammar_lazy) {
-    // It is of the whole turn, of which the prompt holds the beginning.
-    auto grammar = std::make_shared<Grammar>(model, params.grammar);
-    for (TokenId token : tokens_of(model, params.generation_prompt)) grammar->accept(token);
-    if (!grammar->error().empty()) throw InvalidRequestError(grammar->error());
-    return grammar;
-  }
-  auto grammar =
-      std::make_shared<Grammar>(model, params.grammar, triggers_of(params.grammar_triggers));
-  if (params.thinking_start_tag.empty()) return grammar;
-  return std::make_shared<OutsideThought>(model, std::move(grammar), params.thinking_start_tag,
-                                          params.thinking_end_tags, params.generation_prompt);
+  return grammar;
 }
 
 }  // namespace
 
 ChatFormat::ChatFormat(const LlamaModel& model, const common_chat_params& params)
     : parser_(std::make_unique<common_chat_parser_params>(params)),
-      constraint_(constraint_of(model, params)) {
+      grammar_(grammar_of(model, params)) {
   parser_->reasoning_format = COMMON_REASONING_FORMAT_DEEPSEEK;
   if (!params.parser.empty()) parser_->parser.load(params.parser);
 }

@@ -4,7 +4,6 @@
 #include <string>
 #include <vector>
 
-#include "constraint.h"
 #include "llama_model.h"
 
 struct common_chat_params;
@@ -25,16 +24,27 @@ struct ChatMessage {
   std::vector<ToolCall> tool_calls;
 };
 
+/// What calls of tools must obey.
+struct ToolGrammar {
+  std::string gbnf;   // empty: the answer is free
+  bool lazy = false;  // it is obeyed from a trigger on, outside thoughts; else from the beginning
+                      // of generation_prompt on
+  std::vector<std::string> words,
+      patterns;               // the triggers: texts, and expressions of std::regex,
+                              // from whose first group on it is obeyed if they have one
+  std::string thought_begin;  // empty: thoughts are not told apart
+  std::vector<std::string> thought_ends;
+  std::string generation_prompt;  // what the prompt holds of the answer
+};
+
 /// How a model writes its answer to one prompt: where its thoughts end, and how it calls tools.
 /// Thread-safe.
 class ChatFormat {
  public:
-  /// Throws InvalidRequestError if the tools' grammar does not parse.
   ChatFormat(const LlamaModel& model, const common_chat_params& params);
   ~ChatFormat();
 
-  /// What the calls of tools must obey; null if the answer is free.
-  const std::shared_ptr<Constraint>& constraint() const { return constraint_; }
+  const ToolGrammar& grammar() const { return grammar_; }
 
   /// With `whole` false the text is the beginning of an answer. Throws LlamaHerdError if it is
   /// not in this format.
@@ -42,7 +52,7 @@ class ChatFormat {
 
  private:
   std::unique_ptr<common_chat_parser_params> parser_;
-  std::shared_ptr<Constraint> constraint_;
+  ToolGrammar grammar_;
 };
 
 }  // namespace llamaherd

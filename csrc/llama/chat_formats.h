@@ -10,12 +10,12 @@
 
 namespace llamaherd {
 
-/// Formats that were used lately, so that the same tools' grammar is parsed once. Thread-safe.
+/// Formats that were used lately, so that the same parser is made once. Thread-safe.
 class ChatFormats {
  public:
   explicit ChatFormats(std::size_t n_most = 64) : n_most_(n_most) {}
 
-  /// Throws as ChatFormat's constructor. `model` must always be the same.
+  /// `model` must always be the same.
   std::shared_ptr<const ChatFormat> get(const LlamaModel& model, const common_chat_params& params);
 
  private:

@@ -8,7 +8,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['BareModel', 'BatchEngine', 'Calibration', 'ChatFormat', 'ChatMessage', 'ChatPrompt', 'Constraint', 'Delta', 'DeviceInfo', 'Embedder', 'EngineConfig', 'EngineDeadError', 'FaultScript', 'FinishReason', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'Metrics', 'ModelLoadError', 'NotGenerativeError', 'QueueFullError', 'SamplingParams', 'Service', 'Timing', 'TokenLogprob', 'ToolCall', 'TraceCall', 'TraceSpan', 'cpu_features', 'cpu_kernels', 'default_n_threads', 'drain_log', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'resolve_preset', 'serve_rpc']
+__all__: list[str] = ['BareModel', 'BatchEngine', 'Calibration', 'ChatFormat', 'ChatMessage', 'ChatPrompt', 'Delta', 'DeviceInfo', 'Embedder', 'EngineConfig', 'EngineDeadError', 'FaultScript', 'FinishReason', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'Metrics', 'ModelLoadError', 'NotGenerativeError', 'QueueFullError', 'SamplingParams', 'Service', 'Timing', 'TokenLogprob', 'ToolCall', 'ToolGrammar', 'TraceCall', 'TraceSpan', 'cpu_features', 'cpu_kernels', 'default_n_threads', 'drain_log', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'resolve_preset', 'serve_rpc']
 class LlamaHerdError(RuntimeError):
     """
     Base of all errors that llamaherd raises.
@@ -723,10 +723,6 @@ class FaultScript:
     @property
     def n_spoiled(self) -> int:
         ...
-class Constraint:
-    """
-    What an output must obey.
-    """
 class ToolCall:
     """
     One call of a tool by the model.
@@ -757,6 +753,43 @@ class ChatMessage:
     @property
     def tool_calls(self) -> list[ToolCall]:
         ...
+class ToolGrammar:
+    """
+    What calls of tools must obey.
+    """
+    @property
+    def gbnf(self) -> str:
+        """
+        Empty: the answer is free.
+        """
+    @property
+    def generation_prompt(self) -> str:
+        """
+        What the prompt holds of the answer.
+        """
+    @property
+    def lazy(self) -> bool:
+        """
+        It is obeyed from a trigger on, outside thoughts; else from the beginning of generation_prompt on.
+        """
+    @property
+    def patterns(self) -> list[str]:
+        """
+        Regular expressions that are triggers, from their first group on if they have one.
+        """
+    @property
+    def thought_begin(self) -> str:
+        """
+        Empty: thoughts are not told apart.
+        """
+    @property
+    def thought_ends(self) -> list[str]:
+        ...
+    @property
+    def words(self) -> list[str]:
+        """
+        Texts that are triggers.
+        """
 class ChatFormat:
     """
     How a model writes its answer to one prompt. Thread-safe.
@@ -766,9 +799,9 @@ class ChatFormat:
         An answer, or with whole=False its beginning, taken apart. Raises LlamaHerdError if it is not in this format.
         """
     @property
-    def constraint(self) -> Constraint:
+    def grammar(self) -> ToolGrammar:
         """
-        What calls of tools must obey, for submit(); None: nothing.
+        What calls of tools must obey.
         """
 class ChatPrompt:
     """
@@ -872,10 +905,6 @@ class BatchEngine:
         """
         Facts of the model and limits in force.
         """
-    def parse_grammar(self, text: str) -> Constraint:
-        """
-        A grammar in GBNF, for submit(). Raises InvalidRequestError with the place of what is wrong. Any thread.
-        """
     def pin(self, name: str, prefix: typing.Any, cache_space: typing.SupportsInt | typing.SupportsIndex, ttl_s: typing.SupportsFloat | typing.SupportsIndex | None) -> None:
         """
         Evict a prefix last, once it is computed, for ttl_s seconds or, with None, for good. Any thread.
@@ -886,7 +915,7 @@ class BatchEngine:
         """
     def set_mask(self, request_id: typing.SupportsInt | typing.SupportsIndex, index: typing.SupportsInt | typing.SupportsIndex, mask: typing_extensions.Buffer) -> None:
         """
-        Which tokens may be output token `index` of a request submitted with a mask; nothing happens if it has ended. Raises InvalidRequestError if the size is wrong. Any thread.
+        Which tokens may be output token `index` of a request submitted with a mask or triggers, b'' for any; nothing happens if it has ended. Raises InvalidRequestError if the size is wrong. Any thread.
         """
     def start_trace(self) -> None:
         """
@@ -896,7 +925,7 @@ class BatchEngine:
         """
         Unthreaded engines: run one step. Returns whether there is more to do. Raises EngineDeadError. Any thread; one waits for the other.
         """
-    def submit(self, prompt: typing.Any, params: SamplingParams, streamed: bool = True, cache_space: typing.SupportsInt | typing.SupportsIndex | None = 0, service: Service = ..., mask: typing_extensions.Buffer | None = None, constraint: Constraint | None = None) -> int:
+    def submit(self, prompt: typing.Any, params: SamplingParams, streamed: bool = True, cache_space: typing.SupportsInt | typing.SupportsIndex | None = 0, service: Service = ..., mask: typing_extensions.Buffer | None = None, triggers: collections.abc.Sequence[str] = []) -> int:
         """
         Queue one prompt for generation and return at once. Its outputs (best_of, else n) are requests
         with consecutive ids; where the queue is bounded they are let in together, as one.
@@ -910,7 +939,8 @@ class BatchEngine:
           service: Copied.
           mask: Which tokens may be the first output: bit t % 32 of the 32-bit word t / 32 for token t.
             With it every further output token waits for its set_mask(). None: any.
-          constraint: What the output must obey. None: nothing.
+          triggers: Texts, names of special tokens among them. Without mask, any token may be output until
+            one of them stands there; from then on every token waits for its set_mask().
         
         Returns:
           The first request's id, unique for the life of this engine.
@@ -931,6 +961,10 @@ class BatchEngine:
     def token_bytes(self, token_id: typing.SupportsInt | typing.SupportsIndex) -> bytes:
         """
         What a token adds to a text; special tokens nothing. Any thread.
+        """
+    def token_name(self, token: typing.SupportsInt | typing.SupportsIndex) -> bytes:
+        """
+        What a token is in the text that triggers are looked for in: a special token's name, of others the bytes. Any thread.
         """
     def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
         """

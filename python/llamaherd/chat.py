@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from llamaherd import _core
 from llamaherd._core import Delta, FinishReason, InvalidRequestError, LlamaHerdError
 from llamaherd.params import require_unicode
 from llamaherd.prompt import Message
+from llamaherd.structured import Rule
+from llamaherd.tool_schemas import ToolSchemas
 
 # How long the text of an answer rests after it was parsed, in times of what that took; and the
 # seconds that are nothing.
@@ -65,22 +68,70 @@ class ChatOptions:
 
     def render(
         self, core: _core.BatchEngine, messages: Sequence[Message], *, add_generation_prompt: bool
-    ) -> _core.ChatPrompt:
+    ) -> ChatPrompt:
         """A conversation as the model reads it.
 
         Raises:
           InvalidRequestError: As `BatchEngine.apply_chat_template`.
         """
         tools = self._chosen()
-        return core.apply_chat_template(
+        choice = self.tool_choice if self.tool_choice in _CHOICES else "required"
+        apply = partial(
+            core.apply_chat_template,
             messages_json=_json("messages", list(messages)),
-            tools_json=_json("tools", tools) if tools else "",
-            tool_choice=self.tool_choice if self.tool_choice in _CHOICES else "required",
             parallel_tool_calls=bool(self.parallel_tool_calls),
             thinking=bool(self.thinking),
             template_kwargs_json=_kwargs_json(dict(self.template_kwargs or {})),
             add_generation_prompt=add_generation_prompt,
         )
+        if not tools or choice == "none" or not add_generation_prompt:
+            tools_json = _json("tools", tools) if tools else ""
+            plain = apply(tools_json=tools_json, tool_choice=choice)
+            return ChatPrompt(plain.text, plain.stop, plain.preserved_tokens, plain.format, None)
+        tools_json = _json("tools", tools)
+        schemas = ToolSchemas(tools)
+        shown = apply(tools_json=tools_json, tool_choice="none")
+        marked, by_mark = schemas.marked_whole()
+        called = apply(tools_json=_json("tools", marked), tool_choice=choice)
+        if not _holds_all(called.format, by_mark):
+            marked, by_mark = schemas.marked_apart()
+            called = apply(tools_json=_json("tools", marked), tool_choice=choice)
+        rule = None
+        if called.format is not None and called.format.grammar.gbnf:
+            grammar = called.format.grammar
+            rule = Rule(
+                "tools",
+                grammar.gbnf,
+                tuple(by_mark.items()),
+                frozenset(called.preserved_tokens),
+                "" if grammar.lazy else grammar.generation_prompt,
+            )
+        return ChatPrompt(shown.text, called.stop, called.preserved_tokens, called.format, rule)
+
+
+@dataclass(frozen=True)
+class ChatPrompt:
+    """A conversation as the model reads it.
+
+    Attributes:
+      text: With the names of special tokens.
+      stop: Strings that end the assistant's turn.
+      preserved_tokens: Special tokens that the format is read by.
+      format: How the answer is read; None: its text is its content.
+      rule: What calls of tools must obey, as format.grammar says; None: there are none.
+    """
+
+    text: str
+    stop: list[str]
+    preserved_tokens: list[int]
+    format: _core.ChatFormat | None
+    rule: Rule | None
+
+
+def _holds_all(format_: _core.ChatFormat | None, marks: Iterable[str]) -> bool:
+    if format_ is None:
+        return True
+    return all(json.dumps(mark) in format_.grammar.gbnf for mark in marks)
 
 
 def _name_of(tool: Any) -> Any:

@@ -14,8 +14,9 @@ from typing import Any, cast
 
 from llamaherd import _core, calibration, logs, trace
 from llamaherd._core import EngineDeadError, Health, InvalidRequestError, Metrics
-from llamaherd.chat import ChatOptions
+from llamaherd.chat import ChatOptions, ChatPrompt
 from llamaherd.loading import load_core
+from llamaherd.masks import Obeyed, Triggers
 from llamaherd.models import resolve
 from llamaherd.params import EngineConfig, SamplingParams, Service, require_unicode
 from llamaherd.prefix_cache import PrefixCache, request_space
@@ -23,7 +24,7 @@ from llamaherd.prepared import Prepared
 from llamaherd.prompt import Message, Prompt, TokenIds, is_messages
 from llamaherd.pump import StreamTable, close, pump
 from llamaherd.stream import Stream
-from llamaherd.structured import Guide, Rule
+from llamaherd.structured import Rule
 
 # A prefix is computed when the token behind it is.
 _ONE_TOKEN = SamplingParams(max_tokens=1, temperature=0)
@@ -74,7 +75,7 @@ class BatchEngine:
         )
         if kept is None and self._core.calibration is not None:
             calibration.store(self.path, self.config, self._core.calibration)
-        self._table = StreamTable(self._core)
+        self._table = StreamTable(self._core, threaded=threaded)
         thread = None
         if threaded:
             # Neither may hold the engine itself: it could then never be dropped.
@@ -172,7 +173,7 @@ class BatchEngine:
             raise TypeError(f"params must be a SamplingParams; got {type(params).__name__}")
         core_params = params._to_core()
         rule = params.rule
-        guide = self._table.guides.make(rule) if rule is not None else None
+        obeyed = None if rule is None else Obeyed(self._table.guides.make(rule))
         chat_format = None
         is_chat = is_messages(prompt)
         if is_messages(prompt):
@@ -182,17 +183,33 @@ class BatchEngine:
             if rule is None and rendered.format is not None:
                 chat_format = rendered.format
                 core_params.preserved_tokens = rendered.preserved_tokens
-                if chat_format.constraint:
-                    guide = Guide(None, None, chat_format.constraint)
+                obeyed = self._obeyed_by(rendered)
         elif chat is not None:
             raise InvalidRequestError("chat needs a prompt of messages")
         if isinstance(prompt, str):
             prompt = self._encode(prompt)
-        return Prepared(cast("TokenIds", prompt), core_params, guide, is_chat, chat_format)
+        return Prepared(cast("TokenIds", prompt), core_params, obeyed, is_chat, chat_format)
+
+    def _obeyed_by(self, rendered: ChatPrompt) -> Obeyed | None:
+        """What calls of tools must obey."""
+        if rendered.rule is None or rendered.format is None:
+            return None
+        guide = self._table.guides.make(rendered.rule)
+        grammar = rendered.format.grammar
+        if not grammar.lazy:
+            return Obeyed(guide)
+        triggers = Triggers(
+            words=tuple(grammar.words),
+            patterns=tuple(grammar.patterns),
+            thought_begin=grammar.thought_begin,
+            thought_ends=tuple(grammar.thought_ends),
+            before=grammar.generation_prompt,
+        )
+        return Obeyed(guide, triggers)
 
     def _render(
         self, messages: Sequence[Message], chat: ChatOptions, rule: Rule | None
-    ) -> _core.ChatPrompt:
+    ) -> ChatPrompt:
         if rule is not None:
             if chat.tools and chat.tool_choice != "none":
                 raise InvalidRequestError(f"an answer may call tools or obey {rule.kind}; got both")
@@ -203,7 +220,7 @@ class BatchEngine:
         self, prepared: Prepared, space: int | None, service: Service, *, keep_deltas: bool
     ) -> Stream:
         core_service = service._to_core()
-        params, guide = prepared.params, prepared.guide
+        params, obeyed = prepared.params, prepared.obeyed
         n_outputs = params.best_of or params.n
         keep_logprobs = params.logprobs is not None
         if n_outputs > params.n and not keep_logprobs:
@@ -213,15 +230,15 @@ class BatchEngine:
             first = self._core.submit(
                 prepared.token_ids,
                 params,
-                streamed=keep_deltas or guide is not None,
+                streamed=keep_deltas or obeyed is not None,
                 cache_space=space,
                 service=core_service,
-                mask=guide.first_mask if guide else None,
-                constraint=guide.constraint if guide else None,
+                mask=obeyed.first_mask if obeyed else None,
+                triggers=obeyed.words if obeyed else [],
             )
             request_ids = range(first, first + n_outputs)
-            if guide is not None:
-                self._table.guides.start(request_ids, guide)
+            if obeyed is not None:
+                self._table.masks.start(request_ids, obeyed)
             stream = Stream(
                 request_ids,
                 self._core.cancel,
@@ -299,7 +316,7 @@ class BatchEngine:
         chat: ChatOptions | None = None,
         *,
         add_generation_prompt: bool = True,
-    ) -> _core.ChatPrompt:
+    ) -> ChatPrompt:
         """A conversation as the model reads it: its text, and strings (stop) that end the answer.
 
         Args:

@@ -8,11 +8,25 @@ draft 2020-12. The rest is left as it is, to be refused by name.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import cached_property
+from math import lcm
 from typing import Any, TypeAlias
 
+from llamaherd._core import InvalidRequestError
+
 Schema: TypeAlias = "dict[str, Any] | bool"
+
+MAX_VALUES = 10_000  # objects, arrays and scalars
+MAX_DEPTH = 64  # of arrays and objects
+MAX_BYTES = 512 * 1024  # as JSON
+# Least common multiple of all numbers of multipleOf without decimal points: llguidance makes an
+# automaton of as many states.
+MAX_MULTIPLE = 10_000
+# Steps of looking for what a schema evaluates; beyond them it counts as unknown.
+_MAX_EVALUATED = 10_000
 
 _BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _SINGLE = (
@@ -32,11 +46,109 @@ _COUNTS = ("Items", "Length", "Properties", "Contains")
 # What is evaluated by these hangs on the value.
 _CONDITIONAL = ("anyOf", "oneOf", "if", "dependentSchemas", "$dynamicRef", "$recursiveRef")
 _OBJECT_KEYWORDS = ("properties", "patternProperties", "additionalProperties", "required")
+# With one of these, an object may have more properties than are listed beside it.
+_OPENING = (
+    "additionalProperties",
+    "unevaluatedProperties",
+    "patternProperties",
+    "propertyNames",
+    "$ref",
+    "allOf",
+    "anyOf",
+    "oneOf",
+    "if",
+    "dependentSchemas",
+)
 _NO_OBJECT = {"type": ["null", "boolean", "number", "string", "array"]}
 
 
+def to_text(what: str, schema: Mapping[str, Any] | bool) -> str:
+    """An equivalent schema for llguidance, as JSON.
+
+    Args:
+      what: The schema's name in messages.
+      schema: Holds JSON values. Not changed.
+
+    Raises:
+      InvalidRequestError: It does not, is too large, or allows no value.
+    """
+    try:
+        text = json.dumps(schema)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequestError(f"{what} must hold JSON values: {error}") from None
+    if len(text) > MAX_BYTES:
+        raise InvalidRequestError(
+            f"{what} must have at most {MAX_BYTES} bytes of JSON; got {len(text)}"
+        )
+    # Through text: what is simplified holds JSON's own types and no cycles.
+    copy = json.loads(text)
+    require_usable(what, copy)
+    simple = simplify(copy)
+    if simple is False:
+        raise InvalidRequestError(f"{what} allows no value")
+    return json.dumps({} if simple is True else simple)
+
+
+def require_usable(what: str, schema: Any) -> None:
+    """Refuse a schema that takes too long to make ready.
+
+    Raises:
+      InvalidRequestError: It is too large; the message says what is.
+    """
+    n_values = 0
+    multiples: set[int] = set()
+    left = [(schema, 0)]
+    while left:
+        value, depth = left.pop()
+        n_values += 1
+        if n_values > MAX_VALUES:
+            raise InvalidRequestError(f"{what} must hold at most {MAX_VALUES} JSON values")
+        if depth > MAX_DEPTH:
+            raise InvalidRequestError(f"{what} must be at most {MAX_DEPTH} levels deep")
+        if isinstance(value, dict):
+            left += [(child, depth + 1) for child in value.values()]
+            multiple = value.get("multipleOf")
+            if isinstance(multiple, int | float) and not isinstance(multiple, bool):
+                multiples.add(_without_point(multiple))
+        elif isinstance(value, list):
+            left += [(child, depth + 1) for child in value]
+    if lcm(*multiples) > MAX_MULTIPLE:
+        raise InvalidRequestError(
+            f"{what} must have numbers of multipleOf whose least common multiple is at "
+            f"most {MAX_MULTIPLE}, without decimal points; got {sorted(multiples)}"
+        )
+
+
+def closed(schema: Any) -> Any:
+    """A schema, which `require_usable` took, whose objects with listed properties have no others
+    unless it says what they are, or lists properties in several places."""
+    if not isinstance(schema, Mapping):
+        return schema
+    s = dict(schema)
+    for keyword in _BY_NAME:
+        if isinstance(s.get(keyword), Mapping):
+            s[keyword] = {name: closed(sub) for name, sub in s[keyword].items()}
+    for keyword in ("items", "additionalProperties"):
+        if keyword in s:
+            s[keyword] = closed(s[keyword])
+    for keyword in ("anyOf", "oneOf", "prefixItems"):
+        if isinstance(s.get(keyword), list) and "properties" not in s:
+            s[keyword] = [closed(sub) for sub in s[keyword]]
+    if "properties" in s and not any(keyword in s for keyword in _OPENING):
+        s["additionalProperties"] = False
+    return s
+
+
+def _without_point(number: int | float) -> int:
+    parts = Decimal(repr(number)).as_tuple()
+    if not isinstance(parts.exponent, int) or abs(parts.exponent) > 20:
+        return MAX_MULTIPLE + 1
+    digits = int("".join(map(str, parts.digits)))
+    return max(1, digits * int(10 ** max(0, parts.exponent)))
+
+
 def simplify(schema: Schema) -> Schema:
-    """An equivalent schema. The argument is not changed."""
+    """An equivalent schema. The argument, which `require_usable` took, is not changed."""
     simple: Schema = _Simplifier(schema).simplify(schema)
     return simple
 
@@ -63,6 +175,11 @@ class _Evaluated:
 class _Simplifier:
     def __init__(self, root: Schema) -> None:
         self._root = root
+        self._n_evaluated = 0
+
+    @cached_property
+    def _has_ids(self) -> bool:
+        return _has_ids(self._root)
 
     def simplify(self, schema: Any) -> Any:
         if not isinstance(schema, dict):
@@ -103,7 +220,12 @@ class _Simplifier:
         """Of a schema and those that apply beside it."""
         if not isinstance(schema, dict):
             return _Evaluated()
-        if depth > 20 or any(keyword in schema for keyword in _CONDITIONAL):
+        self._n_evaluated += 1
+        if (
+            depth > 20
+            or self._n_evaluated > _MAX_EVALUATED
+            or any(keyword in schema for keyword in _CONDITIONAL)
+        ):
             return None
         found = _Evaluated(
             names=set(schema.get("properties", {})),
@@ -131,12 +253,7 @@ class _Simplifier:
 
     def _target(self, ref: Any) -> Any:
         """None: not a plain place in this document."""
-        if (
-            not isinstance(ref, str)
-            or not ref.startswith("#")
-            or "%" in ref
-            or _has_ids(self._root)
-        ):
+        if not isinstance(ref, str) or not ref.startswith("#") or "%" in ref or self._has_ids:
             return None
         at: Any = self._root
         for part in ref[1:].split("/")[1:]:

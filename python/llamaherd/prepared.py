@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from llamaherd import _core
 from llamaherd.chat import ReplyReader
+from llamaherd.masks import Obeyed
 from llamaherd.prompt import TokenIds
-from llamaherd.structured import Guide
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Prepared:
 
     token_ids: TokenIds
     params: _core.SamplingParams
-    guide: Guide | None = None
+    obeyed: Obeyed | None = None
     is_chat: bool = False
     chat_format: _core.ChatFormat | None = None
 

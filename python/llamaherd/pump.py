@@ -10,8 +10,9 @@ import threading
 
 from llamaherd import _core, logs
 from llamaherd._core import Delta
+from llamaherd.guides import Guides
+from llamaherd.masks import Masks
 from llamaherd.stream import Stream, Waiter
-from llamaherd.structured import Guides
 
 _logger = logging.getLogger("llamaherd")
 
@@ -19,17 +20,18 @@ _logger = logging.getLogger("llamaherd")
 class StreamTable:
     """The streams that wait for deltas, by request id."""
 
-    def __init__(self, core: _core.BatchEngine) -> None:
+    def __init__(self, core: _core.BatchEngine, *, threaded: bool) -> None:
         self.lock = threading.Lock()
         self.streams: dict[int, Stream] = {}
         self.guides = Guides(core)
+        self.masks = Masks(core, threaded=threaded)
 
     def deliver(self, deltas: list[Delta]) -> None:
         """Hand deltas to their streams; wakes each event loop once."""
         if not deltas:
             return
         with self.lock:
-            self.guides.advance(deltas)  # first: the engine waits for it
+            self.masks.advance(deltas)  # first: the engine waits for it
         waiters: list[Waiter] = []
         with self.lock:
             for delta in deltas:

@@ -7,9 +7,9 @@
 #include <thread>
 
 #include "constrained.h"
+#include "constraint.h"
 #include "engine_thread_fixture.h"
 #include "error.h"
-#include "mask_constraint.h"
 
 namespace llamaherd {
 namespace {
@@ -22,33 +22,6 @@ TokenMask mask_of(std::initializer_list<TokenId> tokens) {
   return mask;
 }
 
-/// Allows some tokens, and looks at those drawn before it restricts the row, or not.
-class Allows final : public Constraint {
- public:
-  Allows(std::vector<TokenId> tokens, bool draws_first)
-      : tokens_(std::move(tokens)), draws_first_(draws_first) {}
-  std::shared_ptr<Constraint> fresh() const override {
-    return std::make_shared<Allows>(tokens_, draws_first_);
-  }
-  std::string error() const override { return error_; }
-  bool draws_first() const override { return draws_first_; }
-  bool allows(TokenId token) override {
-    return std::find(tokens_.begin(), tokens_.end(), token) != tokens_.end();
-  }
-  void restrict(std::span<float> logits) override {
-    for (std::size_t i = 0; i < logits.size(); ++i) {
-      if (!allows(static_cast<TokenId>(i))) logits[i] = -std::numeric_limits<float>::infinity();
-    }
-  }
-  void accept(TokenId) noexcept override {}
-
-  std::string error_;
-
- private:
-  std::vector<TokenId> tokens_;
-  bool draws_first_;
-};
-
 std::vector<float> row() {
   std::vector<float> logits(kVocab);
   for (std::size_t i = 0; i < logits.size(); ++i) logits[i] = static_cast<float>(i * 37 % 20) / 8;
@@ -57,51 +30,51 @@ std::vector<float> row() {
 
 TEST(Constrained, DrawsInProportionAmongWhatIsAllowed) {
   std::vector<TokenId> allowed;
-  for (TokenId token = 3; token < kVocab; token += 4) allowed.push_back(token);
+  TokenMask mask = mask_of({});
+  for (TokenId token = 3; token < kVocab; token += 4) {
+    allowed.push_back(token);
+    mask[token / 32] |= 1u << (token % 32);
+  }
   double total = 0;
   for (const TokenId token : allowed) total += std::exp(double{row()[token]});
-  for (const bool draws_first : {false, true}) {
-    Allows constraint(allowed, draws_first);
-    Sampler sampler({}, 7, make_table(), {}, 0);
-    RowScratch scratch;
-    std::map<TokenId, int> counts;
-    constexpr int kDraws = 40000;
-    for (int i = 0; i < kDraws; ++i) {
-      std::vector<float> logits = row();
-      const Staged staged = sample_constrained(sampler, constraint, logits, scratch);
-      ASSERT_TRUE(staged.token && constraint.allows(*staged.token));
-      sampler.accept(*staged.token);
-      ++counts[*staged.token];
-    }
-    double chi_square = 0;
-    for (const TokenId token : allowed) {
-      const double mean = kDraws * std::exp(double{row()[token]}) / total;
-      chi_square += (counts[token] - mean) * (counts[token] - mean) / mean;
-    }
-    EXPECT_LT(chi_square, 45) << draws_first;  // 15 degrees of freedom: 1 in 10^4
+  const Constraint constraint(mask);
+  Sampler sampler({}, 7, make_table(), {}, 0);
+  RowScratch scratch;
+  std::map<TokenId, int> counts;
+  constexpr int kDraws = 40000;
+  for (int i = 0; i < kDraws; ++i) {
+    std::vector<float> logits = row();
+    const Staged staged = sample_constrained(sampler, constraint, logits, scratch);
+    ASSERT_TRUE(staged.token && *staged.token % 4 == 3);
+    sampler.accept(*staged.token);
+    ++counts[*staged.token];
   }
+  double chi_square = 0;
+  for (const TokenId token : allowed) {
+    const double mean = kDraws * std::exp(double{row()[token]}) / total;
+    chi_square += (counts[token] - mean) * (counts[token] - mean) / mean;
+  }
+  EXPECT_LT(chi_square, 45);  // 15 degrees of freedom: 1 in 10^4
 }
 
 TEST(Constrained, SaysWhyThereIsNoToken) {
   RowScratch scratch;
   const Sampler sampler({}, 7, make_table(), {}, 0);
-  for (const bool draws_first : {false, true}) {
-    Allows nothing({}, draws_first);
-    std::vector<float> logits = row();
-    Staged staged = sample_constrained(sampler, nothing, logits, scratch);
-    EXPECT_FALSE(staged.token || staged.poisoned);
-    EXPECT_NE(staged.error.find("no way on"), std::string::npos);
+  const Constraint nothing(mask_of({}));
+  std::vector<float> logits = row();
+  Staged staged = sample_constrained(sampler, nothing, logits, scratch);
+  EXPECT_FALSE(staged.token || staged.poisoned);
+  EXPECT_NE(staged.error.find("no way on"), std::string::npos);
 
-    Allows some({1, 2}, draws_first);
-    logits = row();
-    logits[1] = NAN;
-    staged = sample_constrained(sampler, some, logits, scratch);
-    EXPECT_TRUE(staged.poisoned && staged.error.empty());
+  Constraint some(mask_of({1, 2}));
+  logits = row();
+  logits[1] = NAN;
+  staged = sample_constrained(sampler, some, logits, scratch);
+  EXPECT_TRUE(staged.poisoned && staged.error.empty());
 
-    some.error_ = "broken";
-    logits = row();
-    EXPECT_EQ(sample_constrained(sampler, some, logits, scratch).error, "broken");
-  }
+  some.fail("broken");
+  logits = row();
+  EXPECT_EQ(sample_constrained(sampler, some, logits, scratch).error, "broken");
 }
 
 TEST(Constrained, TheOnlyTokenAllowedIsTakenUnlessItsRowIsBroken) {
@@ -110,7 +83,7 @@ TEST(Constrained, TheOnlyTokenAllowedIsTakenUnlessItsRowIsBroken) {
   const TokenTable table = make_table();
   const Sampler sampler(params, 1, table, {}, 8);
   const auto sample = [&](std::vector<float> logits, std::initializer_list<TokenId> allowed) {
-    MaskConstraint mask(mask_of(allowed));
+    Constraint mask(mask_of(allowed));
     EXPECT_EQ(mask.only().has_value(), allowed.size() == 1);
     RowScratch scratch;
     return sample_constrained(sampler, mask, logits, scratch);
@@ -125,11 +98,10 @@ TEST(Constrained, TheOnlyTokenAllowedIsTakenUnlessItsRowIsBroken) {
   EXPECT_TRUE(sample(row(), {9, 35}).token == 35);
 }
 
-TEST(MaskConstraint, IsReadyWhenTheNextTokensMaskIsThere) {
-  MaskConstraint masks(mask_of({1, 40}));
+TEST(Constraint, IsReadyWhenTheNextTokensMaskIsThere) {
+  Constraint masks(mask_of({1, 40}));
   ASSERT_TRUE(masks.ready());
-  EXPECT_TRUE(masks.allows(40));
-  EXPECT_FALSE(masks.allows(2));
+  EXPECT_FALSE(masks.only() || masks.allows_all());
   std::vector<float> logits = row();
   masks.restrict(logits);
   for (TokenId token = 0; token < kVocab; ++token) {
@@ -137,30 +109,56 @@ TEST(MaskConstraint, IsReadyWhenTheNextTokensMaskIsThere) {
   }
   masks.accept(1);
   EXPECT_FALSE(masks.ready());
-  EXPECT_EQ(masks.wait(std::chrono::milliseconds(1)), Constraint::Wait::kLate);
+  EXPECT_FALSE(masks.wait(std::chrono::milliseconds(1)));
   std::thread late([&] {
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
     masks.put(1, mask_of({2}));
   });
-  EXPECT_EQ(masks.wait(kSeconds), Constraint::Wait::kReady);
-  EXPECT_TRUE(masks.allows(2));
+  EXPECT_TRUE(masks.wait(kSeconds));
+  EXPECT_EQ(masks.only(), 2);
   late.join();
-  EXPECT_TRUE(masks.fresh()->allows(40));
+  const TokenTable table = make_table();
+  EXPECT_FALSE(masks.fresh(table)->only());
   masks.accept(2);
-  MaskConstraint abandoned(mask_of({1}));
-  abandoned.accept(1);
-  abandoned.abandon();
-  EXPECT_EQ(abandoned.wait(kSeconds), Constraint::Wait::kAbandoned);
   masks.fail("none any more");
-  EXPECT_EQ(masks.wait(kSeconds), Constraint::Wait::kReady);
+  EXPECT_TRUE(masks.wait(kSeconds));
   EXPECT_EQ(masks.error(), "none any more");
+}
+
+TEST(Constraint, NeedsNoMaskBeforeATrigger) {
+  TokenTable table;
+  table.add("a", false);
+  table.add("call", false);
+  table.add("", false, "<tool>");
+  table.add(">", false);
+  const auto made = [&](std::vector<std::string> triggers, std::vector<TokenId> tokens) {
+    const auto constraint = Constraint({}, std::move(triggers)).fresh(table);
+    for (const TokenId token : tokens) constraint->accept(token);
+    return constraint;
+  };
+  for (const std::vector<TokenId>& free :
+       std::vector<std::vector<TokenId>>{{}, {0, 1}, {1, 0, 1, 0, 3}, {2, 0}}) {
+    EXPECT_TRUE(made({"callcall", "call>"}, free)->ready());
+    EXPECT_TRUE(made({"callcall", "call>"}, free)->allows_all());
+  }
+  for (const std::vector<TokenId>& triggered :
+       std::vector<std::vector<TokenId>>{{1, 1}, {0, 1, 3}, {1, 0, 1, 3, 0, 0}}) {
+    EXPECT_FALSE(made({"callcall", "call>"}, triggered)->ready());
+  }
+  EXPECT_FALSE(made({"a<tool>"}, {0, 2})->ready());
+  const auto later = made({"<tool>"}, {0, 2});
+  EXPECT_FALSE(later->ready());
+  later->put(2, {});
+  EXPECT_TRUE(later->allows_all());
+  later->accept(0);
+  EXPECT_FALSE(later->ready());
 }
 
 class ConstrainedRequests : public EngineThreadTest {
  protected:
   RequestId submit_masked(const Spec& spec, TokenMask first) {
     SubmitOptions options;
-    options.constraint = std::make_shared<MaskConstraint>(std::move(first));
+    options.constraint = std::make_shared<Constraint>(std::move(first));
     return engine_->submit(spec.prompt, spec.params, options);
   }
 
@@ -202,6 +200,21 @@ TEST_F(ConstrainedRequests, EachTokenWaitsForItsMask) {
   engine_->set_mask(masked, 5, mask_of({1}));  // too late: nobody's business
 }
 
+TEST_F(ConstrainedRequests, ALateMaskKeepsNobodyElseWaiting) {
+  start();
+  const RequestId late = submit_masked(greedy({1, 2, 3}, 5), mask_of({10}));
+  const RequestId free = engine_->submit({4, 5, 6}, greedy({}, 40).params, {});
+  bool free_ended = false;
+  std::int32_t n_late = 0;
+  const auto all = run({late, free}, [&](const Delta& delta) {
+    free_ended |= delta.request_id == free && delta.finish_reason;
+    if (delta.request_id == late) n_late = delta.n_completion;
+    if (free_ended && n_late > 0) engine_->set_mask(late, n_late, mask_of({10 + n_late}));
+  });
+  EXPECT_EQ(tokens_of(all.at(free)).size(), 40u);
+  EXPECT_EQ(tokens_of(all.at(late)), (std::vector<TokenId>{10, 11, 12, 13, 14}));
+}
+
 TEST_F(ConstrainedRequests, AFailedOneEndsAlone) {
   start();
   const RequestId failing = submit_masked(greedy({1, 2, 3}, 9), mask_of({10}));
@@ -223,7 +236,7 @@ TEST_F(ConstrainedRequests, AFailedOneEndsAlone) {
 TEST_F(ConstrainedRequests, EveryOutputOfAPromptHasItsOwn) {
   start();
   SubmitOptions options;
-  options.constraint = std::make_shared<MaskConstraint>(mask_of({10}));
+  options.constraint = std::make_shared<Constraint>(mask_of({10}));
   SamplingParams params = greedy({}, 3).params;
   params.n = 3;
   const RequestId first = engine_->submit({1, 2, 3}, params, options);

@@ -58,10 +58,9 @@ CORE: dict[str, str] = {
     "logprobs": "top_tokens types logits_math",
     "sampler": "types params token_table logits_math top_tokens",
     "staged": "types",
-    "constraint": "types",
+    "constraint": "token_table types",
     "prompt_lookup": "types",
     "drafts": "cost_model types",
-    "mask_constraint": "constraint",
     "constrained": "constraint sampler staged top_tokens",
     "call_rows": "request step_plan",
     "call_sampler": "backend constrained logprobs request staged step_plan top_tokens",
@@ -81,7 +80,7 @@ CORE: dict[str, str] = {
     ),
     "recovery": "call_rows engine",
     "accounting": "engine",
-    "engine_thread": "backend engine error mask_constraint params token_table",
+    "engine_thread": "backend constraint engine error params token_table",
     "logits_record": "backend",
     "fault_script": "types",
     "calibration": "backend cost_model error widths",
@@ -96,11 +95,9 @@ LLAMA: dict[str, str] = {
         "error params token_table kernels/panel_buffer llama/devices llama/kernel_choice"
         " llama/log_sink llama/thread_pool"
     ),
-    "llama/chat_format": "constraint error llama/grammar llama/llama_model llama/outside_thought",
+    "llama/chat_format": "error llama/llama_model",
     "llama/chat_formats": "llama/chat_format",
     "llama/chat_template": "error llama/chat_formats llama/llama_model",
-    "llama/outside_thought": "constraint llama/llama_model",
-    "llama/grammar": "constraint error llama/llama_model llama/log_sink",
     "llama/context": "error llama/llama_model llama/log_sink llama/thread_pool",
     "llama/embedder": (
         "error params kernels/hook llama/context llama/kernel_choice llama/llama_model"
@@ -170,11 +167,11 @@ BINDINGS: dict[str, str] = {
     "bindings/bind_errors": "bindings/bindings error",
     "bindings/bind_params": "bindings/bindings cost_model params",
     "bindings/bind_results": "bindings/bindings metrics trace_log types watchdog",
-    "bindings/values": "error mask_constraint types",
+    "bindings/values": "constraint error types",
     "bindings/py_engine": (
         "bindings/released_gil bindings/values calibration engine_thread error"
         " fault_script logits_record llama/chat_template llama/faulty_backend llama/fingerprint"
-        " llama/grammar llama/llama_backend llama/llama_model llama/log_sink"
+        " llama/llama_backend llama/llama_model llama/log_sink"
     ),
     "bindings/released_gil": "",
     "bindings/bind_engine": "bindings/bindings bindings/py_engine bindings/released_gil",
@@ -195,11 +192,18 @@ ALLOWED = CORE | LLAMA | BINDINGS
 
 # llamaherd stands for the names that the package exports.
 MODULES: dict[str, str] = {
-    "chat": "_core params prompt",
+    "chat": "_core params prompt structured tool_schemas",
     "result": "_core chat",
     "logs": "_core",
     "config_file": "_core",
-    "json_schema": "",
+    "json_schema": "_core",
+    "tool_schemas": "_core json_schema structured",
+    "gbnf": "_core",
+    "gbnf_recursion": "gbnf",
+    "gbnf_lark": "_core gbnf gbnf_recursion",
+    "vocabulary": "_core",
+    "guides": "_core bounded_pool gbnf_lark structured vocabulary",
+    "masks": "_core bounded_pool guides",
     "structured": "_core json_schema",
     "params": "_core config_file structured",
     "models": "models.cache models.catalogue models.check models.resolve",
@@ -221,14 +225,14 @@ MODULES: dict[str, str] = {
     "stream": "_core chat result",
     "prefix_cache": "_core stream",
     "calibration": "_core models params",
-    "pump": "_core logs stream structured",
+    "pump": "_core guides logs masks stream",
     "prompt": "",
     "engine": (
-        "_core calibration chat loading logs models params prefix_cache prepared prompt pump stream"
-        " structured trace"
+        "_core calibration chat loading logs masks models params prefix_cache prepared prompt pump"
+        " stream structured trace"
     ),
     "embedder": "_core engine loading models params",
-    "prepared": "_core chat prompt structured",
+    "prepared": "_core chat masks prompt",
     "run": "_core bars chat engine params prepared prompt result stream",
     "scoring": "_core engine params prompt result",
     "bars": "result",
@@ -308,7 +312,7 @@ MODULES: dict[str, str] = {
     "server.logprobs": "_core engine server.json_stream",
     "server.metrics": "_core server.recent",
     "server.page_routes": "server.errors server.generation server.page_state",
-    "server.page_state": "llm server.generation server.keys server.pool stream",
+    "server.page_state": "llm server.generation server.keys stream",
     "server.pool": "_core bounded_pool llm models params server.errors",
     "server.recent": "",
     "server.responses_routes": (
@@ -324,9 +328,7 @@ MODULES: dict[str, str] = {
     "server.settings": "_core server.limits",
     "server.limits": "_core params server.errors",
     "server.sse": "server.errors server.json_stream",
-    "server.state_routes": (
-        "bounded_pool server.answers server.errors server.generation server.pool"
-    ),
+    "server.state_routes": "bounded_pool server.answers server.errors server.generation",
     "server.token_routes": (
         "_core server.answers server.bodies server.chat_routes server.errors server.generation"
         " server.json_stream server.schemas server.sse"

@@ -10,7 +10,6 @@ from typing import Any
 from llamaherd.llm import LLM
 from llamaherd.server.generation import Context, Job
 from llamaherd.server.keys import ApiKey
-from llamaherd.server.pool import trouble_of
 from llamaherd.stream import Stream
 
 _MOST_REQUESTS = 200
@@ -35,10 +34,10 @@ def page_state(context: Context, viewer: ApiKey) -> dict[str, Any]:
 
 
 def _model(context: Context, name: str, llm: LLM) -> dict[str, Any]:
-    trouble = trouble_of(llm)
+    health = llm.engine.health()
     return {
         "metrics": llm.engine.metrics().as_dict(),
-        "health": {"ok": not trouble, "reason": trouble},
+        "health": {"ok": health.ok, "reason": health.reason},
         "recent": context.metrics.recent(name),
     }
 

@@ -1,0 +1,112 @@
+"""From where on calls of tools obey their grammar."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+from llamaherd import _core
+from llamaherd.guides import Guides
+from llamaherd.masks import Masks, Obeyed, Triggers
+from llamaherd.structured import Rule
+from rule_child import Vocabulary
+
+CALL = Rule("tools", 'root ::= ">"? "<call>" [0-9]+ "</call>"', special=frozenset())
+
+
+class Core(Vocabulary):
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.masks: dict[int, bytes] = {}
+        self.errors: list[str] = []
+
+    def set_mask(self, request_id: int, index: int, mask: bytes) -> None:
+        self.masks[index] = mask
+
+    def fail_mask(self, request_id: int, error: str) -> None:
+        self.errors.append(error)
+
+
+class Delta:
+    request_id = 7
+    finish_reason = None
+
+    def __init__(self, token: int, n_completion: int) -> None:
+        self.token_ids = [token]
+        self.n_completion = n_completion
+
+
+def allowed(mask: bytes) -> str:
+    """Characters that may be next; * for any token."""
+    if not mask:
+        return "*"
+    return "".join(chr(t) for t in range(128) if mask[t >> 3] >> (t & 7) & 1)
+
+
+def masks_behind(text: str, triggers: Triggers) -> list[str]:
+    """What may be next behind each character; empty: nobody was told."""
+    core = Core()
+    guides = Guides(cast("_core.BatchEngine", core))
+    masks = Masks(cast("_core.BatchEngine", core), threaded=False)
+    masks.start([7], Obeyed(guides.make(CALL), triggers))
+    for i, token in enumerate(text.encode()):
+        masks.advance(cast("Sequence[_core.Delta]", [Delta(token, i + 1)]))
+    assert not core.errors
+    return [allowed(core.masks[i + 1]) if i + 1 in core.masks else "" for i in range(len(text))]
+
+
+DIGITS = "0123456789"
+
+
+@pytest.mark.parametrize(
+    ("text", "triggers", "last"),
+    [
+        ("so <call", Triggers(("<call>",)), ["", ""]),
+        ("so <call>", Triggers(("<call>",)), ["", DIGITS]),
+        ("so <call>12", Triggers(("<call>",)), [DIGITS, DIGITS + "<", DIGITS + "<"]),
+        ("so <call>1<", Triggers(("<call>", "{")), [DIGITS + "<", "/"]),
+        ("a >", Triggers((), (">",)), ["*", "*", "<"]),
+        ("a ><call>", Triggers((), ("a (>)",)), ["*", "<", "c", "a", "l", "l", ">", DIGITS]),
+        (" <", Triggers((), ("^<$",)), ["*", "*"]),
+        ("<", Triggers((), ("^<$",)), ["c"]),
+        ("<\n", Triggers((), ("^x|q$",)), ["*", "*"]),
+        (
+            "<t>a <call> b</t>c",
+            Triggers(("<call>",), thought_begin="<t>", thought_ends=("</t>", "</s>")),
+            ["*"] * 6 + ["*", "*"],
+        ),
+        (
+            "<t>a</s><call>",
+            Triggers(("<call>",), thought_begin="<t>", thought_ends=("</t>", "</s>")),
+            ["", DIGITS],
+        ),
+        (
+            "a <call></t><call>",
+            Triggers(("<call>",), thought_begin="<t>", thought_ends=("</t>",), before="x<t>"),
+            ["*"] * 9 + [DIGITS],
+        ),
+    ],
+)
+def test_a_rule_is_obeyed_from_its_trigger_on(
+    text: str, triggers: Triggers, last: list[str]
+) -> None:
+    assert masks_behind(text, triggers)[-len(last) :] == last
+
+
+def test_what_does_not_obey_behind_a_trigger_ends_its_request() -> None:
+    core: Any = Core()
+    masks = Masks(core, threaded=False)
+    masks.start([7], Obeyed(Guides(core).make(CALL), Triggers(("<call>",))))
+    for i, token in enumerate(b"<call>x"):
+        masks.advance(cast("Sequence[_core.Delta]", [Delta(token, i + 1)]))
+    (error,) = core.errors
+    assert "doesn't satisfy the grammar" in error
+
+
+def test_a_prefix_stands_in_the_prompt() -> None:
+    core: Any = Core()
+    guide = Guides(core).make(Rule("tools", CALL.text, prefix="<call>1"))
+    assert allowed(guide.first_mask) == DIGITS + "<"

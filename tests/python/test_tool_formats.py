@@ -1,0 +1,126 @@
+"""What the grammar of calls lets through is a call that obeys its tool's schema, in each format."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from chat_templates import FORMATS
+from jsonschema import Draft202012Validator
+from llamaherd import (
+    BatchEngine,
+    ChatOptions,
+    EngineConfig,
+    FinishReason,
+    ReplyReader,
+)
+from llamaherd.guides import Guide, mask_of
+
+SCHEMAS: dict[str, Any] = {
+    "get_weather": {
+        "type": "object",
+        "properties": {
+            "city": {"type": "string", "maxLength": 8},
+            "days": {"type": "integer", "minimum": 1, "maximum": 7},
+            "where": {"$ref": "#/$defs/place"},
+        },
+        "required": ["city", "days"],
+        "additionalProperties": False,
+        "$defs": {
+            "place": {
+                "type": "object",
+                "properties": {"lat": {"type": "number", "minimum": 0, "maximum": 5}},
+                "required": ["lat"],
+                "additionalProperties": False,
+            }
+        },
+    },
+    "stop": {"type": "object", "properties": {}, "additionalProperties": False},
+}
+TOOLS = [
+    {"type": "function", "function": {"name": name, "description": "A tool.", "parameters": schema}}
+    for name, schema in SCHEMAS.items()
+]
+# Families whose calls hold their arguments as JSON, and are read back with the stand-in templates.
+WITH_SCHEMAS = ("cohere2moe", "deepseek", "functionary", "gpt_oss", "hermes", "ministral3")
+HELLO = [{"role": "user", "content": "Hello"}]
+_MOST_TOKENS = 400
+# What ends strings, values and elements.
+_ENDS = (b'"', b"}", b"<", b"</", b'"}', b"]", b">", b"0", b"a")
+
+
+@pytest.fixture(scope="module", params=sorted(FORMATS))
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def engine(family: str, model_path: Path) -> Iterator[BatchEngine]:
+    config = EngineConfig(
+        n_ctx=256, max_seqs=1, n_threads=1, warmup=False, chat_template=FORMATS[family]
+    )
+    with BatchEngine(model_path, config, progress=False) as engine:
+        yield engine
+
+
+def written_by(engine: BatchEngine, guide: Guide, begin: str, seed: int) -> str | None:
+    """A text that obeys the rule, of random tokens; None: it did not end."""
+    draw = random.Random(seed)
+    matcher = guide.matcher.deep_copy()
+    matcher.consume_tokens(guide.tokenizer.tokenize_bytes(begin.encode()))
+    ending = engine._core.end_of_generation()
+    ends = [t for t, name in enumerate(guide.names) if name in _ENDS]
+    text = begin.encode()
+    for _ in range(_MOST_TOKENS):
+        mask = mask_of(matcher, len(guide.names))
+        assert mask is not None, matcher.get_error()
+        bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")
+        if bits[ending].any():
+            return text.decode()
+        allowed = np.flatnonzero(bits).tolist()
+        assert allowed, text
+        likely = [t for t in ends if bits[t]]
+        token = draw.choice(likely if likely and draw.random() < 0.5 else allowed)
+        assert matcher.consume_token(token), matcher.get_error()
+        text += guide.names[token]
+    return None
+
+
+def test_calls_obey_their_schema(family: str, engine: BatchEngine) -> None:
+    chat = ChatOptions(tools=TOOLS, parallel_tool_calls=False)
+    rendered = engine.apply_chat_template(HELLO, chat)
+    assert rendered.rule is not None
+    guide = engine._table.guides.make(rendered.rule)
+    assert rendered.format is not None
+    begin = "".join(rendered.format.grammar.words[:1])
+    texts = [written_by(engine, guide, begin, seed) for seed in range(6)]
+    for text in filter(None, texts):
+        reply = ReplyReader(rendered.format).read_all(text, FinishReason.STOP)
+        assert reply.tool_calls or family not in WITH_SCHEMAS, text
+        for call in reply.tool_calls:
+            arguments = json.loads(call.arguments)
+            if family in WITH_SCHEMAS:
+                Draft202012Validator(SCHEMAS[call.name]).validate(arguments)
+    assert any(texts) or family not in WITH_SCHEMAS
+
+
+def test_many_properties_and_deep_schemas_are_quick_or_refused(engine: BatchEngine) -> None:
+    deep: Any = {"type": "integer", "minimum": 3, "maximum": 999_999_999}
+    for _ in range(25):
+        deep = {"allOf": [deep]}
+    parameters = {
+        "type": "object",
+        "properties": {
+            **{f"property{i}": {"type": "integer", "minimum": i} for i in range(1000)},
+            "deep": deep,
+            "wrong": {"type": "string", "minLength": 3, "maxLength": 1},
+        },
+    }
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    rendered = engine.apply_chat_template(HELLO, ChatOptions(tools=[tool] * 2))
+    assert "property999" in rendered.text
