@@ -288,8 +288,10 @@ async def test_a_lost_file_is_said_to_be_lost(tmp_path: Path, change: str) -> No
         answer = await client.get(f"/v1/files/{file_id}/content")
         assert (answer.status_code, error_code(answer)) == (404, "file_lost")
         assert str(tmp_path) not in answer.text
-        if change != "folder":
-            assert (await client.delete(f"/v1/files/{file_id}")).status_code == 200
+        assert (await client.delete(f"/v1/files/{file_id}")).status_code == 200
+        assert not (await client.get("/v1/files")).json()["data"]
+    async with client_in(tmp_path) as client:  # a folder that cannot be removed harms nothing
+        assert (await upload(client, 500)).status_code == 200
 
 
 SURROGATE = "\ud800"

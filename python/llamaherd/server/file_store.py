@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import re
 import sqlite3
@@ -22,6 +23,7 @@ from llamaherd.server.limits import Limits
 # Errors of a process with too many open files or too little memory: the file may be there.
 PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
 _UNFINISHED = "('validating', 'in_progress', 'cancelling', 'finalizing')"
+_logger = logging.getLogger("llamaherd.server")
 _OURS = re.compile(r"file-[0-9a-f]{32}(\.part)?")
 
 
@@ -231,7 +233,7 @@ class FileStore:
         known = {file.id for file in files}
         for path in self._folder.iterdir():
             if _OURS.fullmatch(path.name) and path.name not in known:
-                path.unlink()
+                _unlink(path)
 
     async def remove_expired(self) -> int:
         """How many files were removed: their time is over, and no batch reads them."""
@@ -253,10 +255,18 @@ class FileStore:
     async def _remove(self, files: Sequence[StoredFile]) -> None:
         def unlink() -> None:
             for file in files:
-                self.path(file).unlink(missing_ok=True)
+                _unlink(self.path(file))
                 self._quota.add(file.tenant, -1, -file.n_bytes)
 
         await asyncio.to_thread(unlink)
+
+
+def _unlink(path: Path) -> None:
+    """Remove a file that nothing refers to; what cannot be removed stays."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        _logger.warning("%s cannot be removed: %s", path.name, error.strerror)
 
 
 def _find(connection: sqlite3.Connection, file_id: str, tenant: str) -> StoredFile:
