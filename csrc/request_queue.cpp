@@ -8,6 +8,9 @@ namespace {
 // Requests that go up a class in one step: many may have come at the same moment.
 constexpr int kMaxAgedAtOnce = 4;
 
+// Tenants of a class that are known for what they were served lately: names come from clients.
+constexpr std::size_t kMaxIdle = 1024;
+
 }  // namespace
 
 void RequestQueue::push(std::unique_ptr<Request> request, std::int64_t now_ns) {
@@ -22,6 +25,7 @@ void RequestQueue::push(std::unique_ptr<Request> request, std::int64_t now_ns) {
 
 void RequestQueue::enter(Request& r) {
   Class& c = classes_[r.turn.priority];
+  forget_idle(c);
   Account& a = account(c, r.turn.tenant);
   unfile(c, r.turn.tenant, a);
   if (a.waiting.empty() && a.n_running == 0) a.served = std::max(a.served, c.floor);
@@ -114,6 +118,12 @@ void RequestQueue::set_latest_start(Request& request, std::int64_t latest_ns) {
   if (latest_ns != kNever) overdue_.emplace(latest_ns, request.id());
 }
 
+std::size_t RequestQueue::n_accounts() const {
+  std::size_t n = 0;
+  for (const auto& [priority, c] : classes_) n += c.accounts.size();
+  return n;
+}
+
 Request* RequestQueue::overdue(std::int64_t now_ns) const {
   if (overdue_.empty() || overdue_.begin()->first > now_ns) return nullptr;
   return requests_.at(overdue_.begin()->second).get();
@@ -142,7 +152,7 @@ void RequestQueue::file(Class& c, const std::string& tenant, const Account& a) {
 }
 
 void RequestQueue::forget_idle(Class& c) {
-  while (!c.idle.empty() && c.idle.begin()->first <= c.floor) {
+  while (!c.idle.empty() && (c.idle.begin()->first <= c.floor || c.idle.size() > kMaxIdle)) {
     c.accounts.erase(c.idle.begin()->second);
     c.idle.erase(c.idle.begin());
   }

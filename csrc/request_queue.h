@@ -58,6 +58,8 @@ class RequestQueue {
   bool empty() const { return requests_.empty(); }
   /// Tokens of all of them.
   std::int64_t n_tokens() const { return n_tokens_; }
+  /// Tenants that are known in some class: those who wait or run, and a bounded number of others.
+  std::size_t n_accounts() const;
 
  private:
   struct Account {

@@ -109,6 +109,20 @@ TEST_F(RequestQueueTest, WhoWasAwayHasNothingSaved) {
   EXPECT_NEAR(n_served["away"], 5, 1);
 }
 
+TEST_F(RequestQueueTest, TenantsThatNeverComeBackAreForgotten) {
+  for (RequestId id = 1; id <= 5000; ++id) {
+    push(id, {0, "tenant " + std::to_string(id), kNever, kNever});
+    EXPECT_EQ(pop(10), id);
+    queue_.settle(*taken_.back(), 10);
+    taken_.clear();
+  }
+  EXPECT_LE(queue_.n_accounts(), 1025u);
+  for (RequestId id = 6001; id <= 9000; ++id) {
+    queue_.take(push(id, {1, "tenant " + std::to_string(id), kNever, kNever})->id());
+  }
+  EXPECT_LE(queue_.n_accounts(), 2050u);
+}
+
 TEST_F(RequestQueueTest, WaitingRaisesTheClass) {
   push(1, {2, "", kNever, kNever}, 0);
   push(2, {1, "", kNever, kNever}, 500);
