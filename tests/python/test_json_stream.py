@@ -89,3 +89,26 @@ async def test_what_goes_wrong_before_the_first_piece_is_raised() -> None:
     answer = json_answer({"data": Items(items())}, 1 << 20, BoundedPool("answers", 1, 10))
     with pytest.raises(ValueError, match="no items"):
         await sent(answer)
+
+
+async def test_for_a_client_that_is_gone_no_more_is_made() -> None:
+    made = 0
+
+    def items() -> Iterator[str]:
+        nonlocal made
+        for made in range(1000):  # noqa: B007
+            yield "x" * 50_000
+
+    gone = asyncio.Event()
+
+    async def receive() -> Any:
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        gone.set()
+        await asyncio.sleep(0.01)
+
+    answer = json_answer(Items(items()), 1 << 20, BoundedPool("answers", 1, 10))
+    await asyncio.wait_for(answer({"type": "http"}, receive, send), 60)
+    assert made < 100

@@ -278,7 +278,8 @@ MODULES: dict[str, str] = {
         " server.file_store server.in_process server.keys server.limits server.running"
     ),
     "server.answering": (
-        "chat params prompt result server.generation server.json_stream server.schemas server.sse"
+        "chat params prompt result server.disconnect server.generation server.json_stream"
+        " server.schemas server.sse"
     ),
     "server.chat_routes": (
         "_core chat engine params result server.answering server.answers server.bodies"
@@ -327,15 +328,15 @@ MODULES: dict[str, str] = {
     "server.listener": "server.protocol",
     "server.settings": "_core server.limits",
     "server.limits": "_core params server.errors",
-    "server.sse": "server.errors server.json_stream",
+    "server.sse": "server.disconnect server.errors server.json_stream",
     "server.state_routes": "bounded_pool server.answers server.errors server.generation",
     "server.token_routes": (
-        "_core server.answers server.bodies server.chat_routes server.errors server.generation"
-        " server.json_stream server.schemas server.sse"
+        "_core server.answers server.bodies server.chat_routes server.disconnect server.errors"
+        " server.generation server.json_stream server.schemas"
     ),
     "server.vector_routes": (
-        "_core embedder server.answers server.bodies server.generation server.json_stream"
-        " server.schemas server.sse server.vectors"
+        "_core embedder server.answers server.bodies server.disconnect server.generation"
+        " server.json_stream server.schemas server.vectors"
     ),
     "server.uploads": "server.errors server.file_store server.limits",
     "server.logs": "",
@@ -348,7 +349,8 @@ MODULES: dict[str, str] = {
     "server.spans": "_core params",
     "server.vectors": "_core embedder server.errors",
     "server.json_bounds": "server.errors server.limits",
-    "server.json_stream": "bounded_pool",
+    "server.json_stream": "bounded_pool server.disconnect",
+    "server.disconnect": "",
     "server.schemas": "",
     "cli.options": "models params",
     "cli.pull": "models",

@@ -13,10 +13,11 @@ from llamaherd.chat import ChatOptions
 from llamaherd.params import SamplingParams
 from llamaherd.prompt import Prompt
 from llamaherd.result import Result
+from llamaherd.server.disconnect import watching
 from llamaherd.server.generation import Context, Job
 from llamaherd.server.json_stream import JsonStream, json_answer
 from llamaherd.server.schemas import Service
-from llamaherd.server.sse import EventStream, watching
+from llamaherd.server.sse import EventStream
 
 
 class Answer(Protocol):

@@ -6,12 +6,14 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from threading import Event
 from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from llamaherd.bounded_pool import BoundedPool
+from llamaherd.server.disconnect import watching
 
 _PIECE_BYTES = 1 << 16
 _FEW_VALUES = 1 << 12  # about a millisecond
@@ -30,7 +32,8 @@ class JsonStream(Response):
     """An answer whose JSON is made by a pool's threads, one piece after another as it is sent.
 
     No piece takes an interpreter's lock for longer than one item of `Items` does. It holds one
-    piece in memory; a client that reads slowly keeps no thread.
+    piece in memory; a client that reads slowly keeps no thread, and for one that is gone no more
+    is made.
 
     Args:
       value: JSON values, in which `Items` may stand for arrays.
@@ -51,10 +54,11 @@ class JsonStream(Response):
         self._stack = stack
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._stack:
-            await self._send(send)
+        gone = Event()
+        async with self._stack, watching(receive, gone.set):
+            await self._send(send, gone)
 
-    async def _send(self, send: Send) -> None:
+    async def _send(self, send: Send, gone: Event) -> None:
         piece = await self._next()  # what raises has a status of its own
         await send(
             {
@@ -63,7 +67,7 @@ class JsonStream(Response):
                 "headers": self.raw_headers,
             }
         )
-        while piece:
+        while piece and not gone.is_set():
             await send({"type": "http.response.body", "body": piece, "more_body": True})
             piece = await self._next()
         await send({"type": "http.response.body", "body": b"", "more_body": False})

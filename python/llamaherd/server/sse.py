@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -12,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from llamaherd.server.disconnect import watching
 from llamaherd.server.errors import api_error
 from llamaherd.server.json_stream import encoded
 
@@ -87,19 +86,3 @@ class EventStream(Response):
         finally:
             self._cancel()
             await self._stack.aclose()
-
-
-@contextlib.asynccontextmanager
-async def watching(receive: Receive, then: Callable[[], None]) -> AsyncIterator[None]:
-    """Meanwhile a client that goes away has a consequence."""
-    leaving = asyncio.ensure_future(_until_gone(receive, then))
-    try:
-        yield
-    finally:
-        leaving.cancel()
-
-
-async def _until_gone(receive: Receive, then: Callable[[], None]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    then()

@@ -12,11 +12,11 @@ from llamaherd.server import answers
 from llamaherd.server.answers import ERRORS
 from llamaherd.server.bodies import BodyRoute
 from llamaherd.server.chat_routes import messages_of
+from llamaherd.server.disconnect import watching
 from llamaherd.server.errors import ApiError, cancelled
 from llamaherd.server.generation import Context, body_model, cache_salt
 from llamaherd.server.json_stream import Items, json_answer
 from llamaherd.server.schemas import DetokenizeRequest, ScoreRequest, TokenizeRequest
-from llamaherd.server.sse import watching
 
 router = APIRouter(route_class=BodyRoute)
 

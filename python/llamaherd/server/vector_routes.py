@@ -16,10 +16,10 @@ from llamaherd.server import answers
 from llamaherd.server import vectors as vectors_of
 from llamaherd.server.answers import ERRORS
 from llamaherd.server.bodies import BodyRoute
+from llamaherd.server.disconnect import watching
 from llamaherd.server.generation import Context, body_model
 from llamaherd.server.json_stream import Items, json_answer
 from llamaherd.server.schemas import EmbeddingRequest, RerankRequest
-from llamaherd.server.sse import watching
 
 router = APIRouter(route_class=BodyRoute)
 
