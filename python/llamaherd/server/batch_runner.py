@@ -327,7 +327,7 @@ class BatchRunner:
         body = await asyncio.to_thread(_request, path, line, batch.endpoint)
         gate = self._embedding if batch.endpoint == _EMBEDDINGS else contextlib.nullcontext()
         async with gate:
-            if halt.is_set():
+            if halt.is_set() or self._draining():
                 return None
             return await self._routes.post(batch.endpoint, body, self._key_of(batch.tenant), halt)
 
