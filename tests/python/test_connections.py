@@ -349,6 +349,24 @@ def test_idle_connections_give_way_to_new_ones(run: Callable[[Any], None]) -> No
     run(main())
 
 
+def test_connections_whose_bodies_were_refused_give_way(run: Callable[[Any], None]) -> None:
+    limits = dataclasses.replace(QUICK, max_connections=4, reserved_connections=1)
+
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-length", b"0"), (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": 413, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def main() -> None:
+        async with listening(refuse, limits) as address:
+            post = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n"
+            for _ in range(30):
+                client = await Client.connect(address, post)
+                assert (await client.answer())[0] == 413
+
+    run(main())
+
+
 def test_the_reserve_answers_health_while_all_connections_are_busy(
     run: Callable[[Any], None],
 ) -> None:

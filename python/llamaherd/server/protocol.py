@@ -174,7 +174,7 @@ class BoundedProtocol(HttpToolsProtocol):
     @property
     def idle_since(self) -> float | None:
         """Since when no request is under way (time.monotonic()); None: one is."""
-        if self.transport is None:  # TLS' handshake
+        if self.transport is None or self._lingers:  # in TLS' handshake, or answered
             return self._head_at
         if not self._in_headers or self._is_answering() or self.transport.get_write_buffer_size():
             return None
