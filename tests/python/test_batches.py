@@ -7,6 +7,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -288,6 +289,17 @@ def test_a_refused_upload_does_not_harm_the_next_request(served: Served) -> None
             assert (answer.status_code, answer.headers["connection"]) == (400, "close")
             assert "one file" in answer.json()["error"]["message"]
             assert http.get("/health").status_code == 200
+
+
+def test_a_client_that_sends_all_before_it_reads_gets_the_refusal(served: Served) -> None:
+    part = b'--b\r\ncontent-disposition: form-data; name="file"; filename="x"\r\n\r\nx\r\n'
+    connection = HTTPConnection(*served.url.removeprefix("http://").split(":"), timeout=60)
+    with contextlib.closing(connection):
+        headers = {"content-type": "multipart/form-data; boundary=b"}
+        connection.request("POST", "/v1/files", 2 * part + b"x" * (32 << 20), headers)
+        answer = connection.getresponse()
+        assert answer.status == 400
+        assert b"one file" in answer.read()
 
 
 def test_there_is_no_batch_without_a_folder(model_path: Path) -> None:

@@ -44,6 +44,8 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         n_bytes = 0
+        if scope["path"] == "/late":
+            await self.go.wait()
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -240,6 +242,22 @@ def test_a_body_that_comes_slowly_but_well_is_read(run: Callable[[Any], None]) -
                 await asyncio.sleep(0.15)
             status, _, body = await client.answer()
             assert (status, body) == (200, b"40000")
+
+    run(main())
+
+
+def test_a_body_that_is_not_asked_for_is_not_late(run: Callable[[Any], None]) -> None:
+    async def main() -> None:
+        app = App()
+        async with listening(app, QUICK) as address:
+            head = b"POST /late HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n"
+            head += b"content-length: 2\r\n\r\n"
+            client = await Client.connect(address, head)
+            await asyncio.sleep(1.5)
+            app.go.set()
+            assert await client.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            client.writer.write(b"xx")
+            assert (await client.answer())[2] == b"2"
 
     run(main())
 

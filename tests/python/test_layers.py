@@ -313,7 +313,7 @@ MODULES: dict[str, str] = {
     "server.logprobs": "_core engine server.json_stream",
     "server.metrics": "_core server.recent",
     "server.page_routes": "server.errors server.generation server.page_state",
-    "server.page_state": "llm server.generation server.keys stream",
+    "server.page_state": "llm server.generation server.keys server.pool stream",
     "server.pool": "_core bounded_pool llm models params server.errors",
     "server.recent": "",
     "server.responses_routes": (
@@ -329,7 +329,9 @@ MODULES: dict[str, str] = {
     "server.settings": "_core server.limits",
     "server.limits": "_core params server.errors",
     "server.sse": "server.disconnect server.errors server.json_stream",
-    "server.state_routes": "bounded_pool server.answers server.errors server.generation",
+    "server.state_routes": (
+        "bounded_pool server.answers server.errors server.generation server.pool"
+    ),
     "server.token_routes": (
         "_core server.answers server.bodies server.chat_routes server.disconnect server.errors"
         " server.generation server.json_stream server.schemas"

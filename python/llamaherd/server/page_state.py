@@ -10,6 +10,7 @@ from typing import Any
 from llamaherd.llm import LLM
 from llamaherd.server.generation import Context, Job
 from llamaherd.server.keys import ApiKey
+from llamaherd.server.pool import trouble_of
 from llamaherd.stream import Stream
 
 _MOST_REQUESTS = 200
@@ -34,10 +35,10 @@ def page_state(context: Context, viewer: ApiKey) -> dict[str, Any]:
 
 
 def _model(context: Context, name: str, llm: LLM) -> dict[str, Any]:
-    health = llm.engine.health()
+    trouble = trouble_of(llm)
     return {
         "metrics": llm.engine.metrics().as_dict(),
-        "health": {"ok": health.ok, "reason": health.reason},
+        "health": {"ok": not trouble, "reason": trouble},
         "recent": context.metrics.recent(name),
     }
 

@@ -80,6 +80,14 @@ class _Slot:
         return self.llm is not None and self.llm.generates and bool(self.llm.engine.fatal_error)
 
 
+def trouble_of(llm: LLM) -> str:
+    """Why a model's engine does not answer; empty: it does. The cause of a fatal error is left out:
+    it may name files."""
+    if not llm.generates:
+        return ""
+    return _STOPPED if llm.engine.fatal_error else llm.engine.health().reason
+
+
 class ModelPool:
     """The models of a server, each loaded at its first use.
 

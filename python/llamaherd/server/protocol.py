@@ -20,6 +20,7 @@ from llamaherd.server.limits import Limits
 _logger = logging.getLogger("llamaherd.server")
 _MOST_UNREAD = 1 << 18  # bytes of a body that come after its answer
 _LINGER_S = 1.0
+_DISCARD_S = 5.0
 _LEAST_RATE = 1024  # bytes/s of a body
 _STATE_PATHS = ("/health", "/ready")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -133,14 +134,14 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def close(self) -> None:
         """Close behind what was written. Closing under a client that still sends would reset the
-        connection, and the client might lose its answer: it has _LINGER_S to read it, and what it
-        sends is not read."""
+        connection, and the client might lose its answer, which many read only when they have sent
+        all: for _DISCARD_S what comes is read and thrown away."""
         if self._in_headers:
             self.transport.close()
         elif not self._lingers:
             self._lingers = True
-            self.flow.pause_reading()
-            self.loop.call_later(_LINGER_S, self.transport.close)
+            self.flow.resume_reading()
+            self.loop.call_later(_DISCARD_S, self.transport.close)
 
     def end(self, error: ApiError) -> None:
         """End the connection; if no answer has begun, with an error."""
@@ -204,7 +205,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def _check_body(self, now: float) -> None:
-        if self.flow.read_paused:  # what has come is not yet taken
+        # What has come is not yet taken, or the client waits to be asked for more.
+        if self.flow.read_paused or self.cycle.waiting_for_100_continue:
             self._body_since += now - self._body_at
             self._body_at = now
         timeout_s = self._limits.body_timeout_s

@@ -12,6 +12,7 @@ from llamaherd.server import answers
 from llamaherd.server.answers import ERRORS
 from llamaherd.server.errors import ApiError
 from llamaherd.server.generation import Context
+from llamaherd.server.pool import trouble_of
 
 router = APIRouter()
 
@@ -61,14 +62,10 @@ async def ready(request: Request) -> Response:
 def _status(context: Context, *, stopping: bool) -> str:
     if stopping:
         return "stopping"
-    loaded = context.pool.loaded
-    for name, llm in loaded.items():
-        if llm.generates:
-            health = llm.engine.health()
-            if not health.ok:
-                return f"{name}: {health.reason}"
-    for name, reason in context.pool.troubles.items():
-        return f"{name}: {reason}"
+    reasons = {name: trouble_of(llm) for name, llm in context.pool.loaded.items()}
+    for name, reason in {**reasons, **context.pool.troubles}.items():
+        if reason:
+            return f"{name}: {reason}"
     for name, stuck_s in stuck_pools().items():
         return f"the threads of {name} have been in their calls for {stuck_s:.0f} s"
     return "ok"
