@@ -23,7 +23,7 @@ from llamaherd.server.uploads import Form, receive_form
 from starlette.requests import Request
 
 _LIMITS = Limits(max_body_mib=2000 / (1 << 20), max_json_depth=16, max_batch_lines=20)
-_TEXTS = st.text(st.characters(codec=None) | st.sampled_from('\0\ud800\u2028\n"\\'), max_size=9)
+_TEXTS = st.text(st.characters(codec=None) | st.sampled_from('\0\ud800\u2028\x85\x1c\n"\\'), max_size=9)
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | _TEXTS,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_TEXTS, inner, max_size=4),
@@ -78,13 +78,15 @@ def test_every_line_is_one_to_run_or_has_an_error(data: bytes) -> None:
             if line.error is None:
                 assert line.custom_id
                 body = read_body(path, line)
-                text = answered_line(line.custom_id, "req-1", 200, json.dumps(body).encode())
-                assert json.loads(text)["response"]["body"] == json.loads(json.dumps(body))
+                answer = json.dumps(body, ensure_ascii=False, indent=1)
+                answer = answer.encode(errors="replace").decode()
+                text = answered_line(line.custom_id, "req-1", 200, answer.encode())
+                assert json.loads(text)["response"]["body"] == json.loads(answer)
             else:
                 text = failed_line(line.custom_id, line.error.code, line.error.message)
                 assert json.loads(text)["custom_id"] == line.custom_id
                 assert len(line.error.message) < 300
-            assert "\n" not in text
+            assert text.splitlines() == [text]
             text.encode()
         if b"\n" not in data and data.strip() and len(data) <= 2000:
             assert len(lines) == 1

@@ -252,7 +252,9 @@ def test_lists_are_read_page_by_page(client: OpenAI) -> None:
 
 
 def test_requests_that_break_a_rule(client: OpenAI) -> None:
-    file = client.files.create(file=b"{}", purpose="batch")
+    after: Any = {"anchor": "created_at", "seconds": 3600}
+    file = client.files.create(file=b"{}", purpose="batch", expires_after=after)
+    assert file.expires_at == file.created_at + 3600
     for window in ("0h", "24", "1d", "-1h", "100000h", "1.5h"):
         with pytest.raises(BadRequestError, match="completion_window"):
             begin(client, [], window=window)

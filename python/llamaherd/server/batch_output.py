@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import uuid
 
+_BREAKS = (
+    ("\n", " "),
+    ("\r", " "),
+    *((c, f"\\u{ord(c):04x}") for c in "\x85\u2028\u2029"),
+)
+
 
 def answered_line(custom_id: str, request_id: str, status: int, body: bytes) -> str:
     """Of a line that was answered, well or not; `body` is JSON."""
-    # Not parsed and written again: a body may have many MiB. JSON has line breaks between its
-    # values only.
-    text = body.decode().replace("\n", " ").replace("\r", " ")
+    # Not parsed and written again: a body may have many MiB.
+    text = body.decode()
     response = (
         f'{{"status_code": {status}, "request_id": {json.dumps(request_id)}, "body": {text}}}'
     )
@@ -26,4 +31,9 @@ def failed_line(custom_id: str | None, code: str, message: str) -> str:
 def _line(custom_id: str | None, response: str, error: str) -> str:
     """`response` and `error` are JSON."""
     id_, name = f"batch_req_{uuid.uuid4().hex}", json.dumps(custom_id, ensure_ascii=False)
-    return f'{{"id": "{id_}", "custom_id": {name}, "response": {response}, "error": {error}}}'
+    line = f'{{"id": "{id_}", "custom_id": {name}, "response": {response}, "error": {error}}}'
+    # JSON has \n and \r between its values only, and the others, at which str.splitlines() breaks
+    # lines as well, in its strings only.
+    for old, new in _BREAKS:
+        line = line.replace(old, new)
+    return line
