@@ -70,14 +70,15 @@ def attack_for_ever(url: str, name: str, counts: Any, stop: Any) -> None:
 
 
 @contextlib.contextmanager
-def attacking(url: str, attack: Attack, counts: Any) -> Iterator[None]:
+def attacking(url: str, attack: Attack, counts: Any) -> Iterator[Any]:
+    """Yields the attackers' process."""
     stop = SPAWN.Event()
     process = SPAWN.Process(
         target=attack_for_ever, args=(url, attack.name, counts, stop), daemon=True
     )
     process.start()
     try:
-        yield
+        yield process
     finally:
         stop.set()
         # A batch is cancelled by whoever made it.
@@ -157,12 +158,12 @@ class Bench:
         counts = SPAWN.Array("i", N_STATUSES, lock=False)
         before = own_mib(server)
         begin = time.monotonic()
-        with attacking(server.url, attack, counts):
+        with attacking(server.url, attack, counts) as attackers:
             until = time.monotonic() + self._args.seconds
             # One that needs long for an answer has it at least once.
             while time.monotonic() < until or (sum(counts) == 0 and time.monotonic() < until + 330):
                 time.sleep(0.2)
-                if server.process.poll() is not None:
+                if server.process.poll() is not None or not attackers.is_alive():
                     break
                 found.peak_mib = max(found.peak_mib, server.memory_mib())
         end = time.monotonic()

@@ -21,11 +21,10 @@ class Server(servers.Server):
         super().__init__([*command, *options], port, "llamaherd")
 
     def memory_mib(self) -> float:
-        """Resident."""
+        """Resident; NaN: it has ended."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         found = re.search(r"VmRSS:\s+(\d+)", status)
-        assert found is not None
-        return int(found[1]) / 1024
+        return int(found[1]) / 1024 if found else float("nan")
 
 
 def tool_template() -> str:

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import itertools
 import json
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+sys.setrecursionlimit(20_000)  # bodies are deep
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 JSON = {"content-type": "application/json"}
 
