@@ -23,7 +23,8 @@ from llamaherd.server.uploads import Form, receive_form
 from starlette.requests import Request
 
 _LIMITS = Limits(max_body_mib=2000 / (1 << 20), max_json_depth=16, max_batch_lines=20)
-_TEXTS = st.text(st.characters(codec=None) | st.sampled_from('\0\ud800\u2028\x85\x1c\n"\\'), max_size=9)
+_ODD_CHARACTERS = st.sampled_from('\0\ud800\u2028\x85\x1c\n"\\')
+_TEXTS = st.text(st.characters(codec=None) | _ODD_CHARACTERS, max_size=9)
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | _TEXTS,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_TEXTS, inner, max_size=4),
