@@ -86,13 +86,13 @@ class Asker:
         await self._kinds[kind](rng)
 
     async def _json(
-        self, method: str, path: str, body: Any = None, form: aiohttp.FormData | None = None
+        self, method: str, path: str, body: Any = None, make_form: Any = lambda: None
     ) -> Any:
         while True:
             async with self._session.request(
-                method, self._url + path, json=body, data=form
+                method, self._url + path, json=body, data=make_form()
             ) as answer:
-                if answer.status in RETRIED and form is None:
+                if answer.status in RETRIED:
                     await self._come_back(answer)
                 elif answer.status != 200:
                     raise Problem(f"{answer.status}: {(await answer.text())[:300]}")
@@ -211,10 +211,14 @@ class Asker:
         path = "/v1/chat/completions"
         body = {"messages": user(f"{rng.random()}"), "max_tokens": 4, "ignore_eos": True}
         lines = [{"custom_id": f"{i}", "method": "POST", "url": path, "body": body} for i in "ab"]
-        form = aiohttp.FormData({"purpose": "batch"})
         content = "\n".join(map(json.dumps, lines)).encode()
-        form.add_field("file", content, filename="lines.jsonl")
-        file_id = (await self._json("POST", "/v1/files", form=form))["id"]
+
+        def form() -> aiohttp.FormData:
+            form = aiohttp.FormData({"purpose": "batch"})
+            form.add_field("file", content, filename="lines.jsonl")
+            return form
+
+        file_id = (await self._json("POST", "/v1/files", make_form=form))["id"]
         made = {"input_file_id": file_id, "endpoint": path, "completion_window": "24h"}
         batch = await self._json("POST", "/v1/batches", made)
         while batch["status"] not in ("completed", "failed", "expired", "cancelled"):
