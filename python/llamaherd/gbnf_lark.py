@@ -30,6 +30,7 @@ from llamaherd.gbnf import (
     parse,
     refs,
 )
+from llamaherd.gbnf_heads import with_heads_joined
 from llamaherd.gbnf_recursion import without_right_recursion
 
 # Of an expression that is one terminal, with the rules that it uses written out.
@@ -38,6 +39,8 @@ _MAX_TERMINAL_DEPTH = 100
 # Of looking for larger terminals; beyond them, every character is one.
 _MAX_STEPS = 400_000
 _MAX_ROUNDS = 12
+# llguidance allows some more within each other.
+_MAX_PARENTHESES = 16
 
 _PLAIN = frozenset(string.ascii_letters + string.digits)
 _JSON_BEGINS = '{["-0123456789tfn'
@@ -214,9 +217,9 @@ class _TooManySteps(Exception):
 
 class _Writer:
     def __init__(self, rules: Rules) -> None:
-        self._rules = rules
         self._regular_rules = _regular_rules(rules)
         self._known: _Known = {}
+        self._rules = with_heads_joined(rules, self._is_small_regular)
         self._split: set[Node] = set()  # expressions that are no terminals
         self._only_chars = False
         self._runs: dict[tuple[Node, int, int], Node] = {}  # of items of a sequence
@@ -245,6 +248,9 @@ class _Writer:
             return True
         if self._only_chars or node is EMPTY or node in self._split:
             return False
+        return self._is_small_regular(node)
+
+    def _is_small_regular(self, node: Node) -> bool:
         regular = _regular(node, self._regular_rules, self._known)
         return regular is not None and regular.is_small
 
@@ -297,35 +303,51 @@ class _Writer:
         return known
 
     def _text(self) -> str:
-        names = {name: f"r{i}" for i, name in enumerate(self._bodies)}
-        schemas: dict[str, str] = {}
-        lines = ["%llguidance {}", f"start: {names['root']}"]
+        return _Lark(self._bodies, self._terminals).text()
+
+
+class _Lark:
+    """Writes rules over terminals."""
+
+    def __init__(self, bodies: Rules, terminals: Mapping[str, Terminal]) -> None:
+        self._bodies = bodies
+        self._terminals = terminals
+        self._names = {name: f"r{i}" for i, name in enumerate(bodies)}
+        self._schemas: dict[str, str] = {}
+        self._nested: list[str] = []
+
+    def text(self) -> str:
+        lines = ["%llguidance {}", f"start: {self._names['root']}"]
         for name, body in self._bodies.items():
-            lines.append(f"{names[name]}: {_expression(body, names, schemas)}")
+            lines.append(f"{self._names[name]}: {self._expression(body, 0)}")
+        lines += self._nested
         for regex, terminal in self._terminals.items():
             more_than_nothing = " & /(?s:.)+/" if terminal.nullable else ""
             lines.append(f"T{terminal.index}: /{regex}/{more_than_nothing}")
-        lines += [f"{name}: %json {schema}" for schema, name in schemas.items()]
+        lines += [f"{name}: %json {schema}" for schema, name in self._schemas.items()]
         return "\n".join(lines) + "\n"
 
-
-def _expression(node: Node, names: Mapping[str, str], schemas: dict[str, str]) -> str:
-    """In Lark; adds schemas with a rule's name."""
-    if isinstance(node, Terminal):
-        return f"T{node.index}?" if node.nullable else f"T{node.index}"
-    if isinstance(node, Ref):
-        return names[node.name]
-    if isinstance(node, Token):
-        return f"<[{'^' if node.negated else ''}{node.id}]>"
-    if isinstance(node, Json):
-        return schemas.setdefault(node.schema, f"j{len(schemas)}")
-    if isinstance(node, Seq):
-        return " ".join(_expression(item, names, schemas) for item in node.items) or '""'
-    if isinstance(node, Alt):
-        return "(" + " | ".join(_expression(o, names, schemas) for o in node.options) + ")"
-    assert isinstance(node, Repeat)
-    most = "" if node.most is None else node.most
-    return f"({_expression(node.item, names, schemas)}){{{node.least},{most}}}"
+    def _expression(self, node: Node, depth: int) -> str:
+        if isinstance(node, Terminal):
+            return f"T{node.index}?" if node.nullable else f"T{node.index}"
+        if isinstance(node, Ref):
+            return self._names[node.name]
+        if isinstance(node, Token):
+            return f"<[{'^' if node.negated else ''}{node.id}]>"
+        if isinstance(node, Json):
+            return self._schemas.setdefault(node.schema, f"j{len(self._schemas)}")
+        if isinstance(node, Seq):
+            return " ".join(self._expression(item, depth) for item in node.items) or '""'
+        if depth >= _MAX_PARENTHESES:
+            rule = f"n{len(self._nested)}"
+            self._nested.append("")
+            self._nested[int(rule[1:])] = f"{rule}: {self._expression(node, 0)}"
+            return rule
+        if isinstance(node, Alt):
+            return "(" + " | ".join(self._expression(o, depth + 1) for o in node.options) + ")"
+        assert isinstance(node, Repeat)
+        most = "" if node.most is None else node.most
+        return f"({self._expression(node.item, depth + 1)}){{{node.least},{most}}}"
 
 
 def _regex(node: Node, rules: Rules) -> str:
