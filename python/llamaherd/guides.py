@@ -31,7 +31,7 @@ _TIMEOUT_S = 20.0
 _STACK_BYTES = 512 * 1024 * 1024
 
 
-def limits(n_vocab: int) -> LLParserLimits:
+def limits(kind: str, n_vocab: int) -> LLParserLimits:
     """Bounds of making a rule ready and of one mask, each of a few seconds at most."""
     from llguidance import LLParserLimits
 
@@ -39,8 +39,9 @@ def limits(n_vocab: int) -> LLParserLimits:
         max_items_in_row=1_000,
         initial_lexer_fuel=400_000,
         step_lexer_fuel=100_000,
-        # Where each character is a terminal, free text takes an item or two for each token.
-        step_max_items=max(50_000, 4 * n_vocab),
+        # Free text takes some items for each token where each character is a terminal. Formats of
+        # tools need more, but have no rules that take long for each item.
+        step_max_items=max(50_000, (20 if kind == "tools" else 4) * n_vocab),
         max_lexer_states=20_000,
         max_grammar_size=100_000,
         verbose_errors=False,
@@ -119,7 +120,9 @@ class Guides:
         except ValueError as error:
             raise InvalidRequestError(f"{rule.kind} cannot be used: {error}") from None
         tokenizer = self._tokenizer(rule.special)
-        matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits(self._n_vocab))
+        matcher = LLMatcher(
+            tokenizer, grammar, log_level=0, limits=limits(rule.kind, self._n_vocab)
+        )
         if rule.prefix:
             matcher.consume_tokens(tokenizer.tokenize_bytes(rule.prefix.encode()))
         mask = mask_of(matcher, self._n_vocab)

@@ -65,7 +65,7 @@ def tokenizer() -> LLTokenizer:
 def matcher_of(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
     lark = to_lark(grammar, TOKENS.get)
     matcher = LLMatcher(
-        tokenizer, LLMatcher.grammar_from_lark(lark), log_level=0, limits=limits(259)
+        tokenizer, LLMatcher.grammar_from_lark(lark), log_level=0, limits=limits("grammar", 259)
     )
     assert not matcher.is_error(), matcher.get_error()
     return matcher
