@@ -129,7 +129,8 @@ Thread safety:
           "take_trace", [](PyBatchEngine& self) { return self.engine().trace().take(); },
           release_gil(), "What was noted since start_trace(), which ends with it. Any thread.")
       .def("tokenize", &PyBatchEngine::tokenize, py::arg("text"), py::arg("add_special"),
-           py::arg("parse_special"), release_gil(), "Token ids of a text. Any thread.")
+           py::arg("parse_special"), py::arg("prompt") = false, release_gil(),
+           "Token ids of a text; of a prompt that cannot fit max_len, none. Any thread.")
       .def("detokenize", &PyBatchEngine::detokenize, py::arg("token_ids"), py::arg("special"),
            "Text of token ids; bytes that are no UTF-8 become U+FFFD. Any thread.")
       .def("token_bytes", &PyBatchEngine::token_bytes, py::arg("token_id"),

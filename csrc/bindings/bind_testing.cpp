@@ -33,8 +33,24 @@ class BareModel {
     backend_ = std::make_unique<LlamaBackend>(model_, config);
   }
 
-  std::vector<TokenId> tokenize(const std::string& text) const {
-    return model_->tokenize(text, true, false);
+  std::vector<TokenId> tokenize(const std::string& text, bool add_special,
+                                bool parse_special) const {
+    return model_->tokenize(text, add_special, parse_special);
+  }
+
+  std::vector<TokenId> tokenize_by_llama(const std::string& text, bool add_special,
+                                         bool parse_special) const {
+    std::vector<TokenId> tokens(text.size() * 3 + 16);
+    const std::int32_t n = llama_tokenize(
+        model_->vocab(), text.data(), static_cast<std::int32_t>(text.size()), tokens.data(),
+        static_cast<std::int32_t>(tokens.size()), add_special, parse_special);
+    if (n < 0) throw LlamaHerdError("the text has too many tokens");
+    tokens.resize(static_cast<std::size_t>(n));
+    return tokens;
+  }
+
+  std::int64_t least_tokens(const std::string& text) const {
+    return model_->tokenizer().least_tokens(text);
   }
 
   py::array_t<float> logits(const std::vector<TokenId>& tokens, Pos n_rows) {
@@ -74,7 +90,13 @@ void bind_testing(py::module_& m) {
   py::class_<BareModel>(m, "BareModel", "A model without an engine, for one thread.")
       .def(py::init<const std::string&, const EngineConfig&>(), py::arg("path"), py::arg("config"),
            py::call_guard<ReleasedGil>(), "Raises ModelLoadError, InvalidRequestError.")
-      .def("tokenize", &BareModel::tokenize, py::arg("text"))
+      .def("tokenize", &BareModel::tokenize, py::arg("text"), py::arg("add_special") = true,
+           py::arg("parse_special") = false)
+      .def("tokenize_by_llama", &BareModel::tokenize_by_llama, py::arg("text"),
+           py::arg("add_special") = true, py::arg("parse_special") = false,
+           "What llama.cpp makes of the whole text, in its time.")
+      .def("least_tokens", &BareModel::least_tokens, py::arg("text"),
+           "A number of tokens that the text has at least.")
       .def("logits", &BareModel::logits, py::arg("tokens"), py::arg("n_rows"),
            "float32 of shape (len(tokens), n_vocab), computed n_rows at a time, in [1, max_seqs], "
            "in an empty cache.");

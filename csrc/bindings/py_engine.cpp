@@ -124,8 +124,15 @@ void PyBatchEngine::pin(const std::string& name, const py::object& prefix, Cache
 }
 
 std::vector<TokenId> PyBatchEngine::tokenize(const std::string& text, bool add_special,
-                                             bool parse_special) {
-  return model()->llama.tokenize(text, add_special, parse_special);
+                                             bool parse_special, bool prompt) {
+  const std::shared_ptr<Model> shared = model();
+  const std::int64_t n_least = prompt ? shared->llama.tokenizer().least_tokens(text) : 0;
+  if (n_least > engine().limits().max_len) {
+    throw InvalidRequestError("prompt has " + std::to_string(text.size()) +
+                              " bytes, which are at least " + std::to_string(n_least) +
+                              " tokens; max_len is " + std::to_string(engine().limits().max_len));
+  }
+  return shared->llama.tokenize(text, add_special, parse_special);
 }
 
 void PyBatchEngine::require_token(TokenId token) const {
@@ -151,7 +158,12 @@ py::str PyBatchEngine::detokenize(const py::object& ids, bool special) {
     throw InvalidRequestError("token ids must be in [0, " + std::to_string(info_.n_vocab) +
                               "); got " + std::to_string(token));
   }
-  const std::string bytes = model()->llama.detokenize(tokens, special);
+  const std::shared_ptr<Model> shared = model();
+  std::string bytes;
+  {
+    const ReleasedGil release;
+    bytes = shared->llama.detokenize(tokens, special);
+  }
   return py::reinterpret_steal<py::str>(
       PyUnicode_DecodeUTF8(bytes.data(), static_cast<py::ssize_t>(bytes.size()), "replace"));
 }

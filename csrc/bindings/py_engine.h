@@ -60,7 +60,10 @@ class PyBatchEngine {
   void pin(const std::string& name, const py::object& prefix, CacheSpace cache_space,
            std::optional<double> ttl_s);
 
-  std::vector<TokenId> tokenize(const std::string& text, bool add_special, bool parse_special);
+  /// With `prompt`, throws InvalidRequestError before any work if the text's bytes alone are more
+  /// than max_len tokens.
+  std::vector<TokenId> tokenize(const std::string& text, bool add_special, bool parse_special,
+                                bool prompt);
 
   py::bytes token_bytes(TokenId token);
 

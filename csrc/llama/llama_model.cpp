@@ -5,7 +5,6 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <limits>
 
 #include "devices.h"
 #include "error.h"
@@ -127,6 +126,13 @@ LlamaModel::LlamaModel(const std::string& path, const EngineConfig& config,
   if (llama_vocab_type(vocab()) == LLAMA_VOCAB_TYPE_NONE) {
     throw ModelLoadError(path + " has no vocabulary");
   }
+  const auto meta = [&](const char* key) {
+    std::array<char, 64> value{};
+    llama_model_meta_val_str(model_.get(), key, value.data(), value.size());
+    return std::string(value.data());
+  };
+  tokenizer_ = std::make_unique<Tokenizer>(vocab(), meta("tokenizer.ggml.model"),
+                                           meta("tokenizer.ggml.pre"));
 }
 
 TokenTable LlamaModel::make_token_table() const {
@@ -150,27 +156,6 @@ std::string LlamaModel::piece(TokenId token, bool special) const {
   }
   piece.resize(n);
   return piece;
-}
-
-std::vector<TokenId> LlamaModel::tokenize(const std::string& text, bool add_special,
-                                          bool parse_special) const {
-  if (text.size() > std::numeric_limits<std::int32_t>::max() / 2) {
-    throw InvalidRequestError("a text may have at most 2^30 bytes; got " +
-                              std::to_string(text.size()));
-  }
-  const auto n_text = static_cast<std::int32_t>(text.size());
-  std::vector<TokenId> tokens(text.size() / 3 + 16);
-  const auto run = [&] {
-    return llama_tokenize(vocab(), text.data(), n_text, tokens.data(),
-                          static_cast<std::int32_t>(tokens.size()), add_special, parse_special);
-  };
-  std::int32_t n = run();
-  if (n < 0) {
-    tokens.resize(-n);
-    n = run();
-  }
-  tokens.resize(n);
-  return tokens;
 }
 
 std::string LlamaModel::detokenize(const std::vector<TokenId>& tokens, bool special) const {

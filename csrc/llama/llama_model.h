@@ -10,6 +10,7 @@
 #include "llama.h"
 #include "params.h"
 #include "token_table.h"
+#include "tokenizer.h"
 
 namespace llamaherd {
 
@@ -34,9 +35,13 @@ class LlamaModel {
   /// A token's bytes; with `special`, of a special token its name, else nothing.
   std::string piece(TokenId token, bool special) const;
 
-  /// Throws InvalidRequestError if `text` is longer than 2^31 bytes.
+  const Tokenizer& tokenizer() const { return *tokenizer_; }
+
+  /// See Tokenizer::encode().
   std::vector<TokenId> tokenize(const std::string& text, bool add_special,
-                                bool parse_special) const;
+                                bool parse_special) const {
+    return tokenizer_->encode(text, add_special, parse_special);
+  }
 
   /// Bytes, not always valid UTF-8. Ids must be in range.
   std::string detokenize(const std::vector<TokenId>& tokens, bool special) const;
@@ -54,6 +59,7 @@ class LlamaModel {
     void operator()(llama_model* model) const { llama_model_free(model); }
   };
   std::unique_ptr<llama_model, Free> model_;
+  std::unique_ptr<Tokenizer> tokenizer_;
   bool on_gpu_ = false;
 };
 

@@ -652,12 +652,20 @@ class BareModel:
         """
         Raises ModelLoadError, InvalidRequestError.
         """
+    def least_tokens(self, text: str) -> int:
+        """
+        A number of tokens that the text has at least.
+        """
     def logits(self, tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], n_rows: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float32]:
         """
         float32 of shape (len(tokens), n_vocab), computed n_rows at a time, in [1, max_seqs], in an empty cache.
         """
-    def tokenize(self, text: str) -> list[int]:
+    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
         ...
+    def tokenize_by_llama(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """
+        What llama.cpp makes of the whole text, in its time.
+        """
 class LogitsRecord:
     """
     Fingerprints of an engine's logits, to compare runs to the bit.
@@ -966,9 +974,9 @@ class BatchEngine:
         """
         What a token is in the text that triggers are looked for in: a special token's name, of others the bytes. Any thread.
         """
-    def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
+    def tokenize(self, text: str, add_special: bool, parse_special: bool, prompt: bool = False) -> list[int]:
         """
-        Token ids of a text. Any thread.
+        Token ids of a text; of a prompt that cannot fit max_len, none. Any thread.
         """
     def unpin(self, name: str) -> None:
         """

@@ -271,8 +271,8 @@ class BatchEngine:
 
         Raises:
           InvalidRequestError: The text holds a lone surrogate, which no encoding has, or more than
-            the tokenizer takes: of a BPE model 2 MiB without a special token, and with some
-            (deepseek-llm, superbpe) 512 blanks or digits in a row.
+            the tokenizer takes: 16384 different texts between special tokens, of a BPE model
+            1 MiB in one word, with some (deepseek-llm, superbpe) 512 blanks or digits in a row.
         """
         self._require_own_process()
         if not isinstance(text, str):
@@ -283,7 +283,7 @@ class BatchEngine:
     def _encode(self, prompt: str) -> list[int]:
         """Token ids of a prompt; one that is too long by its bytes alone is refused at once."""
         require_unicode("prompt", prompt)
-        return self._core.tokenize(prompt, True, True)
+        return self._core.tokenize(prompt, True, True, prompt=True)
 
     def detokenize(self, token_ids: TokenIds, *, special: bool = False) -> str:
         """Text of token ids; bytes that are no UTF-8 become U+FFFD.

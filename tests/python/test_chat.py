@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -241,3 +243,27 @@ def test_reading_a_beginning_is_never_taken_back(engine: BatchEngine) -> None:
     assert whole.content.startswith(last.content)
     (made,) = whole.tool_calls
     assert isinstance(made, ToolCall)
+
+
+class SlowFormat:
+    """A format of plain text that takes 5 ms to parse."""
+
+    def __init__(self) -> None:
+        self.n_parsed = 0
+
+    def parse(self, text: str, whole: bool) -> SimpleNamespace:
+        self.n_parsed += 1
+        time.sleep(0.005)
+        return SimpleNamespace(content=text, reasoning="", tool_calls=[])
+
+
+def test_an_answer_that_takes_long_to_parse_is_parsed_seldom() -> None:
+    format_: Any = SlowFormat()
+    read = ReplyReader(format_)
+    deltas: Any = [SimpleNamespace(text=f"{i} ", finish_reason=None) for i in range(1000)]
+    deltas.append(SimpleNamespace(text="end", finish_reason=FinishReason.STOP))
+    pieces = [read.read(delta).content for delta in deltas]
+    assert "".join(pieces) == "".join(delta.text for delta in deltas)
+    assert pieces[0]
+    assert 2 <= format_.n_parsed < 500
+    assert read.reply.content.endswith("999 end")

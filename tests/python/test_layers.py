@@ -91,9 +91,11 @@ LLAMA: dict[str, str] = {
     "llama/devices": "error kernels/hook llama/log_sink",
     "llama/kernel_choice": "error params kernels/hook kernels/mode",
     "llama/thread_pool": "backend kernels/hook kernels/mode",
+    "llama/special_tokens": "types",
+    "llama/tokenizer": "error types llama/log_sink llama/special_tokens",
     "llama/llama_model": (
         "error params token_table kernels/panel_buffer llama/devices llama/kernel_choice"
-        " llama/log_sink llama/thread_pool"
+        " llama/log_sink llama/thread_pool llama/tokenizer"
     ),
     "llama/chat_format": "error llama/llama_model",
     "llama/chat_formats": "llama/chat_format",
