@@ -15,6 +15,8 @@ ATTACKS = [
     "20,000 nested groups",
     "reversed repetition",
     "forty doubling rules",
+    "60,000 lists in a call",
+    "special tokens, 4 MB: completion",
     "half-closed requests",
     "clients that reset",
     "host evil.example",
