@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from llamaherd import _core
 from llamaherd._core import InvalidRequestError
-from llamaherd.bounded_pool import BoundedPool
+from llamaherd.bounded_pool import BoundedPool, PoolFullError
 from llamaherd.gbnf_lark import to_lark
 from llamaherd.structured import JSON_STYLE, Rule
 from llamaherd.vocabulary import make_tokenizer
@@ -98,6 +98,8 @@ class Guides:
             self._kept.move_to_end(rule)
         wait([future], _TIMEOUT_S)
         if not future.done():
+            if not future.running():
+                raise PoolFullError(f"rules: none could be made ready within {_TIMEOUT_S:g} s")
             raise InvalidRequestError(
                 f"{rule.kind} cannot be used: it was not ready within {_TIMEOUT_S:g} s"
             )

@@ -108,7 +108,7 @@ class _Progress:
         self._matcher.consume_tokens(taken)
         mask = mask_of(self._matcher, len(self._guide.names))
         if mask is None:
-            raise InvalidRequestError(error_of(self._matcher))
+            raise InvalidRequestError(f"the rule failed: {error_of(self._matcher)}")
         return mask
 
 
