@@ -68,4 +68,8 @@ add_library(herd_common STATIC EXCLUDE_FROM_ALL
   ${common_sources} ${LLAMA_CHAT_PARSERS_SOURCES} ${PROJECT_BINARY_DIR}/build-info.cpp)
 target_include_directories(herd_common SYSTEM PUBLIC ${common_dir} ${LLAMA_CPP_DIR}/vendor)
 target_compile_options(herd_common PRIVATE -w)
+# Templates' steps are counted: see csrc/llama/template_steps.h.
+set_source_files_properties(${common_dir}/jinja/runtime.cpp PROPERTIES
+  COMPILE_OPTIONS "-include;${PROJECT_SOURCE_DIR}/csrc/llama/template_steps.h"
+  OBJECT_DEPENDS ${PROJECT_SOURCE_DIR}/csrc/llama/template_steps.h)
 target_link_libraries(herd_common PUBLIC llama)

@@ -1,8 +1,10 @@
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include "bindings.h"
 #include "llama/chat_template.h"
 #include "released_gil.h"
+#include "values.h"
 
 namespace py = pybind11;
 
@@ -43,8 +45,15 @@ void bind_chat(py::module_& m) {
            "is not in this format.");
 
   py::class_<ChatPrompt>(m, "ChatPrompt", "A conversation as the model reads it.")
-      .def_readonly("text", &ChatPrompt::text)
-      .def_readonly("stop", &ChatPrompt::stop, "Strings that end the assistant's turn.")
+      .def_property_readonly("text", [](const ChatPrompt& self) { return to_text(self.text); })
+      .def_property_readonly(
+          "stop",
+          [](const ChatPrompt& self) {
+            py::typing::List<py::str> texts;
+            for (const std::string& text : self.stop) texts.append(to_text(text));
+            return texts;
+          },
+          "Strings that end the assistant's turn.")
       .def_readonly("preserved_tokens", &ChatPrompt::preserved_tokens,
                     "Special tokens that the format is read by.")
       .def_property_readonly(

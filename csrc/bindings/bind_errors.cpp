@@ -1,40 +1,68 @@
 #include "bindings.h"
 #include "error.h"
+#include "values.h"
 
 namespace py = pybind11;
 
 namespace llamaherd {
+namespace {
+
+// Set while the module is initialised; the module keeps the types alive.
+struct ErrorTypes {
+  py::handle base, invalid, load, not_generative, queue_full, dead;
+} types;
+
+py::handle add_type(py::module_& m, const char* name, const py::handle& bases, const char* doc) {
+  const py::object type = py::exception<LlamaHerdError>(m, name, bases);
+  type.attr("__doc__") = doc;
+  return type.ptr();
+}
+
+void set_error(const py::handle& type, const LlamaHerdError& error) {
+  PyErr_SetObject(type.ptr(), to_text(error.what()).ptr());
+}
+
+void translate(std::exception_ptr pending) {
+  try {
+    std::rethrow_exception(pending);
+  } catch (const QueueFullError& error) {
+    const py::object raised = types.queue_full(to_text(error.what()));
+    raised.attr("retry_after_s") = error.retry_after_s;
+    PyErr_SetObject(types.queue_full.ptr(), raised.ptr());
+  } catch (const InvalidRequestError& error) {
+    set_error(types.invalid, error);
+  } catch (const NotGenerativeError& error) {
+    set_error(types.not_generative, error);
+  } catch (const ModelLoadError& error) {
+    set_error(types.load, error);
+  } catch (const EngineDeadError& error) {
+    set_error(types.dead, error);
+  } catch (const LlamaHerdError& error) {
+    set_error(types.base, error);
+  }
+}
+
+}  // namespace
 
 void bind_errors(py::module_& m) {
-  const auto doc = [](auto& error, const char* text) { error.attr("__doc__") = text; };
-  // Registered base first: pybind11 tries translators in the reverse order.
-  auto& base = py::register_exception<LlamaHerdError>(m, "LlamaHerdError", PyExc_RuntimeError);
-  doc(base, "Base of all errors that llamaherd raises.");
-  const py::tuple invalid_bases = py::make_tuple(base, py::handle(PyExc_ValueError));
-  auto& invalid =
-      py::register_exception<InvalidRequestError>(m, "InvalidRequestError", invalid_bases);
-  doc(invalid, "A request or an option breaks a rule; the message states the rule and the value.");
-  auto& load = py::register_exception<ModelLoadError>(m, "ModelLoadError", base);
-  doc(load, "A model file cannot be used; the message says why.");
-  auto& not_generative = py::register_exception<NotGenerativeError>(m, "NotGenerativeError", load);
-  doc(not_generative, "The model makes embeddings and no text.");
-  static const py::handle queue_full =
-      py::exception<QueueFullError>(m, "QueueFullError", base).release();
-  queue_full.attr("__doc__") =
+  types.base = add_type(m, "LlamaHerdError", PyExc_RuntimeError,
+                        "Base of all errors that llamaherd raises.");
+  types.invalid =
+      add_type(m, "InvalidRequestError", py::make_tuple(types.base, py::handle(PyExc_ValueError)),
+               "A request or an option breaks a rule; the message states the rule and the value.");
+  types.load = add_type(m, "ModelLoadError", types.base,
+                        "A model file cannot be used; the message says why.");
+  types.not_generative =
+      add_type(m, "NotGenerativeError", types.load, "The model makes embeddings and no text.");
+  types.queue_full = add_type(
+      m, "QueueFullError", types.base,
       "As many requests wait as may (max_queued, max_queued_tokens). retry_after_s: seconds after "
-      "which an equal one is expected to find a place.";
-  queue_full.attr("retry_after_s") = 0.0;
-  py::register_exception_translator([](std::exception_ptr pending) {
-    try {
-      std::rethrow_exception(pending);
-    } catch (const QueueFullError& error) {
-      const py::object raised = queue_full(error.what());
-      raised.attr("retry_after_s") = error.retry_after_s;
-      PyErr_SetObject(queue_full.ptr(), raised.ptr());
-    }
-  });
-  auto& dead = py::register_exception<EngineDeadError>(m, "EngineDeadError", base);
-  doc(dead, "The engine is closed, or stopped after a fatal error that the message names.");
+      "which an equal one is expected to find a place.");
+  types.queue_full.attr("retry_after_s") = 0.0;
+  types.dead =
+      add_type(m, "EngineDeadError", types.base,
+               "The engine is closed, or stopped after a fatal error that the message names.");
+  py::register_exception_translator(translate);
 }
 
 }  // namespace llamaherd

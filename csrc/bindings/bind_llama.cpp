@@ -3,6 +3,7 @@
 
 #include "bindings.h"
 #include "error.h"
+#include "llama/abort_guard.h"
 #include "llama/devices.h"
 #include "llama/kernel_choice.h"
 #include "llama/llama_backend.h"
@@ -10,6 +11,7 @@
 #include "llama/log_sink.h"
 #include "llama/quantize.h"
 #include "released_gil.h"
+#include "values.h"
 
 namespace py = pybind11;
 
@@ -34,10 +36,7 @@ using LogTuple = py::typing::Tuple<py::int_, py::str>;
 py::typing::List<LogTuple> drain_log() {
   py::typing::List<LogTuple> lines;
   for (const LogLine& line : log_sink::drain()) {
-    // What a broken model file makes llama.cpp print need not be UTF-8.
-    PyObject* text = PyUnicode_DecodeUTF8(line.text.data(),
-                                          static_cast<py::ssize_t>(line.text.size()), "replace");
-    lines.append(py::make_tuple(python_level(line.level), py::reinterpret_steal<py::str>(text)));
+    lines.append(py::make_tuple(python_level(line.level), to_text(line.text)));
   }
   return lines;
 }
@@ -59,6 +58,7 @@ void serve_rpc(const std::string& endpoint) {
 }  // namespace
 
 void bind_llama(py::module_& m) {
+  install_abort_handler();
   m.def("drain_log", &drain_log,
         "llama.cpp's log lines since the last call, as (logging level, text). Any thread.");
   m.def("default_n_threads", &default_n_threads, "CPUs this process may run on.");

@@ -87,6 +87,9 @@ class BareModel {
 }  // namespace
 
 void bind_testing(py::module_& m) {
+  m.def(
+      "fail_assertion", [] { GGML_ABORT("for a test"); },
+      "Ends the process as a failed check of llama.cpp does. For tests.");
   py::class_<BareModel>(m, "BareModel", "A model without an engine, for one thread.")
       .def(py::init<const std::string&, const EngineConfig&>(), py::arg("path"), py::arg("config"),
            py::call_guard<ReleasedGil>(), "Raises ModelLoadError, InvalidRequestError.")

@@ -164,8 +164,7 @@ py::str PyBatchEngine::detokenize(const py::object& ids, bool special) {
     const ReleasedGil release;
     bytes = shared->llama.detokenize(tokens, special);
   }
-  return py::reinterpret_steal<py::str>(
-      PyUnicode_DecodeUTF8(bytes.data(), static_cast<py::ssize_t>(bytes.size()), "replace"));
+  return to_text(bytes);
 }
 
 ChatPrompt PyBatchEngine::apply_chat_template(std::string messages, std::string tools,
@@ -182,7 +181,7 @@ py::typing::Dict<py::str, py::object> PyBatchEngine::model_info() {
   const std::shared_ptr<Model> shared = model();
   const LlamaModel& llama = shared->llama;
   py::typing::Dict<py::str, py::object> d;
-  d["description"] = llama.description();
+  d["description"] = to_text(llama.description());
   d["n_params"] = llama_model_n_params(llama.get());
   d["n_bytes"] = llama_model_size(llama.get());
   d["n_vocab"] = info_.n_vocab;
@@ -195,7 +194,9 @@ py::typing::Dict<py::str, py::object> PyBatchEngine::model_info() {
   d["memory_kind"] = llama.memory_kind();
   d["prefix_sharing"] = prefix_sharing();
   d["has_chat_template"] = shared->chat.exists();
-  d["metadata"] = py::dict(py::cast(llama.metadata()));
+  py::dict metadata;
+  for (const auto& [key, value] : llama.metadata()) metadata[to_text(key)] = to_text(value);
+  d["metadata"] = metadata;
   return d;
 }
 

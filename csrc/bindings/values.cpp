@@ -53,6 +53,13 @@ std::vector<TokenId> to_tokens(const py::object& ids) {
   return tokens;
 }
 
+py::str to_text(std::string_view bytes) {
+  PyObject* text =
+      PyUnicode_DecodeUTF8(bytes.data(), static_cast<py::ssize_t>(bytes.size()), "replace");
+  if (!text) throw py::error_already_set();
+  return py::reinterpret_steal<py::str>(text);
+}
+
 TokenMask to_mask(const py::buffer& buffer) {
   const py::buffer_info info = buffer.request();
   const auto n_bytes = static_cast<std::size_t>(info.size * info.itemsize);

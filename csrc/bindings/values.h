@@ -3,6 +3,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <string_view>
 #include <vector>
 
 #include "constraint.h"
@@ -12,6 +13,9 @@ namespace llamaherd {
 
 /// A 1-D integer array or a sequence of ints; floats are not token ids.
 std::vector<TokenId> to_tokens(const pybind11::object& ids);
+
+/// Bytes that are no UTF-8 become U+FFFD: what a model file holds or a model writes need not be.
+pybind11::str to_text(std::string_view bytes);
 
 /// 32-bit words.
 TokenMask to_mask(const pybind11::buffer& buffer);

@@ -2,6 +2,8 @@
 
 #include "chat.h"
 #include "error.h"
+#include "template_budget.h"
+#include "template_probe.h"
 
 namespace llamaherd {
 namespace {
@@ -82,7 +84,9 @@ ChatTemplate::ChatTemplate(const LlamaModel& model, const std::string& source)
       adds_bos_(llama_vocab_get_add_bos(model.vocab())),
       adds_eos_(llama_vocab_get_add_eos(model.vocab())) {
   if (!exists_) return;
+  probe_template(model.get(), source);
   try {
+    const TemplateBudget budget;
     templates_ = common_chat_templates_init(model.get(), source);
   } catch (const std::exception& error) {
     throw ModelLoadError(std::string("the chat template does not parse: ") + error.what());
@@ -108,6 +112,7 @@ ChatPrompt ChatTemplate::apply(const LlamaModel& model, const ChatOptions& optio
   inputs.add_eos = adds_eos_;
   common_chat_params params = refusing("the chat template refused the messages", [&] {
     const std::lock_guard lock(mutex_);
+    const TemplateBudget budget;
     return common_chat_templates_apply(templates_.get(), inputs);
   });
   ChatPrompt prompt{std::move(params.prompt), std::move(params.additional_stops), {}, nullptr};

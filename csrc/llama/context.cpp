@@ -1,5 +1,6 @@
 #include "context.h"
 
+#include "abort_guard.h"
 #include "error.h"
 #include "log_sink.h"
 
@@ -8,6 +9,7 @@ namespace llamaherd {
 ContextPtr make_context(const LlamaModel& model, const llama_context_params& params,
                         const ThreadPool& threads) {
   const log_sink::ErrorCapture errors;
+  const AbortGuard guard;
   ContextPtr context;
   try {
     context.reset(llama_init_from_model(model.get(), params));

@@ -9,6 +9,7 @@
 #include "kernels/hook.h"
 #include "llama-cparams.h"
 #include "log_sink.h"
+#include "model_check.h"
 
 namespace llamaherd {
 namespace {
@@ -49,6 +50,7 @@ LlamaBackend::LlamaBackend(std::shared_ptr<const LlamaModel> model, const Engine
       threads_(config.n_threads.value_or(default_n_threads()), config.poll,
                choose_kernels(config)) {
   const Preset preset = resolve_preset(config);
+  n_positions_ = n_positions(*model_->get());
   info_.n_vocab = llama_vocab_n_tokens(model_->vocab());
   info_.n_ctx_train = llama_model_n_ctx_train(model_->get());
   info_.n_ctx = resolve_n_ctx(config, preset.max_seqs, info_.n_ctx_train);
@@ -164,6 +166,7 @@ bool LlamaBackend::fill(const BatchView& batch) {
   if (n_rows == 0 || n_rows > info_.n_batch || n_outputs > n_outputs_max()) return false;
   llama_batch_ext_clear(batch_.get());
   for (std::int32_t row = 0; row < n_rows; ++row) {
+    if (n_positions_ > 0 && batch.positions[row] >= n_positions_) return false;
     if (llama_batch_ext_add_token(batch_.get(), batch.seqs[row], batch.tokens[row]) != row) {
       return false;
     }

@@ -51,6 +51,7 @@ class LlamaBackend final : public Backend {
   std::shared_ptr<const LlamaModel> model_;
   BackendInfo info_;
   std::int32_t n_batch_ids_ = 0;  // llama.cpp's n_seq_max
+  std::int32_t n_positions_ = 0;  // that the model has learned; 0: it computes them
   // With a sliding window llama.cpp reuses a cell that has left the window of its only sequence,
   // even with swa_full, and a prefix that ends before it could no longer be shared. So each id has
   // a shadow, which holds what it holds. 0: there is no window.

@@ -6,12 +6,15 @@
 #include <filesystem>
 #include <fstream>
 
+#include "abort_guard.h"
 #include "devices.h"
 #include "error.h"
 #include "fit.h"
+#include "gguf_check.h"
 #include "kernel_choice.h"
 #include "kernels/panel_buffer.h"
 #include "log_sink.h"
+#include "model_check.h"
 #include "thread_pool.h"
 
 namespace llamaherd {
@@ -97,6 +100,8 @@ LlamaModel::LlamaModel(const std::string& path, const EngineConfig& config,
   if (config.deterministic && on_gpu_) {
     throw InvalidRequestError("deterministic=True computes on the CPU; set n_gpu_layers=0");
   }
+  check_gguf(path);
+  const AbortGuard guard;
   LoadParams load(path, config);
   load.params.progress_callback_user_data = &progress;
   load.params.progress_callback = [](float fraction, void* data) {
@@ -126,6 +131,7 @@ LlamaModel::LlamaModel(const std::string& path, const EngineConfig& config,
   if (llama_vocab_type(vocab()) == LLAMA_VOCAB_TYPE_NONE) {
     throw ModelLoadError(path + " has no vocabulary");
   }
+  check_model(*model_, path);
   const auto meta = [&](const char* key) {
     std::array<char, 64> value{};
     llama_model_meta_val_str(model_.get(), key, value.data(), value.size());
@@ -136,6 +142,7 @@ LlamaModel::LlamaModel(const std::string& path, const EngineConfig& config,
 }
 
 TokenTable LlamaModel::make_token_table() const {
+  const AbortGuard guard;
   TokenTable table;
   for (TokenId token = 0; token < llama_vocab_n_tokens(vocab()); ++token) {
     table.add(piece(token, false), llama_vocab_is_eog(vocab(), token), piece(token, true));

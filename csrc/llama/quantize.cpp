@@ -4,8 +4,10 @@
 #include <cstdio>
 #include <filesystem>
 
+#include "abort_guard.h"
 #include "devices.h"
 #include "error.h"
+#include "gguf_check.h"
 #include "llama.h"
 #include "log_sink.h"
 
@@ -52,8 +54,10 @@ void quantize(const std::string& source, const std::string& target, const std::s
   if (std::filesystem::equivalent(source, target, ignored)) {
     throw InvalidRequestError("quantize cannot write over its source " + source);
   }
+  check_gguf(source);
   const std::string partial = target + ".partial";
   const log_sink::ErrorCapture errors;
+  const AbortGuard guard;
   std::string failure;
   try {
     if (llama_model_quantize(source.c_str(), partial.c_str(), &params) != 0)

@@ -10,6 +10,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "abort_guard.h"
 #include "error.h"
 #include "log_sink.h"
 
@@ -237,6 +238,7 @@ void Tokenizer::append(const std::string& text, std::vector<TokenId>& out) const
   const std::size_t n_before = out.size();
   out.resize(n_before + text.size() + 16);
   const auto run = [&] {
+    const AbortGuard guard;
     try {
       return llama_tokenize(vocab_, text.data(), static_cast<std::int32_t>(text.size()),
                             out.data() + n_before, static_cast<std::int32_t>(out.size() - n_before),

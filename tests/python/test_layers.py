@@ -92,24 +92,35 @@ LLAMA: dict[str, str] = {
     "llama/kernel_choice": "error params kernels/hook kernels/mode",
     "llama/thread_pool": "backend kernels/hook kernels/mode",
     "llama/special_tokens": "types",
-    "llama/tokenizer": "error types llama/log_sink llama/special_tokens",
+    "llama/tokenizer": "error types llama/abort_guard llama/log_sink llama/special_tokens",
+    "llama/abort_guard": "",
+    "llama/gguf_file": "error llama/abort_guard llama/log_sink",
+    "llama/tokenizer_check": "error llama/gguf_file",
+    "llama/gguf_check": "error llama/abort_guard llama/gguf_file llama/tokenizer_check",
+    "llama/model_check": "error",
     "llama/llama_model": (
-        "error params token_table kernels/panel_buffer llama/devices llama/kernel_choice"
-        " llama/log_sink llama/thread_pool llama/tokenizer"
+        "error params token_table kernels/panel_buffer llama/abort_guard llama/devices"
+        " llama/gguf_check llama/kernel_choice llama/log_sink llama/model_check llama/thread_pool"
+        " llama/tokenizer"
     ),
     "llama/chat_format": "error llama/llama_model",
     "llama/chat_formats": "llama/chat_format",
-    "llama/chat_template": "error llama/chat_formats llama/llama_model",
-    "llama/context": "error llama/llama_model llama/log_sink llama/thread_pool",
+    "llama/template_budget": "",
+    "llama/template_steps": "llama/template_budget",
+    "llama/template_probe": "error",
+    "llama/chat_template": (
+        "error llama/chat_formats llama/llama_model llama/template_budget llama/template_probe"
+    ),
+    "llama/context": "error llama/abort_guard llama/llama_model llama/log_sink llama/thread_pool",
     "llama/embedder": (
         "error params kernels/hook llama/context llama/kernel_choice llama/llama_model"
         " llama/log_sink llama/thread_pool"
     ),
     "llama/fingerprint": "checksum error params llama/llama_model",
-    "llama/quantize": "error llama/devices llama/log_sink",
+    "llama/quantize": "error llama/abort_guard llama/devices llama/gguf_check llama/log_sink",
     "llama/llama_backend": (
         "backend error params kernels/hook llama/context llama/kernel_choice llama/llama_model"
-        " llama/log_sink llama/thread_pool"
+        " llama/log_sink llama/model_check llama/thread_pool"
     ),
     "llama/faulty_backend": "backend fault_script llama/llama_backend",
     "kernels/mode": "",
@@ -166,7 +177,7 @@ LLAMA: dict[str, str] = {
 BINDINGS: dict[str, str] = {
     "bindings/bindings": "",
     "bindings/module": "bindings/bindings",
-    "bindings/bind_errors": "bindings/bindings error",
+    "bindings/bind_errors": "bindings/bindings bindings/values error",
     "bindings/bind_params": "bindings/bindings cost_model params",
     "bindings/bind_results": "bindings/bindings metrics trace_log types watchdog",
     "bindings/values": "constraint error types",
@@ -177,7 +188,9 @@ BINDINGS: dict[str, str] = {
     ),
     "bindings/released_gil": "",
     "bindings/bind_engine": "bindings/bindings bindings/py_engine bindings/released_gil",
-    "bindings/bind_chat": "bindings/bindings bindings/released_gil llama/chat_template",
+    "bindings/bind_chat": (
+        "bindings/bindings bindings/released_gil bindings/values llama/chat_template"
+    ),
     "bindings/bind_embedder": (
         "bindings/bindings bindings/py_engine bindings/released_gil error llama/embedder"
     ),
@@ -186,8 +199,9 @@ BINDINGS: dict[str, str] = {
         " llama/llama_backend llama/llama_model"
     ),
     "bindings/bind_llama": (
-        "bindings/bindings bindings/released_gil error llama/devices llama/kernel_choice"
-        " llama/llama_backend llama/llama_model llama/log_sink llama/quantize"
+        "bindings/bindings bindings/released_gil bindings/values error llama/abort_guard"
+        " llama/devices llama/kernel_choice llama/llama_backend llama/llama_model llama/log_sink"
+        " llama/quantize"
     ),
 }
 ALLOWED = CORE | LLAMA | BINDINGS

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <cstdint>
+#include <ctime>
+
+namespace llamaherd {
+
+/// While one lives on a thread, a chat template that runs on it may take so much of the processor's
+/// time and of the thread's stack: count_template_step() throws std::runtime_error beyond.
+class TemplateBudget {
+ public:
+  TemplateBudget();
+  ~TemplateBudget();
+  TemplateBudget(const TemplateBudget&) = delete;
+  TemplateBudget& operator=(const TemplateBudget&) = delete;
+
+  void count_step();
+
+ private:
+  const char* stack_;
+  std::timespec begin_;
+  std::uint32_t n_steps_ = 0;
+};
+
+/// Called for every step of llama.cpp's Jinja engine: see template_steps.h.
+void count_template_step();
+
+}  // namespace llamaherd
