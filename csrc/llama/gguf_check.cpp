@@ -141,6 +141,11 @@ void check_hyperparameters(const GgufFile& file) {
     const std::string key = gguf_get_key(file.get(), i);
     if (key.starts_with(prefix)) check_hyperparameter(file, i, key.substr(prefix.size()));
   }
+  const auto heads = file.integers(prefix + "attention.head_count");
+  const bool may_lack_heads =
+      llm_arch_is_recurrent(arch) || llm_arch_is_hybrid(arch) || arch == LLM_ARCH_DECI;
+  require(may_lack_heads || (heads && !heads->empty() && heads->front() > 0),
+          prefix + "attention.head_count must be at least 1");
   const std::string step = prefix + "interleave_moe_layer_step";
   const auto steps = file.integers(step);
   require(!steps || arch == LLM_ARCH_LLAMA4 ||

@@ -116,6 +116,7 @@ BAD: dict[str, tuple[str, Change, str]] = {
         put("llama.rope.freq_base", float("inf"), FLOAT32),
         "freq_base must be finite",
     ),
+    "no heads": ("plain", put("llama.attention.head_count", 0), "head_count must be at least 1"),
     "3 KV heads for 2": (
         "plain",
         put("llama.attention.head_count_kv", 3),
