@@ -24,7 +24,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr rlim_t kCpuSeconds = 2;
 constexpr auto kWait = std::chrono::seconds(60);  // the machine may have much to do
-constexpr rlim_t kMemory = rlim_t{1} << 30;       // more than the process has
+constexpr rlim_t kMemory = rlim_t{512} << 20;     // more than the process has
 constexpr auto kPause = std::chrono::microseconds(500);
 
 constexpr char kDone = 'd', kNoMemory = 'm';
@@ -44,8 +44,13 @@ void limit(int resource, rlim_t value) {
   setrlimit(resource, &both);
 }
 
+int verdict_end = -1;  // of the pipe, in the child
+
+/// Ends the child: llama.cpp takes a failed allocation for a template's refusal, and tries more.
+[[noreturn]] void report(char verdict) { _exit(write(verdict_end, &verdict, 1) == 1 ? 0 : 1); }
+
 /// What the child does. It has this thread only, and what others held locked stays so: no log.
-char render(const llama_model* model, const std::string& source) {
+void render(const llama_model* model, const std::string& source) {
   llama_log_set([](ggml_log_level, const char*, void*) {}, nullptr);
   try {
     const common_chat_templates_ptr templates = common_chat_templates_init(model, source);
@@ -55,13 +60,9 @@ char render(const llama_model* model, const std::string& source) {
     message.content = "Hello";
     inputs.messages.push_back(message);
     common_chat_templates_apply(templates.get(), inputs);
-  } catch (const std::bad_alloc&) {
-    return kNoMemory;
-  } catch (const std::exception& error) {
-    // Refused: the same happens in the parent, which says so.
-    return std::string(error.what()).find("bad_alloc") != std::string::npos ? kNoMemory : kDone;
+  } catch (const std::exception&) {
+    return;  // refused: the same happens in the parent, which says so
   }
-  return kDone;
 }
 
 [[noreturn]] void run_child(const llama_model* model, const std::string& source, int out) {
@@ -71,9 +72,10 @@ char render(const llama_model* model, const std::string& source) {
   limit(RLIMIT_CORE, 0);
   limit(RLIMIT_CPU, kCpuSeconds);
   if (const rlim_t used = address_space()) limit(RLIMIT_AS, used + kMemory);
-  const char verdict = render(model, source);
-  if (write(out, &verdict, 1) != 1) _exit(1);
-  _exit(0);
+  verdict_end = out;
+  std::set_new_handler([] { report(kNoMemory); });
+  render(model, source);
+  report(kDone);
 }
 
 /// Waits for the child, and kills it when it is late. Its status; 0 if another has taken it.
@@ -113,7 +115,7 @@ void probe_template(const llama_model* model, const std::string& source) {
   if (child < 0) throw ModelLoadError("no process can be made to try the chat template in");
   if (!has_verdict) throw ModelLoadError("the chat template cannot be used: " + cause_of(status));
   if (verdict == kNoMemory) {
-    throw ModelLoadError("the chat template cannot be used: it takes more than 1 GiB of memory");
+    throw ModelLoadError("the chat template cannot be used: it takes more than 512 MiB of memory");
   }
 }
 
