@@ -8,7 +8,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['BareModel', 'BatchEngine', 'Calibration', 'ChatFormat', 'ChatMessage', 'ChatPrompt', 'Delta', 'DeviceInfo', 'Embedder', 'EngineConfig', 'EngineDeadError', 'FaultScript', 'FinishReason', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'Metrics', 'ModelLoadError', 'NotGenerativeError', 'QueueFullError', 'SamplingParams', 'Service', 'Timing', 'TokenLogprob', 'ToolCall', 'ToolGrammar', 'TraceCall', 'TraceSpan', 'cpu_features', 'cpu_kernels', 'default_n_threads', 'drain_log', 'fail_assertion', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'resolve_preset', 'serve_rpc']
+__all__: list[str] = ['BareModel', 'BatchEngine', 'Calibration', 'ChatFormat', 'ChatMessage', 'ChatPrompt', 'Delta', 'DeviceInfo', 'Embedder', 'EngineConfig', 'EngineDeadError', 'FaultScript', 'FinishReason', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'Metrics', 'ModelLoadError', 'NotGenerativeError', 'QueueFullError', 'SamplingParams', 'Service', 'Timing', 'TokenLogprob', 'ToolCall', 'ToolGrammar', 'TraceCall', 'TraceSpan', 'cpu_features', 'cpu_kernels', 'default_n_threads', 'drain_log', 'fail_assertion', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'reset_at_signal', 'resolve_preset', 'serve_rpc']
 class LlamaHerdError(RuntimeError):
     """
     Base of all errors that llamaherd raises.
@@ -1061,6 +1061,15 @@ def quantization_types() -> list[str]:
 def quantize(source: str, target: str, type: str, n_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Write a GGUF file with its weights in another type. Raises ModelLoadError.
+    """
+def reset_at_signal(number: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    The first signal of this number goes to the handler that is installed; from then on the default
+    action is in force, which for SIGTERM and SIGINT ends the process. The kernel does both: it needs no
+    thread of the process. On Windows it does nothing.
+    
+    Raises:
+      InvalidRequestError: There is no such signal.
     """
 def resolve_preset(config: EngineConfig) -> tuple[int, int]:
     """

@@ -178,6 +178,7 @@ BINDINGS: dict[str, str] = {
     "bindings/bindings": "",
     "bindings/module": "bindings/bindings",
     "bindings/bind_errors": "bindings/bindings bindings/values error",
+    "bindings/bind_signals": "bindings/bindings error",
     "bindings/bind_params": "bindings/bindings cost_model params",
     "bindings/bind_results": "bindings/bindings metrics trace_log types watchdog",
     "bindings/values": "constraint error types",
@@ -338,7 +339,7 @@ MODULES: dict[str, str] = {
         " server.generation server.schemas server.sse"
     ),
     "server.run": (
-        "server.batches server.descriptors server.generation server.listener server.protocol"
+        "_core server.batches server.descriptors server.generation server.listener server.protocol"
         " server.settings"
     ),
     "server.descriptors": "_core server.limits",

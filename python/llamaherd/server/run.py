@@ -8,6 +8,7 @@ import faulthandler
 import logging
 import signal
 import socket
+import threading
 import time
 from typing import Any
 
@@ -15,6 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.server import HANDLED_SIGNALS
 
+from llamaherd import _core
 from llamaherd.server.batches import Batches
 from llamaherd.server.descriptors import fit_connections
 from llamaherd.server.generation import Context
@@ -55,6 +57,9 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Raises what the application raises, which uvicorn would write to the log."""
+        if threading.current_thread() is threading.main_thread():
+            for number in HANDLED_SIGNALS:
+                _core.reset_at_signal(number)
         async with self._life:
             await self._life.enter_async_context(self._app.router.lifespan_context(self._app))
             try:
