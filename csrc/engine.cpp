@@ -45,11 +45,11 @@ Engine::Engine(Backend& backend, const TokenTable& table, const Limits& limits,
       builder_(backend.info().pad_seq),
       sampler_(backend.info().n_threads) {}
 
-void Engine::submit(RequestId id, std::vector<TokenId> prompt, const SamplingParams& params,
-                    std::uint64_t seed, std::int64_t submit_ns, const SubmitOptions& options) {
-  ++metrics_.n_submitted;
-  auto request =
-      std::make_unique<Request>(id, std::move(prompt), params, seed, limits_, table_, submit_ns);
+void Engine::submit(RequestId id, SharedValue<std::vector<TokenId>> prompt,
+                    SharedValue<SamplingParams> params, std::uint64_t seed, std::int64_t submit_ns,
+                    const SubmitOptions& options) {
+  auto request = std::make_unique<Request>(id, std::move(prompt), std::move(params), seed, limits_,
+                                           table_, submit_ns);
   request->streamed = options.streamed;
   if (caches_) request->cache_space = options.cache_space;
   request->turn = options.turn;
@@ -57,6 +57,7 @@ void Engine::submit(RequestId id, std::vector<TokenId> prompt, const SamplingPar
   request->constraint = options.constraint;
   request->trace = &trace_;
   scheduler_.submit(std::move(request), submit_ns);
+  ++metrics_.n_submitted;
 }
 
 void Engine::step(std::vector<Delta>& out) {
@@ -344,7 +345,7 @@ void Engine::hand_out(Request& request, const Staged& staged, std::int64_t now,
 /// Hands out the token the request has just gained; afterwards it may be gone.
 void Engine::emit(Request& request, std::int64_t now, std::vector<Delta>& out) {
   const std::int32_t n_before = request.n_shown();
-  Delta delta = request.take_delta(table_, now);
+  Delta delta = request.take_delta(now);
   if (!request.forced()) metrics_.n_output_tokens += delta.n_completion - n_before;
   const auto reason = delta.finish_reason;
   const auto request_ns = static_cast<double>(now - delta.timing.start_ns);
@@ -374,6 +375,7 @@ void Engine::finish_all(FinishReason reason, const std::string& error, std::vect
     } catch (const std::exception&) {
       // The backend may be what broke, or there is no memory for a delta: it is gone all the same.
       if (any() == request) scheduler_.take(*request);
+      if (any() == request) throw;
     }
   }
 }

@@ -54,8 +54,9 @@ class Engine {
          const CacheOptions& cache = {});
 
   /// `prompt` and `params` must be valid for `limits`; ids must grow from call to call.
-  void submit(RequestId id, std::vector<TokenId> prompt, const SamplingParams& params,
-              std::uint64_t seed, std::int64_t submit_ns, const SubmitOptions& options = {});
+  void submit(RequestId id, SharedValue<std::vector<TokenId>> prompt,
+              SharedValue<SamplingParams> params, std::uint64_t seed, std::int64_t submit_ns,
+              const SubmitOptions& options = {});
 
   /// Ends the request if it has not ended yet; its cells are free on return.
   void cancel(RequestId id, std::vector<Delta>& out);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <iterator>
+#include <new>
 #include <stdexcept>
 #include <utility>
 
@@ -11,6 +12,8 @@
 namespace llamaherd {
 namespace {
 
+constexpr std::size_t kMaxPins = 128;
+constexpr std::size_t kMaxPinNameBytes = 256;
 // A forecast is no better than this; whoever was told 0 would ask again at once.
 constexpr double kLeastRetryS = 1e-3;
 
@@ -46,60 +49,90 @@ void EngineThread::require_alive() const {
   if (closing_) throw EngineDeadError("the engine is closed");
 }
 
-RequestId EngineThread::submit(std::vector<TokenId> prompt, const SamplingParams& params,
+RequestId EngineThread::submit(std::vector<TokenId> prompt, SharedValue<SamplingParams> params,
                                const SubmitOptions& options, const Service& service) {
-  validate(params);
-  validate(prompt, params, limits_);
+  validate(*params);
+  validate(prompt, *params, limits_);
   validate(service);
-  const std::int32_t n_outputs = params.best_of.value_or(params.n);
+  const std::int32_t n_outputs = params->best_of.value_or(params->n);
   if (n_outputs > 1 && !options.cache_space) {
     throw InvalidRequestError("a private request (cache=False) needs n and best_of 1; got " +
                               std::to_string(n_outputs) + " outputs");
   }
   if (options.constraint) require_mask_words(options.constraint->n_words());
   const std::int64_t now = now_ns();
-  Submission submission{0, std::move(prompt), params, 0, now, options};
+  const std::size_t n_tokens = prompt.size();
+  Submission submission{0, std::move(prompt), std::move(params), 0, now, options, {}, n_outputs};
   submission.options.turn = {service.priority, service.tenant, deadline_ns(service.deadline_s, now),
                              deadline_ns(service.ttft_deadline_s, now)};
+  submission.options.constraint = nullptr;
+  for (std::int32_t i = 0; options.constraint && i < n_outputs; ++i) {
+    submission.constraints.push_back(options.constraint->fresh(table_));
+  }
   const std::lock_guard lock(mutex_);
   require_alive();
-  require_place(submission.prompt.size(), now);
-  const RequestId first = next_id_;
-  for (std::int32_t& index = submission.options.index; index < n_outputs; ++index) {
-    submission.id = next_id_++;
-    submission.seed = params.seed ? seed_of(*params.seed, index) : seeds_();
-    n_tokens_queued_ += static_cast<std::int64_t>(submission.prompt.size());
-    live_.insert(submission.id);
-    if (options.constraint) {
-      submission.options.constraint = options.constraint->fresh(table_);
-      constraints_.emplace(submission.id, submission.options.constraint);
-    }
-    inbox_.submissions.push_back(submission);
-  }
+  require_place(n_outputs, n_tokens, now);
+  submission.first = next_id_;
+  submission.seed = submission.params->seed ? *submission.params->seed : seeds_();
+  let_in(std::move(submission));
+  next_id_ += n_outputs;
+  n_tokens_queued_ += static_cast<std::int64_t>(n_tokens) * n_outputs;
   inbox_filled_.notify_one();
-  return first;
+  return next_id_ - n_outputs;
+}
+
+/// All of it or, if it throws, nothing. The mutex must be held.
+void EngineThread::let_in(Submission submission) {
+  const RequestId first = submission.first;
+  const std::int32_t n_outputs = submission.n_outputs;
+  const auto n_prompt = static_cast<std::int32_t>(submission.prompt->size());
+  try {
+    for (std::int32_t i = 0; i < n_outputs; ++i) {
+      live_.emplace(first + i, Live{i, n_prompt, 0});
+      if (submission.constraints.empty()) continue;
+      constraints_.emplace(first + i, submission.constraints[i]);
+    }
+    inbox_.submissions.push_back(std::move(submission));
+  } catch (...) {
+    for (std::int32_t i = 0; i < n_outputs; ++i) {
+      live_.erase(first + i);
+      constraints_.erase(first + i);
+    }
+    throw;
+  }
 }
 
 /// Who can start at once does not wait.
-void EngineThread::require_place(std::size_t n_tokens, std::int64_t now) const {
+void EngineThread::require_place(std::int32_t n_outputs, std::size_t n_tokens,
+                                 std::int64_t now) const {
   const auto n_live = static_cast<std::int64_t>(live_.size());
   const std::int32_t n_free = metrics_.n_waiting == 0 ? metrics_.n_seqs - metrics_.n_running : 0;
   const std::int64_t n_waiting = n_live - metrics_.n_running - n_free;
-  if (limits_.max_queued && n_waiting >= *limits_.max_queued) {
-    throw QueueFullError("at most " + std::to_string(*limits_.max_queued) +
-                             " requests may wait (max_queued), and " + std::to_string(n_waiting) +
-                             " do",
-                         retry_after_s(n_waiting - *limits_.max_queued + 1, now));
+  if (limits_.max_queued) {
+    const std::int64_t n_most = *limits_.max_queued;
+    if (n_outputs > n_most + metrics_.n_seqs) {
+      throw InvalidRequestError("a prompt may have at most max_queued + max_seqs (" +
+                                std::to_string(n_most + metrics_.n_seqs) +
+                                ") outputs, each of which takes a place in the queue; got " +
+                                std::to_string(n_outputs));
+    }
+    if (n_waiting + n_outputs > n_most) {
+      throw QueueFullError("at most " + std::to_string(n_most) +
+                               " requests may wait (max_queued), one for each output; " +
+                               std::to_string(std::max<std::int64_t>(0, n_waiting)) +
+                               " do and this prompt has " + std::to_string(n_outputs),
+                           retry_after_s(n_waiting + n_outputs - n_most, now));
+    }
   }
   if (!limits_.max_queued_tokens || n_waiting < 0 || n_tokens_queued_ == 0) return;
-  const std::int64_t n_over =
-      n_tokens_queued_ + static_cast<std::int64_t>(n_tokens) - *limits_.max_queued_tokens;
+  const auto n_new = static_cast<std::int64_t>(n_tokens) * n_outputs;
+  const std::int64_t n_over = n_tokens_queued_ + n_new - *limits_.max_queued_tokens;
   if (n_over <= 0) return;
   const std::int64_t n_each = std::max<std::int64_t>(1, n_tokens_queued_ / (n_waiting + 1));
   throw QueueFullError("prompts of at most " + std::to_string(*limits_.max_queued_tokens) +
-                           " tokens may wait (max_queued_tokens); " +
+                           " tokens may wait (max_queued_tokens), counted for each output; " +
                            std::to_string(n_tokens_queued_) + " do and this one has " +
-                           std::to_string(n_tokens),
+                           std::to_string(n_new),
                        retry_after_s((n_over + n_each - 1) / n_each, now));
 }
 
@@ -137,8 +170,8 @@ EngineThread::Inbox EngineThread::take_inbox() {
   return std::exchange(inbox_, {});
 }
 
+/// The mutex must be held.
 void EngineThread::command(CacheCommand command) {
-  const std::lock_guard lock(mutex_);
   require_alive();
   inbox_.cache_commands.push_back(std::move(command));
   inbox_filled_.notify_one();
@@ -146,15 +179,31 @@ void EngineThread::command(CacheCommand command) {
 
 void EngineThread::pin(const std::string& name, CacheSpace space, std::vector<TokenId> tokens,
                        std::int64_t expires_ns) {
+  if (name.empty() || name.size() > kMaxPinNameBytes) {
+    throw InvalidRequestError("a pin's name must have 1 to " + std::to_string(kMaxPinNameBytes) +
+                              " bytes; got " + std::to_string(name.size()));
+  }
+  const std::lock_guard lock(mutex_);
+  std::erase_if(pins_,
+                [now = now_ns()](const auto& pin) { return pin.second != 0 && pin.second <= now; });
+  if (pins_.size() >= kMaxPins && !pins_.contains(name)) {
+    throw InvalidRequestError("at most " + std::to_string(kMaxPins) +
+                              " prefixes may be pinned at once; unpin one first");
+  }
   command([=](Engine& engine) { engine.pin(name, space, tokens, expires_ns); });
+  pins_[name] = expires_ns;
 }
 
 void EngineThread::unpin(const std::string& name) {
+  const std::lock_guard lock(mutex_);
   command([=](Engine& engine) { engine.unpin(name); });
+  pins_.erase(name);
 }
 
 void EngineThread::clear_cache() {
+  const std::lock_guard lock(mutex_);
   command([](Engine& engine) { engine.clear_cache(); });
+  pins_.clear();
 }
 
 void EngineThread::require_mask_words(std::size_t n) const {
@@ -181,6 +230,19 @@ std::vector<Delta> EngineThread::drain(double timeout_s) {
   std::unique_lock lock(mutex_);
   outbox_filled_.wait_for(lock, std::chrono::duration<double>(timeout_s),
                           [this] { return !outbox_.empty() || ended_; });
+  if (ended_) {
+    // Where stop() could not: the memory that it lacked may be there again, and if it is not, this
+    // may be called once more.
+    for (auto live = live_.begin(); live != live_.end(); live = live_.erase(live)) {
+      Delta& last = outbox_.emplace_back();
+      last.request_id = live->first;
+      last.index = live->second.index;
+      last.n_prompt = live->second.n_prompt;
+      last.n_completion = live->second.n_completion;
+      last.finish_reason = FinishReason::kError;
+      last.error = fatal_error_;
+    }
+  }
   return std::exchange(outbox_, {});
 }
 
@@ -208,6 +270,8 @@ void EngineThread::run() {
     stop(FinishReason::kCancelled, "");
   } catch (const std::exception& error) {
     stop(FinishReason::kError, error.what());
+  } catch (...) {
+    stop(FinishReason::kError, "an unknown exception");
   }
 }
 
@@ -231,9 +295,7 @@ bool EngineThread::step() {
 
 void EngineThread::iterate(Inbox& inbox) {
   for (const CacheCommand& command : inbox.cache_commands) command(engine_);
-  for (Submission& s : inbox.submissions) {
-    engine_.submit(s.id, std::move(s.prompt), s.params, s.seed, s.submit_ns, s.options);
-  }
+  for (const Submission& submission : inbox.submissions) begin(submission);
   for (RequestId id : inbox.cancels) engine_.cancel(id, deltas_);
   engine_.report_load();
   engine_.step(deltas_);
@@ -241,49 +303,75 @@ void EngineThread::iterate(Inbox& inbox) {
   publish(false);
 }
 
+void EngineThread::begin(const Submission& s) {
+  SubmitOptions options = s.options;
+  for (std::int32_t i = 0; i < s.n_outputs; ++i) {
+    options.index = i;
+    if (!s.constraints.empty()) options.constraint = s.constraints[i];
+    engine_.submit(s.first + i, s.prompt, s.params, seed_of(s.seed, i), s.submit_ns, options);
+  }
+}
+
 void EngineThread::publish(bool ended) {
   const bool is_bounded = limits_.max_queued || limits_.max_queued_tokens;
   Forecast forecast = is_bounded ? engine_.forecast() : Forecast();
   const std::lock_guard lock(mutex_);
-  for (const Delta& delta : deltas_) {
-    if (!delta.finish_reason) continue;
+  const std::size_t n_before = outbox_.size();
+  // Either all of them are there, or none is and the requests are live still.
+  outbox_.insert(outbox_.end(), std::make_move_iterator(deltas_.begin()),
+                 std::make_move_iterator(deltas_.end()));
+  deltas_.clear();
+  for (std::size_t i = n_before; i < outbox_.size(); ++i) {
+    const Delta& delta = outbox_[i];
+    if (!delta.finish_reason) {
+      live_.at(delta.request_id).n_completion = delta.n_completion;
+      continue;
+    }
     live_.erase(delta.request_id);
     constraints_.erase(delta.request_id);
     cancelled_.erase(delta.request_id);
   }
-  std::move(deltas_.begin(), deltas_.end(), std::back_inserter(outbox_));
   metrics_ = engine_.metrics();
   forecast_ = std::move(forecast);
   published_ns_ = now_ns();
   n_tokens_queued_ = engine_.n_tokens_waiting();
   for (const Submission& s : inbox_.submissions) {
-    n_tokens_queued_ += static_cast<std::int64_t>(s.prompt.size());
+    n_tokens_queued_ += static_cast<std::int64_t>(s.prompt->size()) * s.n_outputs;
   }
   ended_ = ended;
-  if (!deltas_.empty() || ended) outbox_filled_.notify_all();
-  deltas_.clear();
+  if (outbox_.size() > n_before || ended) outbox_filled_.notify_all();
+}
+
+/// Ends the outbox. Every request gets its last delta: here, or if that fails by drain().
+void EngineThread::stop(FinishReason reason, const char* error) noexcept {
+  try {
+    finish_all(reason, error);
+  } catch (...) {
+    const std::lock_guard lock(mutex_);
+    closing_ = ended_ = true;
+    if (fatal_error_.empty()) fatal_error_ = "out of memory";  // so short that it needs none
+    outbox_filled_.notify_all();
+  }
+  if (reason != FinishReason::kCancelled) return;
+  try {
+    engine_.flush_cache();
+  } catch (...) {
+    // What is not saved will have to be computed again.
+  }
 }
 
 /// Gives every request its last delta, those still in the inbox included, and ends the outbox.
-void EngineThread::stop(FinishReason reason, const std::string& error) {
+void EngineThread::finish_all(FinishReason reason, const char* error) {
   Inbox inbox;
   {
     const std::lock_guard lock(mutex_);
     closing_ = true;
-    if (reason == FinishReason::kError) fatal_error_ = error;
     std::swap(inbox, inbox_);
+    if (reason == FinishReason::kError) fatal_error_ = error;
   }
-  for (Submission& s : inbox.submissions) {
-    engine_.submit(s.id, std::move(s.prompt), s.params, s.seed, s.submit_ns, s.options);
-  }
+  for (const Submission& submission : inbox.submissions) begin(submission);
   engine_.finish_all(reason, error, deltas_);
   publish(true);
-  if (reason != FinishReason::kCancelled) return;
-  try {
-    engine_.flush_cache();
-  } catch (const std::exception&) {
-    // What is not saved will have to be computed again.
-  }
 }
 
 void EngineThread::close() {
@@ -306,7 +394,7 @@ void EngineThread::close() {
 
 bool EngineThread::finished() const {
   const std::lock_guard lock(mutex_);
-  return ended_ && outbox_.empty();
+  return ended_ && outbox_.empty() && live_.empty();
 }
 
 std::string EngineThread::fatal_error() const {

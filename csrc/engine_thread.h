@@ -37,10 +37,10 @@ class EngineThread {
   EngineThread(const EngineThread&) = delete;
   EngineThread& operator=(const EngineThread&) = delete;
 
-  /// One request for each output (best_of, else n), let in together as if they were one; returns
-  /// the first of their consecutive ids. Deadlines count from now. Throws InvalidRequestError,
-  /// QueueFullError or, once closed or dead, EngineDeadError.
-  RequestId submit(std::vector<TokenId> prompt, const SamplingParams& params,
+  /// One request for each output (best_of, else n), all of them or none; returns the first of their
+  /// consecutive ids. Deadlines count from now. Throws InvalidRequestError, QueueFullError or, once
+  /// closed or dead, EngineDeadError.
+  RequestId submit(std::vector<TokenId> prompt, SharedValue<SamplingParams> params,
                    const SubmitOptions& options = {}, const Service& service = {});
 
   /// While held, no new step begins, so that requests submitted meanwhile are planned together.
@@ -53,7 +53,8 @@ class EngineThread {
   void cancel(RequestId id);
 
   /// What is done to the prefix cache between two steps; see PrefixCache. All throw EngineDeadError
-  /// once closed or dead, and do not wait.
+  /// once closed or dead, and do not wait. pin() throws InvalidRequestError if the name is too long
+  /// or there are too many pins.
   void pin(const std::string& name, CacheSpace space, std::vector<TokenId> tokens,
            std::int64_t expires_ns);
   void unpin(const std::string& name);
@@ -65,7 +66,8 @@ class EngineThread {
   void set_mask(RequestId id, std::int32_t index, TokenMask mask);
   void fail_mask(RequestId id, const std::string& error);
 
-  /// All deltas since the last call, waiting up to `timeout_s` seconds for the first.
+  /// All deltas since the last call, waiting up to `timeout_s` seconds for the first. Every request
+  /// gets its last delta, also if the engine died for want of memory.
   std::vector<Delta> drain(double timeout_s);
 
   /// Mode::kStepped: handles the inbox and runs one step. Returns whether there is more to do.
@@ -91,13 +93,16 @@ class EngineThread {
   const Limits& limits() const { return limits_; }
 
  private:
+  /// The requests made of one prompt.
   struct Submission {
-    RequestId id;
-    std::vector<TokenId> prompt;
-    SamplingParams params;
+    RequestId first;
+    SharedValue<std::vector<TokenId>> prompt;
+    SharedValue<SamplingParams> params;
     std::uint64_t seed;
     std::int64_t submit_ns;
     SubmitOptions options;
+    std::vector<std::shared_ptr<Constraint>> constraints;  // one for each output, or none
+    std::int32_t n_outputs;
   };
   using CacheCommand = std::function<void(Engine&)>;
   struct Inbox {
@@ -110,11 +115,14 @@ class EngineThread {
   void command(CacheCommand command);
   void run();
   void iterate(Inbox& inbox);
+  void begin(const Submission& submission);
   void publish(bool ended);
-  void stop(FinishReason reason, const std::string& error);
+  void stop(FinishReason reason, const char* error) noexcept;
+  void finish_all(FinishReason reason, const char* error);
   void require_alive() const;
   void require_mask_words(std::size_t n) const;
-  void require_place(std::size_t n_tokens, std::int64_t now) const;
+  void require_place(std::int32_t n_outputs, std::size_t n_tokens, std::int64_t now) const;
+  void let_in(Submission submission);
   double retry_after_s(std::int64_t n_over, std::int64_t now) const;
   Inbox take_inbox();
 
@@ -133,8 +141,15 @@ class EngineThread {
   Metrics metrics_;
   Forecast forecast_;
   std::int64_t published_ns_ = 0;
-  std::int64_t n_tokens_queued_ = 0;    // of prompts that do not run
-  std::unordered_set<RequestId> live_;  // submitted, their last delta not published
+  std::int64_t n_tokens_queued_ = 0;  // of prompts that do not run
+  /// What the last delta of a request must hold, whatever happens.
+  struct Live {
+    std::int32_t index;  // among its prompt's outputs
+    std::int32_t n_prompt;
+    std::int32_t n_completion;  // published so far
+  };
+  std::unordered_map<RequestId, Live> live_;            // submitted, their last delta not published
+  std::unordered_map<std::string, std::int64_t> pins_;  // when they expire; 0: never
   std::unordered_map<RequestId, std::shared_ptr<Constraint>> constraints_;  // of these
   std::unordered_set<RequestId> cancelled_;  // of these, and the engine does not know it yet
   RequestId next_id_ = 1;

@@ -123,7 +123,7 @@ void validate(const SamplingParams& p) {
     require(*p.best_of >= p.n && *p.best_of <= kMaxOutputs, "best_of",
             "in [n, " + text(kMaxOutputs) + "], with n " + text(p.n), *p.best_of);
   }
-  for (const std::string& stop : p.stop) {
+  for (const std::string& stop : p.stop.texts()) {
     require(!stop.empty(), "stop", "free of empty strings", stop);
     if (stop.size() > kMaxStopBytes) {
       throw InvalidRequestError("a stop string may have at most " + std::to_string(kMaxStopBytes) +

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "stop_strings.h"
 #include "types.h"
 
 namespace llamaherd {
@@ -32,7 +33,7 @@ struct SamplingParams {
   std::optional<std::uint64_t> seed;
   bool ignore_eos = false;
   std::vector<TokenId> stop_token_ids;
-  std::vector<std::string> stop;
+  StopStrings stop;
   bool echo = false;
   std::optional<std::int32_t> logprobs;
   std::optional<std::int32_t> prompt_logprobs;

@@ -10,12 +10,11 @@ namespace {
 
 static_assert(StepTokens::kShort > kMostDrafted);
 
-/// With max_tokens 0: the last token, taken off the prompt.
-std::optional<TokenId> take_forced(std::vector<TokenId>& prompt, const SamplingParams& params) {
+/// With max_tokens 0: the prompt's last token, which is not run.
+std::optional<TokenId> forced_token(const std::vector<TokenId>& prompt,
+                                    const SamplingParams& params) {
   if (params.max_tokens != 0) return std::nullopt;
-  const TokenId last = prompt.back();
-  prompt.pop_back();
-  return last;
+  return prompt.back();
 }
 
 std::int32_t fitting_max_tokens(const SamplingParams& params, std::size_t n_prompt,
@@ -38,36 +37,37 @@ std::int32_t n_characters(std::string_view bytes) {
 
 }  // namespace
 
-Request::Request(RequestId id, std::vector<TokenId> prompt, const SamplingParams& params,
-                 std::uint64_t seed, const Limits& limits, const TokenTable& table,
-                 std::int64_t submit_ns)
+Request::Request(RequestId id, SharedValue<std::vector<TokenId>> prompt,
+                 SharedValue<SamplingParams> params, std::uint64_t seed, const Limits& limits,
+                 const TokenTable& table, std::int64_t submit_ns)
     : id_(id),
-      n_logprobs_(params.logprobs),
-      n_prompt_logprobs_(params.prompt_logprobs),
-      forced_(take_forced(prompt, params)),
-      tokens_(std::move(prompt)),
-      n_prompt_(static_cast<Pos>(tokens_.size())),
-      n_scored_(params.prompt_logprobs ? std::min(params.prompt_logprobs_from, n_prompt_)
-                                       : n_prompt_),
-      max_tokens_(fitting_max_tokens(params, tokens_.size(), limits)),
-      min_tokens_(params.min_tokens),
-      n_output_least_(least_output(params, max_tokens_)),
-      ignore_eos_(params.ignore_eos),
-      echo_(params.echo),
-      looks_up_(params.prompt_lookup),
-      stop_token_ids_(params.stop_token_ids),
-      preserved_tokens_(params.preserved_tokens),
-      sampler_(params, seed, table, tokens_, max_tokens_),
-      text_(params.stop) {
-  // What is committed must not throw.
-  tokens_.reserve(tokens_.size() + max_tokens_);
-  if (params.prompt_logprobs) prompt_logprobs_.reserve(n_prompt_ + 1 - n_scored_);
-  if (params.logprobs) logprobs_.reserve(1);
-  if (looks_up_) guesses.reserve(kMostDrafted);
+      prompt_(std::move(prompt)),
+      params_(std::move(params)),
+      seed_(seed),
+      table_(table),
+      forced_(forced_token(*prompt_, *params_)),
+      n_prompt_(static_cast<Pos>(prompt_->size()) - (forced_ ? 1 : 0)),
+      n_scored_(params_->prompt_logprobs ? std::min(params_->prompt_logprobs_from, n_prompt_)
+                                         : n_prompt_),
+      max_tokens_(fitting_max_tokens(*params_, static_cast<std::size_t>(n_prompt_), limits)),
+      n_output_least_(least_output(*params_, max_tokens_)),
+      text_(params_.part(&SamplingParams::stop)) {
   timing_.submit_ns = spent_until_ns_ = submit_ns;
 }
 
+/// All that commit_step() and its like, which must not throw, need memory for.
+void Request::prepare_output() {
+  const auto prompt = tokens();
+  tokens_.reserve(prompt.size() + max_tokens_);
+  if (params_->prompt_logprobs) prompt_logprobs_.reserve(n_prompt_ + 1 - n_scored_);
+  if (params_->logprobs) logprobs_.reserve(1);
+  if (params_->prompt_lookup) guesses.reserve(kMostDrafted);
+  tokens_.assign(prompt.begin(), prompt.end());
+  sampler_.emplace(params_, seed_, table_, tokens_, max_tokens_);
+}
+
 void Request::start(SeqId seq, Pos kv_len, std::int64_t now_ns) {
+  if (!sampler_) prepare_output();
   spend(waiting_kind(), now_ns);
   following.reset();
   seq_ = seq;
@@ -128,14 +128,17 @@ void Request::commit_step(Pos kv_len, const TokenId* sampled) noexcept {
   }
   if (sampled == nullptr) return;
   tokens_.push_back(*sampled);
-  sampler_.accept(*sampled);
+  sampler_->accept(*sampled);
   if (constraint) constraint->accept(*sampled);
 }
 
 /// A guess's log-probability would have to be kept until it is known to be right, and penalties and
 /// grammars know what is output only: such requests do without.
 std::int32_t Request::n_guessable() const {
-  if (!looks_up_ || !decodes() || n_logprobs_ || constraint || sampler_.has_penalties()) return 0;
+  if (!params_->prompt_lookup || !decodes() || params_->logprobs || constraint ||
+      sampler_->has_penalties()) {
+    return 0;
+  }
   return std::min(max_tokens_ - n_output() - 1, kMostDrafted);
 }
 
@@ -155,14 +158,15 @@ void Request::commit_logprob(TokenLogprob&& logprob) noexcept {
   to.push_back(std::move(logprob));
 }
 
-bool Request::is_stop_token(TokenId token, const TokenTable& table) const {
-  if (!ignore_eos_ && table.ends_generation(token)) return true;
-  return std::find(stop_token_ids_.begin(), stop_token_ids_.end(), token) != stop_token_ids_.end();
+bool Request::is_stop_token(TokenId token) const {
+  if (!params_->ignore_eos && table_.ends_generation(token)) return true;
+  return std::ranges::find(params_->stop_token_ids, token) != params_->stop_token_ids.end();
 }
 
-std::string_view Request::output_piece(TokenId token, const TokenTable& table) const {
-  const bool preserved = std::ranges::find(preserved_tokens_, token) != preserved_tokens_.end();
-  return preserved ? table.name(token) : table.piece(token);
+std::string_view Request::output_piece(TokenId token) const {
+  const auto& names = params_->preserved_tokens;
+  const bool preserved = std::ranges::find(names, token) != names.end();
+  return preserved ? table_.name(token) : table_.piece(token);
 }
 
 Delta Request::make_delta(std::int64_t now_ns) {
@@ -179,19 +183,20 @@ Delta Request::make_delta(std::int64_t now_ns) {
 
 /// The prompt's text and scores, before the first output token. Offsets of output tokens count from
 /// the prompt's beginning if the prompt is part of the text.
-void Request::hand_out_prompt(const TokenTable& table, Delta& delta) {
-  if (!echo_ && !n_prompt_logprobs_) return;
+void Request::hand_out_prompt(Delta& delta) {
+  const bool echo = params_->echo;
+  if (!echo && !params_->prompt_logprobs) return;
   // A stream of its own: stop strings are looked for in the output only.
-  TextStream text({});
+  TextStream text{StopStrings{}};
   auto score = prompt_logprobs_.begin();
   const Pos first_scored = n_given() - static_cast<Pos>(prompt_logprobs_.size());
   for (Pos i = 0; i < n_given(); ++i) {
-    const std::string_view piece = table.piece(tokens_[i]);
+    const std::string_view piece = table_.piece((*prompt_)[i]);
     if (i >= first_scored) (score++)->text_offset = text_offset_;
     text_offset_ += n_characters(piece);
-    if (echo_) text.put(piece, false, delta.text);
+    if (echo) text.put(piece, false, delta.text);
   }
-  if (echo_) {
+  if (echo) {
     text.finish(delta.text);
   } else {
     text_offset_ = 0;
@@ -199,14 +204,14 @@ void Request::hand_out_prompt(const TokenTable& table, Delta& delta) {
   delta.prompt_logprobs = std::move(prompt_logprobs_);
 }
 
-Delta Request::take_delta(const TokenTable& table, std::int64_t now_ns) {
+Delta Request::take_delta(std::int64_t now_ns) {
   if (timing_.first_token_ns == 0 && n_output() > 0) timing_.first_token_ns = now_ns;
   Delta delta = make_delta(now_ns);
-  if (n_shown_ == 0) hand_out_prompt(table, delta);
+  if (n_shown_ == 0) hand_out_prompt(delta);
   if (forced_) delta.finish_reason = FinishReason::kLength;
   for (TokenLogprob& logprob : logprobs_) {
     logprob.text_offset = text_offset_;
-    text_offset_ += n_characters(output_piece(logprob.token, table));
+    text_offset_ += n_characters(output_piece(logprob.token));
     delta.logprobs.push_back(std::move(logprob));
   }
   logprobs_.clear();
@@ -215,11 +220,11 @@ Delta Request::take_delta(const TokenTable& table, std::int64_t now_ns) {
   for (; n_shown_ < n_output() && !delta.finish_reason; ++n_shown_) {
     const TokenId token = tokens_[n_prompt_ + n_shown_];
     delta.token_ids.push_back(token);
-    if (is_stop_token(token, table)) {
+    if (is_stop_token(token)) {
       delta.finish_reason = FinishReason::kStop;
       break;
     }
-    text_.put(output_piece(token, table), n_shown_ + 1 >= min_tokens_, delta.text);
+    text_.put(output_piece(token), n_shown_ + 1 >= params_->min_tokens, delta.text);
     if (text_.stopped()) {
       delta.finish_reason = FinishReason::kStop;
     } else if (n_shown_ + 1 == max_tokens_) {

@@ -14,6 +14,7 @@
 #include "drafts.h"
 #include "params.h"
 #include "sampler.h"
+#include "shared_value.h"
 #include "text_stream.h"
 #include "token_table.h"
 #include "trace_log.h"
@@ -39,10 +40,11 @@ class Request {
  public:
   enum class State { kWaiting, kRunning, kFinished };
 
-  /// Prompt and parameters must be valid. A max_tokens beyond what fits is cut to it.
-  Request(RequestId id, std::vector<TokenId> prompt, const SamplingParams& params,
-          std::uint64_t seed, const Limits& limits, const TokenTable& table,
-          std::int64_t submit_ns);
+  /// Prompt and parameters must be valid. A max_tokens beyond what fits is cut to it. `table` must
+  /// outlive it. Until it is started for the first time it holds no memory that grows with either.
+  Request(RequestId id, SharedValue<std::vector<TokenId>> prompt,
+          SharedValue<SamplingParams> params, std::uint64_t seed, const Limits& limits,
+          const TokenTable& table, std::int64_t submit_ns);
 
   Turn turn;
 
@@ -81,14 +83,17 @@ class Request {
   State state() const { return state_; }
   SeqId seq() const { return seq_; }
   Pos n_prompt() const { return n_prompt_; }
-  Pos n_tokens() const { return static_cast<Pos>(tokens_.size()); }
+  Pos n_tokens() const { return static_cast<Pos>(tokens().size()); }
   Pos n_output() const { return n_tokens() - n_prompt_; }
   Pos kv_len() const { return kv_len_; }
   Pos n_pending() const { return n_tokens() - kv_len_; }
   /// Its next row is for its next token.
   bool decodes() const { return n_pending() == 1 && n_output() > 0; }
-  std::span<const TokenId> tokens() const { return tokens_; }
-  const Sampler& sampler() const { return sampler_; }
+  std::span<const TokenId> tokens() const {
+    return sampler_ ? std::span<const TokenId>(tokens_) : std::span(*prompt_).first(n_prompt_);
+  }
+  /// Of a request that was started.
+  const Sampler& sampler() const { return *sampler_; }
 
   /// Tokens it may have from the cache without computing their rows: those behind are for its next
   /// token, or for the log-probabilities of its prompt.
@@ -97,8 +102,8 @@ class Request {
   bool scores() const { return n_scored_ < n_prompt_; }
   /// Rows of [begin, end) whose logits are wanted for these, as [first, last).
   std::pair<Pos, Pos> rows_to_score(Pos begin, Pos end) const;
-  std::optional<std::int32_t> n_prompt_logprobs() const { return n_prompt_logprobs_; }
-  std::optional<std::int32_t> n_logprobs() const { return n_logprobs_; }
+  std::optional<std::int32_t> n_prompt_logprobs() const { return params_->prompt_logprobs; }
+  std::optional<std::int32_t> n_logprobs() const { return params_->logprobs; }
   /// With max_tokens 0: the prompt's last token, which is not run, but looked up in the logits
   /// behind the others as if it had been sampled.
   std::optional<TokenId> forced() const { return forced_; }
@@ -183,26 +188,31 @@ class Request {
 
   /// What commit_step() gained since the last call, with a finish reason if the last token, the
   /// text or max_tokens ends the request.
-  Delta take_delta(const TokenTable& table, std::int64_t now_ns);
+  Delta take_delta(std::int64_t now_ns);
 
   /// A last delta without new tokens. Text held back is given out.
   Delta finish(FinishReason reason, std::string error, std::int64_t now_ns);
 
  private:
+  void prepare_output();
   Delta make_delta(std::int64_t now_ns);
   /// Tokens of the prompt as it was given.
   Pos n_given() const { return n_prompt_ + (forced_ ? 1 : 0); }
-  void hand_out_prompt(const TokenTable& table, Delta& delta);
-  bool is_stop_token(TokenId token, const TokenTable& table) const;
+  void hand_out_prompt(Delta& delta);
+  bool is_stop_token(TokenId token) const;
   /// What an output token adds to the text.
-  std::string_view output_piece(TokenId token, const TokenTable& table) const;
+  std::string_view output_piece(TokenId token) const;
 
   RequestId id_;
-  std::optional<std::int32_t> n_logprobs_, n_prompt_logprobs_;
+  SharedValue<std::vector<TokenId>> prompt_;
+  SharedValue<SamplingParams> params_;
+  std::uint64_t seed_;
+  const TokenTable& table_;
   std::optional<TokenId> forced_;
   State state_ = State::kWaiting;
   SeqId seq_ = kNoSeq;
-  std::vector<TokenId> tokens_;
+  std::vector<TokenId> tokens_;     // of a request that was started
+  std::optional<Sampler> sampler_;  // the same
   Pos n_prompt_;
   Pos n_scored_;  // prompt tokens below this one need no log-probability (any more)
   Pos kv_len_ = 0;
@@ -213,15 +223,8 @@ class Request {
   Delta held_;                                            // goes into the next one
   std::vector<TokenLogprob> logprobs_, prompt_logprobs_;  // not handed out yet
   std::int32_t max_tokens_;
-  std::int32_t min_tokens_;
   std::int32_t n_output_least_;
   std::int32_t text_offset_ = 0;
-  bool ignore_eos_;
-  bool echo_;
-  bool looks_up_;
-  std::vector<TokenId> stop_token_ids_;
-  std::vector<TokenId> preserved_tokens_;
-  Sampler sampler_;
   TextStream text_;
   Timing timing_;
   std::int64_t spent_until_ns_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "logits_math.h"
 
@@ -86,17 +87,17 @@ TokenId draw(const std::vector<TokenLogit>& candidates, float max, float tempera
 
 }  // namespace
 
-Sampler::Sampler(const SamplingParams& params, std::uint64_t seed, const TokenTable& table,
+Sampler::Sampler(SharedValue<SamplingParams> params, std::uint64_t seed, const TokenTable& table,
                  std::span<const TokenId> prompt, std::int32_t n_max)
-    : params_(params),
+    : params_(std::move(params)),
       seed_(seed),
-      has_penalties_(params.repetition_penalty != 1.0f || params.frequency_penalty != 0.0f ||
-                     params.presence_penalty != 0.0f) {
+      has_penalties_(params_->repetition_penalty != 1.0f || params_->frequency_penalty != 0.0f ||
+                     params_->presence_penalty != 0.0f) {
   const auto ending = table.end_of_generation();
-  if (params.ignore_eos) banned_always_.assign(ending.begin(), ending.end());
-  if (params.min_tokens > 0) {
-    banned_early_ = params.stop_token_ids;
-    if (!params.ignore_eos) {
+  if (params_->ignore_eos) banned_always_.assign(ending.begin(), ending.end());
+  if (params_->min_tokens > 0) {
+    banned_early_ = params_->stop_token_ids;
+    if (!params_->ignore_eos) {
       banned_early_.insert(banned_early_.end(), ending.begin(), ending.end());
     }
   }
@@ -109,23 +110,23 @@ Sampler::Sampler(const SamplingParams& params, std::uint64_t seed, const TokenTa
 }
 
 bool Sampler::edits() const {
-  return !seen_.empty() || !params_.logit_bias.empty() || !banned_always_.empty() ||
-         n_accepted_ < params_.min_tokens;
+  return !seen_.empty() || !params_->logit_bias.empty() || !banned_always_.empty() ||
+         n_accepted_ < params_->min_tokens;
 }
 
 void Sampler::edit(std::span<float> logits, std::int32_t n_ahead) const {
   for (const Seen& seen : seen_) {
     float& logit = logits[seen.token];
-    const float r = params_.repetition_penalty;
+    const float r = params_->repetition_penalty;
     logit = logit > 0 ? logit / r : logit * r;
     if (seen.n_output > 0) {
-      logit -=
-          params_.frequency_penalty * static_cast<float>(seen.n_output) + params_.presence_penalty;
+      logit -= params_->frequency_penalty * static_cast<float>(seen.n_output) +
+               params_->presence_penalty;
     }
   }
-  for (const auto& [token, bias] : params_.logit_bias) logits[token] += bias;
+  for (const auto& [token, bias] : params_->logit_bias) logits[token] += bias;
   for (TokenId token : banned_always_) logits[token] = kNegInf;
-  if (n_accepted_ + n_ahead < params_.min_tokens) {
+  if (n_accepted_ + n_ahead < params_->min_tokens) {
     for (TokenId token : banned_early_) logits[token] = kNegInf;
   }
 }
@@ -140,40 +141,40 @@ std::optional<TokenId> Sampler::choose(std::span<const float> logits, RowScratch
                                        std::int32_t n_ahead) const {
   const RowScan scan = scan_row(logits, s.block_max);
   if (!scan.finite) return std::nullopt;
-  if (params_.temperature == 0.0f || params_.top_k == 1) return scan.argmax;
+  if (params_->temperature == 0.0f || params_->top_k == 1) return scan.argmax;
 
   const double uniform = uniform_at(seed_, n_accepted_ + n_ahead);
   const bool has_top_k =
-      params_.top_k > 0 && static_cast<std::size_t>(params_.top_k) < logits.size();
+      params_->top_k > 0 && static_cast<std::size_t>(params_->top_k) < logits.size();
   double total = 0;  // 0: the candidates' own mass is the total
   if (has_top_k) {
-    collect_top_k(logits, params_.top_k, s);
-  } else if (params_.typical_p < 1.0f) {
+    collect_top_k(logits, params_->top_k, s);
+  } else if (params_->typical_p < 1.0f) {
     collect(logits, std::numeric_limits<float>::lowest(), s);
-  } else if (params_.top_p < 1.0f) {
-    total = collect_mass(logits, scan.max, params_.top_p, s);
-  } else if (params_.min_p > 0.0f) {
-    collect(logits, scan.max + std::log(params_.min_p), s);
+  } else if (params_->top_p < 1.0f) {
+    total = collect_mass(logits, scan.max, params_->top_p, s);
+  } else if (params_->min_p > 0.0f) {
+    collect(logits, scan.max + std::log(params_->min_p), s);
   } else {
     return draw_from_all(logits, scan.max, uniform, s);
   }
 
-  if (params_.typical_p < 1.0f) keep_typical(s.candidates, scan.max, params_.typical_p);
+  if (params_->typical_p < 1.0f) keep_typical(s.candidates, scan.max, params_->typical_p);
   std::sort(s.candidates.begin(), s.candidates.end(), better);
-  if (params_.top_p < 1.0f) {
+  if (params_->top_p < 1.0f) {
     const double own = weigh(s.candidates, scan.max);
-    keep_mass(s.candidates, params_.top_p, total > 0 ? total : own);
+    keep_mass(s.candidates, params_->top_p, total > 0 ? total : own);
   }
-  if (params_.min_p > 0.0f) {
-    const float threshold = s.candidates.front().logit + std::log(params_.min_p);
+  if (params_->min_p > 0.0f) {
+    const float threshold = s.candidates.front().logit + std::log(params_->min_p);
     while (s.candidates.back().logit < threshold) s.candidates.pop_back();
   }
-  return draw(s.candidates, s.candidates.front().logit, params_.temperature, uniform);
+  return draw(s.candidates, s.candidates.front().logit, params_->temperature, uniform);
 }
 
 TokenId Sampler::draw_from_all(std::span<const float> logits, float max, double uniform,
                                RowScratch& s) const {
-  const float scale = inverse(params_.temperature);
+  const float scale = inverse(params_->temperature);
   double left = uniform * exp_sums(logits, max, scale, s.block_sums);
   std::size_t block = 0;
   while (block + 1 < s.block_sums.size() && left >= s.block_sums[block]) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "params.h"
+#include "shared_value.h"
 #include "token_table.h"
 #include "top_tokens.h"
 #include "types.h"
@@ -20,7 +21,7 @@ namespace llamaherd {
 class Sampler {
  public:
   /// `params` must be valid. `n_max` bounds the calls of accept().
-  Sampler(const SamplingParams& params, std::uint64_t seed, const TokenTable& table,
+  Sampler(SharedValue<SamplingParams> params, std::uint64_t seed, const TokenTable& table,
           std::span<const TokenId> prompt, std::int32_t n_max);
 
   /// The next token, or nullopt if the row has a NaN, +inf or nothing but -inf. Overwrites parts
@@ -51,7 +52,7 @@ class Sampler {
   TokenId draw_from_all(std::span<const float> logits, float max, double uniform,
                         RowScratch& scratch) const;
 
-  SamplingParams params_;
+  SharedValue<SamplingParams> params_;
   std::uint64_t seed_;
   bool has_penalties_;
   std::int32_t n_accepted_ = 0;

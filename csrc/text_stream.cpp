@@ -58,21 +58,25 @@ std::size_t append_utf8(std::string_view bytes, bool is_final, std::string& out)
 }
 
 void TextStream::put(std::string_view bytes, bool check_stops, std::string& out) {
-  const std::size_t n_old = held_.size();
   held_ += bytes;
   std::size_t n_keep = 0;
-  if (check_stops && !stops_.empty()) {
-    const std::size_t stop = find_stop(n_old);
+  if (!check_stops) {
+    stops_.reset();
+    n_matched_ = 0;
+  } else if (!stops_.empty()) {
+    const std::size_t stop = find_stop();
     if (stop != std::string::npos) {
       stopped_ = true;
       append_utf8(std::string_view(held_).substr(0, stop), true, out);
       held_.clear();
       return;
     }
-    n_keep = open_stop_length();
+    n_keep = stops_.n_open();
   }
   const std::string_view free = std::string_view(held_).substr(0, held_.size() - n_keep);
-  held_.erase(0, append_utf8(free, false, out));
+  const std::size_t n_shown = append_utf8(free, false, out);
+  held_.erase(0, n_shown);
+  n_matched_ -= std::min(n_matched_, n_shown);
 }
 
 void TextStream::finish(std::string& out) {
@@ -80,32 +84,13 @@ void TextStream::finish(std::string& out) {
   held_.clear();
 }
 
-/// Where the first complete stop string starts. Only matches that end in the new bytes are new.
-std::size_t TextStream::find_stop(std::size_t n_old) const {
-  std::size_t best_begin = std::string::npos;
-  std::size_t best_end = std::string::npos;
-  for (const std::string& stop : stops_) {
-    const std::size_t from = n_old + 1 > stop.size() ? n_old + 1 - stop.size() : 0;
-    const std::size_t begin = held_.find(stop, from);
-    if (begin == std::string::npos) continue;
-    const std::size_t end = begin + stop.size();
-    if (end < best_end || (end == best_end && begin < best_begin)) {
-      best_begin = begin;
-      best_end = end;
-    }
+/// Where the first complete stop string starts.
+std::size_t TextStream::find_stop() {
+  while (n_matched_ < held_.size()) {
+    const std::size_t length = stops_.put(held_[n_matched_++]);
+    if (length > 0) return n_matched_ - length;
   }
-  return best_begin;
-}
-
-/// Length of the longest end of held_ that is the beginning of a stop string.
-std::size_t TextStream::open_stop_length() const {
-  std::size_t longest = 0;
-  for (const std::string& stop : stops_) {
-    for (std::size_t n = std::min(stop.size() - 1, held_.size()); n > longest; --n) {
-      if (held_.compare(held_.size() - n, n, stop, 0, n) == 0) longest = n;
-    }
-  }
-  return longest;
+  return std::string::npos;
 }
 
 }  // namespace llamaherd

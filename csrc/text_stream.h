@@ -2,7 +2,8 @@
 
 #include <string>
 #include <string_view>
-#include <vector>
+
+#include "stop_strings.h"
 
 namespace llamaherd {
 
@@ -15,7 +16,7 @@ namespace llamaherd {
 class TextStream {
  public:
   /// `stops` must be valid UTF-8 and not empty strings.
-  explicit TextStream(std::vector<std::string> stops) : stops_(std::move(stops)) {}
+  explicit TextStream(SharedValue<StopStrings> stops) : stops_(std::move(stops)) {}
 
   /// Takes a token's bytes and appends to `out` what may be shown now. With `check_stops` false no
   /// stop string is looked for in what has been held or comes in.
@@ -28,11 +29,11 @@ class TextStream {
   bool stopped() const { return stopped_; }
 
  private:
-  std::size_t find_stop(std::size_t n_old) const;
-  std::size_t open_stop_length() const;
+  std::size_t find_stop();
 
-  std::vector<std::string> stops_;
-  std::string held_;  // bytes that came in and were not shown
+  StopMatcher stops_;
+  std::string held_;           // bytes that came in and were not shown
+  std::size_t n_matched_ = 0;  // of these, that stops_ was told
   bool stopped_ = false;
 };
 

@@ -40,11 +40,11 @@ Thread safety:
            py::arg("service") = Service{}, py::arg("mask") = py::none(),
            py::arg("triggers") = std::vector<std::string>{}, R"pbdoc(
 Queue one prompt for generation and return at once. Its outputs (best_of, else n) are requests
-with consecutive ids; where the queue is bounded they are let in together, as one.
+with consecutive ids; they are let in together or not at all.
 
 Args:
   prompt: Token ids, shape (n_prompt,), integers in [0, n_vocab). Copied.
-  params: Copied.
+  params: Not copied: nothing may change them afterwards.
   streamed: False: only the last delta comes out, with all tokens and text.
   cache_space: Prefixes are shared within a space only, in [0, 2**64). None: shares nothing and
     leaves nothing.

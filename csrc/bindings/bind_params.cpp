@@ -26,8 +26,11 @@ void set_attention(Calibration& self, const Pair& pair) {
 // Plain holders: llamaherd.SamplingParams and llamaherd.EngineConfig, which users see, fill one and
 // let validate() here judge it, so that each rule stands once.
 void bind_params(py::module_& m) {
-  py::class_<SamplingParams>(m, "SamplingParams", "The core's form of llamaherd.SamplingParams.")
+  // Shared with the engine by submit(), which does not copy it.
+  py::class_<SamplingParams, std::shared_ptr<SamplingParams>>(
+      m, "SamplingParams", "The core's form of llamaherd.SamplingParams.")
       .def(py::init<>())
+      .def(py::init<const SamplingParams&>(), py::arg("other"), "A copy.")
       .def_readwrite("max_tokens", &SamplingParams::max_tokens)
       .def_readwrite("min_tokens", &SamplingParams::min_tokens)
       .def_readwrite("temperature", &SamplingParams::temperature)
@@ -42,7 +45,11 @@ void bind_params(py::module_& m) {
       .def_readwrite("seed", &SamplingParams::seed)
       .def_readwrite("ignore_eos", &SamplingParams::ignore_eos)
       .def_readwrite("stop_token_ids", &SamplingParams::stop_token_ids)
-      .def_readwrite("stop", &SamplingParams::stop)
+      .def_property(
+          "stop", [](const SamplingParams& self) { return self.stop.texts(); },
+          [](SamplingParams& self, std::vector<std::string> texts) {
+            self.stop = StopStrings(std::move(texts));
+          })
       .def_readwrite("echo", &SamplingParams::echo)
       .def_readwrite("logprobs", &SamplingParams::logprobs)
       .def_readwrite("prompt_logprobs", &SamplingParams::prompt_logprobs)

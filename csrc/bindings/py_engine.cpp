@@ -89,7 +89,7 @@ void PyBatchEngine::close() {
   model_.reset();
 }
 
-RequestId PyBatchEngine::submit(const py::object& prompt, const SamplingParams& params,
+RequestId PyBatchEngine::submit(const py::object& prompt, std::shared_ptr<SamplingParams> params,
                                 bool streamed, std::optional<CacheSpace> cache_space,
                                 const Service& service, const std::optional<py::buffer>& mask,
                                 const std::vector<std::string>& triggers) {
@@ -100,7 +100,8 @@ RequestId PyBatchEngine::submit(const py::object& prompt, const SamplingParams& 
         std::make_shared<Constraint>(mask ? to_mask(*mask) : TokenMask(), triggers);
   }
   const ReleasedGil release;
-  return engine().submit(std::move(tokens), params, options, service);
+  return engine().submit(std::move(tokens), SharedValue<SamplingParams>(std::move(params)), options,
+                         service);
 }
 
 void PyBatchEngine::set_mask(RequestId id, std::int32_t index, const py::buffer& mask) {

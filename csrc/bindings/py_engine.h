@@ -46,7 +46,7 @@ class PyBatchEngine {
 
   void close();
 
-  RequestId submit(const py::object& prompt, const SamplingParams& params, bool streamed,
+  RequestId submit(const py::object& prompt, std::shared_ptr<SamplingParams> params, bool streamed,
                    std::optional<CacheSpace> cache_space, const Service& service,
                    const std::optional<py::buffer>& mask, const std::vector<std::string>& triggers);
 

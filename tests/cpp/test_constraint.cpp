@@ -38,7 +38,7 @@ TEST(Constrained, DrawsInProportionAmongWhatIsAllowed) {
   double total = 0;
   for (const TokenId token : allowed) total += std::exp(double{row()[token]});
   const Constraint constraint(mask);
-  Sampler sampler({}, 7, make_table(), {}, 0);
+  Sampler sampler(SamplingParams{}, 7, make_table(), {}, 0);
   RowScratch scratch;
   std::map<TokenId, int> counts;
   constexpr int kDraws = 40000;
@@ -59,7 +59,7 @@ TEST(Constrained, DrawsInProportionAmongWhatIsAllowed) {
 
 TEST(Constrained, SaysWhyThereIsNoToken) {
   RowScratch scratch;
-  const Sampler sampler({}, 7, make_table(), {}, 0);
+  const Sampler sampler(SamplingParams{}, 7, make_table(), {}, 0);
   const Constraint nothing(mask_of({}));
   std::vector<float> logits = row();
   Staged staged = sample_constrained(sampler, nothing, logits, scratch);

@@ -34,7 +34,7 @@ TEST_F(EngineFatal, AFatalErrorIsStickyAndEverybodyIsTold) {
       EXPECT_EQ(engine_->fatal_error(), cause);
       for (int i = 0; i < 2; ++i) {
         try {
-          engine_->submit({1}, {});
+          engine_->submit({1}, SamplingParams{});
           FAIL();
         } catch (const EngineDeadError& error) {
           EXPECT_EQ(error.what(), "the engine stopped after a fatal error: " + cause);

@@ -184,7 +184,7 @@ TEST_P(EngineStep, RequestsEndByStopTokenStopStringAndLength) {
   EXPECT_EQ(ended[0].token_ids.back(), plain.token_ids[9]);
   EXPECT_LE(ended[0].token_ids.size(), 10u);
   EXPECT_EQ(ended[1].reason, FinishReason::kStop);
-  EXPECT_EQ(ended[1].text, plain.text.substr(0, plain.text.find(by_text.params.stop[0])));
+  EXPECT_EQ(ended[1].text, plain.text.substr(0, plain.text.find(by_text.params.stop.texts()[0])));
   EXPECT_EQ(ended[2].reason, FinishReason::kLength);
   EXPECT_EQ(ended[2].token_ids.size(), static_cast<std::size_t>(options_.limits.max_len - 3));
   EXPECT_EQ(herd.engine.metrics().n_finished_stop, 2);
@@ -195,7 +195,7 @@ TEST_P(EngineStep, TextIsTheTextOfTheTokens) {
   std::mt19937 rng(12);
   for (int i = 0; i < 200; ++i) {
     Spec spec = random_spec(rng, 10, 40);
-    spec.params.stop.clear();
+    spec.params.stop = {};
     const Outcome o = run_alone(spec, options_);
     std::vector<TokenId> shown = o.token_ids;
     if (o.reason == FinishReason::kStop) shown.pop_back();

@@ -33,8 +33,8 @@ TEST_F(EngineThreadTest, SubmitRefusesWhatBreaksARule) {
   SamplingParams bad;
   bad.top_p = 2;
   EXPECT_THROW(engine_->submit({1}, bad), InvalidRequestError);
-  EXPECT_THROW(engine_->submit({}, {}), InvalidRequestError);
-  EXPECT_THROW(engine_->submit({kVocab}, {}), InvalidRequestError);
+  EXPECT_THROW(engine_->submit({}, SamplingParams{}), InvalidRequestError);
+  EXPECT_THROW(engine_->submit({kVocab}, SamplingParams{}), InvalidRequestError);
   EXPECT_EQ(engine_->metrics().n_submitted, 0);
 }
 
@@ -161,7 +161,7 @@ TEST_F(EngineThreadTest, CloseWakesAWaitingDrain) {
 TEST_F(EngineThreadTest, SubmittingAfterCloseThrows) {
   start();
   engine_->close();
-  EXPECT_THROW(engine_->submit({1}, {}), EngineDeadError);
+  EXPECT_THROW(engine_->submit({1}, SamplingParams{}), EngineDeadError);
   engine_->cancel(1);
   EXPECT_EQ(engine_->fatal_error(), "");
 }

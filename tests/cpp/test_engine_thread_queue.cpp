@@ -30,9 +30,11 @@ TEST_F(EngineThreadQueue, TakesAsManyAsCanStartAndWait) {
   options_.limits.max_queued = 3;
   start(EngineThread::Mode::kStepped);
   for (int i = 0; i < 4 + 3; ++i) EXPECT_EQ(refusal(spec_), "");
-  EXPECT_EQ(refusal(spec_), "at most 3 requests may wait (max_queued), and 3 do");
+  const std::string full =
+      "at most 3 requests may wait (max_queued), one for each output; 3 do and this prompt has 1";
+  EXPECT_EQ(refusal(spec_), full);
   engine_->step();
-  EXPECT_EQ(refusal(spec_), "at most 3 requests may wait (max_queued), and 3 do");
+  EXPECT_EQ(refusal(spec_), full);
   while (engine_->metrics().n_waiting == 3) engine_->step();
   EXPECT_EQ(refusal(spec_), "");
   while (engine_->step()) {
@@ -43,7 +45,7 @@ TEST_F(EngineThreadQueue, TakesAsManyAsCanStartAndWait) {
 }
 
 TEST_F(EngineThreadQueue, TakesTheOutputsOfOnePromptTogether) {
-  options_.limits.max_queued = 1;
+  options_.limits.max_queued = 5;
   start(EngineThread::Mode::kStepped);
   Spec many = spec_;
   many.params.n = 2;
@@ -52,7 +54,9 @@ TEST_F(EngineThreadQueue, TakesTheOutputsOfOnePromptTogether) {
   many.params.seed = 3;
   const RequestId first = engine_->submit(many.prompt, many.params);
   for (RequestId id = first; id < first + 9; ++id) collector_.expect(id);
-  EXPECT_EQ(refusal(spec_), "at most 1 requests may wait (max_queued), and 5 do");
+  EXPECT_EQ(
+      refusal(spec_),
+      "at most 5 requests may wait (max_queued), one for each output; 5 do and this prompt has 1");
   while (engine_->step()) {
   }
   const std::vector<Delta> deltas = engine_->drain(0);
@@ -64,6 +68,28 @@ TEST_F(EngineThreadQueue, TakesTheOutputsOfOnePromptTogether) {
   many.seed = 3;
   EXPECT_EQ(collector_[first], run_alone(many)) << "the first is what one alone would be";
   EXPECT_NE(collector_[first].token_ids, collector_[first + 1].token_ids);
+}
+
+TEST_F(EngineThreadQueue, EachOutputTakesAPlace) {
+  options_.limits.max_queued = 3;
+  start(EngineThread::Mode::kStepped);
+  Spec many = spec_;
+  many.params.n = 4 + 3 + 1;
+  EXPECT_THROW(submit(many), InvalidRequestError) << "it will never have room";
+  many.params.n = 6;
+  EXPECT_EQ(refusal(spec_), "");
+  EXPECT_EQ(refusal(spec_), "");
+  EXPECT_EQ(
+      refusal(many),
+      "at most 3 requests may wait (max_queued), one for each output; 0 do and this prompt has 6");
+  many.params.n = 5;
+  const RequestId first = engine_->submit(many.prompt, many.params);
+  for (RequestId id = first; id < first + 5; ++id) collector_.expect(id);
+  EXPECT_NE(refusal(spec_), "");
+  while (engine_->step()) {
+  }
+  collector_.take(engine_->drain(0));
+  EXPECT_TRUE(collector_.complete());
 }
 
 TEST_F(EngineThreadQueue, RefusesSeveralPrivateOutputs) {
@@ -85,7 +111,8 @@ TEST_F(EngineThreadQueue, BoundsTheTokensThatWait) {
   EXPECT_EQ(refusal(greedy(std::vector<TokenId>(60, 3), 30)), "")
       << "one may be as long as it likes";
   EXPECT_EQ(refusal(greedy({1}, 2)),
-            "prompts of at most 50 tokens may wait (max_queued_tokens); 60 do and this one has 1");
+            "prompts of at most 50 tokens may wait (max_queued_tokens), counted for each output; "
+            "60 do and this one has 1");
   do {
     engine_->step();
   } while (engine_->metrics().n_waiting > 0);
@@ -143,7 +170,7 @@ TEST_F(EngineThreadQueue, ADeadlineCountsFromSubmission) {
 TEST_F(EngineThreadQueue, RefusesWhatIsOutOfRange) {
   start();
   const auto submit_with = [this](const Service& service) {
-    engine_->submit({1}, {}, {}, service);
+    engine_->submit({1}, SamplingParams{}, {}, service);
   };
   EXPECT_THROW(submit_with({.priority = -1}), InvalidRequestError);
   EXPECT_THROW(submit_with({.priority = 101}), InvalidRequestError);

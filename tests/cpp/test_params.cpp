@@ -43,7 +43,7 @@ TEST(SamplingParamsRules, DefaultsAndLimitsAreValid) {
   p.repetition_penalty = 100;
   p.frequency_penalty = p.presence_penalty = 2;
   p.logit_bias = {{1, -kInf}, {2, 50.0f}};
-  p.stop.assign(kMaxStopStrings, std::string(kMaxStopBytes, 'x'));
+  p.stop = std::vector(kMaxStopStrings, std::string(kMaxStopBytes, 'x'));
   EXPECT_NO_THROW(validate(p));
   p.frequency_penalty = p.presence_penalty = -2;
   p.temperature = p.min_p = 0;
@@ -86,12 +86,12 @@ TEST(SamplingParamsRules, MessagesStateRuleAndValue) {
          p.logit_bias = {{1, 0.0f}, {7, kInf}};
        },
        "logit_bias must be in [-1000, 1000] or -inf for token 7; got inf"},
-      {[](P& p) { p.stop.assign(129, "x"); }, "stop may hold at most 128 strings; got 129"},
+      {[](P& p) { p.stop = std::vector<std::string>(129, "x"); }, "stop may hold at most 128 strings; got 129"},
       {[](P& p) {
          p.stop = {"x", ""};
        },
        "stop must be free of empty strings; got ''"},
-      {[](P& p) { p.stop = {std::string(1025, 'x')}; },
+      {[](P& p) { p.stop = StopStrings{std::string(1025, 'x')}; },
        "a stop string may have at most 1024 bytes; got 1025"},
   };
   for (const auto& row : rows) {

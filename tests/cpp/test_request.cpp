@@ -21,7 +21,7 @@ class RequestTest : public ::testing::Test {
     Outcome o;
     for (TokenId token : outputs) {
       r.commit_step(r.n_tokens(), &token);
-      const Delta delta = r.take_delta(table_, 3);
+      const Delta delta = r.take_delta(3);
       o.token_ids.insert(o.token_ids.end(), delta.token_ids.begin(), delta.token_ids.end());
       o.text += delta.text;
       o.reason = delta.finish_reason;
@@ -140,7 +140,7 @@ TEST_F(RequestTest, FinishGivesOutHeldTextOnce) {
   Request r(1, prompt_, params_, 0, {kVocab, 64}, table_, 1);
   r.start(0, 0, 2);
   r.commit_step(3, &kA);
-  EXPECT_EQ(r.take_delta(table_, 3).text, "");
+  EXPECT_EQ(r.take_delta(3).text, "");
   const Delta last = r.finish(FinishReason::kError, "why", 4);
   EXPECT_EQ(last.text, "a");
   EXPECT_TRUE(last.token_ids.empty());
@@ -153,9 +153,9 @@ TEST_F(RequestTest, TimingRecordsEachMomentOnce) {
   Request r(1, prompt_, params_, 0, {kVocab, 64}, table_, 10);
   r.start(0, 0, 20);
   r.commit_step(3, &kA);
-  r.take_delta(table_, 30);
+  r.take_delta(30);
   r.commit_step(4, &kB);
-  const Timing t = r.take_delta(table_, 40).timing;
+  const Timing t = r.take_delta(40).timing;
   EXPECT_EQ(t.submit_ns, 10);
   EXPECT_EQ(t.start_ns, 20);
   EXPECT_EQ(t.first_token_ns, 30);

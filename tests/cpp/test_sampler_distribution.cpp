@@ -189,7 +189,7 @@ TEST(SamplerDistribution, DrawsInProportionOnEveryPath) {
 
 TEST(SamplerDistribution, NeighbouringDrawsAreIndependent) {
   const std::vector<float> row(4, 0.0f);
-  Sampler sampler({}, 3, make_table(), {}, 0);
+  Sampler sampler(SamplingParams{}, 3, make_table(), {}, 0);
   RowScratch scratch;
   std::map<std::pair<TokenId, TokenId>, int> pairs;
   TokenId last = 0;
@@ -214,7 +214,7 @@ TEST(SamplerDistribution, NeighbouringSeedsAreIndependent) {
     for (std::uint64_t s : {seed, seed + 1}) {
       RowScratch scratch;
       std::vector<float> copy = row;
-      tokens.push_back(*Sampler({}, s, make_table(), {}, 0).sample(copy, scratch));
+      tokens.push_back(*Sampler(SamplingParams{}, s, make_table(), {}, 0).sample(copy, scratch));
     }
     ++pairs[{tokens[0], tokens[1]}];
   }
