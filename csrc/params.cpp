@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <stdexcept>
 #include <string_view>
+#include <thread>
 
 #include "error.h"
 
@@ -77,6 +78,14 @@ void require_seconds(std::string_view name, const std::optional<double>& value) 
 
 // Ids from the number of active sequences to 255 are left to the prefix cache.
 constexpr std::int32_t kMaxSeqs = 64;
+
+// Threads wait for each other after every operation: many more than CPUs stop everything.
+constexpr std::int32_t kThreadsPerCpu = 4;
+
+std::int32_t max_threads() {
+  const auto n_cpus = static_cast<std::int32_t>(std::thread::hardware_concurrency());
+  return kThreadsPerCpu * std::clamp(n_cpus, 1, 512);
+}
 
 /// llama.cpp takes any number, and cuts it to the rows of a call.
 void validate_ubatch(std::int32_t n_ubatch, const Preset& preset) {
@@ -168,7 +177,9 @@ void validate(const EngineConfig& c) {
             weight);
   }
   if (c.n_threads) {
-    require(*c.n_threads >= 1 && *c.n_threads <= 512, "n_threads", "in [1, 512]", *c.n_threads);
+    const std::int32_t n_most = max_threads();
+    require(*c.n_threads >= 1 && *c.n_threads <= n_most, "n_threads",
+            "in [1, " + text(n_most) + "], " + text(kThreadsPerCpu) + " for each CPU", *c.n_threads);
   }
   require(c.poll >= 0 && c.poll <= 100, "poll", "in [0, 100]", c.poll);
   require_at_least("n_gpu_layers", c.n_gpu_layers, -1);

@@ -1,6 +1,9 @@
 #include "chat_format.h"
 
+#include <algorithm>
+
 #include "chat.h"
+#include "deep_stack.h"
 #include "error.h"
 
 namespace llamaherd {
@@ -29,6 +32,14 @@ ToolGrammar grammar_of(const LlamaModel& model, const common_chat_params& params
   return grammar;
 }
 
+// llama.cpp's parsers call themselves for each level of an answer's values, and how deep these are
+// nested is the model's word. A text cannot be nested deeper than it has opening brackets.
+constexpr std::size_t kBytesOfLevel = 8192;
+constexpr std::size_t kLevelsOfAnyStack = 32;
+constexpr std::size_t kMaxLevels = std::size_t{1} << 17;
+
+bool opens_level(char c) { return c == '[' || c == '{' || c == '(' || c == '<'; }
+
 }  // namespace
 
 ChatFormat::ChatFormat(const LlamaModel& model, const common_chat_params& params)
@@ -42,8 +53,19 @@ ChatFormat::~ChatFormat() = default;
 
 ChatMessage ChatFormat::parse(const std::string& text, bool whole) const {
   common_chat_msg parsed;
+  const auto parse = [&] { parsed = common_chat_parse(text, !whole, *parser_); };
+  const auto n_levels = static_cast<std::size_t>(std::ranges::count_if(text, opens_level));
+  if (n_levels > kMaxLevels) {
+    throw LlamaHerdError("an answer in a chat format may have at most " +
+                         std::to_string(kMaxLevels) + " opening brackets; got " +
+                         std::to_string(n_levels));
+  }
   try {
-    parsed = common_chat_parse(text, !whole, *parser_);
+    if (n_levels <= kLevelsOfAnyStack) {
+      parse();
+    } else {
+      run_on_stack((n_levels + kLevelsOfAnyStack) * kBytesOfLevel, parse);
+    }
   } catch (const std::exception& error) {
     throw LlamaHerdError(error.what());
   }

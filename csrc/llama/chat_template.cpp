@@ -2,13 +2,26 @@
 
 #include "chat.h"
 #include "error.h"
+#include "json_depth.h"
 #include "template_budget.h"
 #include "template_probe.h"
 
 namespace llamaherd {
 namespace {
 
+// Here and in llama.cpp every level of a value takes stack.
+constexpr std::size_t kMaxJsonDepth = 256;
+
+void require_flat(const std::string& json, const char* what) {
+  const std::size_t depth = json_depth(json);
+  if (depth <= kMaxJsonDepth) return;
+  throw InvalidRequestError(std::string(what) + " may be nested at most " +
+                            std::to_string(kMaxJsonDepth) + " levels deep; got " +
+                            std::to_string(depth));
+}
+
 common_json parse(const std::string& text, const char* what) {
+  require_flat(text, what);
   try {
     return common_json::parse(text);
   } catch (const std::exception& error) {
@@ -18,6 +31,20 @@ common_json parse(const std::string& text, const char* what) {
 
 std::string text_or(const std::string& text, const char* otherwise) {
   return text.empty() ? otherwise : text;
+}
+
+/// Some templates get these as values, which llama.cpp parses first.
+void require_flat(const std::vector<common_chat_msg>& messages) {
+  for (const common_chat_msg& message : messages) {
+    for (const common_chat_tool_call& call : message.tool_calls) {
+      require_flat(call.arguments, "the arguments of a tool call");
+    }
+    if (message.role != "tool") continue;
+    require_flat(message.content, "the content of a tool message");
+    for (const common_chat_msg_content_part& part : message.content_parts) {
+      require_flat(part.text, "the content of a tool message");
+    }
+  }
 }
 
 void check_roles(const std::vector<common_chat_msg>& messages) {
@@ -66,6 +93,7 @@ common_chat_templates_inputs inputs_of(const ChatOptions& options) {
     throw InvalidRequestError("messages must hold at least 1 message; got 0");
   }
   check_roles(inputs.messages);
+  require_flat(inputs.messages);
   inputs.tool_choice = tool_choice_of(options.tool_choice);
   if (inputs.tool_choice == COMMON_CHAT_TOOL_CHOICE_REQUIRED && inputs.tools.empty()) {
     throw InvalidRequestError("tool_choice must be auto or none without tools; got required");

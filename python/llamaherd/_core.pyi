@@ -41,8 +41,14 @@ class SamplingParams:
     echo: bool
     ignore_eos: bool
     prompt_lookup: bool
+    @typing.overload
     def __init__(self) -> None:
         ...
+    @typing.overload
+    def __init__(self, other: SamplingParams) -> None:
+        """
+        A copy.
+        """
     def validate(self) -> None:
         """
         Raises InvalidRequestError if a value is out of range whatever the model.
@@ -135,7 +141,7 @@ class SamplingParams:
     def stop(self) -> list[str]:
         ...
     @stop.setter
-    def stop(self, arg0: collections.abc.Sequence[str]) -> None:
+    def stop(self, arg1: collections.abc.Sequence[str]) -> None:
         ...
     @property
     def stop_token_ids(self) -> list[int]:
@@ -936,11 +942,11 @@ class BatchEngine:
     def submit(self, prompt: typing.Any, params: SamplingParams, streamed: bool = True, cache_space: typing.SupportsInt | typing.SupportsIndex | None = 0, service: Service = ..., mask: typing_extensions.Buffer | None = None, triggers: collections.abc.Sequence[str] = []) -> int:
         """
         Queue one prompt for generation and return at once. Its outputs (best_of, else n) are requests
-        with consecutive ids; where the queue is bounded they are let in together, as one.
+        with consecutive ids; they are let in together or not at all.
         
         Args:
           prompt: Token ids, shape (n_prompt,), integers in [0, n_vocab). Copied.
-          params: Copied.
+          params: Not copied: nothing may change them afterwards.
           streamed: False: only the last delta comes out, with all tokens and text.
           cache_space: Prefixes are shared within a space only, in [0, 2**64). None: shares nothing and
             leaves nothing.

@@ -179,7 +179,9 @@ class BatchEngine:
         if is_messages(prompt):
             rendered = self._render(prompt, chat or ChatOptions(), rule)
             prompt = rendered.text
-            core_params.stop = [*core_params.stop, *rendered.stop]
+            if rendered.stop or rendered.format is not None:
+                core_params = _core.SamplingParams(core_params)
+                core_params.stop = [*core_params.stop, *rendered.stop]
             if rule is None and rendered.format is not None:
                 chat_format = rendered.format
                 core_params.preserved_tokens = rendered.preserved_tokens
@@ -224,6 +226,7 @@ class BatchEngine:
         n_outputs = params.best_of or params.n
         keep_logprobs = params.logprobs is not None
         if n_outputs > params.n and not keep_logprobs:
+            params = _core.SamplingParams(params)
             params.logprobs = 0  # by which the best are found
         # Under the lock, so that the pump finds the stream when it sees the request's first delta.
         with self._table.lock:

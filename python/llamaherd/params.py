@@ -175,9 +175,18 @@ class SamplingParams:
         return structured.rule_of({kind: getattr(self, kind) for kind in structured.KINDS})
 
     def _to_core(self) -> _core.SamplingParams:
+        """The core's form, which all requests share: it must not be changed."""
+        return self._shared
+
+    @cached_property
+    def _shared(self) -> _core.SamplingParams:
         core = _core.SamplingParams()
         _fill(core, self, leave_out=structured.KINDS)
         return core
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The options alone: what is cached cannot be pickled."""
+        return {option.name: getattr(self, option.name) for option in fields(self)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,9 +232,9 @@ class EngineConfig:
         never.
       tenant_weights: Tenant -> share of the tokens relative to others', in [1e-6, 1e6], while both
         have requests waiting. Those not named have 1.
-      n_threads: CPU threads of the model's computation, in [1, 512], at most: while other processes
-        keep CPUs busy, fewer are used where that is quicker. None: one per CPU this process may
-        run on.
+      n_threads: CPU threads of the model's computation, in [1, 4 times the machine's CPUs], at most:
+        while other processes keep CPUs busy, fewer are used where that is quicker. None: one per
+        CPU this process may run on.
       poll: How eagerly idle workers wait for work, in [0, 100]: 0 sleeps at once, 100 spins. High
         values starve other processes.
       n_gpu_layers: Layers kept on GPUs. -1: all that fit.

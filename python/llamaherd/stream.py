@@ -168,7 +168,11 @@ class Stream:
         return self._make_result()
 
     async def await_end(self) -> None:
-        """Wait for the request's end in asyncio: then `result()` waits for nothing."""
+        """Wait for the request's end in asyncio: then `result()` waits for nothing.
+
+        Raises:
+          EngineDeadError: In a forked child.
+        """
         self._require_own_process()
         while not self._finished:
             await self._wait(for_end=True)

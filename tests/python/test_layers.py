@@ -28,8 +28,11 @@ CORE: dict[str, str] = {
     "thread_governor": "",
     "trace_log": "types",
     "preemption": "types",
-    "text_stream": "",
-    "params": "types error",
+    "shared_value": "",
+    "stop_strings": "shared_value",
+    "text_stream": "stop_strings",
+    "json_depth": "",
+    "params": "types error stop_strings",
     "token_table": "types",
     "kv_block": "types",
     "common_length": "types",
@@ -56,7 +59,7 @@ CORE: dict[str, str] = {
     "step_plan": "types backend",
     "top_tokens": "types logits_math",
     "logprobs": "top_tokens types logits_math",
-    "sampler": "types params token_table logits_math top_tokens",
+    "sampler": "types params shared_value token_table logits_math top_tokens",
     "staged": "types",
     "constraint": "token_table types",
     "prompt_lookup": "types",
@@ -64,7 +67,9 @@ CORE: dict[str, str] = {
     "constrained": "constraint sampler staged top_tokens",
     "call_rows": "request step_plan",
     "call_sampler": "backend constrained logprobs request staged step_plan top_tokens",
-    "request": "constraint drafts types params token_table sampler text_stream trace_log",
+    "request": (
+        "constraint drafts types params shared_value token_table sampler text_stream trace_log"
+    ),
     "request_queue": "request types",
     "batch_builder": "backend step_plan request",
     "step_guard": "backend prefix_cache step_plan request staged",
@@ -103,13 +108,15 @@ LLAMA: dict[str, str] = {
         " llama/gguf_check llama/kernel_choice llama/log_sink llama/model_check llama/thread_pool"
         " llama/tokenizer"
     ),
-    "llama/chat_format": "error llama/llama_model",
+    "llama/chat_format": "error llama/deep_stack llama/llama_model",
     "llama/chat_formats": "llama/chat_format",
+    "llama/deep_stack": "error",
     "llama/template_budget": "",
     "llama/template_steps": "llama/template_budget",
     "llama/template_probe": "error",
     "llama/chat_template": (
-        "error llama/chat_formats llama/llama_model llama/template_budget llama/template_probe"
+        "error json_depth llama/chat_formats llama/llama_model llama/template_budget"
+        " llama/template_probe"
     ),
     "llama/context": "error llama/abort_guard llama/llama_model llama/log_sink llama/thread_pool",
     "llama/embedder": (
