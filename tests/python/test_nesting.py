@@ -57,7 +57,7 @@ def test_what_else_llama_cpp_parses_is_bounded(engine: BatchEngine) -> None:
     with pytest.raises(InvalidRequestError, match="template_kwargs may be nested"):
         engine.apply_chat_template(messages, ChatOptions(template_kwargs=deep))
     tool = {"type": "function", "function": {"name": "f", "parameters": deep}}
-    with pytest.raises(InvalidRequestError, match="tools may be nested"):
+    with pytest.raises(InvalidRequestError, match="at most 64 levels deep"):
         engine.apply_chat_template(messages, ChatOptions(tools=[tool]))
     with pytest.raises(InvalidRequestError, match="messages may be nested"):
         engine.apply_chat_template([{"role": "user", "content": deep}])
