@@ -1,16 +1,14 @@
 #include "tokenizer.h"
 
-#include <pthread.h>
-
 #include <algorithm>
 #include <cctype>
-#include <exception>
 #include <limits>
 #include <string_view>
 #include <unordered_map>
 #include <utility>
 
 #include "abort_guard.h"
+#include "deep_stack.h"
 #include "error.h"
 #include "log_sink.h"
 
@@ -31,38 +29,6 @@ constexpr std::size_t kRemembered = 64;
 constexpr std::size_t kMostTexts = std::size_t{1} << 14;
 
 std::string text_of(std::size_t n) { return std::to_string(n); }
-
-/// Runs `call` on a stack of `n_bytes`, and throws what it throws.
-template <typename F>
-void run_on_stack(std::size_t n_bytes, F& call) {
-  struct Job {
-    F& call;
-    std::exception_ptr error;
-  } job{call, nullptr};
-  pthread_attr_t attr;
-  pthread_attr_init(&attr);
-  pthread_attr_setstacksize(&attr, n_bytes);
-  pthread_t thread{};
-  const int status = pthread_create(
-      &thread, &attr,
-      [](void* data) -> void* {
-        Job& mine = *static_cast<Job*>(data);
-        try {
-          mine.call();
-        } catch (...) {
-          mine.error = std::current_exception();
-        }
-        return nullptr;
-      },
-      &job);
-  pthread_attr_destroy(&attr);
-  if (status != 0) {
-    throw LlamaHerdError(
-        "no memory for the stack that tokenizing a text needs: " + text_of(n_bytes) + " bytes");
-  }
-  pthread_join(thread, nullptr);
-  if (job.error) std::rethrow_exception(job.error);
-}
 
 /// Bytes of the blank that begins a text; 0 if it begins with something else.
 std::size_t blank_length(std::string_view text) {

@@ -232,7 +232,7 @@ class EngineConfig:
         never.
       tenant_weights: Tenant -> share of the tokens relative to others', in [1e-6, 1e6], while both
         have requests waiting. Those not named have 1.
-      n_threads: CPU threads of the model's computation, in [1, 4 times the machine's CPUs], at most:
+      n_threads: CPU threads of the model's computation, at most, in [1, 4 x the machine's CPUs];
         while other processes keep CPUs busy, fewer are used where that is quicker. None: one per
         CPU this process may run on.
       poll: How eagerly idle workers wait for work, in [0, 100]: 0 sleeps at once, 100 spins. High

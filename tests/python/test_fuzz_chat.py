@@ -1,7 +1,9 @@
-"""Fuzz: answers taken apart, in the formats of several model families."""
+"""Fuzz: conversations rendered and tokenised, and answers taken apart, in the formats of several
+model families. Whatever comes is answered or refused with an error of ours."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from llamaherd import (
     ChatOptions,
     EngineConfig,
     FinishReason,
+    InvalidRequestError,
     ReplyReader,
 )
 
@@ -75,7 +78,66 @@ deep = st.builds(
     st.sampled_from(["", "1", "[]", '"']),
     st.sampled_from(["", "]", "}", "}]"]),
 )
-texts = mutated(corpus("answers"), MARKS) | st.text(max_size=40) | deep
+# Where a format holds JSON.
+inside = st.builds(
+    lambda answer, value: answer.replace("[1]", value).replace('{"x": ', '{"x": ' + value),
+    st.sampled_from(corpus("answers")),
+    deep,
+)
+texts = mutated(corpus("answers"), MARKS) | st.text(max_size=40) | deep | inside
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
+json_values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=12,
+)
+calls = st.fixed_dictionaries(
+    {
+        "type": st.just("function"),
+        "function": st.fixed_dictionaries(
+            {"name": st.just("f") | texts, "arguments": texts | json_values.map(json.dumps)}
+        ),
+    },
+    optional={"id": st.text(max_size=9)},
+)
+messages = st.fixed_dictionaries(
+    {"role": st.sampled_from(["system", "developer", "user", "assistant", "tool"])},
+    optional={
+        "content": texts | st.none() | st.lists(st.builds(dict, type=st.just("text"), text=texts)),
+        "name": texts,
+        "tool_calls": st.lists(calls, max_size=4) | json_values,
+        "tool_call_id": texts,
+        "reasoning_content": texts,
+    },
+)
+tools = st.just([]) | st.just([TOOL]) | st.lists(json_values, max_size=2)
+options = st.fixed_dictionaries(
+    {"tools": tools},
+    optional={
+        "tool_choice": st.sampled_from(["auto", "none", "required"]),
+        "parallel_tool_calls": st.booleans(),
+        "thinking": st.booleans(),
+        "template_kwargs": st.dictionaries(
+            st.text(max_size=9) | st.sampled_from(["messages", "tools", "bos_token", "add_bos"]),
+            json_values,
+            max_size=3,
+        ),
+    },
+)
+
+
+@fuzz
+@given(family=families, history=st.lists(messages, min_size=1, max_size=5), given_options=options)
+def test_any_history_is_rendered_or_refused(
+    engines: Engines, family: str, history: list[Any], given_options: dict[str, Any]
+) -> None:
+    engine = engines.get(family)
+    try:
+        prompt = engine.apply_chat_template(history, ChatOptions(**given_options))
+        tokens = engine.tokenize(prompt.text)
+    except InvalidRequestError:
+        return
+    assert prompt.text or not tokens
 
 
 @fuzz

@@ -97,7 +97,9 @@ LLAMA: dict[str, str] = {
     "llama/kernel_choice": "error params kernels/hook kernels/mode",
     "llama/thread_pool": "backend kernels/hook kernels/mode",
     "llama/special_tokens": "types",
-    "llama/tokenizer": "error types llama/abort_guard llama/log_sink llama/special_tokens",
+    "llama/tokenizer": (
+        "error types llama/abort_guard llama/deep_stack llama/log_sink llama/special_tokens"
+    ),
     "llama/abort_guard": "",
     "llama/gguf_file": "error llama/abort_guard llama/log_sink",
     "llama/tokenizer_check": "error llama/gguf_file",
