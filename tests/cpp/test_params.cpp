@@ -1,9 +1,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdint>
 #include <functional>
 #include <limits>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "error.h"
@@ -33,6 +35,8 @@ std::string message_of(Call&& call) {
 
 using P = SamplingParams;
 using C = EngineConfig;
+
+const auto kMostThreads = static_cast<std::int32_t>(4 * std::thread::hardware_concurrency());
 
 TEST(SamplingParamsRules, DefaultsAndLimitsAreValid) {
   EXPECT_NO_THROW(validate(P{}));
@@ -86,7 +90,8 @@ TEST(SamplingParamsRules, MessagesStateRuleAndValue) {
          p.logit_bias = {{1, 0.0f}, {7, kInf}};
        },
        "logit_bias must be in [-1000, 1000] or -inf for token 7; got inf"},
-      {[](P& p) { p.stop = std::vector<std::string>(129, "x"); }, "stop may hold at most 128 strings; got 129"},
+      {[](P& p) { p.stop = std::vector<std::string>(129, "x"); },
+       "stop may hold at most 128 strings; got 129"},
       {[](P& p) {
          p.stop = {"x", ""};
        },
@@ -109,7 +114,7 @@ TEST(EngineConfigRules, DefaultsAndLimitsAreValid) {
   c.max_len = 2;
   c.max_seqs = 64;
   c.token_budget = 64;
-  c.n_threads = 512;
+  c.n_threads = kMostThreads;
   c.poll = 0;
   c.split_mode = "row";
   c.tensor_split = {0, 1.5f};
@@ -131,6 +136,8 @@ TEST(EngineConfigRules, DefaultsAndLimitsAreValid) {
 }
 
 TEST(EngineConfigRules, MessagesStateRuleAndValue) {
+  const std::string threads_rule =
+      "n_threads must be in [1, " + std::to_string(kMostThreads) + "], 4 for each CPU; got ";
   const std::vector<Bad<C>> rows = {
       {[](C& c) { c.preset = "fast"; },
        "preset must be one of low_latency, balanced, high_throughput; got 'fast'"},
@@ -147,8 +154,9 @@ TEST(EngineConfigRules, MessagesStateRuleAndValue) {
        "n_ubatch must be >= max_seqs (33), one row for each; got 32"},
       {[](C& c) { c.preset = "low_latency", c.n_ubatch = 513; },
        "n_ubatch must be <= token_budget (512); got 513"},
-      {[](C& c) { c.n_threads = 0; }, "n_threads must be in [1, 512]; got 0"},
-      {[](C& c) { c.n_threads = 513; }, "n_threads must be in [1, 512]; got 513"},
+      {[](C& c) { c.n_threads = 0; }, threads_rule + "0"},
+      {[](C& c) { c.n_threads = kMostThreads + 1; },
+       threads_rule + std::to_string(kMostThreads + 1)},
       {[](C& c) { c.poll = -1; }, "poll must be in [0, 100]; got -1"},
       {[](C& c) { c.poll = 101; }, "poll must be in [0, 100]; got 101"},
       {[](C& c) { c.n_gpu_layers = -2; }, "n_gpu_layers must be >= -1; got -2"},
