@@ -53,12 +53,14 @@ class Guide:
     """A rule made ready.
 
     Attributes:
+      kind: The rule's.
       matcher: At the rule's beginning; to be copied.
       first_mask: Of the matcher.
       tokenizer: The matcher's.
       names: The text of each token, special ones by name.
     """
 
+    kind: str
     matcher: LLMatcher
     first_mask: bytes
     tokenizer: LLTokenizer
@@ -130,7 +132,7 @@ class Guides:
         mask = mask_of(matcher, self._n_vocab)
         if mask is None:
             raise InvalidRequestError(f"{rule.kind} cannot be used: {error_of(matcher)}")
-        return Guide(matcher, mask, tokenizer, self._names)
+        return Guide(rule.kind, matcher, mask, tokenizer, self._names)
 
     def _grammar_of(self, rule: Rule) -> str:
         from llguidance import LLMatcher

@@ -22,8 +22,12 @@ _N_THREADS = 2
 _MAX_WAITING = 4096
 # A request with a mask that took longer has its further masks made by the threads of slow ones.
 _SLOW_S = 0.005
-# A mask that took longer ends its request.
-_TOO_LONG_S = 5.0
+# Processor time of an output's masks: so much at first, and so much for each of them. A request
+# that takes more ends: while it waits it holds a place among those that run. Formats of tools are
+# llama.cpp's own, some of them slow.
+_FIRST_S = 2.0
+_MEAN_S = 0.02
+_MEAN_OF_TOOLS_S = 0.5
 # Of the text that is searched for a trigger; only a pattern's ^ sees the beginning of a longer one.
 _N_SEARCHED = 1024
 
@@ -76,6 +80,8 @@ class _Progress:
         self._guide = obeyed.guide
         self._matcher: LLMatcher | None = None  # copied when it is needed: many requests wait
         self._taken: list[int] = []
+        self._n_masks = 0
+        self._spent_s = 0.0
         self._search = None if obeyed.triggers is None else _Search(obeyed)
 
     def take(self, token_ids: Sequence[int]) -> bool | None:
@@ -100,8 +106,24 @@ class _Progress:
         """Which tokens may be next.
 
         Raises:
-          InvalidRequestError: It cannot be said any more.
+          InvalidRequestError: It cannot be said any more, or took too long.
         """
+        begin_s = time.thread_time()
+        mask = self._compute()
+        self._n_masks += 1
+        took_s = time.thread_time() - begin_s
+        self._spent_s += took_s
+        self.is_slow = self.is_slow or took_s > _SLOW_S
+        mean_s = _MEAN_OF_TOOLS_S if self._guide.kind == "tools" else _MEAN_S
+        most_s = _FIRST_S + mean_s * self._n_masks
+        if self._spent_s > most_s:
+            raise InvalidRequestError(
+                f"finding out what {self._n_masks} output tokens may be must take at most "
+                f"{_FIRST_S:g} s and {mean_s:g} s for each; it took {self._spent_s:.1f} s"
+            )
+        return mask
+
+    def _compute(self) -> bytes:
         if self._matcher is None:
             self._matcher = self._guide.matcher.deep_copy()
         taken, self._taken = self._taken, []
@@ -233,16 +255,7 @@ class Masks:
             self._core.fail_mask(request_id, str(error))
 
     def _make(self, progress: _Progress, request_id: int, index: int) -> None:
-        begin = time.monotonic()
         try:
-            mask = progress.mask()
-            took_s = time.monotonic() - begin
-            if took_s > _TOO_LONG_S:
-                raise InvalidRequestError(
-                    f"finding out what output token {index} may be must take at most "
-                    f"{_TOO_LONG_S:g} s; it took {took_s:.1f} s"
-                )
-            progress.is_slow = progress.is_slow or took_s > _SLOW_S
-            self._core.set_mask(request_id, index, mask)
+            self._core.set_mask(request_id, index, progress.mask())
         except Exception as error:  # whatever it is, it ends this request alone
             self._core.fail_mask(request_id, str(error))

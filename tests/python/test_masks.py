@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 from llamaherd import _core
+from llamaherd import masks as masks_module
 from llamaherd.guides import Guides
 from llamaherd.masks import Masks, Obeyed, Triggers
 from llamaherd.structured import Rule
@@ -110,3 +111,20 @@ def test_a_prefix_stands_in_the_prompt() -> None:
     core: Any = Core()
     guide = Guides(core).make(Rule("tools", CALL.text, prefix="<call>1"))
     assert allowed(guide.first_mask) == DIGITS + "<"
+
+
+@pytest.mark.parametrize(("kind", "fails"), [("grammar", True), ("tools", False)])
+def test_masks_that_take_too_long_together_end_their_request(
+    monkeypatch: pytest.MonkeyPatch, kind: str, fails: bool
+) -> None:
+    times = (float(i) for i in range(1000))  # each mask takes a second
+    monkeypatch.setattr(masks_module.time, "thread_time", lambda: next(times))
+    monkeypatch.setattr(masks_module, "_MEAN_OF_TOOLS_S", 1.0)
+    core = Core()
+    guides = Guides(cast("_core.BatchEngine", core))
+    masks = Masks(cast("_core.BatchEngine", core), threaded=False)
+    masks.start([7], Obeyed(guides.make(Rule(kind, "root ::= [a-z]*"))))
+    for i in range(8):
+        masks.advance(cast("Sequence[_core.Delta]", [Delta(ord("a"), i + 1)]))
+    assert any("must take at most 2 s and 0.02 s for each" in e for e in core.errors) is fails
+    assert len(core.masks) == (2 if fails else 8)
