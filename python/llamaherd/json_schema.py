@@ -27,6 +27,8 @@ MAX_BYTES = 512 * 1024  # as JSON
 MAX_MULTIPLE = 10_000
 # Steps of looking for what a schema evaluates; beyond them it counts as unknown.
 _MAX_EVALUATED = 10_000
+# Names and items that are written down for what they evaluate; beyond them it counts as unknown.
+_MAX_ADDED = 10_000
 
 _BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _SINGLE = (
@@ -96,7 +98,7 @@ def require_usable(what: str, schema: Any) -> None:
       InvalidRequestError: It is too large; the message says what is.
     """
     n_values = 0
-    multiples: set[int] = set()
+    multiple = 1
     left = [(schema, 0)]
     while left:
         value, depth = left.pop()
@@ -107,15 +109,19 @@ def require_usable(what: str, schema: Any) -> None:
             raise InvalidRequestError(f"{what} must be at most {MAX_DEPTH} levels deep")
         if isinstance(value, dict):
             left += [(child, depth + 1) for child in value.values()]
-            multiple = value.get("multipleOf")
-            if isinstance(multiple, int | float) and not isinstance(multiple, bool):
-                multiples.add(_without_point(multiple))
+            number = value.get("multipleOf")
+            if isinstance(number, int | float) and not isinstance(number, bool):
+                multiple = lcm(multiple, _without_point(number))
+                _require_small_multiple(what, multiple, number)
         elif isinstance(value, list):
             left += [(child, depth + 1) for child in value]
-    if lcm(*multiples) > MAX_MULTIPLE:
+
+
+def _require_small_multiple(what: str, multiple: int, number: int | float) -> None:
+    if multiple > MAX_MULTIPLE:
         raise InvalidRequestError(
             f"{what} must have numbers of multipleOf whose least common multiple is at "
-            f"most {MAX_MULTIPLE}, without decimal points; got {sorted(multiples)}"
+            f"most {MAX_MULTIPLE}, without decimal points; got {repr(number)[:40]}"
         )
 
 
@@ -176,6 +182,7 @@ class _Simplifier:
     def __init__(self, root: Schema) -> None:
         self._root = root
         self._n_evaluated = 0
+        self._n_added = 0
 
     @cached_property
     def _has_ids(self) -> bool:
@@ -192,11 +199,10 @@ class _Simplifier:
             del s["uniqueItems"]
         # By the schema as it was: a rewritten propertyNames would look as if it evaluated them.
         if "unevaluatedProperties" in s:
-            _unevaluated_properties(s, self._evaluated(schema))
+            _unevaluated_properties(s, self._few(self._evaluated(schema)))
         if "unevaluatedItems" in s:
-            _unevaluated_items(
-                s, None if "contains" in json.dumps(schema) else self._evaluated(schema)
-            )
+            found = None if "contains" in json.dumps(schema) else self._evaluated(schema)
+            _unevaluated_items(s, self._few(found))
         _property_names(s)
         _dependent(s)
         if not _negation(s) or not _one_of(s):
@@ -245,6 +251,12 @@ class _Simplifier:
             found.n_items = max(found.n_items, more.n_items)
             found.all_items |= more.all_items
         return found
+
+    def _few(self, found: _Evaluated | None) -> _Evaluated | None:
+        """None if too much would be written down: each place may repeat what it refers to."""
+        if found is not None:
+            self._n_added += len(found.names) + len(found.patterns) + found.n_items
+        return None if self._n_added > _MAX_ADDED else found
 
     def _beside(self, schema: dict[str, Any]) -> Iterator[Any]:
         yield from schema.get("allOf", [])

@@ -18,6 +18,7 @@ MAX_TOOLS = 1_024
 
 _MARK = "llamaherd"
 _MAX_REFS = 32  # from one to the next
+_MAX_CHARS = 4 << 20  # of the schemas of arguments, each with what it may refer to
 
 
 class ToolSchemas:
@@ -58,17 +59,26 @@ class ToolSchemas:
     def marked_apart(self) -> tuple[list[Any], dict[str, str]]:
         """The tools with a literal for each argument that is no string, and these schemas."""
         tools, schemas = [], {}
+        n_chars = 0
         for i, function in enumerate(self._functions):
             parameters = {} if function is None else _parameters_of(function)
             properties: dict[str, Any] = {}
+            known: dict[str, bool] = {}
             for j, (name, schema) in enumerate(_properties_of(parameters).items()):
-                if _may_be_string(schema, parameters):
+                if _may_be_string(schema, parameters, known):
                     properties[name] = {"type": "string"}
                     continue
                 mark = [f"{_MARK}:{i}:{j}"]
                 properties[name] = {"const": mark}
                 assert function is not None
-                schemas[json.dumps(mark)] = _text(function, _part(schema, parameters))
+                text = _text(function, _part(schema, parameters))
+                schemas[json.dumps(mark)] = text
+                n_chars += len(text)
+                if n_chars > _MAX_CHARS:
+                    raise InvalidRequestError(
+                        f"{_what(function)} are too large: schemas of arguments, each with the "
+                        f"$defs it may refer to, must have at most {_MAX_CHARS} characters together"
+                    )
             required = parameters.get("required")
             tools.append(
                 self._with_parameters(
@@ -128,23 +138,33 @@ def _part(schema: Any, whole: Mapping[str, Any]) -> Any:
     """With what it may refer to."""
     if not isinstance(schema, Mapping):
         return schema
+    if '"$ref"' not in json.dumps(schema):
+        return schema
     shared = {name: whole[name] for name in ("$defs", "definitions") if name in whole}
     return {**shared, **schema}
 
 
-def _may_be_string(schema: Any, root: Mapping[str, Any], n_refs: int = 0) -> bool:
-    """As common_chat_schema::may_be_string of llama.cpp."""
+def _may_be_string(
+    schema: Any, root: Mapping[str, Any], known: dict[str, bool], n_refs: int = 0
+) -> bool:
+    """As common_chat_schema::may_be_string of llama.cpp, but looks at each reference once."""
     if not isinstance(schema, Mapping):
         return schema is not False
     if "$ref" in schema and n_refs < _MAX_REFS:
-        return _may_be_string(_target(schema["$ref"], root), root, n_refs + 1)
+        ref = schema["$ref"]
+        if not isinstance(ref, str):
+            return True
+        if ref not in known:
+            known[ref] = True  # of a reference to itself
+            known[ref] = _may_be_string(_target(ref, root), root, known, n_refs + 1)
+        return known[ref]
     for keyword in ("oneOf", "anyOf"):
         options = schema.get(keyword)
         if isinstance(options, list):
-            return any(_may_be_string(option, root, n_refs) for option in options)
+            return any(_may_be_string(option, root, known, n_refs) for option in options)
     every = schema.get("allOf")
     if isinstance(every, list) and every:
-        return all(_may_be_string(part, root, n_refs) for part in every)
+        return all(_may_be_string(part, root, known, n_refs) for part in every)
     if "const" in schema:
         return isinstance(schema["const"], str)
     if isinstance(schema.get("enum"), list):
@@ -157,9 +177,9 @@ def _may_be_string(schema: Any, root: Mapping[str, Any], n_refs: int = 0) -> boo
     return not any(keyword in schema for keyword in ("properties", "items", "prefixItems"))
 
 
-def _target(ref: Any, root: Mapping[str, Any]) -> Any:
+def _target(ref: str, root: Mapping[str, Any]) -> Any:
     at: Any = root
-    if not isinstance(ref, str) or not ref.startswith("#/"):
+    if not ref.startswith("#/"):
         return {}
     for part in ref[2:].split("/"):
         if not isinstance(at, Mapping):

@@ -67,6 +67,18 @@ CASES: dict[str, dict[str, Any]] = {
     "references that double, evaluated": {
         "json_schema": {**_doubled("allOf"), "unevaluatedProperties": False}
     },
+    "references to many names, evaluated": {
+        "json_schema": {
+            "$defs": {"a": {"properties": dict.fromkeys(map(str, range(4000)), True)}},
+            "anyOf": [{"$ref": "#/$defs/a", "unevaluatedProperties": False}] * 1900,
+        }
+    },
+    "references to many items, evaluated": {
+        "json_schema": {
+            "$defs": {"a": {"prefixItems": [True] * 4000}},
+            "anyOf": [{"$ref": "#/$defs/a", "unevaluatedItems": False}] * 1900,
+        }
+    },
     "a chain of references": {
         "json_schema": {
             "$ref": "#/$defs/a0",
@@ -104,6 +116,7 @@ def test_every_rule_is_ready_or_refused_in_time(name: str) -> None:
         ({"json_schema": {"multipleOf": 999983}}, "least common multiple is at most 10000"),
         ({"json_schema": {"allOf": [{"multipleOf": 997}, {"multipleOf": 9.91}]}}, "multiple is at"),
         ({"json_schema": {"multipleOf": 1e300}}, "least common multiple"),
+        ({"json_schema": {"enum": [{"multipleOf": 10**99 + i} for i in range(3000)]}}, "got 1000"),
         ({"json_schema": _deep("allOf", 40)}, "at most 64 levels deep"),
         ({"json_schema": {"enum": list(range(10_001))}}, "at most 10000 JSON values"),
         ({"json_schema": {"const": "a" * 600_000}}, "at most 524288 bytes of JSON"),
@@ -114,3 +127,10 @@ def test_every_rule_is_ready_or_refused_in_time(name: str) -> None:
 def test_what_is_too_large_is_refused_with_its_bound(rule: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidRequestError, match=message):
         _ = SamplingParams(**rule).rule
+
+
+def test_what_references_evaluate_is_not_repeated_without_bound() -> None:
+    case = CASES["references to many names, evaluated"]
+    rule = SamplingParams(**case).rule
+    assert rule is not None
+    assert len(rule.text) < 2 * len(json.dumps(case["json_schema"]))
