@@ -31,6 +31,7 @@ _UNCOUNTED = (_STATE, "/v1/batches")
 _BATCH_FILES = "/v1/files"
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _FORM_BYTES = 1 << 17  # what a form has beside its file
+_SMALL_BYTES = 1 << 16  # bodies that max_bodies_mib does not count
 
 
 class Guard:
@@ -55,6 +56,7 @@ class Guard:
         self._running = running
         self._spans = spans
         self._draining = draining
+        self._n_held = 0  # bytes of bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -77,6 +79,7 @@ class Guard:
                 raise
             await error.response()(scope, receive, answer.send)
         finally:
+            self._n_held -= answer.n_held
             route = scope.get("route")
             path = getattr(route, "path", "other")
             self._metrics.answered(path, answer.status)
@@ -138,10 +141,19 @@ class Guard:
             message = await receive()
             n_bytes += len(message.get("body", b""))
             self._require_small(scope, n_bytes)
+            self._hold(scope, n_bytes, answer)
             answer.is_body_read = not message.get("more_body", False)
             return message
 
         return bounded
+
+    def _hold(self, scope: Scope, n_bytes: int, answer: _Answer) -> None:
+        """Count a body that is kept in memory until its request ends."""
+        if n_bytes <= _SMALL_BYTES or scope["path"] == _BATCH_FILES:
+            return
+        n_held = self._n_held - answer.n_held + n_bytes
+        self._limits.require("max_bodies_mib", n_held, what="bodies under way must hold")
+        self._n_held, answer.n_held = n_held, n_bytes
 
 
 class _Answer:
@@ -152,6 +164,7 @@ class _Answer:
         self._id = request_id.encode("latin-1")
         self._is_upload = is_upload
         self.is_body_read = False
+        self.n_held = 0  # bytes of the body that are counted
         self.status = 0
 
     async def send(self, message: Message) -> None:

@@ -71,6 +71,11 @@ class Limits:
     # Requests
     max_header_kib: float = _limit(64, "KiB", "Request line and headers together.", 431)
     max_body_mib: float = _limit(4, "MiB", "Body of a request, and a line of a batch.", 413)
+    max_bodies_mib: float = _limit(
+        256, "MiB",
+        "Bodies of all requests under way together, but for files and those of at most 64 KiB.",
+        503, "too_many_bodies",
+    )  # fmt: skip
     max_json_depth: int = _limit(
         128, "levels", "Arrays and objects inside each other in a body.", 400, "json_too_deep"
     )
@@ -201,7 +206,10 @@ class Limits:
         unit = "bytes" if unit in _UNITS else unit
         exceeded: Exceeded = _field(name).metadata["exceeded"]
         message = f"{what} at most {self.most(name)} {unit}; got {got} (limit {name})"
-        return ApiError(exceeded.status, message, code=exceeded.code, param=param)
+        retry_after_s = 1 if exceeded.status == 503 else None
+        return ApiError(
+            exceeded.status, message, code=exceeded.code, param=param, retry_after_s=retry_after_s
+        )
 
     def bound_queue(self, config: EngineConfig) -> EngineConfig:
         """An engine's set-up with bounds for its queue; those that it has win."""
