@@ -21,6 +21,7 @@ _logger = logging.getLogger("llamaherd.server")
 _MOST_UNREAD = 1 << 18  # bytes of a body that come after its answer
 _LINGER_S = 1.0
 _DISCARD_S = 5.0
+_MOST_DISCARDED = 1 << 24  # bytes
 _LEAST_RATE = 1024  # bytes/s of a body
 _STATE_PATHS = ("/health", "/ready")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -64,6 +65,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._n_body = 0
         self._n_unread = 0
         self._lingers = False
+        self._n_discarded = 0
         self._half_closed_at: float | None = None
         self._has_probed = False
         self._unanswered: list[Any] = []  # requests, the oldest first
@@ -75,6 +77,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._lingers:
+            self._n_discarded += len(data)
+            if self._n_discarded > _MOST_DISCARDED:
+                self.transport.close()
             return
         if self._in_headers:
             if not self._n_header_bytes and self.cycle is not None:
@@ -135,7 +140,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def close(self) -> None:
         """Close behind what was written. Closing under a client that still sends would reset the
         connection, and the client might lose its answer, which many read only when they have sent
-        all: for _DISCARD_S what comes is read and thrown away."""
+        all: for _DISCARD_S, up to _MOST_DISCARDED, what comes is read and thrown away."""
         if self._in_headers:
             self.transport.close()
         elif not self._lingers:
