@@ -151,6 +151,10 @@ class BatchEngine:
         if params.rule is not None:
             self._table.guides.make(params.rule)
 
+    def is_ready(self, params: SamplingParams) -> bool:
+        """Whether what outputs must obey was made ready lately, so that a submit need not wait."""
+        return params.rule is None or self._table.guides.is_ready(params.rule)
+
     def _compute_prefix(self, prefix: Prompt, space: int) -> tuple[list[int], Stream]:
         """Token ids of a prefix, and a request that computes them."""
         if is_messages(prefix):

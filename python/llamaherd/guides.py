@@ -116,6 +116,12 @@ class Guides:
                 del self._kept[rule]
         raise error
 
+    def is_ready(self, rule: Rule) -> bool:
+        """Whether `make` would return, or raise, at once."""
+        with self._lock:
+            future = self._kept.get(rule)
+        return future is not None and future.done()
+
     def _compile(self, rule: Rule) -> Guide:
         from llguidance import LLMatcher
 

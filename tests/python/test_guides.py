@@ -41,6 +41,17 @@ def test_callers_of_one_text_share_its_guide() -> None:
     assert held.compiled.count("slow[a-z]") == 1
 
 
+def test_a_rule_is_ready_once_it_was_made_or_refused() -> None:
+    held = Held()
+    good, bad = Rule("regex", "[0-9]"), Rule("regex", "(a")
+    assert not held.is_ready(good)
+    held.make(good)
+    with pytest.raises(InvalidRequestError):
+        held.make(bad)
+    assert held.is_ready(good)
+    assert held.is_ready(bad)
+
+
 def test_what_was_refused_is_refused_again_at_once() -> None:
     held = Held()
     for _ in range(3):

@@ -47,7 +47,8 @@ async def respond(
     context: Context = request.app.state.context
     async with AsyncExitStack() as stack:
         job = await Job.begin(context, stack, request, body)
-        await job.submit(prompts, params, chat)
+        async with watching(request.receive, job.give_up):
+            await job.submit(prompts, params, chat)
         answer = answer_of(job)
         if not stream:
             async with watching(request.receive, job.cancel):

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Future
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -147,6 +148,8 @@ class Job:
         self._n_bytes = n_bytes
         self._obeys = False  # a rule of the request's own, which may have no way on
         self._n_without_token = 0
+        self._submitting: Future[None] | None = None
+        self._is_given_up = False
 
     @classmethod
     async def begin(
@@ -172,19 +175,28 @@ class Job:
     async def submit(
         self, prompts: Sequence[Prompt], params: SamplingParams, chat: ChatOptions | None = None
     ) -> None:
-        """One stream for each prompt: all of them, or none."""
+        """One stream for each prompt: all of them, or none.
+
+        Raises:
+          ApiError: It was given up.
+        """
 
         def run() -> None:
             for prompt in prompts:
+                if self._is_given_up:
+                    raise cancelled()
                 stream = self.llm.engine.submit(prompt, params, chat=chat, **self._service)
                 self.streams.append(stream)
 
         self._span.params(params)
         try:
             # Templates, texts and grammars can take long: not on the event loop.
-            await self._pool(params, chat).run(run)
-        except BaseException:
+            self._submitting = self._pool(params, chat).submit(run)
+            await asyncio.wrap_future(self._submitting)
+        except BaseException as error:
             self.cancel()
+            if self._is_given_up and isinstance(error, asyncio.CancelledError):
+                raise cancelled() from None
             raise
         if self._context.settings.log_prompts:
             self._log("prompt", prompts)
@@ -192,12 +204,20 @@ class Job:
         self._n_without_token = len(self.streams)
         self._context.metrics.waits(self._service["priority"], self._n_without_token)
 
+    def give_up(self) -> None:
+        """End `submit`: nobody waits for it any more, so it keeps no place before others."""
+        self._is_given_up = True
+        if self._submitting is not None:
+            self._submitting.cancel()
+
     def _pool(self, params: SamplingParams, chat: ChatOptions | None) -> BoundedPool:
         pools = self._context.pools
         if self._n_bytes >= _LARGE_BYTES:
             return pools.large_texts
-        constrained = params.rule is not None or (chat is not None and chat.tools)
-        return pools.constraints if constrained else pools.texts
+        if params.rule is not None:
+            # What was made ready before waits for no rule that is not.
+            return pools.texts if self.llm.engine.is_ready(params) else pools.constraints
+        return pools.constraints if chat is not None and chat.tools else pools.texts
 
     @property
     def priority(self) -> int:
