@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import heapq
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from llamaherd.server.errors import ApiError
 
 _BIG = 1 << 16  # bytes
 _REST = 4  # times what a big body took
+# A body's turn comes as if it had come later by its size: few wait for one that is far bigger.
+_BYTES_PER_S = 100_000
 # A string, or what one value more than before is counted by.
 _VALUE = re.compile(rb'"[^"]*"?|[,\[{]')
 _COUNTED = 1024
@@ -24,8 +28,10 @@ class BodyReader:
     each, so that all of them together take a fifth of the interpreter's time at most."""
 
     def __init__(self) -> None:
-        self._turn = asyncio.Lock()
-        self._rests_until = 0.0
+        self._is_taken = False
+        self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []  # a heap
+        self._n_asked = 0
+        self._rest_s = 0.0
 
     async def read(
         self,
@@ -48,9 +54,37 @@ class BodyReader:
         """
         if len(body) <= _BIG:
             return _parse(body, check)
-        async with self._turn:
-            await asyncio.sleep(self._rests_until - time.monotonic())
+        async with self._turn(len(body)):
             return await asyncio.to_thread(self._parse_big, body, check, require_few)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, n_bytes: int) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+        if self._is_taken:
+            self._n_asked += 1
+            turn = loop.create_future()
+            due_s = time.monotonic() + n_bytes / _BYTES_PER_S
+            heapq.heappush(self._waiting, (due_s, self._n_asked, turn))
+            try:
+                await turn
+            except BaseException:
+                if not turn.cancelled():
+                    self._end_turn()
+                raise
+        self._is_taken = True
+        self._rest_s = 0.0
+        try:
+            yield
+        finally:
+            loop.call_later(self._rest_s, self._end_turn)
+
+    def _end_turn(self) -> None:
+        while self._waiting:
+            turn = heapq.heappop(self._waiting)[2]
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._is_taken = False
 
     def _parse_big(
         self, body: bytes, check: Callable[[Any], None], require_few: Callable[[int], None]
@@ -65,8 +99,7 @@ class BodyReader:
         finally:
             if collects:
                 gc.enable()
-            took = time.thread_time() - begin
-            self._rests_until = time.monotonic() + _REST * took
+            self._rest_s = _REST * (time.thread_time() - begin)
 
 
 def _count_values(body: bytes, require_few: Callable[[int], None]) -> None:
