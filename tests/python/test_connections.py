@@ -232,6 +232,22 @@ def test_a_body_that_drips_or_stops_ends_its_request(
     run(main())
 
 
+@pytest.mark.parametrize("begin", [b"0\r\nx: ", b"2;"], ids=["trailer", "extension"])
+def test_what_frames_a_body_has_a_bound(run: Callable[[Any], None], begin: bytes) -> None:
+    async def main() -> None:
+        app = App()
+        async with listening(app, QUICK) as address:
+            head = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+            client = await Client.connect(address, head + b"2\r\n{}\r\n" + begin)
+            client.writer.write(b"y" * (1 << 18))
+            status, _, body = await client.answer()
+            assert status == 431
+            assert "limit max_header_kib" in json.loads(body)["error"]["message"]
+            await until(lambda: app.n_left == 1)
+
+    run(main())
+
+
 def test_a_body_that_comes_slowly_but_well_is_read(run: Callable[[Any], None]) -> None:
     async def main() -> None:
         async with listening(App(), QUICK) as address:

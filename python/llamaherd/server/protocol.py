@@ -60,6 +60,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._on_lost = on_lost
         self._in_headers = True
         self._n_header_bytes = 0
+        self._n_frame_bytes = 0  # of what frames a body, since its last piece
         self._head_at = time.monotonic()  # when a request was first waited for
         self._body_at = self._body_since = 0.0  # last progress, begin
         self._n_body = 0
@@ -85,14 +86,26 @@ class BoundedProtocol(HttpToolsProtocol):
             if not self._n_header_bytes and self.cycle is not None:
                 self._head_at = time.monotonic()
             self._n_header_bytes += len(data)
+        self._n_frame_bytes += len(data)
         super().data_received(data)
-        if self._in_headers and self._n_header_bytes > self._limits.most("max_header_kib"):
+        most = self._limits.most("max_header_kib")
+        if self._in_headers and self._n_header_bytes > most:
             what = "headers must hold"
             self.end(self._limits.error("max_header_kib", self._n_header_bytes, what=what))
+        elif not self._in_headers and self._n_frame_bytes > most:
+            self._end_frame()
+
+    def _end_frame(self) -> None:
+        """The parser keeps a trailer in memory until it ends."""
+        if self._lingers or self.cycle.response_complete:
+            self.close()
+            return
+        what = "trailers and extensions of a chunk must hold"
+        self.end(self._limits.error("max_header_kib", self._n_frame_bytes, what=what))
 
     def on_headers_complete(self) -> None:
         self._in_headers = False
-        self._n_body = 0
+        self._n_body = self._n_frame_bytes = 0
         self._body_at = self._body_since = time.monotonic()
         super().on_headers_complete()
         self.cycle.transport = _Connection(self)  # type: ignore[assignment]
@@ -103,6 +116,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._n_body += len(body)
+        self._n_frame_bytes = 0
         self._body_at = time.monotonic()
         if self.cycle.response_complete:
             self._n_unread += len(body)
