@@ -22,7 +22,11 @@ JSON_STYLE: dict[str, Any] = {
     "item_separator": ", ",
     "key_separator": ": ",
 }
+# Of a Lark text: llguidance takes memory that grows exponentially with their number.
+MAX_INTERSECTIONS = 8
+
 _JSON_IN_LARK = re.compile(r"%json\b")
+_LARK_LITERAL_OR_AND = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|/(?:\\.|[^/\\\n])+/|&')
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ def rule_of(options: Mapping[str, Any]) -> Rule | None:
         raise InvalidRequestError(f"{kind} must have at most {MAX_BYTES} bytes; got {n_bytes}")
     if kind == "lark":
         _require_usable_schemas(value)
+        _require_few_intersections(value)
     return Rule("lark" if kind == "choice" else kind, value)
 
 
@@ -95,6 +100,12 @@ def _require_usable_schemas(lark: str) -> None:
         except (ValueError, RecursionError):
             continue  # llguidance says what is wrong, and where
         json_schema.require_usable("the schema of %json", schema)
+
+
+def _require_few_intersections(lark: str) -> None:
+    n = _LARK_LITERAL_OR_AND.findall(lark).count("&")
+    if n > MAX_INTERSECTIONS:
+        raise InvalidRequestError(f"lark may hold at most {MAX_INTERSECTIONS} &; got {n}")
 
 
 def _lark_choice(choices: Any) -> str:

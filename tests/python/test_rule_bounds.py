@@ -59,6 +59,9 @@ CASES: dict[str, dict[str, Any]] = {
     "intersections in Lark": {
         "lark": "start: A\nA: /(.*a.{30})+/ & /(.*b.{31})+/ & ~/.*c.{29}d.*/"
     },
+    "as many intersections in Lark as may be": {
+        "lark": "start: A\nA: " + " & ".join(f"/.*a.{{{i}}}b.*/" for i in range(9))
+    },
     "properties": {"json_schema": {"properties": {name: {"type": "string"} for name in _NAMES}}},
     "values": {"json_schema": {"enum": [f"value-{i}" for i in range(9000)]}},
     "parts of parts": {"json_schema": _deep("allOf", 30)},
@@ -121,6 +124,7 @@ def test_every_rule_is_ready_or_refused_in_time(name: str) -> None:
         ({"json_schema": {"enum": list(range(10_001))}}, "at most 10000 JSON values"),
         ({"json_schema": {"const": "a" * 600_000}}, "at most 524288 bytes of JSON"),
         ({"lark": 'start: x\nx: %json {"multipleOf": 999983}'}, "schema of %json must have"),
+        ({"lark": "start: A\nA: " + " & ".join(["/a/"] * 10)}, "at most 8 &; got 9"),
         ({"json_schema": "[" * 100_000}, "not valid JSON"),
     ],
 )
@@ -134,3 +138,8 @@ def test_what_references_evaluate_is_not_repeated_without_bound() -> None:
     rule = SamplingParams(**case).rule
     assert rule is not None
     assert len(rule.text) < 2 * len(json.dumps(case["json_schema"]))
+
+
+def test_intersections_are_counted_outside_literals_and_comments() -> None:
+    lark = f'start: A\nA: "{"&" * 20}" | /x{"&" * 20}\\/&&/ & /y/ // {"&" * 20}'
+    assert SamplingParams(lark=lark).rule is not None
