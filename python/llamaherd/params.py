@@ -224,10 +224,11 @@ class EngineConfig:
         others' prompts, > 0: prefill takes what is left of them, at least 16 tokens a step, and up
         to four times as long while more prompts are in line than requests run. None: as long as
         decoding and 64 prompt tokens take.
-      max_queued: Requests that may wait, >= 1, beside those that can start at once; more are
-        refused with QueueFullError. None: any number.
-      max_queued_tokens: Tokens of their prompts, >= 1; a single prompt may have more. None: any
-        number.
+      max_queued: Requests that may wait, >= 1, beside those that can start at once: one for each
+        output of a prompt. More are refused with QueueFullError, and a prompt with more outputs
+        than max_queued + max_seqs with InvalidRequestError. None: any number.
+      max_queued_tokens: Tokens of their prompts, >= 1, counted for each output; a single prompt
+        may have more. None: any number.
       aging_s: Seconds of waiting, > 0, after which a request goes up one priority class. inf:
         never.
       tenant_weights: Tenant -> share of the tokens relative to others', in [1e-6, 1e6], while both

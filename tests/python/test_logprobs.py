@@ -121,8 +121,8 @@ def test_cancelling_ends_all_outputs(llm: LLM) -> None:
     assert {choice.finish_reason for choice in result.choices} == {FinishReason.CANCELLED}
 
 
-def test_outputs_of_one_prompt_wait_as_one(model_path: Path) -> None:
-    config = EngineConfig(n_ctx=1024, max_seqs=2, max_queued=1, n_threads=1, warmup=False)
+def test_each_output_of_a_prompt_takes_a_place_in_the_queue(model_path: Path) -> None:
+    config = EngineConfig(n_ctx=1024, max_seqs=2, max_queued=6, n_threads=1, warmup=False)
     with LLM(model_path, config) as llm:
         params = SamplingParams(max_tokens=3, ignore_eos=True, n=8)
         results = llm.generate(["One", "Two", "Three"], params)
