@@ -59,7 +59,7 @@ async def traced(model_path: Path, tmp_path: Path) -> AsyncIterator[Traced]:
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://x", timeout=60) as http,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as http,
     ):
         yield Traced(http, exporter)
 
