@@ -72,4 +72,6 @@ target_compile_options(herd_common PRIVATE -w)
 set_source_files_properties(${common_dir}/jinja/runtime.cpp PROPERTIES
   COMPILE_OPTIONS "-include;${PROJECT_SOURCE_DIR}/csrc/llama/template_steps.h"
   OBJECT_DEPENDS ${PROJECT_SOURCE_DIR}/csrc/llama/template_steps.h)
-target_link_libraries(herd_common PUBLIC llama)
+add_library(herd_template_budget STATIC EXCLUDE_FROM_ALL
+  ${PROJECT_SOURCE_DIR}/csrc/llama/template_budget.cpp)
+target_link_libraries(herd_common PUBLIC llama herd_template_budget)
