@@ -15,6 +15,9 @@ from llamaherd._core import InvalidRequestError
 from llamaherd.structured import JSON_STYLE
 
 MAX_TOOLS = 1_024
+# llama.cpp makes names of rules from both with std::regex, which takes stack for each byte.
+MAX_NAME_BYTES = 256
+MAX_ARGUMENT_NAME_BYTES = 1_024
 
 _MARK = "llamaherd"
 _MAX_REFS = 32  # from one to the next
@@ -39,12 +42,16 @@ class ToolSchemas:
         for function in self._functions:
             if function is None:
                 continue
+            _require_name("a tool's name", function.get("name"), MAX_NAME_BYTES)
             parameters = function.get("parameters")
             if not isinstance(parameters, Mapping | None):
                 raise InvalidRequestError(
                     f"{_what(function)} must be a JSON schema that is an object; got {parameters!r}"
                 )
             json_schema.require_usable(_what(function), parameters)
+            for name in _properties_of(_parameters_of(function)):
+                what = f"the name of an argument of tool {function.get('name')!r}"
+                _require_name(what, name, MAX_ARGUMENT_NAME_BYTES)
 
     def marked_whole(self) -> tuple[list[Any], dict[str, str]]:
         """The tools with one literal for all arguments, and the schemas by literal."""
@@ -106,6 +113,12 @@ class ToolSchemas:
 def _function_of(tool: Any) -> Mapping[str, Any] | None:
     function = tool.get("function") if isinstance(tool, Mapping) else None
     return function if isinstance(function, Mapping) else None
+
+
+def _require_name(what: str, name: Any, most: int) -> None:
+    n_bytes = len(name.encode(errors="surrogatepass")) if isinstance(name, str) else 0
+    if n_bytes > most:
+        raise InvalidRequestError(f"{what} must have at most {most} bytes; got {n_bytes}")
 
 
 def _what(function: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from llamaherd import (
     ChatOptions,
     EngineConfig,
     FinishReason,
+    InvalidRequestError,
     ReplyReader,
 )
 from llamaherd.guides import Guide, mask_of
@@ -124,3 +125,16 @@ def test_many_properties_and_deep_schemas_are_quick_or_refused(engine: BatchEngi
     tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
     rendered = engine.apply_chat_template(HELLO, ChatOptions(tools=[tool] * 2))
     assert "property999" in rendered.text
+
+
+def test_names_are_bounded_before_llama_cpp_reads_them(engine: BatchEngine) -> None:
+    def render(name: str, argument: str) -> str:
+        parameters = {"type": "object", "properties": {argument: {"type": "integer"}}}
+        tool = {"type": "function", "function": {"name": name, "parameters": parameters}}
+        return engine.apply_chat_template(HELLO, ChatOptions(tools=[tool])).text
+
+    assert "." * 1024 in render("." * 256, "." * 1024)
+    with pytest.raises(InvalidRequestError, match="tool's name must have at most 256 bytes; got"):
+        render("." * 300_000, "a")
+    with pytest.raises(InvalidRequestError, match="of tool 'f' must have at most 1024 bytes; got"):
+        render("f", "." * 300_000)
