@@ -9,11 +9,6 @@ namespace llamaherd {
 namespace {
 
 // Some tens of rows of any vocabulary.
-constexpr std::chrono::nanoseconds kNanosecond{1};
-// How long a step without rows waits for a mask that is late.
-constexpr std::chrono::milliseconds kPatience{1};
-// For one mask.
-constexpr std::chrono::seconds kLongestWait{10};
 constexpr std::size_t kMaxPromptLogitsBytes = std::size_t{16} << 20;
 
 /// Whether rows can be computed and forgotten again at no cost to others.
@@ -69,8 +64,7 @@ void Engine::step(std::vector<Delta>& out) {
   StepPlan& plan = scheduler_.plan_step(begin_ns);
   apply(plan.kv_ops);
   if (plan.empty()) {
-    // Else this would be asked again at once, and again.
-    if (!late_.empty()) late_.front()->constraint->wait(kPatience);
+    wait_for_mask();
     return;
   }
   const bool any_decode = plan.any_decode;
@@ -136,42 +130,6 @@ void Engine::restore(const StepPlan& plan) {
     const std::int64_t now = now_ns();
     request->spend(Spent::kPrefillShared, now);
     spend_all(Spent::kOthersPrefill, now);
-  }
-}
-
-/// Samples rows of former calls whose masks were late.
-void Engine::sample_late(std::vector<Delta>& out) {
-  late_.clear();
-  for (const auto& request : scheduler_.running()) {
-    // Of one that was preempted meanwhile the row is computed again.
-    if (request->n_pending() > 0) request->late_row.clear();
-    if (!request->late_row.empty()) late_.push_back(request.get());
-  }
-  std::erase_if(late_, [&](Request* request) {
-    const std::int64_t now = now_ns();
-    Staged staged = sampler_.sample(*request, request->late_row);
-    if (staged.late && now - request->late_since_ns < kLongestWait / kNanosecond) return false;
-    if (staged.late) {
-      staged.error = "what output token " + std::to_string(request->n_output()) +
-                     " may be was not known within " + std::to_string(kLongestWait.count()) + " s";
-    } else if (staged.poisoned) {
-      staged.error =
-          "the logits of output token " + std::to_string(request->n_output()) + " are not finite";
-    }
-    request->late_row.clear();
-    StepGuard::commit(*request, request->kv_len(), staged);
-    hand_out(*request, staged, now, out);
-    return true;
-  });
-}
-
-void Engine::keep_late(const CallPlan& call) {
-  for (std::size_t i = 0; i < call.items.size(); ++i) {
-    if (!staged_[i].late || staged_[i].poisoned) continue;
-    const std::span<const float> row = backend_.logits(call.items[i].logits_row);
-    Request& request = *call.items[i].request;
-    request.late_row.assign(row.begin(), row.end());
-    request.late_since_ns = now_ns();
   }
 }
 

@@ -102,6 +102,7 @@ class Engine {
   void save(const KvOp& op);
   void sample_late(std::vector<Delta>& out);
   void keep_late(const CallPlan& call);
+  void wait_for_mask();
   void start_known(const StepPlan& plan, std::vector<Delta>& out);
   void restore(const StepPlan& plan);
   void publish(const CallPlan& call);

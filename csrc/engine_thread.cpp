@@ -12,8 +12,6 @@
 namespace llamaherd {
 namespace {
 
-constexpr std::size_t kMaxPins = 128;
-constexpr std::size_t kMaxPinNameBytes = 256;
 // A forecast is no better than this; whoever was told 0 would ask again at once.
 constexpr double kLeastRetryS = 1e-3;
 
@@ -88,16 +86,14 @@ void EngineThread::let_in(Submission submission) {
   const auto n_prompt = static_cast<std::int32_t>(submission.prompt->size());
   try {
     for (std::int32_t i = 0; i < n_outputs; ++i) {
-      live_.emplace(first + i, Live{i, n_prompt, 0});
-      if (submission.constraints.empty()) continue;
-      constraints_.emplace(first + i, submission.constraints[i]);
+      Live& live = live_[first + i];
+      live.index = i;
+      live.n_prompt = n_prompt;
+      if (!submission.constraints.empty()) live.constraint = submission.constraints[i];
     }
     inbox_.submissions.push_back(std::move(submission));
   } catch (...) {
-    for (std::int32_t i = 0; i < n_outputs; ++i) {
-      live_.erase(first + i);
-      constraints_.erase(first + i);
-    }
+    for (std::int32_t i = 0; i < n_outputs; ++i) live_.erase(first + i);
     throw;
   }
 }
@@ -179,19 +175,10 @@ void EngineThread::command(CacheCommand command) {
 
 void EngineThread::pin(const std::string& name, CacheSpace space, std::vector<TokenId> tokens,
                        std::int64_t expires_ns) {
-  if (name.empty() || name.size() > kMaxPinNameBytes) {
-    throw InvalidRequestError("a pin's name must have 1 to " + std::to_string(kMaxPinNameBytes) +
-                              " bytes; got " + std::to_string(name.size()));
-  }
   const std::lock_guard lock(mutex_);
-  std::erase_if(pins_,
-                [now = now_ns()](const auto& pin) { return pin.second != 0 && pin.second <= now; });
-  if (pins_.size() >= kMaxPins && !pins_.contains(name)) {
-    throw InvalidRequestError("at most " + std::to_string(kMaxPins) +
-                              " prefixes may be pinned at once; unpin one first");
-  }
+  pins_.require_place(name, now_ns());
   command([=](Engine& engine) { engine.pin(name, space, tokens, expires_ns); });
-  pins_[name] = expires_ns;
+  pins_.put(name, expires_ns);
 }
 
 void EngineThread::unpin(const std::string& name) {
@@ -213,17 +200,21 @@ void EngineThread::require_mask_words(std::size_t n) const {
                             std::to_string(n));
 }
 
+/// What the request's output must obey; null: nothing, or it has ended. The mutex must be held.
+Constraint* EngineThread::constraint_of(RequestId id) const {
+  const auto at = live_.find(id);
+  return at == live_.end() ? nullptr : at->second.constraint.get();
+}
+
 void EngineThread::set_mask(RequestId id, std::int32_t index, TokenMask mask) {
   require_mask_words(mask.size());
   const std::lock_guard lock(mutex_);
-  const auto at = constraints_.find(id);
-  if (at != constraints_.end()) at->second->put(index, std::move(mask));
+  if (Constraint* constraint = constraint_of(id)) constraint->put(index, std::move(mask));
 }
 
 void EngineThread::fail_mask(RequestId id, const std::string& error) {
   const std::lock_guard lock(mutex_);
-  const auto at = constraints_.find(id);
-  if (at != constraints_.end()) at->second->fail(error);
+  if (Constraint* constraint = constraint_of(id)) constraint->fail(error);
 }
 
 std::vector<Delta> EngineThread::drain(double timeout_s) {
@@ -328,7 +319,6 @@ void EngineThread::publish(bool ended) {
       continue;
     }
     live_.erase(delta.request_id);
-    constraints_.erase(delta.request_id);
     cancelled_.erase(delta.request_id);
   }
   metrics_ = engine_.metrics();

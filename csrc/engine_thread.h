@@ -17,6 +17,7 @@
 #include "constraint.h"
 #include "engine.h"
 #include "params.h"
+#include "pin_table.h"
 #include "token_table.h"
 
 namespace llamaherd {
@@ -112,6 +113,14 @@ class EngineThread {
     bool empty() const { return submissions.empty() && cancels.empty() && cache_commands.empty(); }
   };
 
+  /// A request that was submitted and whose last delta was not published.
+  struct Live {
+    std::int32_t index = 0;  // among its prompt's outputs
+    std::int32_t n_prompt = 0;
+    std::int32_t n_completion = 0;  // published so far
+    std::shared_ptr<Constraint> constraint;
+  };
+
   void command(CacheCommand command);
   void run();
   void iterate(Inbox& inbox);
@@ -124,6 +133,7 @@ class EngineThread {
   void require_place(std::int32_t n_outputs, std::size_t n_tokens, std::int64_t now) const;
   void let_in(Submission submission);
   double retry_after_s(std::int64_t n_over, std::int64_t now) const;
+  Constraint* constraint_of(RequestId id) const;
   Inbox take_inbox();
 
   std::unique_ptr<Backend> backend_;
@@ -142,16 +152,9 @@ class EngineThread {
   Forecast forecast_;
   std::int64_t published_ns_ = 0;
   std::int64_t n_tokens_queued_ = 0;  // of prompts that do not run
-  /// What the last delta of a request must hold, whatever happens.
-  struct Live {
-    std::int32_t index;  // among its prompt's outputs
-    std::int32_t n_prompt;
-    std::int32_t n_completion;  // published so far
-  };
-  std::unordered_map<RequestId, Live> live_;            // submitted, their last delta not published
-  std::unordered_map<std::string, std::int64_t> pins_;  // when they expire; 0: never
-  std::unordered_map<RequestId, std::shared_ptr<Constraint>> constraints_;  // of these
-  std::unordered_set<RequestId> cancelled_;  // of these, and the engine does not know it yet
+  std::unordered_map<RequestId, Live> live_;
+  std::unordered_set<RequestId> cancelled_;  // live, and the engine does not know it yet
+  PinTable pins_;
   RequestId next_id_ = 1;
   int n_holds_ = 0;
   std::mt19937_64 seeds_;

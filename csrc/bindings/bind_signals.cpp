@@ -13,7 +13,6 @@ namespace llamaherd {
 namespace {
 
 void reset_at_signal(int number) {
-#ifndef _WIN32
   struct sigaction action {};
   bool ok = sigaction(number, nullptr, &action) == 0;
   action.sa_flags |= static_cast<int>(SA_RESETHAND);
@@ -22,7 +21,6 @@ void reset_at_signal(int number) {
     throw InvalidRequestError("signal " + std::to_string(number) +
                               " cannot be set up: " + std::strerror(errno));
   }
-#endif
 }
 
 }  // namespace
@@ -31,7 +29,7 @@ void bind_signals(py::module_& m) {
   m.def("reset_at_signal", &reset_at_signal, py::arg("number"), R"(
 The first signal of this number goes to the handler that is installed; from then on the default
 action is in force, which for SIGTERM and SIGINT ends the process. The kernel does both: it needs no
-thread of the process. On Windows it does nothing.
+thread of the process.
 
 Raises:
   InvalidRequestError: There is no such signal.

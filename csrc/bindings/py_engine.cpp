@@ -154,11 +154,7 @@ py::bytes PyBatchEngine::token_name(TokenId token) {
 
 py::str PyBatchEngine::detokenize(const py::object& ids, bool special) {
   const std::vector<TokenId> tokens = to_tokens(ids);
-  for (TokenId token : tokens) {
-    if (token >= 0 && token < info_.n_vocab) continue;
-    throw InvalidRequestError("token ids must be in [0, " + std::to_string(info_.n_vocab) +
-                              "); got " + std::to_string(token));
-  }
+  for (const TokenId token : tokens) require_token(token);
   const std::shared_ptr<Model> shared = model();
   std::string bytes;
   {

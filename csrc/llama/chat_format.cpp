@@ -10,9 +10,13 @@ namespace llamaherd {
 namespace {
 
 ToolGrammar grammar_of(const LlamaModel& model, const common_chat_params& params) {
-  ToolGrammar grammar{
-      params.grammar,           params.grammar_lazy,     {}, {}, params.thinking_start_tag,
-      params.thinking_end_tags, params.generation_prompt};
+  ToolGrammar grammar{.gbnf = params.grammar,
+                      .lazy = params.grammar_lazy,
+                      .words = {},
+                      .patterns = {},
+                      .thought_begin = params.thinking_start_tag,
+                      .thought_ends = params.thinking_end_tags,
+                      .generation_prompt = params.generation_prompt};
   for (const common_grammar_trigger& trigger : params.grammar_triggers) {
     switch (trigger.type) {
       case COMMON_GRAMMAR_TRIGGER_TYPE_WORD:

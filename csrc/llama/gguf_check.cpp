@@ -10,12 +10,12 @@
 #include <set>
 
 #include "abort_guard.h"
-#include "error.h"
 #include "ggml-cpu.h"
 #include "ggml.h"
 #include "gguf_file.h"
 #include "llama-arch.h"
 #include "llama.h"
+#include "load_rule.h"
 #include "tokenizer_check.h"
 
 namespace llamaherd {
@@ -25,12 +25,6 @@ constexpr std::int64_t kMaxBlocks = 512;  // LLAMA_MAX_LAYERS
 constexpr std::int64_t kMaxParts = 10000;
 constexpr int kMaxTensorKinds = 1024;  // more than llm_tensor has
 constexpr std::size_t kLeastAlignment = 8, kMostAlignment = 1 << 20;
-
-[[noreturn]] void refuse(const std::string& rule) { throw ModelLoadError(rule); }
-
-void require(bool holds, const std::string& rule) {
-  if (!holds) refuse(rule);
-}
 
 /// A range that a hyperparameter's values must be in.
 struct Range {
@@ -101,9 +95,9 @@ gguf_type element_type(const gguf_context* gguf, std::int64_t i) {
 }
 
 void check_float(const std::string& key, float value) {
-  require(std::isfinite(value), "the value of " + key + " must be finite");
+  require_rule(std::isfinite(value), "the value of " + key + " must be finite");
   if (key.ends_with("epsilon")) {
-    require(value > 0 && value < 1,
+    require_rule(value > 0 && value < 1,
             key + " must be above 0 and below 1; it is " + std::to_string(value));
   }
 }
@@ -124,7 +118,7 @@ void check_hyperparameter(const GgufFile& file, std::int64_t i, const std::strin
     const auto values = file.integers(key);
     if (!values) return;
     for (const std::int64_t value : *values) {
-      require(value >= range.least && value <= range.most,
+      require_rule(value >= range.least && value <= range.most,
               key + " must be in [" + std::to_string(range.least) + ", " +
                   std::to_string(range.most) + "]; it is " + std::to_string(value));
     }
@@ -133,9 +127,9 @@ void check_hyperparameter(const GgufFile& file, std::int64_t i, const std::strin
 
 void check_hyperparameters(const GgufFile& file) {
   const std::optional<std::string> architecture = file.text("general.architecture");
-  require(architecture.has_value(), "general.architecture is missing or no text");
+  require_rule(architecture.has_value(), "general.architecture is missing or no text");
   const llm_arch arch = llm_arch_from_string(*architecture);
-  require(arch != LLM_ARCH_UNKNOWN, "unknown model architecture: " + in_quotes(*architecture));
+  require_rule(arch != LLM_ARCH_UNKNOWN, "unknown model architecture: " + in_quotes(*architecture));
   const std::string prefix = *architecture + ".";
   for (std::int64_t i = 0; i < gguf_get_n_kv(file.get()); ++i) {
     const std::string key = gguf_get_key(file.get(), i);
@@ -144,11 +138,11 @@ void check_hyperparameters(const GgufFile& file) {
   const auto heads = file.integers(prefix + "attention.head_count");
   const bool may_lack_heads =
       llm_arch_is_recurrent(arch) || llm_arch_is_hybrid(arch) || arch == LLM_ARCH_DECI;
-  require(may_lack_heads || (heads && !heads->empty() && heads->front() > 0),
+  require_rule(may_lack_heads || (heads && !heads->empty() && heads->front() > 0),
           prefix + "attention.head_count must be at least 1");
   const std::string step = prefix + "interleave_moe_layer_step";
   const auto steps = file.integers(step);
-  require(!steps || arch == LLM_ARCH_LLAMA4 ||
+  require_rule(!steps || arch == LLM_ARCH_LLAMA4 ||
               std::ranges::all_of(*steps, [](auto n) { return n > 0; }),
           step + " must be at least 1");
 }
@@ -218,16 +212,16 @@ void check_tensor(const gguf_context* gguf, std::int64_t i) {
   const std::string name = gguf_get_tensor_name(gguf, i);
   const ggml_type type = gguf_get_tensor_type(gguf, i);
   const std::int64_t* ne = gguf_get_tensor_ne(gguf, i);
-  require(std::all_of(ne, ne + GGML_MAX_DIMS, [](std::int64_t n) { return n > 0; }),
+  require_rule(std::all_of(ne, ne + GGML_MAX_DIMS, [](std::int64_t n) { return n > 0; }),
           "tensor " + in_quotes(name) + " is empty");
   if (holds_experts(name)) {
-    require(type == GGML_TYPE_I32,
+    require_rule(type == GGML_TYPE_I32,
             "tensor " + in_quotes(name) + " must be of type i32; it is " + ggml_type_name(type));
   } else if (is_matrix(name)) {
-    require(multiplies(type), "tensor " + in_quotes(name) + " is of type " + ggml_type_name(type) +
+    require_rule(multiplies(type), "tensor " + in_quotes(name) + " is of type " + ggml_type_name(type) +
                                   ", which llama.cpp cannot multiply by");
   } else {
-    require(type == GGML_TYPE_F32,
+    require_rule(type == GGML_TYPE_F32,
             "tensor " + in_quotes(name) + " must be of type f32; it is " + ggml_type_name(type));
   }
 }
@@ -238,9 +232,9 @@ void check_experts(const std::string& path, std::size_t begin, std::size_t size,
   file.seekg(static_cast<std::streamoff>(begin));
   std::vector<std::int32_t> experts(size / sizeof(std::int32_t));
   file.read(reinterpret_cast<char*>(experts.data()), static_cast<std::streamsize>(size));
-  require(file.good(), "the experts of tokens cannot be read");
+  require_rule(file.good(), "the experts of tokens cannot be read");
   const auto is_one = [n](std::int32_t expert) { return expert >= 0 && expert < n; };
-  require(std::ranges::all_of(experts, is_one),
+  require_rule(std::ranges::all_of(experts, is_one),
           "the experts of tokens must be in [0, " + std::to_string(n) + ")");
 }
 
@@ -252,13 +246,13 @@ std::int64_t n_experts(const GgufFile& file) {
 void check_tensors(const GgufFile& file, const std::string& path, std::int64_t n) {
   const gguf_context* gguf = file.get();
   const std::size_t alignment = gguf_get_alignment(gguf);
-  require(alignment >= kLeastAlignment && alignment <= kMostAlignment,
+  require_rule(alignment >= kLeastAlignment && alignment <= kMostAlignment,
           "general.alignment must be in [8, 2^20]; it is " + std::to_string(alignment));
   for (std::int64_t i = 0; i < gguf_get_n_tensors(gguf); ++i) {
     check_tensor(gguf, i);
     const std::size_t begin = gguf_get_data_offset(gguf) + gguf_get_tensor_offset(gguf, i);
     const std::size_t size = gguf_get_tensor_size(gguf, i);
-    require(begin <= file.n_bytes() && size <= file.n_bytes() - begin,
+    require_rule(begin <= file.n_bytes() && size <= file.n_bytes() - begin,
             "tensor " + in_quotes(gguf_get_tensor_name(gguf, i)) + " ends behind the file's end");
     if (holds_experts(gguf_get_tensor_name(gguf, i))) check_experts(path, begin, size, n);
   }
@@ -268,7 +262,7 @@ void check_tensors(const GgufFile& file, const std::string& path, std::int64_t n
 std::vector<std::string> other_parts(const GgufFile& file, const std::string& path) {
   const auto counts = file.integers("split.count");
   const std::int64_t n = counts && counts->size() == 1 ? counts->front() : 1;
-  require(n <= kMaxParts, "split.count must be at most 10000; it is " + std::to_string(n));
+  require_rule(n <= kMaxParts, "split.count must be at most 10000; it is " + std::to_string(n));
   std::vector<std::string> paths;
   std::vector<char> buffer(path.size() + 64);
   const auto count = static_cast<std::int32_t>(n);
@@ -288,21 +282,14 @@ std::vector<std::string> other_parts(const GgufFile& file, const std::string& pa
 
 void check_gguf(const std::string& path) {
   const GgufFile file(path);
-  try {
+  check_rules(path, [&] {
     check_hyperparameters(file);
     check_tokenizer(file);
     check_tensors(file, path, n_experts(file));
-  } catch (const ModelLoadError& error) {
-    throw ModelLoadError("cannot load " + path + ": " + error.what());
-  }
+  });
   for (const std::string& part : other_parts(file, path)) {
     if (!std::filesystem::is_regular_file(part)) continue;  // llama.cpp names what is missing
-    const GgufFile other(part);
-    try {
-      check_tensors(other, part, n_experts(file));
-    } catch (const ModelLoadError& error) {
-      throw ModelLoadError("cannot load " + part + ": " + error.what());
-    }
+    check_rules(part, [&] { check_tensors(GgufFile(part), part, n_experts(file)); });
   }
 }
 

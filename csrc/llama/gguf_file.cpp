@@ -10,8 +10,6 @@
 namespace llamaherd {
 namespace {
 
-constexpr std::size_t kMaxQuoted = 80;
-
 std::optional<std::int64_t> integer_at(gguf_type type, const void* data, std::size_t i) {
   const auto at = [&](auto zero) {
     return static_cast<std::int64_t>(static_cast<const decltype(zero)*>(data)[i]);
@@ -78,20 +76,6 @@ std::optional<std::vector<std::int64_t>> GgufFile::integers(const std::string& k
     values.push_back(*value);
   }
   return values;
-}
-
-std::string in_quotes(std::string_view text) {
-  std::string out = "'";
-  for (const char c : text.substr(0, kMaxQuoted)) {
-    if (c >= ' ' && c <= '~') {
-      out += c;
-      continue;
-    }
-    constexpr const char* digits = "0123456789abcdef";
-    const auto byte = static_cast<unsigned char>(c);
-    out += std::string("\\x") + digits[byte >> 4] + digits[byte & 15];
-  }
-  return out + (text.size() > kMaxQuoted ? "...'" : "'");
 }
 
 }  // namespace llamaherd

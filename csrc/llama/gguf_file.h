@@ -4,7 +4,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "gguf.h"
@@ -37,8 +36,5 @@ class GgufFile {
   std::unique_ptr<gguf_context, Free> context_;
   std::uint64_t n_bytes_ = 0;
 };
-
-/// `text` in quotes for a message: what is no printable ASCII is escaped, long texts are cut.
-std::string in_quotes(std::string_view text);
 
 }  // namespace llamaherd

@@ -13,6 +13,7 @@
 #include "gguf_check.h"
 #include "kernel_choice.h"
 #include "kernels/panel_buffer.h"
+#include "load_rule.h"
 #include "log_sink.h"
 #include "model_check.h"
 #include "thread_pool.h"
@@ -131,7 +132,7 @@ LlamaModel::LlamaModel(const std::string& path, const EngineConfig& config,
   if (llama_vocab_type(vocab()) == LLAMA_VOCAB_TYPE_NONE) {
     throw ModelLoadError(path + " has no vocabulary");
   }
-  check_model(*model_, path);
+  check_rules(path, [&] { check_model(*model_); });
   const auto meta = [&](const char* key) {
     std::array<char, 64> value{};
     llama_model_meta_val_str(model_.get(), key, value.data(), value.size());

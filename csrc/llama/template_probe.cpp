@@ -61,7 +61,7 @@ void render(const llama_model* model, const std::string& source) {
     inputs.messages.push_back(message);
     common_chat_templates_apply(templates.get(), inputs);
   } catch (const std::exception&) {
-    return;  // refused: the same happens in the parent, which says so
+    return;  // the parent gets the same exception and reports it
   }
 }
 

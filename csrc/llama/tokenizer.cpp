@@ -25,10 +25,8 @@ constexpr std::size_t kMostStack = std::size_t{2} << 30;  // of address space: u
 constexpr std::size_t kLongestSlowRun = 512;
 // Shorter texts between special tokens are tokenized once.
 constexpr std::size_t kRemembered = 64;
-// Each costs up to some milliseconds: llama.cpp compiles the expressions that split it anew.
+// llama.cpp compiles the expressions that split a text again for each text: up to some milliseconds.
 constexpr std::size_t kMostTexts = std::size_t{1} << 14;
-
-std::string text_of(std::size_t n) { return std::to_string(n); }
 
 /// Bytes of the blank that begins a text; 0 if it begins with something else.
 std::size_t blank_length(std::string_view text) {
@@ -101,7 +99,6 @@ Tokenizer::Tokenizer(const llama_vocab* vocab, const std::string& model, const s
   for (int c = 0; c < 256 && special_.strip(); ++c) {
     if (std::isspace(c)) kept_[c] = false;
   }
-
   find_ends();
 }
 
@@ -154,7 +151,7 @@ std::vector<TokenId> Tokenizer::encode(const std::string& text, bool add_special
       continue;
     }
     if (++n_texts > kMostTexts) {
-      throw InvalidRequestError("a text may hold at most " + text_of(kMostTexts) +
+      throw InvalidRequestError("a text may hold at most " + std::to_string(kMostTexts) +
                                 " different texts between special tokens");
     }
     const std::size_t begin = out.size();
@@ -173,14 +170,14 @@ std::vector<TokenId> Tokenizer::encode(const std::string& text, bool add_special
 
 void Tokenizer::append_deep(const std::string& text, std::vector<TokenId>& out) const {
   if (text.size() > std::numeric_limits<std::int32_t>::max() / 8) {
-    throw InvalidRequestError("a text may have at most 2^28 bytes; got " + text_of(text.size()));
+    throw InvalidRequestError("a text may have at most 2^28 bytes; got " + std::to_string(text.size()));
   }
   if (!slow_.empty()) {
     const std::size_t n = longest_run(text, slow_ == "superbpe" ? &digit_length : &blank_length);
     if (n > kLongestSlowRun) {
       throw InvalidRequestError("this model's tokenizer (" + slow_ + ") takes at most " +
-                                text_of(kLongestSlowRun) + " blanks or digits in a row; got " +
-                                text_of(n));
+                                std::to_string(kLongestSlowRun) + " blanks or digits in a row; got " +
+                                std::to_string(n));
     }
   }
   if (!recurses_ || text.size() <= kBytesOnAnyStack) return append(text, out);
@@ -191,13 +188,12 @@ void Tokenizer::append_deep(const std::string& text, std::vector<TokenId>& out) 
   if (n_stack > kMostStack) {
     throw InvalidRequestError(
         spans_words_
-            ? "a text may have at most " + text_of(kMostStack / kStackPerByte) +
-                  " bytes between special tokens; got " + text_of(text.size())
+            ? "a text may have at most " + std::to_string(kMostStack / kStackPerByte) +
+                  " bytes between special tokens; got " + std::to_string(text.size())
             : "a word, or blanks in a row, may have at most " +
-                  text_of(kMostStack / kStackPerByte / 2) + " bytes; got " + text_of(n_deep / 2));
+                  std::to_string(kMostStack / kStackPerByte / 2) + " bytes; got " + std::to_string(n_deep / 2));
   }
-  auto call = [&] { append(text, out); };
-  run_on_stack(n_stack, call);
+  run_on_stack(n_stack, [&] { append(text, out); });
 }
 
 void Tokenizer::append(const std::string& text, std::vector<TokenId>& out) const {

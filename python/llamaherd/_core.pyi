@@ -1072,7 +1072,7 @@ def reset_at_signal(number: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     The first signal of this number goes to the handler that is installed; from then on the default
     action is in force, which for SIGTERM and SIGINT ends the process. The kernel does both: it needs no
-    thread of the process. On Windows it does nothing.
+    thread of the process.
     
     Raises:
       InvalidRequestError: There is no such signal.

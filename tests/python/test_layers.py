@@ -85,7 +85,9 @@ CORE: dict[str, str] = {
     ),
     "recovery": "call_rows engine",
     "accounting": "engine",
-    "engine_thread": "backend constraint engine error params token_table",
+    "late_masks": "engine",
+    "pin_table": "error",
+    "engine_thread": "backend constraint engine error params pin_table token_table",
     "logits_record": "backend",
     "fault_script": "types",
     "calibration": "backend cost_model error widths",
@@ -102,13 +104,14 @@ LLAMA: dict[str, str] = {
     ),
     "llama/abort_guard": "",
     "llama/gguf_file": "error llama/abort_guard llama/log_sink",
-    "llama/tokenizer_check": "error llama/gguf_file",
-    "llama/gguf_check": "error llama/abort_guard llama/gguf_file llama/tokenizer_check",
-    "llama/model_check": "error",
+    "llama/load_rule": "error",
+    "llama/tokenizer_check": "llama/gguf_file llama/load_rule",
+    "llama/gguf_check": ("llama/abort_guard llama/gguf_file llama/load_rule llama/tokenizer_check"),
+    "llama/model_check": "llama/load_rule",
     "llama/llama_model": (
         "error params token_table kernels/panel_buffer llama/abort_guard llama/devices"
-        " llama/gguf_check llama/kernel_choice llama/log_sink llama/model_check llama/thread_pool"
-        " llama/tokenizer"
+        " llama/gguf_check llama/kernel_choice llama/load_rule llama/log_sink llama/model_check"
+        " llama/thread_pool llama/tokenizer"
     ),
     "llama/chat_format": "error llama/deep_stack llama/llama_model",
     "llama/chat_formats": "llama/chat_format",
