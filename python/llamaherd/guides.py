@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from llamaherd import _core
 from llamaherd._core import InvalidRequestError
 from llamaherd.bounded_pool import BoundedPool, PoolFullError
-from llamaherd.gbnf_lark import to_lark
+from llamaherd.gbnf.lark import to_lark
 from llamaherd.structured import JSON_STYLE, Rule
 from llamaherd.vocabulary import make_tokenizer
 

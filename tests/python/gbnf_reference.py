@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from llamaherd.gbnf import Alt, Chars, Node, Ref, Repeat, Seq, parse
+from llamaherd.gbnf.nodes import Alt, Chars, Node, Ref, Repeat, Seq
+from llamaherd.gbnf.parser import parse
 
 
 class Reference:

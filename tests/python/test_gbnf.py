@@ -10,8 +10,8 @@ from gbnf_reference import Reference
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llamaherd import InvalidRequestError
-from llamaherd.gbnf import MAX_BYTES, MAX_DEPTH, MAX_NODES, MAX_RULES, parse
-from llamaherd.gbnf_lark import to_lark
+from llamaherd.gbnf.lark import to_lark
+from llamaherd.gbnf.parser import MAX_BYTES, MAX_DEPTH, MAX_NODES, MAX_RULES, parse
 from llamaherd.guides import limits
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 

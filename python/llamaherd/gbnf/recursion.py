@@ -10,7 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
-from llamaherd.gbnf import EMPTY, Alt, Node, Ref, Repeat, Rules, Seq, children, refs
+from llamaherd.gbnf.nodes import (
+    EMPTY,
+    Alt,
+    Node,
+    Ref,
+    Repeat,
+    Rules,
+    Seq,
+    alt,
+    children,
+    refs,
+    seq,
+    users_of,
+)
 
 # Beyond these, an expression is not worth it, and rules stay as they are.
 _MAX_STEPS = 300_000
@@ -24,7 +37,7 @@ _Equation: TypeAlias = "dict[str | None, Node]"
 def without_right_recursion(rules: Rules) -> Rules:
     """Rules of the same language, those that are used; root is among them."""
     changed = dict(rules)
-    users = _users(rules)
+    users = users_of(rules)
     for group in _groups(rules):
         entries = {name for name in group if name == "root" or not users[name] <= group}
         if len(entries) * len(group) ** 3 > _MAX_STEPS:
@@ -38,14 +51,6 @@ def without_right_recursion(rules: Rules) -> Rules:
             if node is not None:
                 changed[name] = node
     return changed
-
-
-def _users(rules: Rules) -> dict[str, set[str]]:
-    users: dict[str, set[str]] = {name: set() for name in rules}
-    for name, node in rules.items():
-        for ref in refs(node):
-            users[ref.name].add(name)
-    return users
 
 
 def _groups(rules: Rules) -> list[set[str]]:
@@ -106,7 +111,7 @@ def _equation(node: Node, group: set[str]) -> _Equation | None:
     last = _equation(node.items[-1], group)
     if last is None or any(ref.name in group for item in before for ref in refs(item)):
         return None
-    return _prefixed(_seq(before), last)
+    return _prefixed(seq(before), last)
 
 
 def _solved(name: str, equations: Mapping[str, _Equation]) -> Node | None:
@@ -144,25 +149,11 @@ def _sum(equations: Iterable[_Equation]) -> _Equation:
     for equation in equations:
         for key, node in equation.items():
             parts.setdefault(key, []).append(node)
-    return {key: nodes[0] if len(nodes) == 1 else _alt(nodes) for key, nodes in parts.items()}
+    return {key: alt(nodes) for key, nodes in parts.items()}
 
 
 def _prefixed(before: Node, equation: _Equation) -> _Equation:
-    return {key: _seq((before, node)) for key, node in equation.items()}
-
-
-def _alt(nodes: Iterable[Node]) -> Node:
-    options: list[Node] = []
-    for node in nodes:
-        options += node.options if isinstance(node, Alt) else [node]
-    return Alt(tuple(options))
-
-
-def _seq(nodes: Iterable[Node]) -> Node:
-    items: list[Node] = []
-    for node in nodes:
-        items += node.items if isinstance(node, Seq) else [node]
-    return items[0] if len(items) == 1 else Seq(tuple(items)) if items else EMPTY
+    return {key: seq((before, node)) for key, node in equation.items()}
 
 
 def _within_bounds(node: Node) -> Node | None:

@@ -7,8 +7,21 @@ greedy lexer would not stop at "<". Together with "<call>" it can, where the tex
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 
-from llamaherd.gbnf import EMPTY, Alt, Node, Ref, Repeat, Rules, Seq, children
+from llamaherd.gbnf.nodes import (
+    EMPTY,
+    Alt,
+    Node,
+    Ref,
+    Repeat,
+    Rules,
+    Seq,
+    alt,
+    children,
+    nodes_of,
+    seq,
+)
 
 _MAX_HEADS = 64
 _MAX_DEPTH = 12  # of rules within rules
@@ -68,7 +81,7 @@ class _Joiner:
         if self._n_copied > _MAX_COPIED:
             return None
         options = [seq([seq([*run, head]), rest]) for head, rest in heads]
-        return options[0] if len(options) == 1 else Alt(tuple(options))
+        return alt(options)
 
     def _is_endless(self, node: Node) -> bool:
         left = [node]
@@ -117,17 +130,5 @@ class _Joiner:
 
 
 def _n_nodes(node: Node) -> int:
-    n = 0
-    left = [node]
-    while left and n <= _MAX_COPIED:
-        n += 1
-        left += children(left.pop())
-    return n
-
-
-def seq(nodes: list[Node] | tuple[Node, ...]) -> Node:
-    """Nodes one after the other."""
-    items: list[Node] = []
-    for node in nodes:
-        items += node.items if isinstance(node, Seq) else [node]
-    return items[0] if len(items) == 1 else Seq(tuple(items)) if items else EMPTY
+    """At most one more than may be copied."""
+    return sum(1 for _ in islice(nodes_of(node), _MAX_COPIED + 1))

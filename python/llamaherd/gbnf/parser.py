@@ -1,13 +1,13 @@
-"""Grammars in llama.cpp's GBNF."""
+"""Reads llama.cpp's GBNF."""
 
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from llamaherd._core import InvalidRequestError
+from llamaherd.gbnf.nodes import EMPTY, Alt, Chars, Node, Ref, Repeat, Rules, Seq, Token
 
 MAX_BYTES = 256 * 1024
 MAX_RULES = 4_000
@@ -18,70 +18,12 @@ MAX_REPEAT = 2_000
 _N_SHOWN = 40  # characters of the text behind an error
 
 _WORD = frozenset(string.ascii_letters + string.digits + "-")
-_PLAIN = frozenset(string.ascii_letters + string.digits + " ")
 _LAST_CHAR = 0x10FFFF
 _SURROGATES = (0xD800, 0xDFFF)
 _ESCAPES = {"t": 9, "r": 13, "n": 10, **{c: ord(c) for c in '\\"[]-'}}
 _HEX_ESCAPES = {"x": 2, "u": 4, "U": 8}
 
 
-@dataclass(frozen=True, eq=False)
-class Chars:
-    """One character of these inclusive ranges, which are sorted and apart."""
-
-    ranges: tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Seq:
-    items: tuple[Node, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Alt:
-    options: tuple[Node, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Repeat:
-    item: Node
-    least: int
-    most: int | None
-
-
-@dataclass(frozen=True, eq=False)
-class Ref:
-    name: str
-
-
-@dataclass(frozen=True, eq=False)
-class Token:
-    """One token, or any but it, whatever its text."""
-
-    id: int
-    negated: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Json:
-    """A JSON value that obeys a schema, in JSON."""
-
-    schema: str
-
-
-@dataclass(frozen=True, eq=False)
-class Terminal:
-    """An expression that a lexer matches; if it is nullable, without the empty text."""
-
-    index: int
-    node: Node
-    nullable: bool
-
-
-Node: TypeAlias = "Chars | Seq | Alt | Repeat | Ref | Token | Json | Terminal"
-Rules: TypeAlias = dict[str, Node]
-
-EMPTY = Seq(())
 _ANY = Chars(((1, _LAST_CHAR),))
 
 
@@ -363,21 +305,3 @@ def _without(ranges: Iterable[tuple[int, int]]) -> Chars:
     if begin <= _LAST_CHAR:
         left.append((begin, _LAST_CHAR))
     return Chars(tuple(left))
-
-
-def refs(node: Node) -> Iterator[Ref]:
-    """Those within a node."""
-    left = [node]
-    while left:
-        node = left.pop()
-        if isinstance(node, Ref):
-            yield node
-        left += children(node)
-
-
-def children(node: Node) -> tuple[Node, ...]:
-    if isinstance(node, Seq):
-        return node.items
-    if isinstance(node, Alt):
-        return node.options
-    return (node.item,) if isinstance(node, Repeat) else ()

@@ -1,0 +1,1 @@
+"""Grammars in llama.cpp's GBNF, and the same ones as llguidance's Lark."""
