@@ -113,7 +113,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a grammar that does not parse": ({**ASK, "grammar": 'root ::= "a'}, "does not parse"),
     "two rules": ({**ASK, "regex": "a", "choice": ["b"]}, "only one of"),
-    "a priority": ({**ASK, "priority": 101}, "priority must be in [0, 100]"),
+    "a priority": ({**ASK, "priority": 101}, "priority: Input should be less than or equal to 100"),
+    "a negative priority": ({**ASK, "priority": -(10**30)}, "priority: Input should be greater"),
     "store": ({**ASK, "store": True}, "store"),
     "5,000 tools": ({**ASK, "tools": [{"type": "function"}] * 5000}, "(limit max_tools)"),
     "a bias of all tokens": (

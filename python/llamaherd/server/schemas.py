@@ -22,7 +22,9 @@ class Body(BaseModel):
 class Service(Body):
     """llamaherd's own: whose turn it is, and what is remembered."""
 
-    priority: int | None = Field(None, description="Class in [0, 100]; lower ones first.")
+    priority: int | None = Field(
+        None, ge=0, le=100, description="Class in [0, 100]; lower ones first."
+    )
     deadline_s: float | None = Field(None, description="Seconds by which it should have ended.")
     ttft_deadline_s: float | None = Field(None, description="The same for its first token.")
     cache: bool = Field(True, description="false: uses and leaves nothing that is remembered.")
