@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Of rules made ready. One takes some hundred times the memory of its text.
 _N_KEPT = 64
+_MAX_KEPT_CHARS = 512 * 1024
 _N_TOKENIZERS_KEPT = 4
 _N_THREADS = 2
 _MAX_WAITING = 64
 _TIMEOUT_S = 20.0
-# llguidance recurses as deep as rules refer to each other; of this, what is not used costs nothing.
+# llguidance recurses as deep as rules refer to each other. What is not used costs nothing, and the
+# rest is given back, as each rule has a thread of its own.
 _STACK_BYTES = 512 * 1024 * 1024
 
 
@@ -94,9 +97,7 @@ class Guides:
             future = self._kept.get(rule)
             if future is None:
                 future = self._pool.submit(lambda: _in_deep_thread(lambda: self._compile(rule)))
-                self._kept[rule] = future
-                if len(self._kept) > _N_KEPT:
-                    self._kept.popitem(last=False)
+                self._keep(rule, future)
             self._kept.move_to_end(rule)
         wait([future], _TIMEOUT_S)
         if not future.done():
@@ -115,6 +116,13 @@ class Guides:
             if self._kept.get(rule) is future:
                 del self._kept[rule]
         raise error
+
+    def _keep(self, rule: Rule, future: Future[Guide]) -> None:
+        self._kept[rule] = future
+        n_chars = sum(other.n_chars for other in self._kept)
+        while len(self._kept) > _N_KEPT or (n_chars > _MAX_KEPT_CHARS and len(self._kept) > 1):
+            oldest, _ = self._kept.popitem(last=False)
+            n_chars -= oldest.n_chars
 
     def is_ready(self, rule: Rule) -> bool:
         """Whether `make` would return, or raise, at once."""

@@ -47,6 +47,11 @@ class Rule:
     special: frozenset[int] = frozenset()
     prefix: str = ""
 
+    @property
+    def n_chars(self) -> int:
+        """Of its text and its schemas."""
+        return len(self.text) + sum(len(schema) for _, schema in self.schemas)
+
 
 def rule_of(options: Mapping[str, Any]) -> Rule | None:
     """The rule among options of SamplingParams, by their names.

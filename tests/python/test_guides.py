@@ -52,6 +52,22 @@ def test_a_rule_is_ready_once_it_was_made_or_refused() -> None:
     assert held.is_ready(bad)
 
 
+def test_rules_are_kept_by_number_and_by_size() -> None:
+    held = Held()
+    small = [Rule("regex", f"[a-{chr(98 + i % 24)}]{{{i + 1}}}") for i in range(70)]
+    for rule in small:
+        held.make(rule)
+    assert [held.is_ready(rule) for rule in small] == [False] * 6 + [True] * 64
+    large = [Rule("regex", "a" * 2000 + str(i), (("", "x" * 200_000),)) for i in range(4)]
+    for rule in large:
+        held.make(rule)
+    assert not any(held.is_ready(rule) for rule in small)
+    assert [held.is_ready(rule) for rule in large] == [False, False, True, True]
+    huge = Rule("regex", "b", (("", "x" * 600_000),))
+    held.make(huge)
+    assert held.is_ready(huge)
+
+
 def test_what_was_refused_is_refused_again_at_once() -> None:
     held = Held()
     for _ in range(3):
