@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -72,6 +73,14 @@ class Obeyed:
         return list(self.triggers.words)
 
 
+class _Next(Enum):
+    """What the next token of an output may be."""
+
+    OF_MASK = auto()  # what mask() says
+    ANY = auto()
+    UNASKED = auto()  # any, and the core does not wait to be told
+
+
 class _Progress:
     """Where one output stands. take() and mask() are called in turns."""
 
@@ -84,12 +93,8 @@ class _Progress:
         self._spent_s = 0.0
         self._search = None if obeyed.triggers is None else _Search(obeyed)
 
-    def take(self, token_ids: Sequence[int]) -> bool | None:
-        """Note more tokens.
-
-        Returns:
-          Whether mask() says what may be next. False: any token; None: the same, and nobody asks.
-        """
+    def take(self, token_ids: Sequence[int]) -> _Next:
+        """Note more tokens."""
         for at, token in enumerate(token_ids):
             if self._search is None:
                 self._taken += token_ids[at:]
@@ -99,8 +104,8 @@ class _Progress:
                 self._taken += self._guide.tokenizer.tokenize_bytes(begun)
                 self._search = None
         if self._search is None:
-            return True
-        return False if self._search.is_awaited else None
+            return _Next.OF_MASK
+        return _Next.ANY if self._search.is_awaited else _Next.UNASKED
 
     def mask(self) -> bytes:
         """Which tokens may be next.
@@ -240,10 +245,10 @@ class Masks:
     def _advance(self, progress: _Progress, delta: Delta) -> None:
         request_id, index = delta.request_id, delta.n_completion
         try:
-            needs_mask = progress.take(delta.token_ids)
-            if needs_mask is False:
+            may_be_next = progress.take(delta.token_ids)
+            if may_be_next is _Next.ANY:
                 self._core.set_mask(request_id, index, _ANY)
-            if not needs_mask:
+            if may_be_next is not _Next.OF_MASK:
                 return
             make = partial(self._make, progress, request_id, index)
             pool = self._slow_pool if progress.is_slow else self._pool
