@@ -72,7 +72,7 @@ def _probe(url: str, reports: Any) -> None:
 
 def streaming(url: str, n_clients: int, n_tokens: int) -> Any:
     """Clients that stream one answer after the other: seconds between two texts; or a text that
-    says what was lost. A client that is told to come back later does."""
+    says what was lost. After 429 or 503 it asks again."""
     return _process(_stream, url, n_clients, n_tokens)
 
 

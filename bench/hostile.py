@@ -81,7 +81,7 @@ def attacking(url: str, attack: Attack, counts: Any) -> Iterator[Any]:
         yield process
     finally:
         stop.set()
-        # A batch is cancelled by whoever made it.
+        # Attacks cancel their own batches.
         process.join(30 if attack.area == "batches" else 1)
         process.kill()
         process.join()

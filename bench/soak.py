@@ -10,7 +10,7 @@ that send the quick attacks of `attacks/` instead. Every answer that is read to 
 finish reason and its text; greedy ones equal what was answered before the others came. /health is
 asked every 50 ms.
 
-Fails if a request fails (one that is told to come back does, until it is served), if an answer is
+Fails if a request fails (after 429 or 503 it is sent again, until it is served), if an answer is
 not what it was before, if cells stay in use, if /health or the next text of a stream takes longer
 than --stall seconds, or if the server's memory grows by more than --growth after --settle seconds;
 what the prefix cache keeps in host memory, which has a bound of its own, is not counted.

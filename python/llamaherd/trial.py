@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from llamaherd import BatchEngine, Embedder, EngineConfig, LlamaHerdError, SamplingParams, _core
+from llamaherd.models.check import REFUSED
 
-REFUSED = 3
 _PROMPT = "Hello"
 
 

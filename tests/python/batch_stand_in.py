@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
-from llamaherd.server.batch_store import UNFINISHED, Batch
+from llamaherd.server.batch_store import Batch
 from llamaherd.server.batches import Batches, open_batches
+from llamaherd.server.database import UNFINISHED
 from llamaherd.server.errors import install_handlers
 from llamaherd.server.file_store import StoredFile
 from llamaherd.server.in_process import InProcess

@@ -254,7 +254,7 @@ MODULES: dict[str, str] = {
     "models.resolve": (
         "_core models.cache models.catalogue models.check models.hub models.local_file"
     ),
-    "trial": "llamaherd _core",
+    "trial": "llamaherd _core models.check",
     "bounded_pool": "_core",
     "loading": "_core logs",
     "trace": "_core",

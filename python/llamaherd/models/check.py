@@ -22,7 +22,7 @@ _SWITCH = "LLAMAHERD_CHECK_DOWNLOADS"
 _LEAST_S = 60.0
 _BYTES_PER_S = 50e6  # a slow disk, and the weights rearranged
 _SPARE_BYTES = 4 << 30  # beside the weights, which a load may hold in memory twice
-_REFUSED = 3  # llamaherd.trial's status
+REFUSED = 3  # status of llamaherd.trial
 
 
 def check_model(path: str | os.PathLike[str], *, timeout_s: float | None = None) -> None:
@@ -65,7 +65,7 @@ def check_model(path: str | os.PathLike[str], *, timeout_s: float | None = None)
         lines = out.read().decode(errors="replace").splitlines()
     if status == 0:
         return
-    if status == _REFUSED and lines:
+    if status == REFUSED and lines:
         raise ModelLoadError(lines[-1])
     doing = lines[-1] if lines else "starting"
     if status is None:

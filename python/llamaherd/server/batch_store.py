@@ -13,12 +13,11 @@ from typing import Any
 
 from llamaherd.server.batch_input import InputLine, LineError
 from llamaherd.server.batch_output import failed_line
-from llamaherd.server.database import Database
+from llamaherd.server.database import IS_UNFINISHED, Database
 from llamaherd.server.errors import ApiError
 from llamaherd.server.file_store import StoredFile, insert_file
 from llamaherd.server.limits import Limits
 
-UNFINISHED = ("validating", "in_progress", "finalizing", "cancelling")
 MOST_CRASHES = 2
 CRASHED = LineError(
     "process_died",
@@ -126,14 +125,13 @@ class BatchStore:
         return await self._database.run(work)
 
     def _make_room(self, connection: sqlite3.Connection, tenant: str) -> None:
-        unfinished = f"status IN ({', '.join(map(repr, UNFINISHED))})"
         (n_open,) = connection.execute(
-            f"SELECT COUNT(*) FROM batches WHERE tenant = ? AND {unfinished}", [tenant]
+            f"SELECT COUNT(*) FROM batches WHERE tenant = ? AND {IS_UNFINISHED}", [tenant]
         ).fetchone()
         what = "the batches of a client that have not ended must be"
         self._limits.require("max_batches", n_open + 1, what=what)
         connection.execute(
-            f"DELETE FROM batches WHERE tenant = ? AND NOT {unfinished} AND number <="
+            f"DELETE FROM batches WHERE tenant = ? AND NOT {IS_UNFINISHED} AND number <="
             " (SELECT number FROM batches WHERE tenant = ? ORDER BY number DESC LIMIT 1 OFFSET ?)",
             [tenant, tenant, self._limits.max_batch_records - 1],
         )
@@ -161,10 +159,8 @@ class BatchStore:
 
     async def unfinished(self) -> list[Batch]:
         def work(connection: sqlite3.Connection) -> list[Batch]:
-            marks = ", ".join("?" * len(UNFINISHED))
             rows = connection.execute(
-                f"SELECT {_COLUMNS} FROM batches WHERE status IN ({marks}) ORDER BY number",
-                UNFINISHED,
+                f"SELECT {_COLUMNS} FROM batches WHERE {IS_UNFINISHED} ORDER BY number"
             )
             return [Batch(**row) for row in rows]
 

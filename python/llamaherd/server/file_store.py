@@ -15,14 +15,13 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
 
-from llamaherd.server.database import Database
+from llamaherd.server.database import IS_UNFINISHED, Database
 from llamaherd.server.errors import ApiError
 from llamaherd.server.file_quota import FileQuota
 from llamaherd.server.limits import Limits
 
 # Errors of a process with too many open files or too little memory: the file may be there.
 PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
-_UNFINISHED = "('validating', 'in_progress', 'cancelling', 'finalizing')"
 _logger = logging.getLogger("llamaherd.server")
 _OURS = re.compile(r"file-[0-9a-f]{32}(\.part)?")
 
@@ -205,7 +204,7 @@ class FileStore:
         def work(connection: sqlite3.Connection) -> StoredFile:
             file = _find(connection, file_id, tenant)
             reader = connection.execute(
-                f"SELECT id FROM batches WHERE input_file_id = ? AND status IN {_UNFINISHED}",
+                f"SELECT id FROM batches WHERE input_file_id = ? AND {IS_UNFINISHED}",
                 [file_id],
             ).fetchone()
             if reader:
@@ -241,7 +240,7 @@ class FileStore:
         def work(connection: sqlite3.Connection) -> list[StoredFile]:
             rows = connection.execute(
                 f"SELECT {_COLUMNS} FROM files WHERE expires_at <= ? AND NOT EXISTS (SELECT 1"
-                f" FROM batches WHERE input_file_id = files.id AND status IN {_UNFINISHED})",
+                f" FROM batches WHERE input_file_id = files.id AND {IS_UNFINISHED})",
                 [int(time.time())],
             )
             files = [StoredFile(*row) for row in rows]

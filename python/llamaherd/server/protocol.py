@@ -21,7 +21,7 @@ _logger = logging.getLogger("llamaherd.server")
 _MOST_UNREAD = 1 << 18  # bytes of a body that come after its answer
 _LINGER_S = 1.0
 _DISCARD_S = 5.0
-_MOST_DISCARDED = 1 << 24  # bytes
+_MOST_DISCARDED = 64 << 20  # bytes: an upload of the default size, and some
 _LEAST_RATE = 1024  # bytes/s of a body
 _STATE_PATHS = ("/health", "/ready")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -74,7 +74,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._n_sent = 0
         self._sent_at = 0.0
 
-    # What comes.
+    # Reading requests.
 
     def data_received(self, data: bytes) -> None:
         if self._lingers:
@@ -141,7 +141,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.cycle.keep_alive = False
         return True
 
-    # What goes.
+    # Writing answers.
 
     def on_response_complete(self) -> None:
         if self._lingers:
