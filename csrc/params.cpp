@@ -179,7 +179,8 @@ void validate(const EngineConfig& c) {
   if (c.n_threads) {
     const std::int32_t n_most = max_threads();
     require(*c.n_threads >= 1 && *c.n_threads <= n_most, "n_threads",
-            "in [1, " + text(n_most) + "], " + text(kThreadsPerCpu) + " for each CPU", *c.n_threads);
+            "in [1, " + text(n_most) + "], " + text(kThreadsPerCpu) + " for each CPU",
+            *c.n_threads);
   }
   require(c.poll >= 0 && c.poll <= 100, "poll", "in [0, 100]", c.poll);
   require_at_least("n_gpu_layers", c.n_gpu_layers, -1);

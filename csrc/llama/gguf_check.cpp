@@ -98,7 +98,7 @@ void check_float(const std::string& key, float value) {
   require_rule(std::isfinite(value), "the value of " + key + " must be finite");
   if (key.ends_with("epsilon")) {
     require_rule(value > 0 && value < 1,
-            key + " must be above 0 and below 1; it is " + std::to_string(value));
+                 key + " must be above 0 and below 1; it is " + std::to_string(value));
   }
 }
 
@@ -119,8 +119,8 @@ void check_hyperparameter(const GgufFile& file, std::int64_t i, const std::strin
     if (!values) return;
     for (const std::int64_t value : *values) {
       require_rule(value >= range.least && value <= range.most,
-              key + " must be in [" + std::to_string(range.least) + ", " +
-                  std::to_string(range.most) + "]; it is " + std::to_string(value));
+                   key + " must be in [" + std::to_string(range.least) + ", " +
+                       std::to_string(range.most) + "]; it is " + std::to_string(value));
     }
   }
 }
@@ -139,12 +139,12 @@ void check_hyperparameters(const GgufFile& file) {
   const bool may_lack_heads =
       llm_arch_is_recurrent(arch) || llm_arch_is_hybrid(arch) || arch == LLM_ARCH_DECI;
   require_rule(may_lack_heads || (heads && !heads->empty() && heads->front() > 0),
-          prefix + "attention.head_count must be at least 1");
+               prefix + "attention.head_count must be at least 1");
   const std::string step = prefix + "interleave_moe_layer_step";
   const auto steps = file.integers(step);
   require_rule(!steps || arch == LLM_ARCH_LLAMA4 ||
-              std::ranges::all_of(*steps, [](auto n) { return n > 0; }),
-          step + " must be at least 1");
+                   std::ranges::all_of(*steps, [](auto n) { return n > 0; }),
+               step + " must be at least 1");
 }
 
 /// How llama.cpp uses the tensors of each name; layers' numbers are written -1.
@@ -213,16 +213,17 @@ void check_tensor(const gguf_context* gguf, std::int64_t i) {
   const ggml_type type = gguf_get_tensor_type(gguf, i);
   const std::int64_t* ne = gguf_get_tensor_ne(gguf, i);
   require_rule(std::all_of(ne, ne + GGML_MAX_DIMS, [](std::int64_t n) { return n > 0; }),
-          "tensor " + in_quotes(name) + " is empty");
+               "tensor " + in_quotes(name) + " is empty");
   if (holds_experts(name)) {
-    require_rule(type == GGML_TYPE_I32,
-            "tensor " + in_quotes(name) + " must be of type i32; it is " + ggml_type_name(type));
+    require_rule(type == GGML_TYPE_I32, "tensor " + in_quotes(name) +
+                                            " must be of type i32; it is " + ggml_type_name(type));
   } else if (is_matrix(name)) {
-    require_rule(multiplies(type), "tensor " + in_quotes(name) + " is of type " + ggml_type_name(type) +
-                                  ", which llama.cpp cannot multiply by");
+    require_rule(multiplies(type), "tensor " + in_quotes(name) + " is of type " +
+                                       ggml_type_name(type) +
+                                       ", which llama.cpp cannot multiply by");
   } else {
-    require_rule(type == GGML_TYPE_F32,
-            "tensor " + in_quotes(name) + " must be of type f32; it is " + ggml_type_name(type));
+    require_rule(type == GGML_TYPE_F32, "tensor " + in_quotes(name) +
+                                            " must be of type f32; it is " + ggml_type_name(type));
   }
 }
 
@@ -235,7 +236,7 @@ void check_experts(const std::string& path, std::size_t begin, std::size_t size,
   require_rule(file.good(), "the experts of tokens cannot be read");
   const auto is_one = [n](std::int32_t expert) { return expert >= 0 && expert < n; };
   require_rule(std::ranges::all_of(experts, is_one),
-          "the experts of tokens must be in [0, " + std::to_string(n) + ")");
+               "the experts of tokens must be in [0, " + std::to_string(n) + ")");
 }
 
 std::int64_t n_experts(const GgufFile& file) {
@@ -247,13 +248,14 @@ void check_tensors(const GgufFile& file, const std::string& path, std::int64_t n
   const gguf_context* gguf = file.get();
   const std::size_t alignment = gguf_get_alignment(gguf);
   require_rule(alignment >= kLeastAlignment && alignment <= kMostAlignment,
-          "general.alignment must be in [8, 2^20]; it is " + std::to_string(alignment));
+               "general.alignment must be in [8, 2^20]; it is " + std::to_string(alignment));
   for (std::int64_t i = 0; i < gguf_get_n_tensors(gguf); ++i) {
     check_tensor(gguf, i);
     const std::size_t begin = gguf_get_data_offset(gguf) + gguf_get_tensor_offset(gguf, i);
     const std::size_t size = gguf_get_tensor_size(gguf, i);
-    require_rule(begin <= file.n_bytes() && size <= file.n_bytes() - begin,
-            "tensor " + in_quotes(gguf_get_tensor_name(gguf, i)) + " ends behind the file's end");
+    require_rule(
+        begin <= file.n_bytes() && size <= file.n_bytes() - begin,
+        "tensor " + in_quotes(gguf_get_tensor_name(gguf, i)) + " ends behind the file's end");
     if (holds_experts(gguf_get_tensor_name(gguf, i))) check_experts(path, begin, size, n);
   }
 }

@@ -19,9 +19,9 @@ struct Check {
     const std::string layer = " in layer " + str(il);
     if (n_head == 0 || n_head_kv == 0) return;  // no attention
     require_rule(n_head % n_head_kv == 0,
-            "the number of heads must be a multiple of that of KV heads; "
-            "they are " +
-                str(n_head) + " and " + str(n_head_kv) + layer);
+                 "the number of heads must be a multiple of that of KV heads; "
+                 "they are " +
+                     str(n_head) + " and " + str(n_head_kv) + layer);
     require_rule(h.n_embd_head_k(il) > 0 && h.n_embd_head_v(il) > 0, "heads have no size" + layer);
     const std::uint64_t n_k = std::uint64_t{n_head} * h.n_embd_head_k(il);
     const std::uint64_t n_v = std::uint64_t{n_head} * h.n_embd_head_v(il);
@@ -29,19 +29,21 @@ struct Check {
     if (h.rope_type == LLAMA_ROPE_TYPE_NONE || !h.has_rope(il)) return;
     const std::uint32_t n_rot = h.n_rot(il);
     require_rule(n_rot % 2 == 0 && n_rot <= h.n_embd_head_k(il),
-            "the rotated dimensions of a head must be even and at most its size " +
-                str(h.n_embd_head_k(il)) + "; they are " + str(n_rot) + layer);
+                 "the rotated dimensions of a head must be even and at most its size " +
+                     str(h.n_embd_head_k(il)) + "; they are " + str(n_rot) + layer);
   }
 
   void sections() const {
     if (h.rope_type != LLAMA_ROPE_TYPE_MROPE && h.rope_type != LLAMA_ROPE_TYPE_IMROPE) return;
     const auto& of = h.rope_sections;
-    require_rule(of[0] > 0 || of[1] > 0 || of[2] > 0, "rope.dimension_sections must hold more than 0");
+    require_rule(of[0] > 0 || of[1] > 0 || of[2] > 0,
+                 "rope.dimension_sections must hold more than 0");
   }
 
   void window() const {
     if (h.swa_type == LLAMA_SWA_TYPE_NONE) return;
-    require_rule(h.n_swa > 0 && h.n_swa <= INT32_MAX, "attention.sliding_window must be at least 1");
+    require_rule(h.n_swa > 0 && h.n_swa <= INT32_MAX,
+                 "attention.sliding_window must be at least 1");
   }
 
   void state() const {

@@ -25,7 +25,8 @@ constexpr std::size_t kMostStack = std::size_t{2} << 30;  // of address space: u
 constexpr std::size_t kLongestSlowRun = 512;
 // Shorter texts between special tokens are tokenized once.
 constexpr std::size_t kRemembered = 64;
-// llama.cpp compiles the expressions that split a text again for each text: up to some milliseconds.
+// llama.cpp compiles the expressions that split a text again for each text: up to some
+// milliseconds.
 constexpr std::size_t kMostTexts = std::size_t{1} << 14;
 
 /// Bytes of the blank that begins a text; 0 if it begins with something else.
@@ -170,14 +171,15 @@ std::vector<TokenId> Tokenizer::encode(const std::string& text, bool add_special
 
 void Tokenizer::append_deep(const std::string& text, std::vector<TokenId>& out) const {
   if (text.size() > std::numeric_limits<std::int32_t>::max() / 8) {
-    throw InvalidRequestError("a text may have at most 2^28 bytes; got " + std::to_string(text.size()));
+    throw InvalidRequestError("a text may have at most 2^28 bytes; got " +
+                              std::to_string(text.size()));
   }
   if (!slow_.empty()) {
     const std::size_t n = longest_run(text, slow_ == "superbpe" ? &digit_length : &blank_length);
     if (n > kLongestSlowRun) {
       throw InvalidRequestError("this model's tokenizer (" + slow_ + ") takes at most " +
-                                std::to_string(kLongestSlowRun) + " blanks or digits in a row; got " +
-                                std::to_string(n));
+                                std::to_string(kLongestSlowRun) +
+                                " blanks or digits in a row; got " + std::to_string(n));
     }
   }
   if (!recurses_ || text.size() <= kBytesOnAnyStack) return append(text, out);
@@ -187,11 +189,11 @@ void Tokenizer::append_deep(const std::string& text, std::vector<TokenId>& out) 
   const std::size_t n_stack = kBaseStack + n_deep * kStackPerByte;
   if (n_stack > kMostStack) {
     throw InvalidRequestError(
-        spans_words_
-            ? "a text may have at most " + std::to_string(kMostStack / kStackPerByte) +
-                  " bytes between special tokens; got " + std::to_string(text.size())
-            : "a word, or blanks in a row, may have at most " +
-                  std::to_string(kMostStack / kStackPerByte / 2) + " bytes; got " + std::to_string(n_deep / 2));
+        spans_words_ ? "a text may have at most " + std::to_string(kMostStack / kStackPerByte) +
+                           " bytes between special tokens; got " + std::to_string(text.size())
+                     : "a word, or blanks in a row, may have at most " +
+                           std::to_string(kMostStack / kStackPerByte / 2) + " bytes; got " +
+                           std::to_string(n_deep / 2));
   }
   run_on_stack(n_stack, [&] { append(text, out); });
 }

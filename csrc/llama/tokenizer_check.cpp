@@ -26,8 +26,8 @@ class Array {
       : gguf_(file.get()), index_(file.find(key)) {
     if (index_ < 0) return;
     require_rule(gguf_get_kv_type(gguf_, index_) == GGUF_TYPE_ARRAY &&
-                gguf_get_arr_type(gguf_, index_) == type,
-            std::string(key) + " must be an array of " + gguf_type_name(type));
+                     gguf_get_arr_type(gguf_, index_) == type,
+                 std::string(key) + " must be an array of " + gguf_type_name(type));
     size_ = gguf_get_arr_n(gguf_, index_);
   }
 
@@ -54,17 +54,18 @@ std::string text_of(const Array& tokens, std::size_t i) {
 
 void check_tokens(const Array& tokens) {
   require_rule(tokens.size() >= 1 && tokens.size() <= kMaxTokens,
-          std::string(kTokens) + " must hold 1 to 2^22 tokens; it holds " +
-              std::to_string(tokens.size()));
+               std::string(kTokens) + " must hold 1 to 2^22 tokens; it holds " +
+                   std::to_string(tokens.size()));
   std::unordered_set<std::string> known;
   known.reserve(tokens.size());
   for (std::size_t i = 0; i < tokens.size(); ++i) {
     std::string text = text_of(tokens, i);
     require_rule(text.size() <= kMaxTokenBytes, "token " + std::to_string(i) +
-                                               " must have at most 4096 bytes; it has " +
-                                               std::to_string(text.size()));
+                                                    " must have at most 4096 bytes; it has " +
+                                                    std::to_string(text.size()));
     const auto [at, is_new] = known.insert(std::move(text));
-    require_rule(is_new, "token " + std::to_string(i) + " is the same as another: " + in_quotes(*at));
+    require_rule(is_new,
+                 "token " + std::to_string(i) + " is the same as another: " + in_quotes(*at));
   }
 }
 
@@ -73,12 +74,12 @@ void check_scores(const GgufFile& file, std::size_t n_tokens) {
   if (i < 0 || gguf_get_kv_type(file.get(), i) != GGUF_TYPE_ARRAY) return;  // llama.cpp refuses
   if (gguf_get_arr_type(file.get(), i) != GGUF_TYPE_FLOAT32) return;
   const Array scores(file, kScores, GGUF_TYPE_FLOAT32);
-  require_rule(scores.size() >= n_tokens, std::string(kScores) + " must have a value for each of the " +
-                                         std::to_string(n_tokens) + " tokens; it has " +
-                                         std::to_string(scores.size()));
+  require_rule(scores.size() >= n_tokens,
+               std::string(kScores) + " must have a value for each of the " +
+                   std::to_string(n_tokens) + " tokens; it has " + std::to_string(scores.size()));
   for (std::size_t t = 0; t < n_tokens; ++t) {
     require_rule(!std::isnan(scores.number<float>(t)),
-            "the score of token " + std::to_string(t) + " is not a number");
+                 "the score of token " + std::to_string(t) + " is not a number");
   }
 }
 
@@ -91,15 +92,17 @@ bool is_byte_text(std::string_view text) {
 void check_types(const Array& types, const Array& tokens, const std::string& model) {
   if (!types.exists()) return;
   require_rule(types.size() >= tokens.size(),
-          std::string(kTypes) + " must have a value for each of the " +
-              std::to_string(tokens.size()) + " tokens; it has " + std::to_string(types.size()));
+               std::string(kTypes) + " must have a value for each of the " +
+                   std::to_string(tokens.size()) + " tokens; it has " +
+                   std::to_string(types.size()));
   for (std::size_t i = 0; i < tokens.size(); ++i) {
     if (types.number<std::int32_t>(i) != LLAMA_TOKEN_TYPE_BYTE) continue;
     require_rule(model != "bert", "a tokenizer of type bert has no tokens of type byte; token " +
-                                 std::to_string(i) + " is one");
+                                      std::to_string(i) + " is one");
     require_rule(is_byte_text(tokens.text(i)),
-            "token " + std::to_string(i) + " is of type byte and must be written <0xHH>; it is " +
-                in_quotes(tokens.text(i)));
+                 "token " + std::to_string(i) +
+                     " is of type byte and must be written <0xHH>; it is " +
+                     in_quotes(tokens.text(i)));
   }
 }
 
@@ -129,8 +132,8 @@ void check_rwkv(const Array& tokens) {
   }
   for (int byte = 0; byte < 256; ++byte) {
     require_rule(!begins[byte] || is_token[byte],
-            "a tokenizer of type rwkv must have a token for each byte that begins one; byte " +
-                std::to_string(byte) + " has none");
+                 "a tokenizer of type rwkv must have a token for each byte that begins one; byte " +
+                     std::to_string(byte) + " has none");
   }
 }
 
