@@ -86,7 +86,8 @@ class ChatOptions:
         )
         if not tools or choice == "none" or not add_generation_prompt:
             tools_json = _json("tools", tools) if tools else ""
-            plain = apply(tools_json=tools_json, tool_choice=choice)
+            # Else llama.cpp would make a grammar of schemas as they were sent.
+            plain = apply(tools_json=tools_json, tool_choice="none")
             return ChatPrompt(plain.text, plain.stop, plain.preserved_tokens, plain.format, None)
         tools_json = _json("tools", tools)
         schemas = ToolSchemas(tools)

@@ -25,7 +25,7 @@ JSON_STYLE: dict[str, Any] = {
 # Of a Lark text: llguidance takes memory that grows exponentially with their number.
 MAX_INTERSECTIONS = 8
 
-_JSON_IN_LARK = re.compile(r"%json\b")
+_JSON_IN_LARK = re.compile(r"%json\b\s*")
 _LARK_LITERAL_OR_AND = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|/(?:\\.|[^/\\\n])+/|&')
 
 
@@ -99,9 +99,8 @@ def _schema_text(schema: Any) -> str:
 
 def _require_usable_schemas(lark: str) -> None:
     for found in _JSON_IN_LARK.finditer(lark):
-        begin = found.end() + len(lark[found.end() :]) - len(lark[found.end() :].lstrip())
         try:
-            schema, _ = json.JSONDecoder().raw_decode(lark, begin)
+            schema, _ = json.JSONDecoder().raw_decode(lark, found.end())
         except (ValueError, RecursionError):
             continue  # llguidance says what is wrong, and where
         json_schema.require_usable("the schema of %json", schema)

@@ -138,3 +138,13 @@ def test_names_are_bounded_before_llama_cpp_reads_them(engine: BatchEngine) -> N
         render("." * 300_000, "a")
     with pytest.raises(InvalidRequestError, match="of tool 'f' must have at most 1024 bytes; got"):
         render("f", "." * 300_000)
+
+
+def test_no_grammar_is_made_where_no_call_may_come(engine: BatchEngine) -> None:
+    wrong = {"type": "string", "minLength": 3, "maxLength": 1}
+    parameters = {"type": "object", "properties": {"." * 300_000: {"type": "integer"}, "x": wrong}}
+    tool = {"type": "function", "function": {"name": "." * 300_000, "parameters": parameters}}
+    for choice, asks in (("auto", False), ("required", False), ("none", True)):
+        options = ChatOptions(tools=[tool], tool_choice=choice)
+        rendered = engine.apply_chat_template(HELLO, options, add_generation_prompt=asks)
+        assert "." * 300_000 in rendered.text
