@@ -8,23 +8,20 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from llamaherd import _core, calibration, logs, trace
-from llamaherd._core import EngineDeadError, Health, InvalidRequestError, Metrics
+from llamaherd._core import EngineDeadError, Health, Metrics
 from llamaherd.chat import ChatOptions, ChatPrompt
 from llamaherd.loading import load_core
-from llamaherd.masks import Obeyed, Triggers
 from llamaherd.models import resolve
 from llamaherd.params import EngineConfig, SamplingParams, Service, require_unicode
 from llamaherd.prefix_cache import PrefixCache, request_space
-from llamaherd.prepared import Prepared
+from llamaherd.prepared import Prepared, Preparer
 from llamaherd.prompt import Message, Prompt, TokenIds, is_messages
 from llamaherd.pump import StreamTable, close, pump
 from llamaherd.stream import Stream
-from llamaherd.structured import Rule
 
 # A prefix is computed when the token behind it is.
 _ONE_TOKEN = SamplingParams(max_tokens=1, temperature=0)
@@ -76,6 +73,7 @@ class BatchEngine:
         if kept is None and self._core.calibration is not None:
             calibration.store(self.path, self.config, self._core.calibration)
         self._table = StreamTable(self._core, threaded=threaded)
+        self._preparer = Preparer(self._core, self._table.guides)
         thread = None
         if threaded:
             # Neither may hold the engine itself: it could then never be dropped.
@@ -164,63 +162,11 @@ class BatchEngine:
         return [int(token) for token in prepared.token_ids], stream
 
     def _prepare(
-        self,
-        prompt: Prompt,
-        params: SamplingParams | None,
-        chat: ChatOptions | None = None,
+        self, prompt: Prompt, params: SamplingParams | None, chat: ChatOptions | None = None
     ) -> Prepared:
-        """The slow part of a submit: text and templates become token ids."""
         # Before any lock is touched: a fork may have copied it locked.
         self._require_own_process()
-        params = params if params is not None else SamplingParams()
-        if not isinstance(params, SamplingParams):
-            raise TypeError(f"params must be a SamplingParams; got {type(params).__name__}")
-        core_params = params._to_core()
-        rule = params.rule
-        obeyed = None if rule is None else Obeyed(self._table.guides.make(rule))
-        chat_format = None
-        is_chat = is_messages(prompt)
-        if is_messages(prompt):
-            rendered = self._render(prompt, chat or ChatOptions(), rule)
-            prompt = rendered.text
-            if rendered.stop or rendered.format is not None:
-                core_params = _core.SamplingParams(core_params)
-                core_params.stop = [*core_params.stop, *rendered.stop]
-            if rule is None and rendered.format is not None:
-                chat_format = rendered.format
-                core_params.preserved_tokens = rendered.preserved_tokens
-                obeyed = self._obeyed_by(rendered)
-        elif chat is not None:
-            raise InvalidRequestError("chat needs a prompt of messages")
-        if isinstance(prompt, str):
-            prompt = self._encode(prompt)
-        return Prepared(cast("TokenIds", prompt), core_params, obeyed, is_chat, chat_format)
-
-    def _obeyed_by(self, rendered: ChatPrompt) -> Obeyed | None:
-        """What calls of tools must obey."""
-        if rendered.rule is None or rendered.format is None:
-            return None
-        guide = self._table.guides.make(rendered.rule)
-        grammar = rendered.format.grammar
-        if not grammar.lazy:
-            return Obeyed(guide)
-        triggers = Triggers(
-            words=tuple(grammar.words),
-            patterns=tuple(grammar.patterns),
-            thought_begin=grammar.thought_begin,
-            thought_ends=tuple(grammar.thought_ends),
-            before=grammar.generation_prompt,
-        )
-        return Obeyed(guide, triggers)
-
-    def _render(
-        self, messages: Sequence[Message], chat: ChatOptions, rule: Rule | None
-    ) -> ChatPrompt:
-        if rule is not None:
-            if chat.tools and chat.tool_choice != "none":
-                raise InvalidRequestError(f"an answer may call tools or obey {rule.kind}; got both")
-            chat = replace(chat, thinking=False)
-        return chat.render(self._core, messages, add_generation_prompt=True)
+        return self._preparer.prepare(prompt, params, chat)
 
     def _queue(
         self, prepared: Prepared, space: int | None, service: Service, *, keep_deltas: bool
@@ -286,11 +232,6 @@ class BatchEngine:
             raise TypeError(f"text must be a str; got {type(text).__name__}")
         require_unicode("prompt", text)
         return self._core.tokenize(text, add_special, parse_special)
-
-    def _encode(self, prompt: str) -> list[int]:
-        """Token ids of a prompt; one that is too long by its bytes alone is refused at once."""
-        require_unicode("prompt", prompt)
-        return self._core.tokenize(prompt, True, True, prompt=True)
 
     def detokenize(self, token_ids: TokenIds, *, special: bool = False) -> str:
         """Text of token ids; bytes that are no UTF-8 become U+FFFD.

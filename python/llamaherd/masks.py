@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from llamaherd import _core
@@ -50,6 +50,34 @@ class Triggers:
     thought_begin: str = ""
     thought_ends: tuple[str, ...] = ()
     before: str = ""
+
+    @classmethod
+    def of(cls, grammar: _core.ToolGrammar) -> Triggers:
+        """Those of a model's calls.
+
+        Raises:
+          InvalidRequestError: A pattern is not one of Python's too.
+        """
+        triggers = cls(
+            words=tuple(grammar.words),
+            patterns=tuple(grammar.patterns),
+            thought_begin=grammar.thought_begin,
+            thought_ends=tuple(grammar.thought_ends),
+            before=grammar.generation_prompt,
+        )
+        try:
+            _ = triggers.compiled
+        except re.error as error:
+            raise InvalidRequestError(
+                f"the model's format of calls cannot be used: {error}"
+            ) from None
+        return triggers
+
+    @cached_property
+    def compiled(self) -> tuple[re.Pattern[bytes], ...]:
+        """All that it begins with."""
+        words = tuple(re.compile(re.escape(word.encode())) for word in self.words)
+        return words + tuple(map(_compiled, self.patterns))
 
 
 @dataclass(frozen=True)
@@ -146,8 +174,7 @@ class _Search:
         triggers = obeyed.triggers
         assert triggers is not None
         self._words = [word.encode() for word in obeyed.words]
-        self._patterns = [re.compile(re.escape(word.encode())) for word in triggers.words]
-        self._patterns += [_compiled(pattern) for pattern in triggers.patterns]
+        self._patterns = triggers.compiled
         self._tail = b""
         self.is_awaited = not self._words
         self._begin = triggers.thought_begin.encode()

@@ -129,7 +129,9 @@ def encode(
         if is_messages(prompt):
             prompt = engine.apply_chat_template(prompt).text
         text = prompt if isinstance(prompt, str) else None
-        before = engine._encode(text) if text is not None else _as_ids(cast("TokenIds", prompt))
+        before = (
+            engine._preparer.encode(text) if text is not None else _as_ids(cast("TokenIds", prompt))
+        )
     except InvalidRequestError as error:
         return [Score([], str(error))] * len(continuations)
 
@@ -153,7 +155,7 @@ def _piece(
     elif text is None:
         whole = [*before, *engine.tokenize(continuation, add_special=False)]
     else:
-        whole = engine._encode(text + continuation)
+        whole = engine._preparer.encode(text + continuation)
         pairs = enumerate(zip(before, whole, strict=False))
         begin = next((i for i, (a, b) in pairs if a != b), min(len(before), len(whole)))
     if len(whole) == begin:

@@ -264,11 +264,11 @@ MODULES: dict[str, str] = {
     "pump": "_core guides logs masks stream",
     "prompt": "",
     "engine": (
-        "_core calibration chat loading logs masks models params prefix_cache prepared prompt pump"
-        " stream structured trace"
+        "_core calibration chat loading logs models params prefix_cache prepared prompt pump stream"
+        " trace"
     ),
     "embedder": "_core engine loading models params",
-    "prepared": "_core chat masks prompt",
+    "prepared": "_core chat guides masks params prompt structured",
     "run": "_core bars chat engine params prepared prompt result stream",
     "scoring": "_core engine params prompt result",
     "bars": "result",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
-from llamaherd import _core
+from llamaherd import InvalidRequestError, _core
 from llamaherd import masks as masks_module
 from llamaherd.guides import Guides
 from llamaherd.masks import Masks, Obeyed, Triggers
@@ -128,3 +128,14 @@ def test_masks_that_take_too_long_together_end_their_request(
         masks.advance(cast("Sequence[_core.Delta]", [Delta(ord("a"), i + 1)]))
     assert any("must take at most 2 s and 0.02 s for each" in e for e in core.errors) is fails
     assert len(core.masks) == (2 if fails else 8)
+
+
+def test_a_pattern_that_does_not_compile_is_refused_before_the_request_is_queued() -> None:
+    class Grammar:
+        words: tuple[str, ...] = ()
+        patterns = ("(<call>",)
+        thought_begin = generation_prompt = ""
+        thought_ends: tuple[str, ...] = ()
+
+    with pytest.raises(InvalidRequestError, match="format of calls cannot be used: missing \\)"):
+        Triggers.of(cast("_core.ToolGrammar", Grammar()))
