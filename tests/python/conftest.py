@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import fuzzing
 import pytest
@@ -36,3 +38,13 @@ def engine(model_path: Path) -> Iterator[BatchEngine]:
     """An engine of the default model that the tests of one file share."""
     with BatchEngine(model_path, EngineConfig(n_ctx=4096)) as engine:
         yield engine
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run_on_loop(request: pytest.FixtureRequest) -> Callable[[Any], None]:
+    """Runs a coroutine on either event loop."""
+    if request.param == "asyncio":
+        return asyncio.run
+    uvloop = pytest.importorskip("uvloop")
+    run: Callable[[Any], None] = uvloop.run
+    return run
