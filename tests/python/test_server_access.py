@@ -377,7 +377,8 @@ def test_a_tenant_sees_of_others_how_many_requests_run(model_path: Path) -> None
         body = {**ENDLESS, "stream": True}
         url = "/v1/chat/completions"
         with http.stream("POST", url, json=body, headers=bearer["k1"]) as running:
-            next(running.iter_bytes())
+            pieces = running.iter_bytes()  # dropping it would end the request
+            next(pieces)
             seen = {key: http.get("/pages/state", headers=bearer[key]).json() for key in bearer}
         (model,) = seen["k1"]["models"]
         assert [len(seen[key]["requests"]) for key in bearer] == [1, 0]
