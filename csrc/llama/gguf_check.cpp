@@ -291,7 +291,8 @@ void check_gguf(const std::string& path) {
   });
   for (const std::string& part : other_parts(file, path)) {
     if (!std::filesystem::is_regular_file(part)) continue;  // llama.cpp names what is missing
-    check_rules(part, [&] { check_tensors(GgufFile(part), part, n_experts(file)); });
+    const GgufFile other(part);                             // its errors name the file
+    check_rules(part, [&] { check_tensors(other, part, n_experts(file)); });
   }
 }
 

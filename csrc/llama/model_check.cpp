@@ -19,8 +19,7 @@ struct Check {
     const std::string layer = " in layer " + str(il);
     if (n_head == 0 || n_head_kv == 0) return;  // no attention
     require_rule(n_head % n_head_kv == 0,
-                 "the number of heads must be a multiple of that of KV heads; "
-                 "they are " +
+                 "the number of heads must be a multiple of that of KV heads; they are " +
                      str(n_head) + " and " + str(n_head_kv) + layer);
     require_rule(h.n_embd_head_k(il) > 0 && h.n_embd_head_v(il) > 0, "heads have no size" + layer);
     const std::uint64_t n_k = std::uint64_t{n_head} * h.n_embd_head_k(il);

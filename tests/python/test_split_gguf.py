@@ -52,3 +52,15 @@ def test_a_missing_part_is_named(parts: list[Path]) -> None:
             LLM(parts[0], progress=False)
     finally:
         hidden.rename(parts[1])
+
+
+def test_a_damaged_part_is_named_once(parts: list[Path]) -> None:
+    content = parts[1].read_bytes()
+    parts[1].write_bytes(content[:20])
+    try:
+        with pytest.raises(ModelLoadError) as caught:
+            LLM(parts[0], progress=False)
+    finally:
+        parts[1].write_bytes(content)
+    assert str(caught.value).startswith(f"cannot load {parts[1]}: ")
+    assert str(caught.value).count("cannot load") == 1

@@ -16,11 +16,11 @@ from llamaherd._core import InvalidRequestError
 
 T = TypeVar("T")
 _VERSION = 2
-# Exclusive: the lock that the first statement takes is kept until the process ends.
 # Statuses of batches, and a condition on a row of them.
 UNFINISHED = ("validating", "in_progress", "finalizing", "cancelling")
 IS_UNFINISHED = f"status IN ({', '.join(map(repr, UNFINISHED))})"
 
+# Exclusive: the lock that the first statement takes is kept until the process ends.
 _PRAGMAS = (
     "locking_mode=EXCLUSIVE",
     "journal_mode=WAL",

@@ -21,7 +21,8 @@ _logger = logging.getLogger("llamaherd.server")
 _MOST_UNREAD = 1 << 18  # bytes of a body that come after its answer
 _LINGER_S = 1.0
 _DISCARD_S = 5.0
-_MOST_DISCARDED = 64 << 20  # bytes: an upload of the default size, and some
+# Bytes of a body that was refused: one of a declared length up to the former is read to its end.
+_MOST_DECLARED, _MOST_DISCARDED = 64 << 20, 16 << 20
 _LEAST_RATE = 1024  # bytes/s of a body
 _STATE_PATHS = ("/health", "/ready")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -66,7 +67,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._n_body = 0
         self._n_unread = 0
         self._lingers = False
-        self._n_discarded = 0
+        self._n_discarded = self._most_discarded = 0
         self._half_closed_at: float | None = None
         self._has_probed = False
         self._unanswered: list[Any] = []  # requests, the oldest first
@@ -79,7 +80,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._lingers:
             self._n_discarded += len(data)
-            if self._n_discarded > _MOST_DISCARDED:
+            if self._n_discarded > self._most_discarded:
                 self.transport.close()
             return
         if self._in_headers:
@@ -154,11 +155,14 @@ class BoundedProtocol(HttpToolsProtocol):
     def close(self) -> None:
         """Close behind what was written. Closing under a client that still sends would reset the
         connection, and the client might lose its answer, which many read only when they have sent
-        all: for _DISCARD_S, up to _MOST_DISCARDED, what comes is read and thrown away."""
+        all: for _DISCARD_S what comes is read and thrown away, up to a number of bytes."""
         if self._in_headers:
             self.transport.close()
         elif not self._lingers:
             self._lingers = True
+            n_declared = int(dict(self.headers).get(b"content-length", 0))
+            is_small = 0 < n_declared <= _MOST_DECLARED
+            self._most_discarded = n_declared if is_small else _MOST_DISCARDED
             self.flow.resume_reading()
             self.loop.call_later(_DISCARD_S, self.transport.close)
 
