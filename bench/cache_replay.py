@@ -12,7 +12,7 @@ tree of blocks, evicting blocks that no cached block follows and that the reques
 - optimum (Belady): the one whose next use is farthest, and a new block is kept only if its next use
   is nearer. It knows the future.
 
-The real cache is csrc/radix_cache.h, driven by bench/cpp/replay_cache.cpp. Deterministic.
+The real cache is csrc/cache/radix_cache.h, driven by bench/cpp/replay_cache.cpp. Deterministic.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ macro(llamaherd_default name value)
 endmacro()
 llamaherd_default(BUILD_SHARED_LIBS OFF)
 llamaherd_default(GGML_NATIVE ON)
-llamaherd_default(GGML_OPENMP OFF)   # one attached thread pool instead: see csrc/llama/thread_pool.h
+llamaherd_default(GGML_OPENMP OFF)   # one attached thread pool instead: see csrc/llama/common/thread_pool.h
 llamaherd_default(GGML_CCACHE OFF)   # ours is set above
 llamaherd_default(GGML_CUDA_NCCL OFF)
 llamaherd_default(GGML_METAL_EMBED_LIBRARY ON)
@@ -68,10 +68,11 @@ add_library(herd_common STATIC EXCLUDE_FROM_ALL
   ${common_sources} ${LLAMA_CHAT_PARSERS_SOURCES} ${PROJECT_BINARY_DIR}/build-info.cpp)
 target_include_directories(herd_common SYSTEM PUBLIC ${common_dir} ${LLAMA_CPP_DIR}/vendor)
 target_compile_options(herd_common PRIVATE -w)
-# Templates' steps are counted: see csrc/llama/template_steps.h.
+# Templates' steps are counted: see csrc/llama/chat/template_steps.h.
 set_source_files_properties(${common_dir}/jinja/runtime.cpp PROPERTIES
-  COMPILE_OPTIONS "-include;${PROJECT_SOURCE_DIR}/csrc/llama/template_steps.h"
-  OBJECT_DEPENDS ${PROJECT_SOURCE_DIR}/csrc/llama/template_steps.h)
+  COMPILE_OPTIONS "-include;${PROJECT_SOURCE_DIR}/csrc/llama/chat/template_steps.h"
+  OBJECT_DEPENDS ${PROJECT_SOURCE_DIR}/csrc/llama/chat/template_steps.h)
 add_library(herd_template_budget STATIC EXCLUDE_FROM_ALL
-  ${PROJECT_SOURCE_DIR}/csrc/llama/template_budget.cpp)
+  ${PROJECT_SOURCE_DIR}/csrc/llama/chat/template_budget.cpp)
+target_include_directories(herd_template_budget PRIVATE ${PROJECT_SOURCE_DIR}/csrc)
 target_link_libraries(herd_common PUBLIC llama herd_template_budget)

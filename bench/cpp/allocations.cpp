@@ -16,8 +16,8 @@
 #include <utility>
 #include <vector>
 
+#include "cost/decode_batching.h"
 #include "steady_herd.h"
-#include "widths.h"
 
 namespace {
 

@@ -11,10 +11,10 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "calibration.h"
-#include "engine.h"
-#include "llama/llama_backend.h"
-#include "llama/llama_model.h"
+#include "cost/calibration.h"
+#include "engine/engine.h"
+#include "llama/backend/llama_backend.h"
+#include "llama/model/llama_model.h"
 #include "rows.h"
 
 using namespace llamaherd;

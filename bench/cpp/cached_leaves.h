@@ -7,8 +7,8 @@
 #include <span>
 #include <vector>
 
-#include "block_store.h"
-#include "radix_cache.h"
+#include "cache/block_store.h"
+#include "cache/radix_cache.h"
 
 namespace llamaherd {
 

@@ -15,10 +15,10 @@
 #include <string>
 #include <vector>
 
-#include "engine.h"
-#include "llama/kernel_choice.h"
-#include "llama/llama_backend.h"
-#include "llama/llama_model.h"
+#include "engine/engine.h"
+#include "llama/backend/llama_backend.h"
+#include "llama/common/kernel_choice.h"
+#include "llama/model/llama_model.h"
 #include "rows.h"
 
 using namespace llamaherd;

@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "ggml.h"
-#include "kernels/kernel_table.h"
-#include "kernels/panels.h"
-#include "kernels/split_row.h"
+#include "kernels/common/kernel_table.h"
+#include "kernels/matmul/bf16_split.h"
+#include "kernels/matmul/panels.h"
 
 namespace {
 

@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "text_stream.h"
+#include "request/detokenizer.h"
 
 namespace llamaherd {
 

@@ -6,9 +6,9 @@
 #include <utility>
 #include <vector>
 
-#include "batch_builder.h"
-#include "request.h"
-#include "step_plan.h"
+#include "engine/batch_builder.h"
+#include "request/request.h"
+#include "scheduler/step_plan.h"
 
 namespace llamaherd {
 

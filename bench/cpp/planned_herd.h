@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "make_cache.h"
-#include "scheduler.h"
+#include "cache/prefix_cache_factory.h"
+#include "scheduler/scheduler.h"
 
 namespace llamaherd {
 

@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "block_store.h"
-#include "radix_cache.h"
+#include "cache/block_store.h"
+#include "cache/radix_cache.h"
 
 namespace {
 

@@ -4,7 +4,7 @@
 #include <stdexcept>
 #include <vector>
 
-#include "backend.h"
+#include "backend/backend.h"
 
 namespace llamaherd {
 

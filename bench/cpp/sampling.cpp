@@ -10,9 +10,9 @@
 #include <string>
 #include <vector>
 
-#include "call_sampler.h"
+#include "engine/call_sampler.h"
 #include "llama.h"
-#include "llama/thread_pool.h"
+#include "llama/common/thread_pool.h"
 
 namespace llamaherd {
 namespace {

@@ -4,7 +4,7 @@
 #include <random>
 #include <vector>
 
-#include "engine.h"
+#include "engine/engine.h"
 #include "fake_backend.h"
 
 namespace llamaherd {

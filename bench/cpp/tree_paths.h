@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "radix_tree.h"
+#include "cache/radix_tree.h"
 
 namespace llamaherd {
 

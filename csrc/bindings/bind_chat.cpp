@@ -1,10 +1,10 @@
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
-#include "bindings.h"
-#include "llama/chat_template.h"
-#include "released_gil.h"
-#include "values.h"
+#include "bindings/bindings.h"
+#include "bindings/released_gil.h"
+#include "bindings/values.h"
+#include "llama/chat/chat_template.h"
 
 namespace py = pybind11;
 

@@ -2,11 +2,11 @@
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
-#include "bindings.h"
-#include "error.h"
-#include "llama/embedder.h"
-#include "py_engine.h"
-#include "released_gil.h"
+#include "bindings/bindings.h"
+#include "bindings/py_engine.h"
+#include "bindings/released_gil.h"
+#include "common/error.h"
+#include "llama/backend/embedder.h"
 
 namespace llamaherd {
 namespace {

@@ -1,8 +1,8 @@
 #include <pybind11/stl.h>
 
-#include "bindings.h"
-#include "py_engine.h"
-#include "released_gil.h"
+#include "bindings/bindings.h"
+#include "bindings/py_engine.h"
+#include "bindings/released_gil.h"
 
 namespace py = pybind11;
 

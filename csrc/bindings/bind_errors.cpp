@@ -1,6 +1,6 @@
-#include "bindings.h"
-#include "error.h"
-#include "values.h"
+#include "bindings/bindings.h"
+#include "bindings/values.h"
+#include "common/error.h"
 
 namespace py = pybind11;
 

@@ -1,17 +1,17 @@
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
-#include "bindings.h"
-#include "error.h"
-#include "llama/abort_guard.h"
-#include "llama/devices.h"
-#include "llama/kernel_choice.h"
-#include "llama/llama_backend.h"
-#include "llama/llama_model.h"
-#include "llama/log_sink.h"
-#include "llama/quantize.h"
-#include "released_gil.h"
-#include "values.h"
+#include "bindings/bindings.h"
+#include "bindings/released_gil.h"
+#include "bindings/values.h"
+#include "common/error.h"
+#include "llama/backend/llama_backend.h"
+#include "llama/common/abort_guard.h"
+#include "llama/common/devices.h"
+#include "llama/common/kernel_choice.h"
+#include "llama/common/log_sink.h"
+#include "llama/model/llama_model.h"
+#include "llama/model/quantize.h"
 
 namespace py = pybind11;
 

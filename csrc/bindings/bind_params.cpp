@@ -1,8 +1,8 @@
 #include <pybind11/stl.h>
 
-#include "bindings.h"
-#include "cost_model.h"
-#include "params.h"
+#include "bindings/bindings.h"
+#include "config/params.h"
+#include "cost/cost_model.h"
 
 namespace py = pybind11;
 

@@ -4,11 +4,11 @@
 
 #include <array>
 
-#include "bindings.h"
-#include "metrics.h"
-#include "trace_log.h"
-#include "types.h"
-#include "watchdog.h"
+#include "bindings/bindings.h"
+#include "common/types.h"
+#include "telemetry/metrics.h"
+#include "telemetry/trace_log.h"
+#include "telemetry/watchdog.h"
 
 namespace py = pybind11;
 

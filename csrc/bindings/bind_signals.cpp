@@ -4,8 +4,8 @@
 #include <cstring>
 #include <string>
 
-#include "bindings.h"
-#include "error.h"
+#include "bindings/bindings.h"
+#include "common/error.h"
 
 namespace py = pybind11;
 

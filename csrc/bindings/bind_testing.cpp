@@ -5,13 +5,13 @@
 #include <memory>
 #include <string>
 
-#include "bindings.h"
-#include "error.h"
-#include "fault_script.h"
-#include "llama/llama_backend.h"
-#include "llama/llama_model.h"
-#include "logits_record.h"
-#include "released_gil.h"
+#include "backend/fault_script.h"
+#include "backend/recording_backend.h"
+#include "bindings/bindings.h"
+#include "bindings/released_gil.h"
+#include "common/error.h"
+#include "llama/backend/llama_backend.h"
+#include "llama/model/llama_model.h"
 
 namespace py = pybind11;
 

@@ -1,4 +1,4 @@
-#include "bindings.h"
+#include "bindings/bindings.h"
 #include "llama.h"
 
 PYBIND11_MODULE(_core, m) {

@@ -1,14 +1,14 @@
-#include "py_engine.h"
+#include "bindings/py_engine.h"
 
 #include <algorithm>
 #include <utility>
 
-#include "error.h"
-#include "llama/faulty_backend.h"
-#include "llama/fingerprint.h"
-#include "llama/log_sink.h"
-#include "released_gil.h"
-#include "values.h"
+#include "bindings/released_gil.h"
+#include "bindings/values.h"
+#include "common/error.h"
+#include "llama/common/log_sink.h"
+#include "llama/model/fingerprint.h"
+#include "llama/testing/faulty_backend.h"
 
 namespace llamaherd {
 namespace {

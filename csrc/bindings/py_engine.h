@@ -10,13 +10,13 @@
 #include <string>
 #include <vector>
 
-#include "calibration.h"
-#include "engine_thread.h"
-#include "fault_script.h"
-#include "llama/chat_template.h"
-#include "llama/llama_backend.h"
-#include "llama/llama_model.h"
-#include "logits_record.h"
+#include "backend/fault_script.h"
+#include "backend/recording_backend.h"
+#include "cost/calibration.h"
+#include "engine/engine_thread.h"
+#include "llama/backend/llama_backend.h"
+#include "llama/chat/chat_template.h"
+#include "llama/model/llama_model.h"
 
 namespace llamaherd {
 

@@ -1,4 +1,4 @@
-#include "released_gil.h"
+#include "bindings/released_gil.h"
 
 #include <chrono>
 #include <thread>

@@ -1,10 +1,10 @@
-#include "values.h"
+#include "bindings/values.h"
 
 #include <cstring>
 #include <limits>
 #include <string>
 
-#include "error.h"
+#include "common/error.h"
 
 namespace py = pybind11;
 

@@ -6,8 +6,8 @@
 #include <string_view>
 #include <vector>
 
-#include "constraint.h"
-#include "types.h"
+#include "common/types.h"
+#include "sampling/token_constraint.h"
 
 namespace llamaherd {
 

@@ -19,8 +19,8 @@
 #include <utility>
 #include <vector>
 
+#include "cache/prefix_cache_factory.h"
 #include "fake_backend.h"
-#include "make_cache.h"
 
 namespace llamaherd {
 

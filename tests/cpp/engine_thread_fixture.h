@@ -7,7 +7,7 @@
 #include <thread>
 #include <utility>
 
-#include "engine_thread.h"
+#include "engine/engine_thread.h"
 #include "support.h"
 
 namespace llamaherd {

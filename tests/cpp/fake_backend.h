@@ -16,7 +16,7 @@
 #include <thread>
 #include <vector>
 
-#include "backend.h"
+#include "backend/backend.h"
 
 namespace llamaherd {
 

@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "engine.h"
+#include "engine/engine.h"
 #include "fake_backend.h"
 
 namespace llamaherd {

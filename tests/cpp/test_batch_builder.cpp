@@ -5,8 +5,8 @@
 #include <stdexcept>
 #include <vector>
 
-#include "batch_builder.h"
-#include "request.h"
+#include "engine/batch_builder.h"
+#include "request/request.h"
 #include "support.h"
 
 namespace llamaherd {

@@ -2,8 +2,8 @@
 
 #include <string>
 
-#include "calibration.h"
-#include "error.h"
+#include "common/error.h"
+#include "cost/calibration.h"
 #include "support.h"
 
 namespace llamaherd {

@@ -6,10 +6,10 @@
 #include <memory>
 #include <thread>
 
-#include "constrained.h"
-#include "constraint.h"
+#include "common/error.h"
 #include "engine_thread_fixture.h"
-#include "error.h"
+#include "sampling/constrained_sampling.h"
+#include "sampling/token_constraint.h"
 
 namespace llamaherd {
 namespace {

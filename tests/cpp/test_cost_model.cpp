@@ -4,7 +4,7 @@
 #include <random>
 #include <vector>
 
-#include "cost_model.h"
+#include "cost/cost_model.h"
 
 namespace llamaherd {
 namespace {

@@ -14,9 +14,9 @@
 #include <string>
 #include <vector>
 
-#include "checksum.h"
-#include "disk_file.h"
-#include "disk_tier.h"
+#include "cache/disk_file.h"
+#include "cache/disk_tier.h"
+#include "common/checksum.h"
 
 namespace llamaherd {
 namespace {

@@ -18,8 +18,8 @@
 #include <string>
 #include <vector>
 
-#include "disk_tier.h"
-#include "error.h"
+#include "cache/disk_tier.h"
+#include "common/error.h"
 
 namespace llamaherd {
 namespace {

@@ -3,8 +3,8 @@
 #include <random>
 #include <string>
 
+#include "common/error.h"
 #include "engine_thread_fixture.h"
-#include "error.h"
 
 namespace llamaherd {
 namespace {

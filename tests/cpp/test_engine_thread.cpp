@@ -8,8 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "common/error.h"
 #include "engine_thread_fixture.h"
-#include "error.h"
 
 namespace llamaherd {
 namespace {

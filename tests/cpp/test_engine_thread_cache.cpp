@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "cache_driver.h"
+#include "common/error.h"
 #include "engine_thread_fixture.h"
-#include "error.h"
 
 namespace llamaherd {
 namespace {

@@ -4,8 +4,8 @@
 #include <thread>
 #include <vector>
 
+#include "common/error.h"
 #include "engine_thread_fixture.h"
-#include "error.h"
 
 namespace llamaherd {
 namespace {

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "eviction.h"
+#include "cache/reuse_model.h"
 
 namespace llamaherd {
 namespace {

@@ -1,6 +1,6 @@
 #include <gtest/gtest.h>
 
-#include "forecast.h"
+#include "scheduler/queue_forecast.h"
 
 namespace llamaherd {
 namespace {

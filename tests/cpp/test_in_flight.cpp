@@ -1,6 +1,6 @@
 #include <gtest/gtest.h>
 
-#include "in_flight.h"
+#include "scheduler/prefill_sharing.h"
 
 namespace llamaherd {
 namespace {

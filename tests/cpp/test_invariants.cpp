@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "invariants.h"
+#include "engine/invariants.h"
 
 namespace llamaherd {
 namespace {

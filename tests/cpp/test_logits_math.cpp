@@ -6,7 +6,7 @@
 #include <random>
 #include <vector>
 
-#include "logits_math.h"
+#include "sampling/logits_math.h"
 
 namespace llamaherd {
 namespace {

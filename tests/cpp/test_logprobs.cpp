@@ -1,4 +1,4 @@
-#include "logprobs.h"
+#include "sampling/logprobs.h"
 
 #include <gtest/gtest.h>
 

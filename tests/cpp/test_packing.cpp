@@ -3,7 +3,7 @@
 #include <random>
 #include <vector>
 
-#include "packing.h"
+#include "scheduler/step_packer.h"
 #include "support.h"
 
 namespace llamaherd {

@@ -8,8 +8,8 @@
 #include <thread>
 #include <vector>
 
-#include "error.h"
-#include "params.h"
+#include "common/error.h"
+#include "config/params.h"
 
 namespace llamaherd {
 namespace {

@@ -3,7 +3,7 @@
 #include <optional>
 #include <vector>
 
-#include "preemption.h"
+#include "scheduler/preemption_policy.h"
 
 namespace llamaherd {
 namespace {

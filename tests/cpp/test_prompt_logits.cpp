@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "prompt_logits.h"
+#include "cache/prompt_logits_cache.h"
 
 namespace llamaherd {
 namespace {

@@ -1,8 +1,8 @@
-#include "prompt_lookup.h"
+#include "speculation/prompt_lookup.h"
 
 #include <gtest/gtest.h>
 
-#include "drafts.h"
+#include "speculation/speculation_policy.h"
 #include "support.h"
 
 namespace llamaherd {

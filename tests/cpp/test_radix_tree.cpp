@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "radix_tree.h"
+#include "cache/radix_tree.h"
 
 namespace llamaherd {
 namespace {

@@ -7,7 +7,7 @@
 #include <tuple>
 #include <vector>
 
-#include "request_queue.h"
+#include "scheduler/request_queue.h"
 #include "support.h"
 
 namespace llamaherd {

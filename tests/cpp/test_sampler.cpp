@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "sampler.h"
+#include "sampling/sampler.h"
 #include "support.h"
 
 namespace llamaherd {

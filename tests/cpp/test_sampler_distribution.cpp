@@ -10,7 +10,7 @@
 #include <set>
 #include <vector>
 
-#include "sampler.h"
+#include "sampling/sampler.h"
 #include "support.h"
 
 namespace llamaherd {

@@ -4,7 +4,7 @@
 #include <set>
 #include <vector>
 
-#include "scheduler.h"
+#include "scheduler/scheduler.h"
 #include "support.h"
 
 namespace llamaherd {

@@ -2,7 +2,7 @@
 
 #include <stdexcept>
 
-#include "seq_pool.h"
+#include "cache/sequence_id_pool.h"
 
 namespace llamaherd {
 namespace {

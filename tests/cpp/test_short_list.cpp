@@ -3,7 +3,7 @@
 #include <utility>
 #include <vector>
 
-#include "short_list.h"
+#include "common/small_vector.h"
 
 namespace llamaherd {
 namespace {

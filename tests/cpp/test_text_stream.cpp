@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "text_stream.h"
+#include "request/detokenizer.h"
 
 namespace llamaherd {
 namespace {

@@ -4,7 +4,7 @@
 #include <functional>
 #include <vector>
 
-#include "thread_governor.h"
+#include "engine/thread_count_tuner.h"
 
 namespace llamaherd {
 namespace {

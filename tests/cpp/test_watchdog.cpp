@@ -1,6 +1,6 @@
 #include <gtest/gtest.h>
 
-#include "watchdog.h"
+#include "telemetry/watchdog.h"
 
 namespace llamaherd {
 namespace {

@@ -4,7 +4,7 @@
 #include <random>
 #include <vector>
 
-#include "widths.h"
+#include "cost/decode_batching.h"
 
 namespace llamaherd {
 namespace {

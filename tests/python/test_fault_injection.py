@@ -1,7 +1,7 @@
 """llama.cpp itself fails: the faulty request ends, the others' outputs change in no bit.
 
 Graphs stop at a node, calls run out of memory behind some of their rows, and NaN stands in the
-cells of the real cache: csrc/llama/faulty_backend.h.
+cells of the real cache: csrc/llama/testing/faulty_backend.h.
 """
 
 from __future__ import annotations

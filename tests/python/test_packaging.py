@@ -49,7 +49,7 @@ def test_the_sdist_holds_core_and_gpu_sources_and_little_else(sdist: Path) -> No
         "pyproject.toml",
         "CMakeLists.txt",
         "LICENSE",
-        "csrc/engine.cpp",
+        "csrc/engine/engine.cpp",
         "python/llamaherd/_core.pyi",
         "python/llamaherd/models/catalogue.toml",
         "python/llamaherd/server/pages/chat.html",

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "graph.h"
-#include "kernels/attention_op.h"
+#include "kernels/attention/attention_op.h"
 
 namespace llamaherd::kernels {
 

@@ -10,8 +10,8 @@
 #include "ggml-backend.h"
 #include "ggml-cpu.h"
 #include "ggml.h"
-#include "kernels/hook.h"
-#include "kernels/panel_buffer.h"
+#include "kernels/ggml/ggml_hook.h"
+#include "kernels/ggml/panel_buffer.h"
 
 namespace llamaherd::kernels {
 

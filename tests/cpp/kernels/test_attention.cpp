@@ -5,9 +5,9 @@
 
 #include "attention_problem.h"
 #include "guarded_buffer.h"
-#include "kernels/attention_scratch.h"
-#include "kernels/kernel_table.h"
-#include "kernels/visible_blocks.h"
+#include "kernels/attention/attention_scratch.h"
+#include "kernels/attention/visible_blocks.h"
+#include "kernels/common/kernel_table.h"
 
 namespace llamaherd::kernels {
 namespace {

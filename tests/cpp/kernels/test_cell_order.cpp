@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "attention_problem.h"
-#include "kernels/cell_order.h"
-#include "kernels/kernel_table.h"
-#include "kernels/visible_blocks.h"
+#include "kernels/attention/visible_blocks.h"
+#include "kernels/common/cell_order.h"
+#include "kernels/common/kernel_table.h"
 
 namespace llamaherd::kernels {
 namespace {

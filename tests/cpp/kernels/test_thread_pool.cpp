@@ -4,8 +4,8 @@
 #include <stdexcept>
 #include <vector>
 
-#include "llama/devices.h"
-#include "llama/thread_pool.h"
+#include "llama/common/devices.h"
+#include "llama/common/thread_pool.h"
 
 namespace llamaherd {
 namespace {

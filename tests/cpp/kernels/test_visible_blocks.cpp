@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "ggml.h"
-#include "kernels/kernel_table.h"
-#include "kernels/visible_blocks.h"
+#include "kernels/attention/visible_blocks.h"
+#include "kernels/common/kernel_table.h"
 
 namespace llamaherd::kernels {
 namespace {

@@ -1,0 +1,114 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "backend/kv_block.h"
+#include "common/types.h"
+
+namespace llamaherd {
+
+/// A change to the KV cache's sequence tags, by which no K/V data moves, or a copy out of it.
+struct KvOp {
+  enum class Kind {
+    kRemove,  // untag [begin, end) of `seq`; cells without a tag are free
+    kCopy,    // tag [begin, end) of `seq` with `dst` as well
+    kSave,    // fill `block` with the data of [begin, end) of `seq`
+  };
+  Kind kind = Kind::kRemove;
+  SeqId seq = kNoSeq;
+  Pos begin = 0;
+  Pos end = -1;  // -1: to the end
+  SeqId dst = kNoSeq;
+  std::shared_ptr<KvBlock> block = nullptr;
+};
+
+/// One row per token; all spans have the same length.
+struct BatchView {
+  std::span<const TokenId> tokens;
+  std::span<const Pos> positions;
+  std::span<const SeqId> seqs;
+  std::span<const std::uint8_t> wants_logits;
+};
+
+/// What decode() did to the cache, named by what the caller may do next.
+enum class DecodeStatus {
+  kOk,            // all rows applied, logits valid
+  kNoRoom,        // cache unchanged: fewer free cells than rows
+  kInvalidBatch,  // cache unchanged: a row breaks the backend's rules
+  kAborted,       // some rows may have been applied; no logits
+  kFailed,        // as kAborted
+};
+
+struct BackendInfo {
+  std::int32_t n_vocab = 0;
+  std::int32_t n_ctx = 0;        // KV cells shared by all sequences
+  std::int32_t n_ctx_train = 0;  // tokens the model was trained to see at once
+  std::int32_t n_seqs = 0;       // sequence ids a batch may name: [0, n_seqs)
+  std::int32_t n_batch = 0;      // rows of one decode call
+  std::int32_t n_scored = 0;     // of them that may want logits, beside one for each sequence
+  std::int32_t n_threads = 1;    // CPU threads of a decode call at most
+  SeqId pad_seq = kNoSeq;        // no request's: for rows that only fill a call up, if at all
+  SeqId first_tag = 0;           // ids [first_tag, first_tag + n_tags) never stand in a batch: they
+  std::int32_t n_tags = 0;       // keep cells that no running sequence holds
+  std::int32_t n_block =
+      256;  // kSave takes ranges within one of [0, n_block), [n_block, 2 n_block)...
+  bool partial_removal = true;   // kRemove of a part of a sequence works
+  bool attends_in_tiles = true;  // see ShapeSum
+};
+
+using ParallelTask = std::function<void(std::int32_t i, std::int32_t thread)>;
+
+/// The one seam between the engine and what runs the model. Not thread-safe but for abort().
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual const BackendInfo& info() const = 0;
+
+  /// kRemove or kCopy. Returns false, changing nothing, if this memory cannot remove a part of a
+  /// sequence.
+  virtual bool apply(const KvOp& op) = 0;
+
+  /// The K/V data of [begin, end) of `seq`, for load(). One uninterrupted copy.
+  virtual std::vector<std::byte> save(SeqId seq, Pos begin, Pos end) = 0;
+
+  /// Gives `seq`, which holds [0, begin), also [begin, end), in fresh cells, out of `data`: what
+  /// save() made of these positions and perhaps more on either side, for all of which there must be
+  /// room. Returns false, changing nothing, if there is none or the data does not fit.
+  virtual bool load(SeqId seq, Pos begin, Pos end, std::span<const std::byte> data) = 0;
+
+  /// decode() calls to come run on so many CPU threads, in [1, info().n_threads].
+  virtual void use_threads(std::int32_t n) = 0;
+
+  /// Positions of each sequence must follow on those it has in the cache. May throw, which counts
+  /// as kFailed.
+  virtual DecodeStatus decode(const BatchView& batch) = 0;
+
+  /// Logits of batch row `row` of the last decode(), shape (n_vocab,); the caller may write them.
+  /// The row must have wanted logits. Valid until the next decode().
+  virtual std::span<float> logits(std::int32_t row) = 0;
+
+  /// Calls task(i, thread) once for each i of [0, n), on the threads of decode() calls where the
+  /// backend has any: `thread`, in [0, info().n_threads), is the number of that which runs it. An
+  /// exception is thrown again when all have ended.
+  virtual void run_in_parallel(std::int32_t n, const ParallelTask& task) {
+    for (std::int32_t i = 0; i < n; ++i) task(i, 0);
+  }
+
+  /// Number of positions `seq` holds in the cache.
+  virtual Pos length(SeqId seq) const = 0;
+
+  /// Forgets every sequence and zeroes the K/V data.
+  virtual void clear() = 0;
+
+  /// While set, decode() calls running or to come return kAborted soon. Any thread.
+  virtual void abort(bool set) = 0;
+};
+
+}  // namespace llamaherd

@@ -1,0 +1,20 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "common/types.h"
+
+namespace llamaherd {
+
+/// The K/V data of positions [begin, end) of one token path, outside the backend: in host memory,
+/// in a file, or both. Filled when the kSave that names it is carried out.
+struct KvBlock {
+  Pos begin = 0;
+  Pos end = 0;
+  std::vector<std::byte> bytes;  // empty: not in memory
+  std::uint64_t file = 0;        // id in the disk tier; 0: none
+};
+
+}  // namespace llamaherd

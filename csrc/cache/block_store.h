@@ -1,0 +1,62 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "backend/kv_block.h"
+#include "cache/disk_tier.h"
+#include "common/types.h"
+
+namespace llamaherd {
+
+/// The lower tiers' blocks: counts their bytes in host memory, moves them to files and back. A
+/// block that nobody refers to any more is gone, its file too, but for what the store leaves behind
+/// when it goes itself.
+class BlockStore {
+ public:
+  /// `disk` may be null.
+  BlockStore(std::int64_t max_ram_bytes, std::unique_ptr<DiskTier> disk);
+
+  /// Whether there is any tier below the KV cache.
+  bool enabled() const { return max_ram_bytes_ > 0 || disk_ != nullptr; }
+  DiskTier* disk() { return disk_.get(); }
+
+  std::shared_ptr<KvBlock> make(Pos begin, Pos end);
+  /// A block whose data lies in a file already.
+  std::shared_ptr<KvBlock> adopt(Pos begin, Pos end, std::uint64_t file);
+
+  /// The block's data has come into memory.
+  void count(const KvBlock& block);
+  /// The block's data leaves memory.
+  void drop_bytes(KvBlock& block);
+  bool over_ram_limit() const { return ledger_->n_ram_bytes > max_ram_bytes_; }
+
+  /// Whether a file of n bytes of data is within the disk tier's limit, which must exist.
+  bool fits_disk(std::int64_t n_bytes) const;
+
+  /// Writes the block's data, positions [block.begin, block.end) of `path`, to a file if it has
+  /// none yet. Returns whether it has one now.
+  bool write(KvBlock& block, std::uint64_t space, std::span<const TokenId> path);
+
+  /// Removes the files of blocks that are gone.
+  void reap();
+
+  std::int64_t n_ram_bytes() const { return ledger_->n_ram_bytes; }
+  std::int64_t n_disk_bytes() const { return disk_ ? disk_->n_bytes() : 0; }
+
+ private:
+  // Outlives the store, for blocks that do.
+  struct Ledger {
+    std::int64_t n_ram_bytes = 0;
+    std::vector<std::uint64_t> dead_files;
+  };
+
+  std::int64_t max_ram_bytes_;
+  std::unique_ptr<DiskTier> disk_;
+  std::shared_ptr<Ledger> ledger_ = std::make_shared<Ledger>();
+};
+
+}  // namespace llamaherd

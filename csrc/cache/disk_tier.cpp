@@ -1,0 +1,299 @@
+#include "cache/disk_tier.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <ctime>
+#include <new>
+#include <stdexcept>
+#include <unordered_set>
+
+#include "cache/disk_file.h"
+#include "common/checksum.h"
+#include "common/error.h"
+
+namespace llamaherd {
+namespace {
+
+namespace fs = std::filesystem;
+using namespace disk_file;
+
+constexpr std::int64_t kSecond = 1'000'000'000;
+constexpr std::int64_t kLeftoverAge = 3600 * kSecond;
+
+std::int64_t now_ns() {
+  timespec now{};
+  clock_gettime(CLOCK_REALTIME, &now);
+  return std::int64_t{now.tv_sec} * kSecond + now.tv_nsec;
+}
+
+}  // namespace
+
+DiskTier::DiskTier(fs::path folder, std::string fingerprint, std::int64_t max_bytes, Warn warn)
+    : folder_(std::move(folder)),
+      fingerprint_(std::move(fingerprint)),
+      prefix_(checksum(std::as_bytes(std::span(fingerprint_)), kVersion)),
+      max_bytes_(max_bytes),
+      warn_(std::move(warn)) {
+  if (max_bytes < 1) {
+    throw InvalidRequestError("the disk cache's size must be >= 1 byte; got " +
+                              std::to_string(max_bytes));
+  }
+  try {
+    make_folder();
+    remove_leftovers();
+    load_entries();
+  } catch (const Unusable& problem) {
+    throw InvalidRequestError(
+        "the disk cache's folder must be one that can be listed and written; got '" +
+        folder_.string() + "': " + problem.what());
+  }
+}
+
+void DiskTier::make_folder() {
+  std::error_code error;
+  // A later change of the working directory must not move the cache.
+  folder_ = folder_.empty() ? folder_ : fs::absolute(folder_, error);
+  if (!folder_.has_filename()) folder_ = folder_.parent_path();
+  if (!fs::is_directory(folder_, error)) {
+    fs::create_directories(folder_.parent_path(), error);
+    if (error) throw_errno("cannot make its parent", error.value());
+    if (mkdir(folder_.c_str(), 0700) != 0 && errno != EEXIST) throw_errno("cannot make it");
+    if (!fs::is_directory(folder_, error)) throw Unusable("it is no folder", false);
+  }
+  const fs::path probe = folder_ / temporary_name(prefix_, 0);
+  Fd(probe, O_WRONLY | O_CREAT | O_EXCL, "cannot make a file in it").close();
+  unlink_file(probe);
+}
+
+/// Whichever model they were for: no file of that age is still being written.
+void DiskTier::remove_leftovers() const {
+  for (const std::string& name : names_in(folder_)) {
+    if (!is_temporary_name(name)) continue;
+    const auto status = regular_file(folder_ / name);
+    // What cannot be removed is in nobody's way.
+    if (status && mtime_ns(*status) < now_ns() - kLeftoverAge) unlink((folder_ / name).c_str());
+  }
+}
+
+/// All of this fingerprint, also what this object does not know, oldest first.
+std::vector<DiskTier::File> DiskTier::list_files() {
+  std::vector<File> files;
+  counts_.n_foreign = 0;
+  for (const std::string& name : names_in(folder_)) {
+    const auto parsed = parse_file_name(name);
+    if (!parsed) continue;
+    const auto status = regular_file(folder_ / name);
+    if (parsed->prefix != prefix_) {
+      ++counts_.n_foreign;
+    } else if (status) {
+      files.push_back({parsed->hash, status->st_size, mtime_ns(*status)});
+    }
+  }
+  std::ranges::sort(files, {},
+                    [](const File& file) { return std::pair(file.mtime_ns, file.hash); });
+  return files;
+}
+
+void DiskTier::load_entries() {
+  for (const File& listed : list_files()) {
+    try {
+      OpenFile file(path(listed.hash), listed.hash, fingerprint_);
+      const Header& header = file.header;
+      const Id id = know({listed.hash, header.space, header.begin, file.n_bytes});
+      found_.push_back({id, header.space, std::move(file.tokens), header.begin,
+                        static_cast<std::int64_t>(header.n_payload)});
+    } catch (const Unusable& problem) {
+      // One that another process removed meanwhile is not worth a word.
+      if (regular_file(path(listed.hash))) discard(listed.hash, problem.what(), problem.damaged);
+    }
+  }
+  std::vector<Id> evicted;
+  make_room(0, std::nullopt, evicted);
+  std::erase_if(found_, [&](const Entry& entry) { return !known_.contains(entry.id); });
+}
+
+std::optional<DiskTier::Id> DiskTier::write(std::uint64_t space, std::span<const TokenId> tokens,
+                                            Pos begin, std::span<const std::byte> bytes,
+                                            std::vector<Id>& evicted) {
+  if (begin < 0 || static_cast<std::size_t>(begin) >= tokens.size()) {
+    throw std::logic_error("DiskTier::write from position " + std::to_string(begin) + " of " +
+                           std::to_string(tokens.size()));
+  }
+  const std::vector<std::byte> key = make_key(fingerprint_, tokens);
+  const std::uint64_t hash = range_hash(space, begin, key);
+  const auto n_file_bytes = static_cast<std::int64_t>(sizeof(Header) + key.size() + bytes.size());
+  try {
+    if (n_file_bytes > max_bytes_) {
+      throw Unusable("a file of " + std::to_string(n_file_bytes) + " bytes exceeds the bound of " +
+                         std::to_string(max_bytes_),
+                     false);
+    }
+    make_room(n_file_bytes, hash, evicted);
+    Header header;
+    header.n_fingerprint = static_cast<std::uint32_t>(fingerprint_.size());
+    header.n_tokens = static_cast<std::uint32_t>(tokens.size());
+    header.begin = begin;
+    header.space = space;
+    header.n_payload = bytes.size();
+    header.payload_checksum = checksum(bytes, 0);
+    header.header_checksum = header_checksum(header);
+    write_file(hash, std::array{std::as_bytes(std::span(&header, 1)),
+                                std::span<const std::byte>(key), bytes});
+  } catch (const Unusable& problem) {
+    ++counts_.n_write_errors;
+    if (last_write_problem_ != problem.what()) {
+      warn("not saved in the disk cache '" + folder_.string() + "': " + problem.what());
+    }
+    last_write_problem_ = problem.what();
+    return std::nullopt;
+  }
+  last_write_problem_.clear();
+  forget_file(hash, evicted);
+  return know({hash, space, begin, n_file_bytes});
+}
+
+/// No fsync: a file that a crash tears fails its check, and a lost one costs only time.
+void DiskTier::write_file(std::uint64_t hash, std::span<const std::span<const std::byte>> parts) {
+  const fs::path temporary = folder_ / temporary_name(prefix_, hash);
+  Fd fd(temporary, O_WRONLY | O_CREAT | O_EXCL, "cannot make a file");
+  try {
+    for (const auto part : parts) write_all(fd.get(), part);
+    touch(fd.get());
+    fd.close();
+    if (rename(temporary.c_str(), path(hash).c_str()) != 0) throw_errno("cannot rename a file");
+  } catch (...) {
+    unlink(temporary.c_str());
+    throw;
+  }
+}
+
+std::optional<std::vector<std::byte>> DiskTier::read(Id id, std::span<const TokenId> beginning) {
+  const auto it = known_.find(id);
+  if (it == known_.end()) return std::nullopt;
+  const Known known = it->second;
+  try {
+    const OpenFile file(path(known.hash), known.hash, fingerprint_);
+    if (file.header.space != known.space || file.header.begin != known.begin ||
+        file.tokens.size() < beginning.size() ||
+        !std::ranges::equal(std::span(file.tokens).first(beginning.size()), beginning)) {
+      throw Unusable("it holds another range", false);
+    }
+    auto bytes = file.read_payload();
+    touch(file.fd.get());
+    return bytes;
+  } catch (const Unusable& problem) {
+    discard(known.hash, problem.what(), problem.damaged);
+  } catch (const std::bad_alloc&) {
+    discard(known.hash, "there is no memory for it", false);
+  }
+  forget(id);
+  return std::nullopt;
+}
+
+void DiskTier::remove(Id id) {
+  const auto it = known_.find(id);
+  if (it == known_.end()) return;
+  const fs::path file = path(it->second.hash);
+  forget(id);
+  try {
+    unlink_file(file);
+  } catch (const Unusable& problem) {
+    warn("disk cache file '" + file.string() + "': " + problem.what());
+  }
+}
+
+void DiskTier::clear() {
+  std::vector<Id> cleared;
+  try {
+    for (const File& file : list_files()) {
+      unlink_file(path(file.hash));
+      forget_file(file.hash, cleared);
+    }
+  } catch (const Unusable& problem) {
+    warn("disk cache '" + folder_.string() + "' is not cleared: " + problem.what());
+  }
+  ids_.clear();
+  known_.clear();
+  n_bytes_ = 0;
+}
+
+void DiskTier::make_room(std::int64_t n_bytes, std::optional<std::uint64_t> replaced,
+                         std::vector<Id>& evicted) {
+  const std::vector<File> files = list_files();
+  forget_missing(files, evicted);
+  std::int64_t n_total = n_bytes;
+  for (const File& file : files) n_total += file.hash == replaced ? 0 : file.n_bytes;
+  for (const File& file : files) {
+    if (n_total <= max_bytes_) break;
+    if (file.hash == replaced) continue;
+    unlink_file(path(file.hash));
+    forget_file(file.hash, evicted);
+    n_total -= file.n_bytes;
+    ++counts_.n_evicted;
+  }
+}
+
+void DiskTier::forget_missing(const std::vector<File>& files, std::vector<Id>& evicted) {
+  std::unordered_set<std::uint64_t> present;
+  for (const File& file : files) present.insert(file.hash);
+  std::vector<std::uint64_t> missing;
+  for (const auto& [hash, id] : ids_) {
+    if (!present.contains(hash)) missing.push_back(hash);
+  }
+  for (std::uint64_t hash : missing) forget_file(hash, evicted);
+  counts_.n_lost += static_cast<std::int64_t>(missing.size());
+}
+
+/// Sets the time of last use: later than all before, even if the clock was set back.
+void DiskTier::touch(int fd) {
+  last_touch_ns_ = std::max(now_ns(), last_touch_ns_ + 1);
+  timespec time{};
+  time.tv_sec = static_cast<decltype(time.tv_sec)>(last_touch_ns_ / kSecond);
+  time.tv_nsec = static_cast<decltype(time.tv_nsec)>(last_touch_ns_ % kSecond);
+  const std::array times = {time, time};
+  // Another user's file cannot be touched; it is then removed earlier than it should be.
+  static_cast<void>(futimens(fd, times.data()));
+}
+
+DiskTier::Id DiskTier::know(const Known& file) {
+  const Id id = ++last_id_;
+  known_.emplace(id, file);
+  ids_.emplace(file.hash, id);
+  n_bytes_ += file.n_file_bytes;
+  return id;
+}
+
+void DiskTier::forget(Id id) {
+  const auto it = known_.find(id);
+  n_bytes_ -= it->second.n_file_bytes;
+  ids_.erase(it->second.hash);
+  known_.erase(it);
+}
+
+void DiskTier::forget_file(std::uint64_t hash, std::vector<Id>& evicted) {
+  const auto it = ids_.find(hash);
+  if (it == ids_.end()) return;
+  evicted.push_back(it->second);
+  forget(it->second);
+}
+
+void DiskTier::discard(std::uint64_t hash, std::string_view reason, bool is_damaged) {
+  const fs::path file = path(hash);
+  ++(is_damaged ? counts_.n_damaged : counts_.n_lost);
+  // If it cannot be removed, the next start says so again.
+  if (is_damaged) unlink(file.c_str());
+  warn("disk cache file '" + file.string() + "' is not used: " + std::string(reason));
+}
+
+fs::path DiskTier::path(std::uint64_t hash) const { return folder_ / file_name(prefix_, hash); }
+
+void DiskTier::warn(const std::string& message) const {
+  if (warn_) warn_(message);
+}
+
+}  // namespace llamaherd

@@ -1,0 +1,128 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "common/types.h"
+#include "telemetry/metrics.h"
+
+namespace llamaherd {
+
+/// Who holds which cells of the KV cache, and what of it a new request can share.
+///
+/// Each running sequence is attach()ed to the tokens it begins with, publish()es what it has
+/// computed since, and is release()d; what it leaves stays cached until the room is needed. Calls
+/// append the operations they need to `ops`, to be applied in that order before the next decode.
+class PrefixCache {
+ public:
+  struct Match {
+    Pos n_held = 0;    // tokens whose cells can be shared at once
+    Pos n_stored = 0;  // >= n_held: with those worth bringing back from the lower tiers
+    Pos n_seen = 0;    // > n_held: where a prompt seen before parts, if its beginning could only be
+                       // shared had somebody stopped there
+    std::int32_t n_newly_needed = 0;  // cells of n_held that could have been evicted so far
+  };
+
+  /// What a running sequence can take from the lower tiers next.
+  struct Restore {
+    std::shared_ptr<KvBlock> block;
+    Pos begin = 0;
+    Pos end = 0;
+    std::vector<std::byte> from_file;  // the data, if the block is not in memory
+    std::span<const std::byte> data() const {
+      return block->bytes.empty() ? std::span<const std::byte>(from_file) : block->bytes;
+    }
+  };
+
+  /// What the cache believes of one sequence id, for the invariants.
+  struct Belief {
+    SeqId seq = kNoSeq;
+    Pos length = 0;
+  };
+
+  virtual ~PrefixCache() = default;
+
+  /// How much of `tokens` a sequence of this space could begin with. Changes nothing.
+  virtual Match match(CacheSpace space, std::span<const TokenId> tokens) const = 0;
+
+  /// Gives the idle id `seq` the first tokens.size() positions, all of them held as match() said.
+  /// Without a space the sequence is private: it shares nothing and leaves nothing. Positions from
+  /// `waited_from` on were computed by others while this request waited for them.
+  virtual void attach(SeqId seq, std::optional<CacheSpace> space, std::span<const TokenId> tokens,
+                      Pos waited_from, std::vector<KvOp>& ops) = 0;
+
+  /// The sequence holds the cells of all of `tokens`: others may share them from now on.
+  /// `at_boundary`: somebody is likely to, up to here: a prompt ends, or others parted here.
+  virtual void publish(SeqId seq, std::span<const TokenId> tokens, bool at_boundary,
+                       std::vector<KvOp>& ops) = 0;
+
+  /// Lets a sequence that holds [0, begin) share what others have published of `tokens` since.
+  /// Returns its new length.
+  virtual Pos advance(SeqId seq, std::span<const TokenId> tokens, std::vector<KvOp>& ops) = 0;
+
+  /// Cells that loading the next piece takes, which may be more than it has tokens; 0: there is
+  /// none.
+  virtual std::int32_t n_cells_to_restore(SeqId seq, std::span<const TokenId> tokens) const = 0;
+
+  /// The next piece of `tokens` behind what the sequence holds that lies in a lower tier; nothing
+  /// if there is none or it cannot be read. Valid until the next call of any other method.
+  virtual std::optional<Restore> next_restore(SeqId seq, std::span<const TokenId> tokens) = 0;
+
+  /// The piece was loaded into the sequence's cells, and is to be published; or it could not be and
+  /// is forgotten.
+  virtual void restored(SeqId seq, const Restore& piece, bool loaded) = 0;
+
+  /// The sequence ends or stops for now; the id is idle again. What it holds, a part of `tokens`,
+  /// stays cached.
+  virtual void release(SeqId seq, std::span<const TokenId> tokens, std::vector<KvOp>& ops) = 0;
+
+  /// The backend lost the sequence's cells, the id stays in use.
+  virtual void drop(SeqId seq) = 0;
+
+  /// Evicts until n cells are free. Returns false if what runs needs too many.
+  virtual bool make_room(std::int32_t n, std::vector<KvOp>& ops) = 0;
+
+  /// After the operations were applied: accounts for what was saved.
+  virtual void settle() = 0;
+
+  /// Forgets all that no running sequence holds, in every tier.
+  virtual void clear(std::vector<KvOp>& ops) = 0;
+
+  /// The backend was cleared: forgets all sequences, the attached ones included.
+  virtual void forget_all() = 0;
+
+  /// Evicts [0, tokens.size()) last, whenever it is cached, until `expires_ns` (0: never). A name
+  /// that is pinned already is pinned anew.
+  void pin(const std::string& name, CacheSpace space, std::vector<TokenId> tokens,
+           std::int64_t expires_ns);
+  /// Returns whether there was such a pin.
+  bool unpin(const std::string& name);
+  void expire_pins(std::int64_t now_ns);
+
+  /// Writes a piece of what is cached and not yet on disk there, if there is a disk tier, when the
+  /// operations have been applied and settle() is called. Returns false when nothing is left.
+  virtual bool flush_next(std::vector<KvOp>& ops) = 0;
+
+  virtual std::int32_t n_cells_used() const = 0;    // distinct
+  virtual std::int32_t n_cells_needed() const = 0;  // of them, those of running sequences
+  virtual void fill(CacheMetrics& metrics) const = 0;
+  virtual std::vector<Belief> beliefs() const = 0;
+  /// One sentence per rule its own books break.
+  virtual std::vector<std::string> violations() const = 0;
+
+ protected:
+  struct Pin {
+    CacheSpace space = 0;
+    std::vector<TokenId> tokens;
+    std::int64_t expires_ns = 0;
+  };
+  std::map<std::string, Pin> pins_;
+};
+
+}  // namespace llamaherd

@@ -1,0 +1,149 @@
+#include "engine/call_sampler.h"
+
+#include <chrono>
+#include <string>
+#include <utility>
+
+#include "sampling/constrained_sampling.h"
+#include "sampling/logprobs.h"
+
+namespace llamaherd {
+namespace {
+
+// Below so many logits the other threads have not begun before it is done.
+constexpr std::size_t kLogitsWorthSharing = std::size_t{1} << 17;
+// Of a call for masks that are late: everybody waits.
+constexpr std::chrono::milliseconds kPatience{2};
+
+}  // namespace
+
+void CallSampler::sample(const CallPlan& call, Backend& backend, std::vector<Staged>& out) {
+  list_rows(call, backend);
+  const auto run = [this](std::int32_t i, std::int32_t thread) {
+    compute(*ready_[i], scratch_[thread]);
+  };
+  const auto n_ready = static_cast<std::int32_t>(ready_.size());
+  if (n_ready > 1 && n_ready * rows_.front().logits.size() >= kLogitsWorthSharing) {
+    backend.run_in_parallel(n_ready, run);
+  } else {
+    for (std::int32_t i = 0; i < n_ready; ++i) run(i, 0);
+  }
+  if (!late_.empty()) sample_late();
+  out.assign(call.items.size(), {});
+  for (Row& row : rows_) {
+    Staged& staged = out[row.item];
+    staged.poisoned |= row.result.poisoned;
+    staged.late |= row.result.late;
+    if (!row.scored) {
+      staged.token = row.result.token;
+      staged.error = std::move(row.result.error);
+      staged.further = std::move(row.result.further);
+      staged.logprob = std::move(row.result.logprob);
+    } else if (row.result.logprob) {
+      staged.scores.push_back(std::move(*row.result.logprob));
+    }
+  }
+}
+
+/// Those of one item in the order of their tokens. The backend is asked for logits here alone: it
+/// is not thread-safe.
+void CallSampler::list_rows(const CallPlan& call, Backend& backend) {
+  rows_.clear();
+  ready_.clear();
+  late_.clear();
+  drafts_.clear();
+  for (std::size_t i = 0; i < call.items.size(); ++i) {
+    const PlannedRequest& item = call.items[i];
+    for (Pos pos = item.score_begin; pos < item.score_end; ++pos) {
+      rows_.push_back({i, item.request, backend.logits(item.row_of(pos)), pos, {}, 0, {}});
+    }
+    if (item.logits_row < 0) continue;
+    const auto n_drafted = static_cast<std::size_t>(item.n_drafted);
+    rows_.push_back({i,
+                     item.request,
+                     backend.logits(item.logits_row),
+                     std::nullopt,
+                     std::span(item.request->guesses).first(n_drafted),
+                     drafts_.size(),
+                     {}});
+    for (std::int32_t d = 1; d <= item.n_drafted; ++d) {
+      drafts_.push_back(backend.logits(item.logits_row + d));
+    }
+  }
+  for (Row& row : rows_) {
+    const Constraint* constraint = row.scored ? nullptr : row.request->constraint.get();
+    (constraint && !constraint->ready() ? late_ : ready_).push_back(&row);
+  }
+}
+
+Staged CallSampler::sample(const Request& request, std::span<float> logits) {
+  if (!request.constraint || request.constraint->ready()) {
+    return sample(request, logits, scratch_.front());
+  }
+  Staged staged;
+  staged.late = true;
+  return staged;
+}
+
+/// One after the other, so that they share the time that may be waited.
+void CallSampler::sample_late() {
+  const auto begin = std::chrono::steady_clock::now();
+  for (Row* row : late_) {
+    row->request->constraint->wait(begin + kPatience - std::chrono::steady_clock::now());
+    row->result = sample(*row->request, row->logits);
+  }
+  wait_ns_ += (std::chrono::steady_clock::now() - begin) / std::chrono::nanoseconds(1);
+  n_waits_ += std::ssize(late_);
+}
+
+/// Each token is drawn from the model's own distribution behind those before it. A guess decides
+/// only whether that is known already.
+void CallSampler::sample_drafts(Row& row, RowScratch& scratch) const {
+  Staged& staged = row.result;
+  std::optional<TokenId> token = staged.token;
+  for (std::size_t i = 0; i < row.guesses.size() && token == row.guesses[i]; ++i) {
+    token = row.request->sampler().sample(drafts_[row.first_draft + i], scratch,
+                                          static_cast<std::int32_t>(i) + 1);
+    if (!token) return;
+    staged.further.push_back(*token);
+  }
+}
+
+void CallSampler::compute(Row& row, RowScratch& scratch) const {
+  if (!row.scored) {
+    row.result = sample(*row.request, row.logits, scratch);
+    if (row.result.token) sample_drafts(row, scratch);
+    return;
+  }
+  row.result.logprob = logprob_of(row.request->tokens()[*row.scored + 1], row.logits,
+                                  *row.request->n_prompt_logprobs(), scratch);
+  row.result.poisoned = !row.result.logprob;
+}
+
+Staged CallSampler::sample(const Request& request, std::span<float> logits, RowScratch& scratch) {
+  Staged staged;
+  if (const auto forced = request.forced()) {
+    staged.logprob = logprob_of(*forced, logits, *request.n_prompt_logprobs(), scratch);
+    if (staged.logprob) staged.token = forced;
+  } else {
+    const Sampler& sampler = request.sampler();
+    std::span<const float> raw = logits;
+    const bool constrained = request.constraint && !request.constraint->allows_all();
+    if (request.n_logprobs() && (sampler.edits() || constrained)) {
+      scratch.raw.assign(logits.begin(), logits.end());
+      raw = scratch.raw;
+    }
+    if (constrained) {
+      staged = sample_constrained(sampler, *request.constraint, logits, scratch);
+    } else {
+      staged.token = sampler.sample(logits, scratch);
+    }
+    if (staged.token && request.n_logprobs()) {
+      staged.logprob = logprob_of(*staged.token, raw, *request.n_logprobs(), scratch);
+    }
+  }
+  staged.poisoned = !staged.token && staged.error.empty();
+  return staged;
+}
+
+}  // namespace llamaherd

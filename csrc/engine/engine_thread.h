@@ -1,0 +1,169 @@
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "backend/backend.h"
+#include "common/vocabulary.h"
+#include "config/params.h"
+#include "engine/engine.h"
+#include "engine/pin_table.h"
+#include "sampling/token_constraint.h"
+
+namespace llamaherd {
+
+/// An engine with a thread of its own, the only one that touches the backend. Requests go in
+/// through an inbox, deltas come out of an outbox; all public methods may be called from any
+/// thread, and only drain(), step() and close() wait.
+class EngineThread {
+ public:
+  enum class Mode {
+    kThreaded,
+    kStepped,  // no thread: the callers of step() drive it, one after the other
+  };
+
+  EngineThread(std::unique_ptr<Backend> backend, TokenTable table, const Limits& limits,
+               const PlanOptions& plan, Mode mode, const CacheOptions& cache = {});
+  ~EngineThread();  // closes
+  EngineThread(const EngineThread&) = delete;
+  EngineThread& operator=(const EngineThread&) = delete;
+
+  /// One request for each output (best_of, else n), all of them or none; returns the first of their
+  /// consecutive ids. Deadlines count from now. Throws InvalidRequestError, QueueFullError or, once
+  /// closed or dead, EngineDeadError.
+  RequestId submit(std::vector<TokenId> prompt, SharedValue<SamplingParams> params,
+                   const SubmitOptions& options = {}, const Service& service = {});
+
+  /// While held, no new step begins, so that requests submitted meanwhile are planned together.
+  /// Every hold() needs a release(). Not waiting: a step under way goes on.
+  void hold();
+  void release();
+
+  /// Asks for the request's end; its last delta says how it ended. Unknown ids are ignored. When
+  /// nobody else is left, a decode call under way is aborted where the backend can.
+  void cancel(RequestId id);
+
+  /// What is done to the prefix cache between two steps; see PrefixCache. All throw EngineDeadError
+  /// once closed or dead, and do not wait. pin() throws InvalidRequestError if the name is too long
+  /// or there are too many pins.
+  void pin(const std::string& name, CacheSpace space, std::vector<TokenId> tokens,
+           std::int64_t expires_ns);
+  void unpin(const std::string& name);
+  void clear_cache();
+
+  /// Which tokens may be output `index` of a request that was submitted with a Constraint, or that
+  /// this cannot be said any more; nothing happens if the request has ended. Throws
+  /// InvalidRequestError if the mask's size is neither 0 nor that of the vocabulary.
+  void set_mask(RequestId id, std::int32_t index, TokenMask mask);
+  void fail_mask(RequestId id, const std::string& error);
+
+  /// All deltas since the last call, waiting up to `timeout_s` seconds for the first. Every request
+  /// gets its last delta, also if the engine died for want of memory.
+  std::vector<Delta> drain(double timeout_s);
+
+  /// Mode::kStepped: handles the inbox and runs one step. Returns whether there is more to do.
+  /// Throws EngineDeadError when the engine stopped or stops at a fatal error.
+  bool step();
+
+  /// Ends all requests with FinishReason::kCancelled, stops the thread and destroys the backend.
+  /// Idempotent. A decode call under way is aborted where the backend can.
+  void close();
+
+  /// True once closed or dead and every delta was drained.
+  bool finished() const;
+
+  /// The first fatal error, or empty.
+  std::string fatal_error() const;
+
+  Metrics metrics() const;
+  Health health() const;
+  /// The first time something is found to be wrong, what; else empty.
+  std::string take_incident();
+  TraceLog& trace() { return engine_.trace(); }
+  const TokenTable& table() const { return table_; }
+  const Limits& limits() const { return limits_; }
+
+ private:
+  /// The requests made of one prompt.
+  struct Submission {
+    RequestId first;
+    SharedValue<std::vector<TokenId>> prompt;
+    SharedValue<SamplingParams> params;
+    std::uint64_t seed;
+    std::int64_t submit_ns;
+    SubmitOptions options;
+    std::vector<std::shared_ptr<Constraint>> constraints;  // one for each output, or none
+    std::int32_t n_outputs;
+  };
+  using CacheCommand = std::function<void(Engine&)>;
+  struct Inbox {
+    std::vector<Submission> submissions;
+    std::vector<RequestId> cancels;
+    std::vector<CacheCommand> cache_commands;  // before the submissions
+    bool empty() const { return submissions.empty() && cancels.empty() && cache_commands.empty(); }
+  };
+
+  /// A request that was submitted and whose last delta was not published.
+  struct Live {
+    std::int32_t index = 0;  // among its prompt's outputs
+    std::int32_t n_prompt = 0;
+    std::int32_t n_completion = 0;  // published so far
+    std::shared_ptr<Constraint> constraint;
+  };
+
+  void command(CacheCommand command);
+  void run();
+  void iterate(Inbox& inbox);
+  void begin(const Submission& submission);
+  void publish(bool ended);
+  void stop(FinishReason reason, const char* error) noexcept;
+  void finish_all(FinishReason reason, const char* error);
+  void require_alive() const;
+  void require_mask_words(std::size_t n) const;
+  void require_place(std::int32_t n_outputs, std::size_t n_tokens, std::int64_t now) const;
+  void let_in(Submission submission);
+  double retry_after_s(std::int64_t n_over, std::int64_t now) const;
+  Constraint* constraint_of(RequestId id) const;
+  Inbox take_inbox();
+
+  std::unique_ptr<Backend> backend_;
+  const TokenTable table_;
+  const Limits limits_;
+  const Mode mode_;
+  Engine engine_;              // engine thread only
+  std::vector<Delta> deltas_;  // engine thread only
+
+  mutable std::mutex mutex_;  // guards all below
+  std::condition_variable inbox_filled_;
+  std::condition_variable outbox_filled_;
+  Inbox inbox_;
+  std::vector<Delta> outbox_;
+  Metrics metrics_;
+  Forecast forecast_;
+  std::int64_t published_ns_ = 0;
+  std::int64_t n_tokens_queued_ = 0;  // of prompts that do not run
+  std::unordered_map<RequestId, Live> live_;
+  std::unordered_set<RequestId> cancelled_;  // live, and the engine does not know it yet
+  PinTable pins_;
+  RequestId next_id_ = 1;
+  int n_holds_ = 0;
+  std::mt19937_64 seeds_;
+  bool closing_ = false;
+  bool ended_ = false;  // no delta will be published any more
+  std::string fatal_error_;
+
+  std::mutex drive_mutex_;  // one caller of step() or close() at a time
+  std::thread thread_;
+};
+
+}  // namespace llamaherd

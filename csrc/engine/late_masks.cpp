@@ -1,0 +1,62 @@
+// The part of Engine that samples rows whose masks were not there when the rows were computed.
+
+#include <chrono>
+#include <span>
+#include <string>
+#include <utility>
+
+#include "engine/engine.h"
+
+namespace llamaherd {
+namespace {
+
+// How long a step without rows waits for a mask.
+constexpr std::chrono::milliseconds kStepWait{1};
+// How long a request waits for one.
+constexpr std::int64_t kLongestWaitS = 10;
+constexpr std::int64_t kLongestWaitNs = kLongestWaitS * 1'000'000'000;
+
+}  // namespace
+
+/// Samples rows of former calls whose masks were late.
+void Engine::sample_late(std::vector<Delta>& out) {
+  late_.clear();
+  for (const auto& request : scheduler_.running()) {
+    // Of one that was preempted meanwhile the row is computed again.
+    if (request->n_pending() > 0) request->late_row.clear();
+    if (!request->late_row.empty()) late_.push_back(request.get());
+  }
+  std::erase_if(late_, [&](Request* request) {
+    const std::int64_t now = now_ns();
+    Staged staged = sampler_.sample(*request, request->late_row);
+    if (staged.late && now - request->late_since_ns < kLongestWaitNs) return false;
+    if (staged.late) {
+      staged.error = "what output token " + std::to_string(request->n_output()) +
+                     " may be was not known within " + std::to_string(kLongestWaitS) + " s";
+    } else if (staged.poisoned) {
+      staged.error =
+          "the logits of output token " + std::to_string(request->n_output()) + " are not finite";
+    }
+    request->late_row.clear();
+    StepGuard::commit(*request, request->kv_len(), staged);
+    hand_out(*request, staged, now, out);
+    return true;
+  });
+}
+
+void Engine::keep_late(const CallPlan& call) {
+  for (std::size_t i = 0; i < call.items.size(); ++i) {
+    if (!staged_[i].late || staged_[i].poisoned) continue;
+    const std::span<const float> row = backend_.logits(call.items[i].logits_row);
+    Request& request = *call.items[i].request;
+    request.late_row.assign(row.begin(), row.end());
+    request.late_since_ns = now_ns();
+  }
+}
+
+/// For a step that has no rows: without it the engine's thread would spin until the mask is there.
+void Engine::wait_for_mask() {
+  if (!late_.empty()) late_.front()->constraint->wait(kStepWait);
+}
+
+}  // namespace llamaherd

@@ -1,0 +1,93 @@
+#pragma once
+
+#include <exception>
+#include <span>
+#include <utility>
+
+#include "backend/backend.h"
+#include "cache/prefix_cache.h"
+#include "request/request.h"
+#include "sampling/sampled_output.h"
+#include "scheduler/step_plan.h"
+
+namespace llamaherd {
+
+/// Undoes one call's own writes unless they are committed: rows beyond each request's committed
+/// length leave the cache. Afterwards the length in the backend of each request of the call is what
+/// is committed; publishing what was is left to the caller. Random numbers need no undoing: see
+/// Sampler.
+class StepGuard {
+ public:
+  StepGuard(const CallPlan& call, Backend& backend, PrefixCache& cache)
+      : call_(call), backend_(backend), cache_(cache) {}
+  StepGuard(const StepGuard&) = delete;
+  StepGuard& operator=(const StepGuard&) = delete;
+
+  ~StepGuard() {
+    if (committed_) return;
+    try {
+      undo_all();
+    } catch (const std::exception&) {
+      // Another exception is under way and fatal: nothing will ask this cache again.
+    }
+  }
+
+  /// `staged` stands beside the call's items. Poisoned ones are undone, the others committed; their
+  /// log-probabilities are moved away.
+  void commit(std::span<Staged> staged) {
+    committed_ = true;
+    for (std::size_t i = 0; i < staged.size(); ++i) {
+      if (staged[i].poisoned) {
+        undo(call_.items[i]);
+      } else {
+        commit(call_.items[i], staged[i]);
+      }
+    }
+  }
+
+  static void commit(Request& request, Pos end, Staged& staged) noexcept {
+    request.commit_step(end, staged.token ? &*staged.token : nullptr);
+    for (const TokenId& token : staged.further) request.commit_step(++end, &token);
+    request.commit_scores(std::move(staged.scores));
+    if (staged.logprob) request.commit_logprob(std::move(*staged.logprob));
+  }
+
+  /// Sequences that were dropped whole, because their memory cannot be trimmed.
+  int n_dropped() const { return n_dropped_; }
+
+  void undo_all() {
+    committed_ = true;
+    for (const PlannedRequest& item : call_.items) undo(item);
+  }
+
+ private:
+  void commit(const PlannedRequest& item, Staged& staged) {
+    const auto n_right = static_cast<std::int32_t>(staged.further.size());
+    Request& request = *item.request;
+    if (item.n_drafted > 0) {
+      request.drafts.observe(item.n_drafted, n_right);
+    } else if (staged.token && !request.guesses.empty()) {
+      request.drafts.observe(1, request.guesses.front() == *staged.token);
+    }
+    request.guesses.clear();
+    commit(request, item.end, staged);
+    if (n_right == item.n_drafted) return;
+    backend_.apply({KvOp::Kind::kRemove, item.seq, item.end + n_right, -1});
+  }
+
+  void undo(const PlannedRequest& item) {
+    if (backend_.apply({KvOp::Kind::kRemove, item.seq, item.begin, -1})) return;
+    backend_.apply({KvOp::Kind::kRemove, item.seq, 0, -1});
+    cache_.drop(item.seq);
+    item.request->forget_kv();
+    ++n_dropped_;
+  }
+
+  const CallPlan& call_;
+  Backend& backend_;
+  PrefixCache& cache_;
+  bool committed_ = false;
+  int n_dropped_ = 0;
+};
+
+}  // namespace llamaherd

@@ -1,0 +1,169 @@
+#include "llama/backend/embedder.h"
+
+#include <algorithm>
+#include <map>
+#include <numeric>
+#include <optional>
+#include <stdexcept>
+
+#include "common/error.h"
+#include "kernels/ggml/ggml_hook.h"
+#include "llama-cparams.h"
+#include "llama/common/kernel_choice.h"
+#include "llama/common/log_sink.h"
+
+namespace llamaherd {
+namespace {
+
+// Tokens of one call, unless the caller says more: memory grows with them, and
+// attention with the square.
+constexpr std::int32_t kDefaultRows = 512;
+constexpr std::int32_t kLongestByDefault = 2048;
+const std::map<std::string, enum llama_pooling_type>& poolings() {
+  static const std::map<std::string, enum llama_pooling_type> names = {
+      {"mean", LLAMA_POOLING_TYPE_MEAN},
+      {"cls", LLAMA_POOLING_TYPE_CLS},
+      {"last", LLAMA_POOLING_TYPE_LAST},
+      {"rank", LLAMA_POOLING_TYPE_RANK}};
+  return names;
+}
+
+enum llama_pooling_type pooling_of(const std::string& name) {
+  if (name.empty()) return LLAMA_POOLING_TYPE_UNSPECIFIED;
+  const auto at = poolings().find(name);
+  if (at != poolings().end()) return at->second;
+  throw InvalidRequestError("pooling must be one of mean, cls, last, rank; got '" + name + "'");
+}
+
+std::string name_of(enum llama_pooling_type type) {
+  for (const auto& [name, value] : poolings()) {
+    if (value == type) return name;
+  }
+  throw InvalidRequestError(
+      "the model does not say how its tokens become one vector; pass pooling=\"mean\", \"cls\" or "
+      "\"last\"");
+}
+
+}  // namespace
+
+Embedder::Embedder(std::shared_ptr<const LlamaModel> model, const EngineConfig& config,
+                   const std::string& pooling)
+    : model_(std::move(model)),
+      threads_(config.n_threads.value_or(default_n_threads()), config.poll, choose_kernels(config),
+               kernels::Calls::kOfManyRows) {
+  const std::int32_t n_ctx_train = llama_model_n_ctx_train(model_->get());
+  const std::int32_t longest = std::min(n_ctx_train, config.max_len.value_or(kLongestByDefault));
+  n_rows_ = config.n_ubatch.value_or(std::max(kDefaultRows, longest));
+  max_len_ = std::min(n_rows_, n_ctx_train);
+
+  llama_context_params params = llama_context_default_params();
+  params.n_ctx = params.n_batch = params.n_ubatch = static_cast<std::uint32_t>(n_rows_);
+  params.n_seq_max = static_cast<std::uint32_t>(std::min(LLAMA_MAX_SEQ, n_rows_));
+  params.n_threads = params.n_threads_batch = threads_.n_threads();
+  params.kv_unified = true;
+  params.embeddings = true;
+  params.pooling_type = pooling_of(pooling);
+  params.no_perf = true;
+
+  context_ = make_context(*model_, params, threads_);
+  pooling_ = name_of(llama_pooling_type(context_.get()));
+  n_out_ = pooling_ == "rank" ? static_cast<std::int32_t>(llama_model_n_cls_out(model_->get()))
+                              : llama_model_n_embd_out(model_->get());
+  batch_.reset(llama_batch_ext_init(context_.get()));
+}
+
+/// Texts of like length together: a call's time is that of its tokens, and of how many there are.
+void Embedder::embed(std::span<const std::vector<TokenId>> texts, std::span<float> out) {
+  const std::lock_guard lock(mutex_);
+  std::vector<std::size_t> order(texts.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::ranges::stable_sort(order, {}, [&](std::size_t i) { return texts[i].size(); });
+  const auto n_most = static_cast<std::size_t>(std::min(LLAMA_MAX_SEQ, n_rows_));
+  for (std::size_t begin = 0, end = 0; begin < order.size(); begin = end) {
+    std::size_t n_tokens = 0;
+    while (end < order.size() && end - begin < n_most) {
+      n_tokens += texts[order[end]].size();
+      if (n_tokens > static_cast<std::size_t>(n_rows_)) break;
+      ++end;
+    }
+    compute(texts, std::span(order).subspan(begin, end - begin), out);
+  }
+}
+
+void Embedder::compute(std::span<const std::vector<TokenId>> texts,
+                       std::span<const std::size_t> some, std::span<float> out) {
+  llama_batch_ext_clear(batch_.get());
+  for (std::size_t seq = 0; seq < some.size(); ++seq) {
+    llama_pos pos = 0;
+    for (const TokenId token : texts[some[seq]]) {
+      const std::int32_t row =
+          llama_batch_ext_add_token(batch_.get(), static_cast<llama_seq_id>(seq), token);
+      if (row < 0) throw std::logic_error("a call for embeddings has no room for its texts");
+      llama_batch_ext_set_pos(batch_.get(), row, &pos);
+      llama_batch_ext_set_output_embd(batch_.get(), row, true);
+      ++pos;
+    }
+  }
+  llama_memory_t memory = llama_get_memory(context_.get());
+  if (memory) llama_memory_clear(memory, false);
+  const kernels::ComputeScope scope(threads_.get());
+  const log_sink::ErrorCapture errors;
+  const auto type = memory ? LLAMA_PROCESS_TYPE_DECODE : LLAMA_PROCESS_TYPE_ENCODE;
+  const std::int32_t status = llama_process(context_.get(), type, batch_.get());
+  if (status != 0) {
+    throw LlamaHerdError("the call for embeddings failed (" + std::to_string(status) +
+                         "): " + errors.text());
+  }
+  ++n_calls_;
+  for (std::size_t seq = 0; seq < some.size(); ++seq) {
+    const float* vector = llama_get_embeddings_seq(context_.get(), static_cast<llama_seq_id>(seq));
+    if (!vector) throw std::logic_error("no embedding for text " + std::to_string(some[seq]));
+    std::copy_n(vector, n_out_, out.begin() + static_cast<std::ptrdiff_t>(some[seq]) * n_out_);
+  }
+}
+
+std::vector<TokenId> Embedder::encode(const std::string& text, bool* was_cut) const {
+  std::vector<TokenId> tokens = model_->tokenize(text, true, false);
+  *was_cut = std::ssize(tokens) > max_len_;
+  if (!*was_cut) return tokens;
+  const TokenId last = tokens.back();
+  tokens.resize(max_len_);
+  if (llama_vocab_is_control(model_->vocab(), last)) tokens.back() = last;
+  return tokens;
+}
+
+std::vector<TokenId> Embedder::pair(const std::string& query, const std::string& document,
+                                    bool* was_cut) const {
+  const char* form = llama_model_chat_template(model_->get(), "rerank");
+  if (form) {
+    std::string text = form;
+    for (const auto& [name, value] :
+         {std::pair<std::string, const std::string&>("{query}", query), {"{document}", document}}) {
+      const std::size_t at = text.find(name);
+      if (at != std::string::npos) text.replace(at, name.size(), value);
+    }
+    std::vector<TokenId> tokens = model_->tokenize(text, true, true);
+    *was_cut = tokens.size() > static_cast<std::size_t>(max_len_);
+    if (*was_cut) tokens.resize(max_len_);
+    return tokens;
+  }
+  std::vector<TokenId> tokens = model_->tokenize(query, true, false);
+  std::vector<TokenId> behind = model_->tokenize(document, false, false);
+  const TokenId sep = llama_vocab_sep(model_->vocab());
+  const TokenId end = sep != LLAMA_TOKEN_NULL ? sep : llama_vocab_eos(model_->vocab());
+  const bool ends = end != LLAMA_TOKEN_NULL;
+  const auto room = static_cast<std::ptrdiff_t>(max_len_) -
+                    static_cast<std::ptrdiff_t>(tokens.size()) - (ends ? 1 : 0);
+  if (room < 1) {
+    throw InvalidRequestError("the query must leave room for a document: it has " +
+                              std::to_string(tokens.size()) + " tokens of " +
+                              std::to_string(max_len_));
+  }
+  *was_cut = std::ssize(behind) > room;
+  if (*was_cut) behind.resize(room);
+  tokens.insert(tokens.end(), behind.begin(), behind.end());
+  if (ends) tokens.push_back(end);
+  return tokens;
+}
+
+}  // namespace llamaherd

@@ -1,0 +1,84 @@
+#include "llama/chat/chat_format.h"
+
+#include <algorithm>
+
+#include "chat.h"
+#include "common/error.h"
+#include "llama/common/deep_stack.h"
+
+namespace llamaherd {
+namespace {
+
+ToolGrammar grammar_of(const LlamaModel& model, const common_chat_params& params) {
+  ToolGrammar grammar{.gbnf = params.grammar,
+                      .lazy = params.grammar_lazy,
+                      .words = {},
+                      .patterns = {},
+                      .thought_begin = params.thinking_start_tag,
+                      .thought_ends = params.thinking_end_tags,
+                      .generation_prompt = params.generation_prompt};
+  for (const common_grammar_trigger& trigger : params.grammar_triggers) {
+    switch (trigger.type) {
+      case COMMON_GRAMMAR_TRIGGER_TYPE_WORD:
+        grammar.words.push_back(trigger.value);
+        break;
+      case COMMON_GRAMMAR_TRIGGER_TYPE_PATTERN:
+        grammar.patterns.push_back(trigger.value);
+        break;
+      case COMMON_GRAMMAR_TRIGGER_TYPE_PATTERN_FULL:
+        grammar.patterns.push_back("^(?:" + trigger.value + ")$");
+        break;
+      case COMMON_GRAMMAR_TRIGGER_TYPE_TOKEN:
+        grammar.words.push_back(model.piece(trigger.token, true));
+        break;
+    }
+  }
+  return grammar;
+}
+
+// llama.cpp's parsers call themselves for each level of an answer's values, and how deep these are
+// nested is the model's word. A text cannot be nested deeper than it has opening brackets.
+constexpr std::size_t kBytesOfLevel = 8192;
+constexpr std::size_t kLevelsOfAnyStack = 32;
+constexpr std::size_t kMaxLevels = std::size_t{1} << 17;
+
+bool opens_level(char c) { return c == '[' || c == '{' || c == '(' || c == '<'; }
+
+}  // namespace
+
+ChatFormat::ChatFormat(const LlamaModel& model, const common_chat_params& params)
+    : parser_(std::make_unique<common_chat_parser_params>(params)),
+      grammar_(grammar_of(model, params)) {
+  parser_->reasoning_format = COMMON_REASONING_FORMAT_DEEPSEEK;
+  if (!params.parser.empty()) parser_->parser.load(params.parser);
+}
+
+ChatFormat::~ChatFormat() = default;
+
+ChatMessage ChatFormat::parse(const std::string& text, bool whole) const {
+  common_chat_msg parsed;
+  const auto parse = [&] { parsed = common_chat_parse(text, !whole, *parser_); };
+  const auto n_levels = static_cast<std::size_t>(std::ranges::count_if(text, opens_level));
+  if (n_levels > kMaxLevels) {
+    throw LlamaHerdError("an answer in a chat format may have at most " +
+                         std::to_string(kMaxLevels) + " opening brackets; got " +
+                         std::to_string(n_levels));
+  }
+  try {
+    if (n_levels <= kLevelsOfAnyStack) {
+      parse();
+    } else {
+      run_on_stack((n_levels + kLevelsOfAnyStack) * kBytesOfLevel, parse);
+    }
+  } catch (const std::exception& error) {
+    throw LlamaHerdError(error.what());
+  }
+  ChatMessage message{std::move(parsed.content), std::move(parsed.reasoning_content), {}};
+  for (common_chat_tool_call& call : parsed.tool_calls) {
+    message.tool_calls.push_back(
+        {std::move(call.id), std::move(call.name), std::move(call.arguments)});
+  }
+  return message;
+}
+
+}  // namespace llamaherd

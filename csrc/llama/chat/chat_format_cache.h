@@ -1,0 +1,27 @@
+#pragma once
+
+#include <list>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+
+#include "llama/chat/chat_format.h"
+
+namespace llamaherd {
+
+/// Formats that were used lately, so that the same parser is made once. Thread-safe.
+class ChatFormats {
+ public:
+  explicit ChatFormats(std::size_t n_most = 64) : n_most_(n_most) {}
+
+  /// `model` must always be the same.
+  std::shared_ptr<const ChatFormat> get(const LlamaModel& model, const common_chat_params& params);
+
+ private:
+  const std::size_t n_most_;
+  std::mutex mutex_;
+  std::list<std::pair<std::string, std::shared_ptr<const ChatFormat>>> kept_;  // latest first
+};
+
+}  // namespace llamaherd

@@ -1,0 +1,161 @@
+#include "llama/chat/chat_template.h"
+
+#include "chat.h"
+#include "common/error.h"
+#include "llama/chat/json_depth.h"
+#include "llama/chat/template_budget.h"
+#include "llama/chat/template_probe.h"
+
+namespace llamaherd {
+namespace {
+
+// Here and in llama.cpp every level of a value takes stack.
+constexpr std::size_t kMaxJsonDepth = 256;
+
+void require_flat(const std::string& json, const char* what) {
+  const std::size_t depth = json_depth(json);
+  if (depth <= kMaxJsonDepth) return;
+  throw InvalidRequestError(std::string(what) + " may be nested at most " +
+                            std::to_string(kMaxJsonDepth) + " levels deep; got " +
+                            std::to_string(depth));
+}
+
+common_json parse(const std::string& text, const char* what) {
+  require_flat(text, what);
+  try {
+    return common_json::parse(text);
+  } catch (const std::exception& error) {
+    throw InvalidRequestError(std::string(what) + " is not valid JSON: " + error.what());
+  }
+}
+
+std::string text_or(const std::string& text, const char* otherwise) {
+  return text.empty() ? otherwise : text;
+}
+
+/// Some templates get these as values, which llama.cpp parses first.
+void require_flat(const std::vector<common_chat_msg>& messages) {
+  for (const common_chat_msg& message : messages) {
+    for (const common_chat_tool_call& call : message.tool_calls) {
+      require_flat(call.arguments, "the arguments of a tool call");
+    }
+    if (message.role != "tool") continue;
+    require_flat(message.content, "the content of a tool message");
+    for (const common_chat_msg_content_part& part : message.content_parts) {
+      require_flat(part.text, "the content of a tool message");
+    }
+  }
+}
+
+void check_roles(const std::vector<common_chat_msg>& messages) {
+  static const std::vector<std::string> roles = {"system", "developer", "user", "assistant",
+                                                 "tool"};
+  for (const common_chat_msg& message : messages) {
+    if (std::find(roles.begin(), roles.end(), message.role) != roles.end()) continue;
+    throw InvalidRequestError(
+        "a message's role must be one of system, developer, user, "
+        "assistant, tool; got '" +
+        message.role + "'");
+  }
+}
+
+/// Runs what may throw anything, and throws InvalidRequestError only.
+template <typename F>
+auto refusing(const std::string& what, F&& run) {
+  try {
+    return run();
+  } catch (const std::exception& error) {
+    throw InvalidRequestError(what + ": " + error.what());
+  }
+}
+
+common_chat_tool_choice tool_choice_of(const std::string& text) {
+  if (text == "auto") return COMMON_CHAT_TOOL_CHOICE_AUTO;
+  if (text == "required") return COMMON_CHAT_TOOL_CHOICE_REQUIRED;
+  if (text == "none") return COMMON_CHAT_TOOL_CHOICE_NONE;
+  throw InvalidRequestError("tool_choice must be one of auto, required, none; got '" + text + "'");
+}
+
+common_chat_templates_inputs inputs_of(const ChatOptions& options) {
+  common_chat_templates_inputs inputs;
+  const common_json messages = parse(options.messages_json, "messages");
+  const common_json tools = parse(text_or(options.tools_json, "[]"), "tools");
+  const common_json kwargs = parse(text_or(options.template_kwargs_json, "{}"), "template_kwargs");
+  refusing("the messages cannot be used", [&] {
+    inputs.messages = common_chat_msgs_parse_oaicompat(messages);
+    inputs.tools = common_chat_tools_parse_oaicompat(tools);
+    for (const auto& [name, value] : kwargs.items()) {
+      inputs.chat_template_kwargs[name] = value.dump();
+    }
+    return 0;
+  });
+  if (inputs.messages.empty()) {
+    throw InvalidRequestError("messages must hold at least 1 message; got 0");
+  }
+  check_roles(inputs.messages);
+  require_flat(inputs.messages);
+  inputs.tool_choice = tool_choice_of(options.tool_choice);
+  if (inputs.tool_choice == COMMON_CHAT_TOOL_CHOICE_REQUIRED && inputs.tools.empty()) {
+    throw InvalidRequestError("tool_choice must be auto or none without tools; got required");
+  }
+  inputs.parallel_tool_calls = options.parallel_tool_calls;
+  inputs.enable_thinking = options.thinking;
+  inputs.reasoning_format = COMMON_REASONING_FORMAT_DEEPSEEK;  // told apart from the content
+  inputs.add_generation_prompt = options.add_generation_prompt;
+  return inputs;
+}
+
+}  // namespace
+
+ChatTemplate::ChatTemplate(const LlamaModel& model, const std::string& source)
+    : exists_(!source.empty() || llama_model_chat_template(model.get(), nullptr)),
+      adds_bos_(llama_vocab_get_add_bos(model.vocab())),
+      adds_eos_(llama_vocab_get_add_eos(model.vocab())) {
+  if (!exists_) return;
+  probe_template(model.get(), source);
+  try {
+    const TemplateBudget budget;
+    templates_ = common_chat_templates_init(model.get(), source);
+  } catch (const std::exception& error) {
+    throw ModelLoadError(std::string("the chat template does not parse: ") + error.what());
+  }
+  shows_tools_ = common_chat_templates_get_caps(templates_.get()).at("supports_tools");
+}
+
+ChatTemplate::~ChatTemplate() = default;
+
+ChatPrompt ChatTemplate::apply(const LlamaModel& model, const ChatOptions& options) const {
+  if (!exists_) {
+    throw InvalidRequestError(
+        "this model has no chat template; pass one as "
+        "EngineConfig(chat_template=...) or send a plain prompt");
+  }
+  common_chat_templates_inputs inputs = inputs_of(options);
+  const bool calls_tools = !inputs.tools.empty() && options.tool_choice != "none";
+  if (calls_tools && !shows_tools_) {
+    throw InvalidRequestError("this model's chat template knows no tools");
+  }
+  // What the tokenizer will add is taken off the rendered text, so that it stands there once.
+  inputs.add_bos = adds_bos_;
+  inputs.add_eos = adds_eos_;
+  common_chat_params params = refusing("the chat template refused the messages", [&] {
+    const std::lock_guard lock(mutex_);
+    const TemplateBudget budget;
+    return common_chat_templates_apply(templates_.get(), inputs);
+  });
+  ChatPrompt prompt{std::move(params.prompt), std::move(params.additional_stops), {}, nullptr};
+  if (!options.add_generation_prompt) return prompt;
+  if (options.tool_choice == "required" && params.grammar.empty()) {
+    throw InvalidRequestError(
+        "tool_choice must be auto or none: how this model calls tools is not known");
+  }
+  if (!calls_tools && !params.supports_thinking) return prompt;
+  for (const std::string& name : params.preserved_tokens) {
+    const std::vector<TokenId> tokens = model.tokenize(name, false, true);
+    if (tokens.size() == 1) prompt.preserved_tokens.push_back(tokens[0]);
+  }
+  prompt.format = formats_.get(model, params);
+  return prompt;
+}
+
+}  // namespace llamaherd

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "backend/backend.h"
+#include "ggml-cpu.h"
+#include "ggml.h"
+#include "kernels/common/kernel_mode.h"
+
+namespace llamaherd {
+
+/// CPUs this process may run on, at least 1.
+std::int32_t default_n_threads();
+
+/// The worker threads of one engine's CPU graphs. Without an attached pool ggml would create and
+/// join threads for every graph; OpenMP's spinning waits would starve every other process.
+class ThreadPool {
+ public:
+  ThreadPool(std::int32_t n_threads, std::int32_t poll, kernels::Mode mode,
+             kernels::Calls calls = kernels::Calls::kOfFewRows);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  /// Calls task(i, thread) once for each i of [0, n) on the first n_threads threads, this one with
+  /// them, and throws the first exception when all have ended. Not while a graph is computed.
+  void run(std::int32_t n, std::int32_t n_threads, const ParallelTask& task);
+
+  ggml_threadpool* get() const { return pool_; }
+  std::int32_t n_threads() const { return n_threads_; }
+  kernels::Mode mode() const { return mode_; }
+
+ private:
+  struct FreeContext {
+    void operator()(ggml_context* context) const { ggml_free(context); }
+  };
+
+  std::int32_t n_threads_;
+  kernels::Mode mode_;
+  ggml_threadpool* pool_;
+  std::unique_ptr<ggml_context, FreeContext> context_;
+  ggml_cgraph* tasks_;  // of one node, which runs them
+  struct Run;
+  Run* run_ = nullptr;
+};
+
+}  // namespace llamaherd

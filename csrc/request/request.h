@@ -1,0 +1,233 @@
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/shared_value.h"
+#include "common/types.h"
+#include "common/vocabulary.h"
+#include "config/params.h"
+#include "request/detokenizer.h"
+#include "sampling/sampler.h"
+#include "sampling/token_constraint.h"
+#include "speculation/speculation_policy.h"
+#include "telemetry/trace_log.h"
+
+namespace llamaherd {
+
+/// What decides whose turn it is.
+struct Turn {
+  std::int32_t priority = 0;  // the class: lower first. Becomes lower as the request waits.
+  std::string tenant;
+  std::int64_t deadline_ns = kNever;       // by when it should have ended
+  std::int64_t ttft_deadline_ns = kNever;  // by when it should have its first token
+};
+
+/// One request's cursors and state. The token axis, with 0 <= kv_len <= n_tokens:
+///
+///   [0, n_prompt)          the prompt
+///   [n_prompt, n_tokens)   output
+///   [0, kv_len)            in the KV cache, committed
+///   [kv_len, n_tokens)     pending: to be run; decoding means that exactly one is
+class Request {
+ public:
+  enum class State { kWaiting, kRunning, kFinished };
+
+  /// Prompt and parameters must be valid. A max_tokens beyond what fits is cut to it. `table` must
+  /// outlive it. Until it is started for the first time it holds no memory that grows with either.
+  Request(RequestId id, SharedValue<std::vector<TokenId>> prompt,
+          SharedValue<SamplingParams> params, std::uint64_t seed, const Limits& limits,
+          const TokenTable& table, std::int64_t submit_ns);
+
+  Turn turn;
+
+  /// Where it stands in the queue: see RequestQueue, which sets these.
+  std::int64_t ages_ns = kNever;
+  std::int64_t latest_start_ns = kNever;
+
+  /// The last step that it could have had a row in, and others had it instead.
+  std::int64_t last_missed = 0;
+
+  /// Tokens its tenant has been charged in advance.
+  std::int32_t n_charged = 0;
+
+  /// Requests behind it that were admitted while it did not fit.
+  std::int32_t n_passed = 0;
+
+  /// How it uses the prefix cache; none: privately.
+  std::optional<CacheSpace> cache_space;
+
+  /// While it waits for tokens that another request is computing: whose, and up to which.
+  struct Following {
+    RequestId leader = 0;
+    Pos until = 0;
+    Pos n_had = 0;  // what it could have had without waiting
+    std::int64_t since_ns = 0;
+  };
+  std::optional<Following> following;
+
+  /// Where its prefill should stop for a moment, so that others can share up to there.
+  std::set<Pos> cuts;
+
+  /// Tokens it will have once what lies in the cache's lower tiers is loaded.
+  Pos n_restorable = 0;
+
+  RequestId id() const { return id_; }
+  State state() const { return state_; }
+  SeqId seq() const { return seq_; }
+  Pos n_prompt() const { return n_prompt_; }
+  Pos n_tokens() const { return static_cast<Pos>(tokens().size()); }
+  Pos n_output() const { return n_tokens() - n_prompt_; }
+  Pos kv_len() const { return kv_len_; }
+  Pos n_pending() const { return n_tokens() - kv_len_; }
+  /// Its next row is for its next token.
+  bool decodes() const { return n_pending() == 1 && n_output() > 0; }
+  std::span<const TokenId> tokens() const {
+    return sampler_ ? std::span<const TokenId>(tokens_) : std::span(*prompt_).first(n_prompt_);
+  }
+  /// Of a request that was started.
+  const Sampler& sampler() const { return *sampler_; }
+
+  /// Tokens it may have from the cache without computing their rows: those behind are for its next
+  /// token, or for the log-probabilities of its prompt.
+  Pos n_reusable() const { return scores() ? n_scored_ - 1 : n_tokens() - 1; }
+  /// Whether log-probabilities of prompt tokens are still to be found.
+  bool scores() const { return n_scored_ < n_prompt_; }
+  /// Rows of [begin, end) whose logits are wanted for these, as [first, last).
+  std::pair<Pos, Pos> rows_to_score(Pos begin, Pos end) const;
+  std::optional<std::int32_t> n_prompt_logprobs() const { return params_->prompt_logprobs; }
+  std::optional<std::int32_t> n_logprobs() const { return params_->logprobs; }
+  /// With max_tokens 0: the prompt's last token, which is not run, but looked up in the logits
+  /// behind the others as if it had been sampled.
+  std::optional<TokenId> forced() const { return forced_; }
+
+  /// Cells this request can come to hold: all its tokens but the last output, which is never run.
+  std::int32_t n_cells_needed() const { return n_prompt_ + max_tokens_ - 1; }
+
+  std::int32_t max_tokens() const { return max_tokens_; }
+  /// Output tokens it will have at least, unless it is cancelled.
+  std::int32_t n_output_least() const { return n_output_least_; }
+
+  /// Output tokens handed out in deltas.
+  Pos n_shown() const { return n_shown_; }
+
+  std::int32_t n_preempted() const { return timing_.n_preempted; }
+  /// Tokens run since it was started last.
+  Pos n_progress() const { return kv_len_ - started_at_; }
+  /// Tokens below this one were in its cache before.
+  Pos n_computed() const { return n_computed_; }
+
+  /// `kv_len` tokens are in the sequence's cache already.
+  void start(SeqId seq, Pos kv_len, std::int64_t now_ns);
+
+  /// Back to waiting: its sequence is gone, its tokens and its sampler stay as they are.
+  void stop(std::int64_t now_ns);
+
+  /// As stop(), in favour of others.
+  void preempt(std::int64_t now_ns);
+
+  /// The time since the last call went into this; or into several, in proportion to their weights.
+  void spend(Spent kind, std::int64_t now_ns);
+  void spend(std::initializer_list<std::pair<Spent, double>> weights, std::int64_t now_ns);
+  std::int64_t spent_until_ns() const { return spent_until_ns_; }
+
+  /// Among the requests made of one prompt.
+  std::int32_t index = 0;
+
+  /// What its next tokens may be, for this step, and how that went before.
+  std::vector<TokenId> guesses;
+  DraftRecord drafts;
+  /// Tokens that may be guessed behind the next one.
+  std::int32_t n_guessable() const;
+
+  /// What its output must obey, if anything.
+  std::shared_ptr<Constraint> constraint;
+
+  /// The logits of its last token, while their mask is late: no token is pending then.
+  std::vector<float> late_row;
+  std::int64_t late_since_ns = 0;
+
+  /// Is told what spend() is told.
+  TraceLog* trace = nullptr;
+
+  /// What waiting is now.
+  Spent waiting_kind() const;
+
+  /// Tokens up to `kv_len` came into the cache without being computed for this request.
+  void share(Pos kv_len);
+
+  /// Tokens up to `kv_len` are in the cache; `sampled`, if not null, is the next output token.
+  void commit_step(Pos kv_len, const TokenId* sampled) noexcept;
+
+  /// The next prompt tokens' log-probabilities, and the next output token's: with the commit_step()
+  /// of the same call.
+  void commit_scores(std::vector<TokenLogprob>&& scores) noexcept;
+  void commit_logprob(TokenLogprob&& logprob) noexcept;
+
+  /// After the cache lost this sequence: all of it is pending again.
+  void forget_kv() noexcept {
+    if (kv_len_ > n_computed_) n_computed_ = kv_len_;
+    kv_len_ = started_at_ = 0;
+  }
+
+  /// Failures this request met alone since it last got further than ever before.
+  int n_strikes = 0;
+
+  /// Whether somebody wants each delta as it is made, or only the last one with everything.
+  bool streamed = true;
+
+  /// Keeps what a delta holds for the next one.
+  void hold(Delta delta) { held_ = std::move(delta); }
+
+  /// What commit_step() gained since the last call, with a finish reason if the last token, the
+  /// text or max_tokens ends the request.
+  Delta take_delta(std::int64_t now_ns);
+
+  /// A last delta without new tokens. Text held back is given out.
+  Delta finish(FinishReason reason, std::string error, std::int64_t now_ns);
+
+ private:
+  void prepare_output();
+  Delta make_delta(std::int64_t now_ns);
+  /// Tokens of the prompt as it was given.
+  Pos n_given() const { return n_prompt_ + (forced_ ? 1 : 0); }
+  void hand_out_prompt(Delta& delta);
+  bool is_stop_token(TokenId token) const;
+  /// What an output token adds to the text.
+  std::string_view output_piece(TokenId token) const;
+
+  RequestId id_;
+  SharedValue<std::vector<TokenId>> prompt_;
+  SharedValue<SamplingParams> params_;
+  std::uint64_t seed_;
+  const TokenTable& table_;
+  std::optional<TokenId> forced_;
+  State state_ = State::kWaiting;
+  SeqId seq_ = kNoSeq;
+  std::vector<TokenId> tokens_;     // of a request that was started
+  std::optional<Sampler> sampler_;  // the same
+  Pos n_prompt_;
+  Pos n_scored_;  // prompt tokens below this one need no log-probability (any more)
+  Pos kv_len_ = 0;
+  Pos started_at_ = 0;
+  Pos n_computed_ = 0;
+  Pos n_cached_ = 0;
+  Pos n_shown_ = 0;                                       // output tokens handed out in deltas
+  Delta held_;                                            // goes into the next one
+  std::vector<TokenLogprob> logprobs_, prompt_logprobs_;  // not handed out yet
+  std::int32_t max_tokens_;
+  std::int32_t n_output_least_;
+  std::int32_t text_offset_ = 0;
+  TextStream text_;
+  Timing timing_;
+  std::int64_t spent_until_ns_;
+};
+
+}  // namespace llamaherd

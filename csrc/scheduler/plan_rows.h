@@ -1,0 +1,22 @@
+#pragma once
+
+#include <algorithm>
+
+#include "request/request.h"
+#include "scheduler/step_plan.h"
+
+namespace llamaherd {
+
+/// Adds the request's tokens up to `end` to the call, or as many as leave no more than n_scored of
+/// the call's rows that want logits for log-probabilities; perhaps none.
+inline void add_rows(CallPlan& call, Request& request, Pos end, std::int32_t n_scored) {
+  const Pos begin = request.kv_len();
+  auto [first, last] = request.rows_to_score(begin, end);
+  const std::int32_t n_left = n_scored - call.n_scored;
+  if (last - first > n_left) end = last = first + n_left;
+  if (begin >= end) return;
+  call.add(&request, request.seq(), begin, end, end == request.n_tokens());
+  call.score(first, last);
+}
+
+}  // namespace llamaherd

@@ -1,0 +1,12 @@
+#include "scheduler/prefill_sharing.h"
+
+namespace llamaherd {
+
+bool worth_waiting(const Lead& lead, const Costs& costs) {
+  if (lead.n_common <= lead.n_have) return false;
+  const double wait_ns = (lead.n_common - lead.n_leader) * costs.prefill_token_ns + costs.step_ns;
+  const double compute_ns = (lead.n_ahead + (lead.n_common - lead.n_have)) * costs.prefill_token_ns;
+  return wait_ns < compute_ns;
+}
+
+}  // namespace llamaherd
