@@ -16,8 +16,8 @@ import statistics
 import time
 
 from llamaherd import LLM, EngineConfig, SamplingParams
-from llamaherd.answered import summary
-from llamaherd.load import LoadSpec, run_load, synthetic_bodies
+from llamaherd.benchmark.load.generator import LoadSpec, run_load, synthetic_bodies
+from llamaherd.benchmark.load.measurements import summary
 from loads import add_options
 from served import Server
 

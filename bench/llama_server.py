@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from llamaherd.bench.servers import Server, free_port
+from llamaherd.benchmark.contestants.servers import Server, free_port
 
 
 class LlamaServer(Server):

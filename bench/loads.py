@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from llamaherd import BatchEngine, FinishReason, SamplingParams, Stream, Timing
+from llamaherd.benchmark.load.synthetic_text import WORDS
 from llamaherd.models import DEFAULT_MODEL
-from llamaherd.words import WORDS
 
 
 def add_options(parser: argparse.ArgumentParser, runs: int = 5) -> None:

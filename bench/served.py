@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from llamaherd.bench import servers
+from llamaherd.benchmark.contestants import servers
 
 
 class Server(servers.Server):

@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-from llamaherd.server.limits import Limits
+from llamaherd.server.common.limits import Limits
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "limits.md"
 _TABLE = re.compile(r"^\| limit \|.*?\n(?!\|)", re.MULTILINE | re.DOTALL)

@@ -17,15 +17,15 @@ from llamaherd._core import (
     __version__,
     list_devices,
 )
-from llamaherd.chat import ChatOptions, Reply, ReplyReader, ToolCall
-from llamaherd.embedder import Embedder, Ranked
-from llamaherd.engine import BatchEngine
-from llamaherd.llm import LLM
-from llamaherd.params import EngineConfig, SamplingParams
-from llamaherd.prefix_cache import PrefixCache
-from llamaherd.result import Result, Usage
-from llamaherd.scoring import Choice, Perplexity, Score
-from llamaherd.stream import Stream, as_completed
+from llamaherd.config.params import EngineConfig, SamplingParams
+from llamaherd.engine.batch_engine import BatchEngine
+from llamaherd.engine.prefix_cache import PrefixCache
+from llamaherd.engine.stream import Stream, as_completed
+from llamaherd.offline.embedder import Embedder, Ranked
+from llamaherd.offline.llm import LLM
+from llamaherd.offline.scoring import Choice, Perplexity, Score
+from llamaherd.request.chat import ChatOptions, Reply, ReplyReader, ToolCall
+from llamaherd.request.result import Result, Usage
 
 __all__ = [
     "LLM",

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
-from llamaherd.server.batch_store import Batch
-from llamaherd.server.batches import Batches, open_batches
-from llamaherd.server.database import UNFINISHED
-from llamaherd.server.errors import install_handlers
-from llamaherd.server.file_store import StoredFile
-from llamaherd.server.in_process import InProcess
-from llamaherd.server.keys import KeyRing
-from llamaherd.server.limits import Limits
-from llamaherd.server.running import Running
-from llamaherd.server.spans import Spans
+from llamaherd.server.access.api_keys import KeyRing
+from llamaherd.server.access.concurrency_limit import Running
+from llamaherd.server.batch_api.batch_store import Batch
+from llamaherd.server.batch_api.batches import Batches, open_batches
+from llamaherd.server.batch_api.database import UNFINISHED
+from llamaherd.server.batch_api.file_store import StoredFile
+from llamaherd.server.batch_api.internal_client import InProcess
+from llamaherd.server.common.errors import install_handlers
+from llamaherd.server.common.limits import Limits
+from llamaherd.server.observability.spans import Spans
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 COMPLETIONS = "/v1/completions"

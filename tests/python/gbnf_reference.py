@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from llamaherd.gbnf.nodes import Alt, Chars, Node, Ref, Repeat, Seq
-from llamaherd.gbnf.parser import parse
+from llamaherd.structured_output.gbnf.nodes import Alt, Chars, Node, Ref, Repeat, Seq
+from llamaherd.structured_output.gbnf.parser import parse
 
 
 class Reference:

@@ -9,7 +9,7 @@ import sys
 from typing import Any, cast
 
 from llamaherd import InvalidRequestError, SamplingParams, _core
-from llamaherd.guides import Guides, mask_of
+from llamaherd.structured_output.guides import Guides, mask_of
 
 _MEMORY = 4 << 30
 _N_TOKENS = 40

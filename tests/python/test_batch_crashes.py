@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from batch_stand_in import Routes, batches_in, begin, end, line_of
-from llamaherd.server import batch_runner
+from llamaherd.server.batch_api import batch_runner
 
 _HERE = Path(__file__).parent
 _N_LINES = 40

@@ -13,13 +13,19 @@ from batch_stand_in import COMPLETIONS, line_of
 from fuzzing import fuzz
 from hypothesis import given
 from hypothesis import strategies as st
-from llamaherd.server.batch_input import InputError, InputLine, LineError, read_body, read_lines
-from llamaherd.server.batch_output import answered_line, failed_line
-from llamaherd.server.errors import ApiError
-from llamaherd.server.file_quota import FileQuota
-from llamaherd.server.file_store import Draft
-from llamaherd.server.limits import Limits
-from llamaherd.server.uploads import Form, receive_form
+from llamaherd.server.batch_api.batch_input import (
+    InputError,
+    InputLine,
+    LineError,
+    read_body,
+    read_lines,
+)
+from llamaherd.server.batch_api.batch_output import answered_line, failed_line
+from llamaherd.server.batch_api.file_quota import FileQuota
+from llamaherd.server.batch_api.file_store import Draft
+from llamaherd.server.batch_api.uploads import Form, receive_form
+from llamaherd.server.common.errors import ApiError
+from llamaherd.server.common.limits import Limits
 from starlette.requests import Request
 
 _LIMITS = Limits(max_body_mib=2000 / (1 << 20), max_json_depth=16, max_batch_lines=20)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from batch_stand_in import COMPLETIONS, line_of
-from llamaherd.server.batch_input import InputError, read_body, read_lines
-from llamaherd.server.limits import Limits
+from llamaherd.server.batch_api.batch_input import InputError, read_body, read_lines
+from llamaherd.server.common.limits import Limits
 
 
 def limits_of(max_bytes: int, max_lines: int = 100) -> Limits:

@@ -23,13 +23,13 @@ from batch_stand_in import (
     require_whole,
 )
 from llamaherd import EngineConfig
-from llamaherd.server import batch_runner
-from llamaherd.server.batch_store import Batch, BatchStore, Ended
-from llamaherd.server.batches import Batches, lines_at_once
-from llamaherd.server.database import Database
-from llamaherd.server.keys import ApiKey
-from llamaherd.server.limits import Limits
-from llamaherd.server.running import Running
+from llamaherd.server.access.api_keys import ApiKey
+from llamaherd.server.access.concurrency_limit import Running
+from llamaherd.server.batch_api import batch_runner
+from llamaherd.server.batch_api.batch_store import Batch, BatchStore, Ended
+from llamaherd.server.batch_api.batches import Batches, lines_at_once
+from llamaherd.server.batch_api.database import Database
+from llamaherd.server.common.limits import Limits
 
 T = TypeVar("T")
 

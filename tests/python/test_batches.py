@@ -15,7 +15,7 @@ import httpx
 import minilm
 import pytest
 from llamaherd import EngineConfig
-from llamaherd.server.keys import digest_of, new_key
+from llamaherd.server.access.api_keys import digest_of, new_key
 from openai import BadRequestError, NotFoundError, OpenAI
 from openai.types import Batch
 from serving import Served, figure, serve, wait_until

@@ -14,15 +14,16 @@ from typing import Any
 
 import pytest
 from llamaherd import InvalidRequestError
-from llamaherd.answered import Answered
-from llamaherd.bench import figures, report, scenarios, tables, traces
-from llamaherd.bench.contestant import Absent, Setup
-from llamaherd.bench.field import Called, Field, Played, Served
-from llamaherd.bench.rounds import Plan, measure
-from llamaherd.bench.scenario import Scenario, n_words
-from llamaherd.bench.scenarios import KINDS, Size
-from llamaherd.bench.servers import Programs, Server
-from llamaherd.loops import closed, open_loop, poisson
+from llamaherd.benchmark.contestant_pool import Called, Field, Played, Served
+from llamaherd.benchmark.contestants.contestant import Absent, Setup
+from llamaherd.benchmark.contestants.servers import Programs, Server
+from llamaherd.benchmark.load import scenarios, traces
+from llamaherd.benchmark.load.arrival import closed, open_loop, poisson
+from llamaherd.benchmark.load.measurements import Answered
+from llamaherd.benchmark.load.scenario import Scenario, n_words
+from llamaherd.benchmark.load.scenarios import KINDS, Size
+from llamaherd.benchmark.reporting import figures, report, tables
+from llamaherd.benchmark.rounds import Plan, measure
 from test_cli import ENVIRONMENT, WAIT_S, command, run
 
 SMALL = Size(3, 2, 50.0)

@@ -7,7 +7,7 @@ import json
 from threading import Event
 from typing import Any
 
-from llamaherd.server.body_reader import BodyReader
+from llamaherd.server.api.body_reader import BodyReader
 
 
 def body(name: str, n_bytes: int) -> bytes:

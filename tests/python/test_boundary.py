@@ -16,14 +16,8 @@ from typing import Any
 import llamaherd
 import numpy as np
 import pytest
-from llamaherd import (
-    BatchEngine,
-    EngineConfig,
-    InvalidRequestError,
-    SamplingParams,
-    _core,
-    structured,
-)
+from llamaherd import BatchEngine, EngineConfig, InvalidRequestError, SamplingParams, _core
+from llamaherd.structured_output import rule
 
 ALL_SAMPLING: dict[str, Any] = {
     "max_tokens": 7,
@@ -194,7 +188,7 @@ def test_options_are_values(cls: Any, values: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", STRUCTURED)
 def test_rules_of_the_output_are_values(name: str) -> None:
-    assert tuple(STRUCTURED) == structured.KINDS
+    assert tuple(STRUCTURED) == rule.KINDS
     params = SamplingParams(**{name: STRUCTURED[name]})
     assert params.rule is not None
     assert SamplingParams().rule is None

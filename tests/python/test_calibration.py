@@ -5,14 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from llamaherd import (
-    BatchEngine,
-    EngineConfig,
-    InvalidRequestError,
-    SamplingParams,
-    _core,
-    calibration,
-)
+from llamaherd import BatchEngine, EngineConfig, InvalidRequestError, SamplingParams, _core
+from llamaherd.engine import calibration_cache
 
 CONFIG = EngineConfig(n_ctx=512, max_seqs=2, n_threads=1)
 FEW_TOKENS = SamplingParams(temperature=0, max_tokens=4)
@@ -37,13 +31,13 @@ def test_it_is_measured_once_and_used_again(
     model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored: list[_core.Calibration] = []
-    monkeypatch.setattr(calibration, "store", lambda *arguments: stored.append(arguments[-1]))
+    monkeypatch.setattr(calibration_cache, "store", lambda *arguments: stored.append(arguments[-1]))
     with BatchEngine(model_path, CONFIG) as engine:
         assert engine.calibration is not None
         assert engine.calibration.points[0][0] == 1
         assert [made.points for made in stored] == [engine.calibration.points]
     monkeypatch.undo()
-    monkeypatch.setattr(calibration, "load", lambda *arguments: measured())
+    monkeypatch.setattr(calibration_cache, "load", lambda *arguments: measured())
     with BatchEngine(model_path, CONFIG) as engine:
         assert engine.calibration is not None
         assert engine.calibration.points == measured().points
@@ -51,26 +45,26 @@ def test_it_is_measured_once_and_used_again(
 
 
 def test_what_was_kept_comes_back_for_the_same_set_up_only(model_path: Path) -> None:
-    calibration.store(model_path, CONFIG, measured())
-    again = calibration.load(model_path, CONFIG)
+    calibration_cache.store(model_path, CONFIG, measured())
+    again = calibration_cache.load(model_path, CONFIG)
     assert again is not None
     for name in ("points", "few", "many", "load_token_ns", "noise"):
         assert getattr(again, name) == getattr(measured(), name)
     two_threads = EngineConfig(n_ctx=512, max_seqs=2, n_threads=2)
     small_ubatch = EngineConfig(n_ctx=512, max_seqs=2, n_threads=1, n_ubatch=64)
     for other in (EngineConfig(), two_threads, small_ubatch):
-        assert calibration.load(model_path, other) is None
+        assert calibration_cache.load(model_path, other) is None
     free = EngineConfig(n_ctx=512, max_seqs=2, n_threads=1, target_itl_ms=50, cache_ram_mib=0)
-    assert calibration.load(model_path, free) is not None
-    calibration.forget(model_path, CONFIG)
-    assert calibration.load(model_path, CONFIG) is None
-    calibration.forget(model_path, CONFIG)
+    assert calibration_cache.load(model_path, free) is not None
+    calibration_cache.forget(model_path, CONFIG)
+    assert calibration_cache.load(model_path, CONFIG) is None
+    calibration_cache.forget(model_path, CONFIG)
 
 
 @pytest.mark.parametrize("noise", [0.0, 1.5])
 def test_what_was_measured_on_a_busy_machine_is_not_kept(model_path: Path, noise: float) -> None:
-    calibration.store(model_path, CONFIG, measured(noise))
-    assert calibration.load(model_path, CONFIG) is None
+    calibration_cache.store(model_path, CONFIG, measured(noise))
+    assert calibration_cache.load(model_path, CONFIG) is None
 
 
 @pytest.mark.parametrize(
@@ -89,10 +83,10 @@ def test_what_was_measured_on_a_busy_machine_is_not_kept(model_path: Path, noise
     ],
 )
 def test_a_file_that_makes_no_sense_is_none(model_path: Path, own_cache: Path, text: str) -> None:
-    calibration.store(model_path, CONFIG, measured())
+    calibration_cache.store(model_path, CONFIG, measured())
     (file,) = own_cache.iterdir()
     file.write_text(text)
-    assert calibration.load(model_path, CONFIG) is None
+    assert calibration_cache.load(model_path, CONFIG) is None
 
 
 def test_where_nothing_can_be_kept_it_is_measured_each_time(

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from llamaherd import LLM, EngineConfig, InvalidRequestError, SamplingParams, config_file
+from llamaherd import LLM, EngineConfig, InvalidRequestError, SamplingParams
 from llamaherd.cli import options
+from llamaherd.config import toml_file
 from test_boundary import ALL_ENGINE
 from test_cli import run
 
@@ -157,8 +158,8 @@ class Options:
     ],
 )
 def test_tables_and_every_kind_of_default(tmp_path: Path, made: Options) -> None:
-    config_file.write(tmp_path / "options.toml", made)
-    assert config_file.read(tmp_path / "options.toml", Options) == made
+    toml_file.write(tmp_path / "options.toml", made)
+    assert toml_file.read(tmp_path / "options.toml", Options) == made
 
 
 def test_options_of_the_command_line_win_over_the_file(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-from llamaherd.server.limits import Limits
+from llamaherd.server.common.limits import Limits
 from serving import serve
 from starlette.types import Receive, Scope, Send
 from wire import GET, QUICK, App, Client, listening

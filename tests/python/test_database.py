@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from batch_stand_in import COMPLETIONS, LINES, Routes, batches_in, end, require_whole
 from llamaherd import InvalidRequestError
-from llamaherd.server.database import Database
+from llamaherd.server.batch_api.database import Database
 
 
 def test_a_database_has_one_process_and_one_version(tmp_path: Path) -> None:

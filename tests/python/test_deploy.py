@@ -17,7 +17,7 @@ import pytest
 import yaml
 from conftest import skip_or_fail
 from llamaherd import BatchEngine, FinishReason, SamplingParams
-from llamaherd.server.metrics import ServerMetrics
+from llamaherd.server.observability.metrics import ServerMetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"

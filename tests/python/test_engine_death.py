@@ -10,9 +10,9 @@ import httpx
 import pytest
 import tiny_models
 from llamaherd import EngineConfig
-from llamaherd.engine import BatchEngine
+from llamaherd.engine.batch_engine import BatchEngine
 from llamaherd.server import ModelPool, ModelSpec, create_app
-from llamaherd.server import pool as pool_module
+from llamaherd.server.jobs import model_pool as pool_module
 
 CONFIG = EngineConfig(n_ctx=4096, max_seqs=2, n_threads=1, warmup=False)
 LONG = {"prompt": [1, 2, 3], "max_tokens": 4000, "ignore_eos": True}

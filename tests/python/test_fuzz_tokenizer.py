@@ -10,7 +10,7 @@ from fuzzing import fuzz
 from hypothesis import given
 from hypothesis import strategies as st
 from llamaherd import _core
-from llamaherd.params import EngineConfig
+from llamaherd.config.params import EngineConfig
 
 VOCABS = {
     "bpe": tiny.bpe(),

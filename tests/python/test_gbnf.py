@@ -10,9 +10,15 @@ from gbnf_reference import Reference
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llamaherd import InvalidRequestError
-from llamaherd.gbnf.lark import to_lark
-from llamaherd.gbnf.parser import MAX_BYTES, MAX_DEPTH, MAX_NODES, MAX_RULES, parse
-from llamaherd.guides import limits
+from llamaherd.structured_output.gbnf.lark import to_lark
+from llamaherd.structured_output.gbnf.parser import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_NODES,
+    MAX_RULES,
+    parse,
+)
+from llamaherd.structured_output.guides import limits
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 EOS = 256

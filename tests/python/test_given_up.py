@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from llamaherd import SamplingParams
 from llamaherd.bounded_pool import BoundedPool
-from llamaherd.server.errors import ApiError
-from llamaherd.server.generation import Context, Job, Pools
-from llamaherd.server.settings import ServerSettings
-from llamaherd.server.spans import Span
+from llamaherd.server.common.errors import ApiError
+from llamaherd.server.common.settings import ServerSettings
+from llamaherd.server.jobs.generation import Context, Job, Pools
+from llamaherd.server.observability.spans import Span
 
 RULE = SamplingParams(regex="[a-z]+")
 

@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from llamaherd import InvalidRequestError, QueueFullError, guides
-from llamaherd.guides import Guide, Guides
-from llamaherd.structured import Rule
+from llamaherd import InvalidRequestError, QueueFullError
+from llamaherd.structured_output import guides
+from llamaherd.structured_output.guides import Guide, Guides
+from llamaherd.structured_output.rule import Rule
 from rule_child import Vocabulary
 
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from llamaherd.server.body_reader import BodyReader
-from llamaherd.server.errors import ApiError
-from llamaherd.server.json_bounds import require_bounded
-from llamaherd.server.limits import Limits
+from llamaherd.server.api.body_reader import BodyReader
+from llamaherd.server.api.json_bounds import require_bounded
+from llamaherd.server.common.errors import ApiError
+from llamaherd.server.common.limits import Limits
 
 CHAT = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "Hello"}]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from llamaherd.bounded_pool import BoundedPool
-from llamaherd.server.json_stream import Items, JsonStream, encoded, json_answer
+from llamaherd.server.api.json_stream import Items, JsonStream, encoded, json_answer
 from starlette.responses import Response
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -44,227 +43,48 @@ FOLDERS: dict[str, str] = {
 }
 MOST_UNITS = 16  # a header and its source are one
 
-# llamaherd stands for the names that the package exports.
-MODULES: dict[str, str] = {
-    "chat": "_core params prompt structured tool_schemas",
-    "result": "_core chat",
-    "logs": "_core",
-    "config_file": "_core",
-    "json_schema": "_core",
-    "tool_schemas": "_core json_schema structured",
-    "gbnf": "",
-    "gbnf.nodes": "",
-    "gbnf.parser": "_core gbnf.nodes",
-    "gbnf.regular": "gbnf.nodes",
-    "gbnf.recursion": "gbnf.nodes",
-    "gbnf.heads": "gbnf.nodes",
-    "gbnf.lexing": "gbnf.nodes",
-    "gbnf.lark": (
-        "_core gbnf.heads gbnf.lexing gbnf.nodes gbnf.parser gbnf.recursion gbnf.regular"
+# What a folder of the package may import, besides its own modules: "." are the leaves beside
+# __init__.py, "llamaherd" is the package's face.
+FACE = {"__init__.py", "trial_load.py"}
+PACKAGES: dict[str, str] = {
+    "models": "",
+    ".": "",
+    "structured_output/gbnf": "",
+    "structured_output": ". structured_output/gbnf",
+    "config": ". structured_output",
+    "request": ". structured_output",
+    "server/common": "config",
+    "server/observability": "config",
+    "engine": ". config models request structured_output",
+    "server/access": "server/common server/observability",
+    "offline": ". config engine models request",
+    "server/api": ". engine server/common",
+    "tuning": ". config engine request",
+    "llamaherd": "config engine models offline request",
+    "integrations": "config offline",
+    "server/jobs": (
+        ". config engine models offline request server/access server/api server/common"
+        " server/observability"
     ),
-    "vocabulary": "_core",
-    "guides": "_core bounded_pool gbnf.lark structured vocabulary",
-    "masks": "_core bounded_pool guides",
-    "structured": "_core json_schema",
-    "params": "_core config_file structured",
-    "models": "models.cache models.catalogue models.check models.resolve",
-    "models.disk": "",
-    "models.progress": "",
-    "models.catalogue": "",
-    "models.local_file": "_core",
-    "models.pip_download": "_core models.catalogue models.progress",
-    "models.cache": ("_core models.catalogue models.disk models.pip_download models.progress"),
-    "models.hub": "_core models.disk models.local_file",
-    "models.check": "_core models.cache models.local_file",
-    "models.resolve": (
-        "_core models.cache models.catalogue models.check models.hub models.local_file"
+    "benchmark/load": ".",
+    "benchmark/contestants": "benchmark/load llamaherd",
+    "benchmark/reporting": "benchmark/contestants",
+    "benchmark": "benchmark/contestants benchmark/load",
+    "server/routes": (
+        ". config engine offline request server/access server/api server/common server/jobs"
     ),
-    "trial": "llamaherd _core models.check",
-    "bounded_pool": "_core",
-    "loading": "_core logs",
-    "trace": "_core",
-    "stream": "_core chat result",
-    "prefix_cache": "_core stream",
-    "calibration": "_core models params",
-    "pump": "_core guides logs masks stream",
-    "prompt": "",
-    "engine": (
-        "_core calibration chat loading logs models params prefix_cache prepared prompt pump stream"
-        " trace"
+    "server/batch_api": (
+        "config server/access server/api server/common server/jobs server/observability"
+        " server/routes"
     ),
-    "embedder": "_core engine loading models params",
-    "prepared": "_core chat guides masks params prompt structured",
-    "run": "_core bars chat engine params prepared prompt result stream",
-    "scoring": "_core engine params prompt result",
-    "bars": "result",
-    "llm": (
-        "_core bars chat embedder engine loading params prefix_cache prompt result run scoring"
-    ),
-    "evaluation": "_core llm params scoring",
-    "llamaherd": "_core chat embedder engine llm params prefix_cache result scoring stream",
-    "workload_file": "_core",
-    "workload": "_core prompt result workload_file",
-    "replay": "_core engine params stream workload",
-    "tuning_policy": "_core params replay workload",
-    "tuning": "_core params replay tuning_policy",
-    "cli.serve": (
-        "cli.options server server.keys server.limits server.logs server.otel server.run"
-        " server.spans"
-    ),
-    "server": "server.app server.pool server.settings",
-    "server.app": (
-        "_core server.batch_routes server.batches server.bodies server.chat_routes"
-        " server.completion_routes server.errors server.file_routes server.generation"
-        " server.guard server.in_process server.keys server.metrics server.page_routes"
-        " server.pool server.responses_routes server.running server.settings server.spans"
-        " server.state_routes server.token_routes server.vector_routes"
-    ),
-    "server.batch_input": "server.file_store server.limits",
-    "server.batch_output": "",
-    "server.batch_routes": (
-        "server.answers server.batch_store server.batches server.bodies server.errors"
-        " server.file_routes server.schemas"
-    ),
-    "server.batch_runner": (
-        "server.batch_input server.batch_output server.batch_store server.errors"
-        " server.file_store server.in_process server.isolation server.keys server.limits"
-        " server.running"
-    ),
-    "server.batch_store": (
-        "server.batch_input server.batch_output server.database server.errors server.file_store"
-        " server.limits"
-    ),
-    "server.batches": (
-        "_core params server.batch_runner server.batch_store server.database server.errors"
-        " server.file_store server.in_process server.keys server.limits server.running"
-    ),
-    "server.answering": (
-        "chat params prompt result server.disconnect server.generation server.json_stream"
-        " server.schemas server.sse"
-    ),
-    "server.chat_routes": (
-        "_core chat engine params result server.answering server.answers server.bodies"
-        " server.generation server.json_stream server.logprobs server.schemas server.sse"
-    ),
-    "server.completion_routes": (
-        "_core params prompt result server.answering server.answers server.bodies"
-        " server.generation server.json_stream server.logprobs server.schemas server.sse"
-    ),
-    "server.database": "_core",
-    "server.errors": "_core",
-    "server.file_routes": (
-        "server.answers server.batches server.errors server.file_store server.generation"
-        " server.uploads"
-    ),
-    "server.file_quota": "server.limits",
-    "server.file_store": "server.database server.errors server.file_quota server.limits",
-    "server.generation": (
-        "_core bounded_pool chat llm params prompt result server.body_reader server.errors"
-        " server.keys server.metrics server.pool server.schemas server.settings server.spans"
-        " stream"
-    ),
-    "server.guard": (
-        "server.errors server.keys server.metrics server.origins server.running server.settings"
-        " server.spans"
-    ),
-    "server.origins": "server.errors server.settings",
-    "server.in_process": "server.errors server.keys server.spans",
-    "server.isolation": "",
-    "server.keys": "_core",
-    "server.logprobs": "_core engine server.json_stream",
-    "server.metrics": "_core server.recent",
-    "server.page_routes": "server.errors server.generation server.page_state",
-    "server.page_state": "llm server.generation server.keys server.pool stream",
-    "server.pool": "_core bounded_pool llm models params server.errors",
-    "server.recent": "",
-    "server.responses_routes": (
-        "_core chat params result server.answering server.answers server.bodies"
-        " server.generation server.schemas server.sse"
-    ),
-    "server.run": (
-        "_core server.batches server.descriptors server.generation server.listener server.protocol"
-        " server.settings"
-    ),
-    "server.descriptors": "_core server.limits",
-    "server.listener": "server.protocol",
-    "server.settings": "_core server.limits",
-    "server.limits": "_core params server.errors",
-    "server.sse": "server.disconnect server.errors server.json_stream",
-    "server.state_routes": (
-        "bounded_pool server.answers server.errors server.generation server.pool"
-    ),
-    "server.token_routes": (
-        "_core server.answers server.bodies server.chat_routes server.disconnect server.errors"
-        " server.generation server.json_stream server.schemas"
-    ),
-    "server.vector_routes": (
-        "_core embedder server.answers server.bodies server.disconnect server.generation"
-        " server.json_stream server.schemas server.vectors"
-    ),
-    "server.uploads": "server.errors server.file_store server.limits",
-    "server.logs": "",
-    "server.protocol": "server.errors server.limits",
-    "server.answers": "",
-    "server.bodies": "server.generation server.json_bounds",
-    "server.body_reader": "server.errors",
-    "server.otel": "_core params server.spans",
-    "server.running": "server.errors server.keys",
-    "server.spans": "_core params",
-    "server.vectors": "_core embedder server.errors",
-    "server.json_bounds": "server.errors server.limits",
-    "server.json_stream": "bounded_pool server.disconnect",
-    "server.disconnect": "",
-    "server.schemas": "",
-    "cli.options": "models params",
-    "cli.pull": "models",
-    "cli.quantize": "_core models",
-    "cli.info": "llamaherd _core calibration cli.options models params",
-    "cli.chat": "llamaherd cli.options",
-    "cli.demo": "llamaherd cli.options",
-    "cli.generate": "llamaherd cli.options prompt stream workload",
-    "cli.tune": "llamaherd cli.options params replay tuning tuning_policy workload",
-    "scrape": "_core",
-    "cli.top": "cli.options scrape",
-    "answered": "replay",
-    "bench": "",
-    "bench.contestant": "answered bench.scenario",
-    "bench.environment": "_core",
-    "bench.field": (
-        "answered bench.contestant bench.process_log bench.scenario bench.servers bench.worker load"
-    ),
-    "bench.figures": "bench.servers",
-    "bench.herd": "answered bench.contestant bench.scenario llamaherd",
-    "bench.llama_cpp_python": "answered bench.contestant bench.scenario",
-    "bench.openvino": "answered bench.contestant bench.scenario",
-    "bench.plots": "bench.figures",
-    "bench.process_log": "",
-    "bench.report": "_core bench.figures bench.plots bench.tables",
-    "bench.rounds": (
-        "answered bench.contestant bench.field bench.scenario bench.scenarios bench.servers"
-        " bench.traces"
-    ),
-    "bench.scenario": "",
-    "bench.scenarios": "_core bench.scenario loops words",
-    "bench.servers": "bench.contestant bench.process_log",
-    "bench.tables": "bench.figures",
-    "bench.traces": "_core bench.scenario bench.scenarios words",
-    "bench.worker": (
-        "answered bench.contestant bench.herd bench.llama_cpp_python bench.openvino"
-        " bench.scenario loops"
+    "server": (
+        "server/access server/batch_api server/common server/jobs server/observability"
+        " server/routes"
     ),
     "cli": (
-        "cli.bench cli.bench_serve cli.chat cli.demo cli.generate cli.info cli.pull"
-        " cli.quantize cli.serve cli.top cli.tune llamaherd"
+        ". benchmark benchmark/contestants benchmark/load benchmark/reporting config engine"
+        " llamaherd models request server server/access server/common server/observability tuning"
     ),
-    "cli.bench": (
-        "_core bench.environment bench.field bench.report bench.rounds bench.scenarios"
-        " bench.servers bench.tables cli.options models"
-    ),
-    "cli.bench_serve": "answered cli.options load",
-    "load": "_core answered loops words",
-    "words": "",
-    "loops": "answered",
-    "cli.__main__": "cli",
 }
 
 
@@ -320,30 +140,30 @@ def test_the_folders_of_csrc_are_exact_small_and_without_a_circle() -> None:
     assert {f: len(u) for f, u in units.items() if len(u) > MOST_UNITS} == {}
 
 
-def modules() -> dict[str, Path]:
-    found = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        if parts[-1] == "__init__":
-            parts = parts[:-1]
-        found[".".join(parts) or "llamaherd"] = path
-    return found
+def package_files() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
 
 
-def re_exported(package: str) -> set[str]:
-    """Names that a package takes from its modules; they hide a module of the same name."""
-    prefix = f"llamaherd.{package}."
-    return {
-        alias.name
-        for node in ast.walk(ast.parse(modules()[package].read_text()))
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(prefix)
-        for alias in node.names
-    }
+def package_of(path: Path) -> str:
+    folder = path.parent.relative_to(PACKAGE).as_posix()
+    return "llamaherd" if folder == "." and path.name in FACE else folder
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Modules of the package that a file imports, anywhere in it."""
-    known = {*modules(), "_core"}
+def imported_file(name: str) -> Path:
+    """The file of the longest part of a dotted name that is a module."""
+    parts = name.split(".")[1:]
+    while parts:
+        for file in (PACKAGE.joinpath(*parts).with_suffix(".py"), PACKAGE.joinpath(*parts)):
+            if file.is_file():
+                return file
+            if file.is_dir():
+                return file / "__init__.py"
+        parts.pop()
+    return PACKAGE / "__init__.py"
+
+
+def packages_imported(path: Path) -> set[str]:
+    found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -353,27 +173,22 @@ def imports(path: Path) -> Iterator[str]:
         else:
             continue
         for name in names:
-            if name.split(".")[0] != "llamaherd":
-                continue
-            inner = name.removeprefix("llamaherd").removeprefix(".")
-            while inner and inner not in known:
-                inner = inner.rpartition(".")[0]
-            package, _, last = inner.rpartition(".")
-            if package and getattr(node, "module", "") == f"llamaherd.{package}":
-                inner = package if last in re_exported(package) else inner
-            yield inner or "llamaherd"
+            if name.split(".")[0] == "llamaherd" and not name.startswith("llamaherd._core"):
+                found.add(package_of(imported_file(name)))
+    return found - {package_of(path)}
 
 
-@pytest.mark.parametrize("name", list(modules()))
-def test_module_imports_only_what_lies_below(name: str) -> None:
-    assert name in MODULES, f"{name} is new: say in this table what it may import"
-    assert set(imports(modules()[name])) == set(MODULES[name].split())
+@pytest.mark.parametrize("path", package_files(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_module_imports_only_what_its_folder_allows(path: Path) -> None:
+    assert packages_imported(path) <= set(PACKAGES[package_of(path)].split())
 
 
-def test_the_table_of_imports_is_exact_and_has_no_cycle() -> None:
-    assert set(MODULES) == set(modules())
-    edges = {name: set(allowed.split()) for name, allowed in MODULES.items()}
-    order = list(TopologicalSorter(edges).static_order())
-    layers = ["_core", "result", "stream", "engine", "llm", "llamaherd", "cli"]
-    positions = [order.index(name) for name in layers]
-    assert positions == sorted(positions)
+def test_the_folders_of_the_package_are_exact_small_and_without_a_circle() -> None:
+    used: dict[str, set[str]] = {}
+    modules: dict[str, int] = {}
+    for path in package_files():
+        used.setdefault(package_of(path), set()).update(packages_imported(path))
+        modules[package_of(path)] = modules.get(package_of(path), 0) + 1
+    assert used == {folder: set(allowed.split()) for folder, allowed in PACKAGES.items()}
+    TopologicalSorter(used).prepare()
+    assert {f: n for f, n in modules.items() if n > MOST_UNITS + 1} == {}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from llamaherd import EngineConfig, InvalidRequestError
-from llamaherd.server.limits import Limits
+from llamaherd.server.common.limits import Limits
 
 ROOT = Path(__file__).resolve().parents[2]
 

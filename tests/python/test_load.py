@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from llamaherd import InvalidRequestError
-from llamaherd.answered import Answered, percentiles, summary
-from llamaherd.load import LoadSpec, run_load, synthetic_bodies
+from llamaherd.benchmark.load.generator import LoadSpec, run_load, synthetic_bodies
+from llamaherd.benchmark.load.measurements import Answered, percentiles, summary
 from serving import Served, serve
 
 

@@ -20,8 +20,8 @@ from llamaherd import (
     InvalidRequestError,
     SamplingParams,
 )
-from llamaherd.evaluation import EvaluationModel
-from llamaherd.scoring import Piece, cut, encode
+from llamaherd.integrations.lm_eval import EvaluationModel
+from llamaherd.offline.scoring import Piece, cut, encode
 
 PARIS = "The capital of France is"
 GREEDY = SamplingParams(max_tokens=8, temperature=0, ignore_eos=True)

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 from llamaherd import InvalidRequestError, _core
-from llamaherd import masks as masks_module
-from llamaherd.guides import Guides
-from llamaherd.masks import Masks, Obeyed, Triggers
-from llamaherd.structured import Rule
+from llamaherd.structured_output import token_masks as masks_module
+from llamaherd.structured_output.guides import Guides
+from llamaherd.structured_output.rule import Rule
+from llamaherd.structured_output.token_masks import Masks, Obeyed, Triggers
 from rule_child import Vocabulary
 
 CALL = Rule("tools", 'root ::= ">"? "<call>" [0-9]+ "</call>"', special=frozenset())

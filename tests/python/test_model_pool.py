@@ -12,8 +12,8 @@ import pytest
 import tiny_models
 from llamaherd import EngineConfig, InvalidRequestError
 from llamaherd.server import ModelPool, ModelSpec
-from llamaherd.server import pool as pool_module
-from llamaherd.server.errors import ApiError
+from llamaherd.server.common.errors import ApiError
+from llamaherd.server.jobs import model_pool as pool_module
 
 
 def pool_of(tmp_path: Path, **options: Any) -> ModelPool:

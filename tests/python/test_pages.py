@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from conftest import skip_or_fail
-from llamaherd.server.recent import RecentTimes
+from llamaherd.server.observability.recent_quantiles import RecentTimes
 from serving import Served, serve
 
 if TYPE_CHECKING:

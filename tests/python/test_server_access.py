@@ -13,10 +13,10 @@ import httpx
 import pytest
 from llamaherd import InvalidRequestError
 from llamaherd.server import ServerSettings
-from llamaherd.server.errors import ApiError
-from llamaherd.server.generation import cache_salt
-from llamaherd.server.keys import ApiKey, KeyRing, digest_of, new_key
-from llamaherd.server.origins import Origins
+from llamaherd.server.access.api_keys import ApiKey, KeyRing, digest_of, new_key
+from llamaherd.server.access.browser_origins import Origins
+from llamaherd.server.common.errors import ApiError
+from llamaherd.server.jobs.generation import cache_salt
 from serving import serve
 
 ENDLESS: dict[str, Any] = {

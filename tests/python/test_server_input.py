@@ -16,8 +16,8 @@ import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
-from llamaherd.server import body_reader
-from llamaherd.server.body_reader import BodyReader
+from llamaherd.server.api import body_reader
+from llamaherd.server.api.body_reader import BodyReader
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,

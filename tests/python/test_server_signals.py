@@ -15,7 +15,7 @@ SCRIPT = """
 import asyncio, sys, threading, time
 from llamaherd import EngineConfig
 from llamaherd.server import ModelPool, ModelSpec, ServerSettings, create_app
-from llamaherd.server.run import Server
+from llamaherd.server.server_process import Server
 
 config = EngineConfig(n_ctx=256, max_seqs=1, n_threads=1, warmup=False)
 settings = ServerSettings(port=0, drain_s=0)

@@ -18,7 +18,7 @@ import pytest
 import tiny_models
 from llamaherd import EngineConfig
 from llamaherd.server import ModelPool, ModelSpec, create_app
-from llamaherd.server.otel import OtelSpans
+from llamaherd.server.observability.otel import OtelSpans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor

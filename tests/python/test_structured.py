@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from llamaherd import LLM, BatchEngine, FinishReason, InvalidRequestError, SamplingParams
-from llamaherd.json_schema import simplify
+from llamaherd.structured_output.json_schema import simplify
 
 PERSON = {
     "type": "object",

@@ -20,7 +20,7 @@ from llamaherd import (
     InvalidRequestError,
     ReplyReader,
 )
-from llamaherd.guides import Guide, mask_of
+from llamaherd.structured_output.guides import Guide, mask_of
 
 SCHEMAS: dict[str, Any] = {
     "get_weather": {

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from llamaherd import InvalidRequestError
-from llamaherd.tool_schemas import ToolSchemas
+from llamaherd.structured_output.tool_schemas import ToolSchemas
 
 
 def tool(properties: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:

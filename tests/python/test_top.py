@@ -13,7 +13,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llamaherd.scrape import Change, Scrape, ScrapeError, Watched, quantile, readings
+from llamaherd.server_metrics_client import Change, Scrape, ScrapeError, Watched, quantile, readings
 from serving import serve
 from test_cli import run
 

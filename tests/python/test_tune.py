@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from llamaherd import BatchEngine, EngineConfig, InvalidRequestError, LlamaHerdError, ModelLoadError
-from llamaherd.replay import Measurement, Replayer, percentile, replay
-from llamaherd.tuning import N_ROUNDS, Tuner
-from llamaherd.tuning_policy import (
+from llamaherd.percentiles import percentile
+from llamaherd.tuning.replay import Measurement, Replayer, replay
+from llamaherd.tuning.search_space import (
     KNOBS,
     OBJECTIVES,
     PRESETS,
@@ -24,7 +24,8 @@ from llamaherd.tuning_policy import (
     is_better,
     neighbours,
 )
-from llamaherd.workload import Workload
+from llamaherd.tuning.tuner import N_ROUNDS, Tuner
+from llamaherd.tuning.workload import Workload
 from test_cli import ENVIRONMENT, WAIT_S, command, records, run
 from tiny_models import write
 

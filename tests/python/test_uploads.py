@@ -17,12 +17,12 @@ import httpx
 import pytest
 from batch_stand_in import COMPLETIONS, Routes, batches_in, begin, end, keep, line_of
 from fastapi import FastAPI, Request
-from llamaherd.server import batch_routes, batches, file_routes, file_store
-from llamaherd.server.errors import install_handlers
-from llamaherd.server.generation import Context
-from llamaherd.server.keys import ANYONE
-from llamaherd.server.limits import Limits
-from llamaherd.server.settings import ServerSettings
+from llamaherd.server.access.api_keys import ANYONE
+from llamaherd.server.batch_api import batch_routes, batches, file_routes, file_store
+from llamaherd.server.common.errors import install_handlers
+from llamaherd.server.common.limits import Limits
+from llamaherd.server.common.settings import ServerSettings
+from llamaherd.server.jobs.generation import Context
 
 LIMITS = Limits(max_file_mib=1000 / (1 << 20), max_batch_lines=50)
 

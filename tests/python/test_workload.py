@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llamaherd import BatchEngine, EngineConfig, InvalidRequestError, Result, SamplingParams
-from llamaherd.workload import BUILT_IN, Recorder, Request, Workload
+from llamaherd.tuning.workload import BUILT_IN, Recorder, Request, Workload
 from test_cli import ENGINE, run
 
 HEADER = '{"llamaherd_workload": 1, "block_size": 4}'

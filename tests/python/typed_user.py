@@ -32,8 +32,8 @@ from llamaherd import (
     Usage,
     as_completed,
 )
-from llamaherd.prompt import Prompt
-from llamaherd.workload import Recorder, Workload
+from llamaherd.request.prompt import Prompt
+from llamaherd.tuning.workload import Recorder, Workload
 
 CONFIG = EngineConfig(
     preset="balanced",

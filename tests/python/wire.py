@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 import pytest
 import uvicorn
-from llamaherd.server.limits import Limits
-from llamaherd.server.listener import Listener, listen
-from llamaherd.server.protocol import BoundedProtocol
+from llamaherd.server.access.connection_listener import Listener, listen
+from llamaherd.server.access.http_protocol import BoundedProtocol
+from llamaherd.server.common.limits import Limits
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 

@@ -17,7 +17,7 @@ from llamaherd.cli import options
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from llamaherd.bench.rounds import Plan
+    from llamaherd.benchmark.rounds import Plan
 
 _PEERS = "Peers"
 
@@ -74,11 +74,11 @@ def bench(
     a word. Prompts are new in each round; every round begins with another contestant.
     """
     try:
-        from llamaherd.bench.environment import environment
-        from llamaherd.bench.field import CONTESTANTS
-        from llamaherd.bench.rounds import Plan
-        from llamaherd.bench.scenarios import KINDS, Size
-        from llamaherd.bench.servers import Programs
+        from llamaherd.benchmark.contestant_pool import CONTESTANTS
+        from llamaherd.benchmark.contestants.servers import Programs
+        from llamaherd.benchmark.load.scenarios import KINDS, Size
+        from llamaherd.benchmark.reporting.environment import environment
+        from llamaherd.benchmark.rounds import Plan
     except ModuleNotFoundError as error:
         options.needs_extra(error, "bench")
     from llamaherd.models import resolve
@@ -118,7 +118,7 @@ def _require_known(names: list[str] | None, known: Collection[str], option: str)
 def _run(plans: list[Plan], results: dict[str, Any], output: Path | None) -> None:
     from rich.console import Console
 
-    from llamaherd.bench.rounds import measure
+    from llamaherd.benchmark.rounds import measure
 
     # As Ctrl-C does, or the contestants' processes would stay.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -139,7 +139,7 @@ def _run(plans: list[Plan], results: dict[str, Any], output: Path | None) -> Non
 def _print_run(console: Console, run: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from llamaherd.bench import tables
+    from llamaherd.benchmark.reporting import tables
 
     console.print(f"{tables.title(run)}: {run['about']}", markup=False)
     header, *body = tables.rows(run)
@@ -159,7 +159,7 @@ def bench_report(
 ) -> None:
     """Write a page with tables and pictures from results of bench."""
     try:
-        from llamaherd.bench import report
+        from llamaherd.benchmark.reporting import report
     except ModuleNotFoundError as error:
         options.needs_extra(error, "bench")
     try:

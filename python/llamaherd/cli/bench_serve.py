@@ -41,11 +41,11 @@ def bench_serve(
 ) -> None:
     """Measure a server under load: tokens per second, time to first token, time between tokens."""
     try:
-        from llamaherd import answered, load
+        from llamaherd.benchmark.load import generator, measurements
     except ModuleNotFoundError as error:
         options.needs_extra(error, "bench")
     path = "completions" if completions else "chat/completions"
-    bodies = load.synthetic_bodies(
+    bodies = generator.synthetic_bodies(
         warmup + requests,
         shared_words=shared_words,
         words=words,
@@ -59,7 +59,7 @@ def bench_serve(
         bodies = [given[i % len(given)] for i in range(warmup + requests)]
 
     def run(some: list[dict[str, Any]], concurrency: int, rate: float | None) -> Any:
-        spec = load.LoadSpec(
+        spec = generator.LoadSpec(
             url=url.rstrip("/"),
             bodies=some,
             path=path,
@@ -70,7 +70,7 @@ def bench_serve(
             seed=seed,
         )
         try:
-            return answered.summary(asyncio.run(load.run_load(spec)))
+            return measurements.summary(asyncio.run(generator.run_load(spec)))
         except OSError as error:
             print(f"llamaherd: {url} does not answer: {error}", file=sys.stderr)
             raise typer.Exit(1) from None

@@ -22,9 +22,9 @@ from llamaherd import (
     Usage,
 )
 from llamaherd.cli import options
-from llamaherd.prompt import Prompt, TokenIds, is_messages
-from llamaherd.stream import Stream, as_completed
-from llamaherd.workload import Recorder
+from llamaherd.engine.stream import Stream, as_completed
+from llamaherd.request.prompt import Prompt, TokenIds, is_messages
+from llamaherd.tuning.workload import Recorder
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from llamaherd import _core, models
 from llamaherd.cli import options
-from llamaherd.params import EngineConfig
+from llamaherd.config.params import EngineConfig
 
 _BAR_WIDTH = 28
 _SAMPLING_PREFIX = "general.sampling."
@@ -103,10 +103,11 @@ def _print_model(console: Console, name: str) -> None:
 
 
 def _print_costs(console: Console, name: str, config: EngineConfig) -> None:
-    from llamaherd import BatchEngine, calibration
+    from llamaherd import BatchEngine
+    from llamaherd.engine import calibration_cache
 
     config = replace(config, warmup=True)
-    calibration.forget(models.resolve(name), config)
+    calibration_cache.forget(models.resolve(name), config)
     with BatchEngine(name, config) as engine:
         costs = engine.calibration
     assert costs is not None

@@ -9,8 +9,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from llamaherd.config.params import EngineConfig
 from llamaherd.models import DEFAULT_MODEL
-from llamaherd.params import EngineConfig
 
 _PANEL = "Engine"
 

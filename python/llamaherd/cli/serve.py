@@ -11,7 +11,7 @@ import typer
 from llamaherd.cli import options
 
 if TYPE_CHECKING:
-    from llamaherd.server.spans import Spans
+    from llamaherd.server.observability.spans import Spans
 
 
 def serve(
@@ -90,11 +90,11 @@ def serve(
     """Serve models over an OpenAI-compatible API."""
     try:
         from llamaherd.server import ModelPool, ModelSpec, ServerSettings, create_app
-        from llamaherd.server.keys import KeyRing, digest_of
-        from llamaherd.server.keys import new_key as make_key
-        from llamaherd.server.limits import Limits
-        from llamaherd.server.logs import set_up_logs
-        from llamaherd.server.run import Server
+        from llamaherd.server.access.api_keys import KeyRing, digest_of
+        from llamaherd.server.access.api_keys import new_key as make_key
+        from llamaherd.server.common.limits import Limits
+        from llamaherd.server.observability.json_logs import set_up_logs
+        from llamaherd.server.server_process import Server
     except ModuleNotFoundError as error:
         options.needs_extra(error, "serve")
     if new_key:
@@ -146,7 +146,7 @@ def serve(
 
 def _otel() -> Spans:
     try:
-        from llamaherd.server.otel import OtelSpans
+        from llamaherd.server.observability.otel import OtelSpans
     except ModuleNotFoundError as error:
         options.needs_extra(error, "otel")
     return OtelSpans()

@@ -15,7 +15,7 @@ from rich.text import Text
 from llamaherd.cli import options
 
 if TYPE_CHECKING:
-    from llamaherd.scrape import Change
+    from llamaherd.server_metrics_client import Change
 
 _WIDTH = 24  # of bars
 _NONE = "-"
@@ -34,7 +34,7 @@ def top(
 ) -> None:
     """Watch a running server; Ctrl-C ends."""
     try:
-        from llamaherd.scrape import ScrapeError, Watched, readings
+        from llamaherd.server_metrics_client import ScrapeError, Watched, readings
     except ModuleNotFoundError as error:
         options.needs_extra(error, "serve")
     server = Watched(url, api_key)

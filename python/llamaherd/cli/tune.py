@@ -13,11 +13,11 @@ from rich.table import Table
 
 from llamaherd import __version__
 from llamaherd.cli import options
-from llamaherd.params import EngineConfig
-from llamaherd.replay import Replayer
-from llamaherd.tuning import Trial, Tuner
-from llamaherd.tuning_policy import OBJECTIVE_OF, OBJECTIVES, Objective, Room, Setting
-from llamaherd.workload import BUILT_IN, Workload
+from llamaherd.config.params import EngineConfig
+from llamaherd.tuning.replay import Replayer
+from llamaherd.tuning.search_space import OBJECTIVE_OF, OBJECTIVES, Objective, Room, Setting
+from llamaherd.tuning.tuner import Trial, Tuner
+from llamaherd.tuning.workload import BUILT_IN, Workload
 
 
 def tune(

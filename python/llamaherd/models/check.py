@@ -22,7 +22,7 @@ _SWITCH = "LLAMAHERD_CHECK_DOWNLOADS"
 _LEAST_S = 60.0
 _BYTES_PER_S = 50e6  # a slow disk, and the weights rearranged
 _SPARE_BYTES = 4 << 30  # beside the weights, which a load may hold in memory twice
-REFUSED = 3  # status of llamaherd.trial
+REFUSED = 3  # status of llamaherd.trial_load
 
 
 def check_model(path: str | os.PathLike[str], *, timeout_s: float | None = None) -> None:
@@ -47,7 +47,13 @@ def check_model(path: str | os.PathLike[str], *, timeout_s: float | None = None)
         timeout_s = _LEAST_S + n_bytes / _BYTES_PER_S
     if not sys.executable:
         raise ModelLoadError(f"no Python interpreter to check {path} with in a process of its own")
-    command = [sys.executable, "-m", "llamaherd.trial", str(path), str(3 * n_bytes + _SPARE_BYTES)]
+    command = [
+        sys.executable,
+        "-m",
+        "llamaherd.trial_load",
+        str(path),
+        str(3 * n_bytes + _SPARE_BYTES),
+    ]
     # A file, as a pipe that the child's own children hold open would outlast it.
     with tempfile.TemporaryFile() as out:
         try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llamaherd._core import ModelLoadError
-from llamaherd.models.disk import is_full
+from llamaherd.models.free_space import is_full
 from llamaherd.models.local_file import split_names
 
 HUB_FORM = "hf:ORG/REPO/PATH/FILE.gguf or hf:ORG/REPO@REVISION/PATH/FILE.gguf"

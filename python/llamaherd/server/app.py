@@ -13,42 +13,41 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from llamaherd._core import __version__
-from llamaherd.server import (
-    batch_routes,
+from llamaherd.server.access.api_keys import KeyRing
+from llamaherd.server.access.concurrency_limit import Running
+from llamaherd.server.access.request_gate import Guard
+from llamaherd.server.batch_api import batch_routes, file_routes
+from llamaherd.server.batch_api.batches import Batches, lines_at_once, open_batches
+from llamaherd.server.batch_api.internal_client import InProcess
+from llamaherd.server.common.errors import install_handlers
+from llamaherd.server.common.settings import ServerSettings
+from llamaherd.server.jobs.generation import Context
+from llamaherd.server.jobs.model_pool import ModelPool
+from llamaherd.server.observability.metrics import ServerMetrics
+from llamaherd.server.observability.spans import Spans
+from llamaherd.server.routes import (
     chat_routes,
     completion_routes,
-    file_routes,
+    embedding_routes,
+    health_routes,
     page_routes,
     responses_routes,
-    state_routes,
     token_routes,
-    vector_routes,
 )
-from llamaherd.server.batches import Batches, lines_at_once, open_batches
-from llamaherd.server.bodies import describe_bounds
-from llamaherd.server.errors import install_handlers
-from llamaherd.server.generation import Context
-from llamaherd.server.guard import Guard
-from llamaherd.server.in_process import InProcess
-from llamaherd.server.keys import KeyRing
-from llamaherd.server.metrics import ServerMetrics
-from llamaherd.server.pool import ModelPool
-from llamaherd.server.running import Running
-from llamaherd.server.settings import ServerSettings
-from llamaherd.server.spans import Spans
+from llamaherd.server.routes.body_route import describe_bounds
 
 _OF_BATCHES = (
     chat_routes.router,
     completion_routes.router,
     responses_routes.router,
-    vector_routes.router,
+    embedding_routes.router,
 )
 _ROUTERS = (
     *_OF_BATCHES,
     batch_routes.router,
     file_routes.router,
     token_routes.router,
-    state_routes.router,
+    health_routes.router,
     page_routes.router,
 )
 

@@ -1,0 +1,162 @@
+"""The contestants of one benchmark: loaded together, asked in turns."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from llamaherd.benchmark.contestants.contestant import Absent, Setup
+from llamaherd.benchmark.contestants.process_log import LoggedProcess
+from llamaherd.benchmark.contestants.servers import SERVERS, Programs, Server
+from llamaherd.benchmark.contestants.worker import ENGINES, play
+from llamaherd.benchmark.load.generator import HttpClient
+from llamaherd.benchmark.load.measurements import Answered
+from llamaherd.benchmark.load.scenario import Ask, Scenario
+
+CONTESTANTS = (*ENGINES, *SERVERS)
+
+
+@dataclass
+class Played:
+    """What a contestant answered, and its gauges meanwhile if it has any."""
+
+    answers: list[Answered]
+    samples: list[dict[str, float]] = field(default_factory=list)
+
+
+class Contestant(Protocol):
+    """One that is loaded.
+
+    Attributes:
+      version: Of what computes.
+    """
+
+    version: str
+
+    def play(self, scenario: Scenario) -> Played:
+        """Asks it all requests of a scenario and waits for the answers.
+
+        Raises:
+          Absent: Its process has ended.
+        """
+
+    def close(self) -> None:
+        """Ends its process."""
+
+
+class Called:
+    """An engine in a process of its own, driven through its stdin and stdout."""
+
+    def __init__(self, name: str, setup: Setup) -> None:
+        command = [sys.executable, "-m", "llamaherd.benchmark.contestants.worker", name]
+        self.process = LoggedProcess(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        try:
+            loaded = self._exchange(setup.to_json())
+        except BaseException:
+            self.close()
+            raise
+        if "absent" in loaded:
+            self.close()
+            raise Absent(loaded["absent"])
+        self.version: str = loaded["version"]
+
+    def play(self, scenario: Scenario) -> Played:
+        reply = self._exchange(scenario.to_json())
+        return Played([Answered(**answer) for answer in reply["answers"]], reply["samples"])
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.end()
+
+    def _exchange(self, values: dict[str, Any]) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps(values), file=self.process.stdin, flush=True)
+        line = self.process.stdout.readline()
+        if not line:
+            code = self.process.wait()
+            raise Absent(f"its process ended with {code}: {self.process.last_line()}")
+        return dict(json.loads(line))
+
+
+class Served:
+    """A server, asked over HTTP from this process; each request has a connection of its own."""
+
+    def __init__(self, name: str, setup: Setup, programs: Programs) -> None:
+        self.server: Server = SERVERS[name](setup, programs)
+        self.version = self.server.version
+
+    def play(self, scenario: Scenario) -> Played:
+        try:
+            return Played(asyncio.run(self._play(scenario)))
+        finally:
+            self.server.check()
+
+    async def _play(self, scenario: Scenario) -> list[Answered]:
+        async with HttpClient(f"{self.server.url}/v1", "completions") as client:
+
+            async def ask(one: Ask) -> Answered:
+                return await client.ask(
+                    {
+                        "prompt": one.prompt,
+                        "max_tokens": one.max_tokens,
+                        "temperature": 0,
+                        "ignore_eos": True,
+                    }
+                )
+
+            return await play(ask, scenario)
+
+    def close(self) -> None:
+        self.server.close()
+
+
+class Field:
+    """Contestants by name; those that cannot take part are in `absent` with the reason."""
+
+    def __init__(self, names: Sequence[str], setup: Setup, programs: Programs) -> None:
+        self.contestants: dict[str, Contestant] = {}
+        self.absent: dict[str, str] = {}
+        try:
+            for name in names:
+                self._load(name, setup, programs)
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self, name: str, setup: Setup, programs: Programs) -> None:
+        try:
+            if name in ENGINES:
+                self.contestants[name] = Called(name, setup)
+            else:
+                self.contestants[name] = Served(name, setup, programs)
+        except Absent as absent:
+            self.absent[name] = str(absent)
+
+    def play(self, name: str, scenario: Scenario) -> Played | None:
+        """As `Contestant.play()`; None: its process ended, and it is absent from now on."""
+        try:
+            return self.contestants[name].play(scenario)
+        except Absent as absent:
+            self.absent[name] = str(absent)
+            self.contestants.pop(name).close()
+            return None
+
+    def close(self) -> None:
+        for contestant in self.contestants.values():
+            contestant.close()
+
+    def __enter__(self) -> Field:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,184 @@
+"""Servers that take part, each a process: how it is started, and where it then listens."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from llamaherd.benchmark.contestants.contestant import Absent, Setup
+from llamaherd.benchmark.contestants.process_log import LoggedProcess
+
+_START_S = 300
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Where contestants lie that no package brings.
+
+    Attributes:
+      llama_server: llama.cpp's server; None: the one on PATH.
+      llama_cpp_server: examples/server/server.py of llama-cpp-python's sources; None: absent.
+    """
+
+    llama_server: Path | None = None
+    llama_cpp_server: Path | None = None
+
+
+class Server:
+    """A process that answers on a port; raises `Absent` if it ends before it does.
+
+    Attributes:
+      url: Without a path.
+    """
+
+    def __init__(self, command: Sequence[str], port: int, version: str) -> None:
+        self.version = version
+        self._name = command[0]
+        self.url = f"http://127.0.0.1:{port}"
+        self.process = LoggedProcess(command)
+        try:
+            self._wait()
+        except BaseException:
+            self.close()
+            raise
+
+    def check(self) -> None:
+        """Raises `Absent` with its last word if it has ended."""
+        code = self.process.poll()
+        if code is not None:
+            raise Absent(f"{self._name} ended with {code}: {self.process.last_line()}")
+
+    def _wait(self) -> None:
+        end_s = time.monotonic() + _START_S
+        while time.monotonic() < end_s:
+            self.check()
+            if self._answers():
+                return
+            time.sleep(0.1)
+        raise Absent(f"{self._name} did not listen within {_START_S} s")
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/v1/models", timeout=10) as answer:
+                return bool(json.load(answer)["data"])
+        except (OSError, ValueError, KeyError, urllib.error.HTTPError):
+            return False
+
+    def cpu_s(self) -> float:
+        """Processor time it has used so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.end()
+
+
+def _herd(setup: Setup, programs: Programs) -> Server:
+    port = free_port()
+    command = [sys.executable, "-m", "llamaherd.cli", "serve", setup.model, "--port", str(port)]
+    command += ["--threads", str(setup.n_threads), "--max-seqs", str(setup.n_seqs)]
+    command += ["--n-ctx", str(setup.n_ctx)]
+    return Server(command, port, f"llamaherd {version('llamaherd')}")
+
+
+def _llama_server(setup: Setup, programs: Programs) -> Server:
+    """With its defaults."""
+    return _start_llama_server(setup, programs, [])
+
+
+def _llama_server_tuned(setup: Setup, programs: Programs) -> Server:
+    """With a slot for each request that is asked at once, and one KV cache for all of them."""
+    options = ["-np", str(setup.n_seqs), "--kv-unified", "-c", str(setup.n_ctx)]
+    return _start_llama_server(setup, programs, options)
+
+
+def _start_llama_server(setup: Setup, programs: Programs, options: list[str]) -> Server:
+    found = programs.llama_server or shutil.which("llama-server")
+    if found is None:
+        raise Absent("needs llama-server on PATH or --llama-server")
+    try:
+        said = subprocess.run([str(found), "--version"], capture_output=True, text=True)
+    except OSError as error:
+        raise Absent(f"cannot run {found}: {error.strerror}") from None
+    build = re.search(r"version: (.+)", said.stderr + said.stdout)
+    port = free_port()
+    command = [str(found), "-m", setup.model, "-t", str(setup.n_threads), "--port", str(port)]
+    return Server(
+        [*command, *options], port, f"llama-server {build[1] if build else '(unknown version)'}"
+    )
+
+
+def _xllamacpp(setup: Setup, programs: Programs) -> Server:
+    """llama.cpp's server in a Python process; slots and KV cache as for llama-server-tuned."""
+    try:
+        name = f"xllamacpp {version('xllamacpp')}"
+    except PackageNotFoundError:
+        raise Absent("needs the package xllamacpp") from None
+    port = free_port()
+    script = (
+        "import sys, time, xllamacpp\n"
+        "model, threads, seqs, ctx, port = sys.argv[1:]\n"
+        "params = xllamacpp.CommonParams()\n"
+        "params.model.path = model\n"
+        "params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(threads)\n"
+        "params.n_parallel, params.n_ctx, params.kv_unified = int(seqs), int(ctx), True\n"
+        "params.port = int(port)\n"
+        "server = xllamacpp.Server(params)\n"
+        "while True: time.sleep(3600)\n"
+    )
+    values = [setup.model, setup.n_threads, setup.n_seqs, setup.n_ctx, port]
+    return Server([sys.executable, "-c", script, *map(str, values)], port, name)
+
+
+def _llama_cpp_server(setup: Setup, programs: Programs) -> Server:
+    """llama-cpp-python's example server: batching and a prefix cache in Python. It knows no way to
+    go on behind a model's end of text, so that its answers may be shorter."""
+    if programs.llama_cpp_server is None:
+        raise Absent("needs --llama-cpp-server")
+    if find_spec("llama_cpp") is None:
+        raise Absent("needs the package llama-cpp-python")
+    port = free_port()
+    model = {
+        "path": setup.model,
+        "n_ctx": setup.n_ctx,
+        "n_seq_max": setup.n_seqs,
+        "threads": setup.n_threads,
+        "threads_batch": setup.n_threads,
+        "kv_unified": True,
+        "store_logits": False,
+    }
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump({"server": {"port": port}, "model": model}, file)
+        file.flush()
+        command = [sys.executable, str(programs.llama_cpp_server), "-C", file.name]
+        return Server(command, port, f"llama-cpp-python {version('llama-cpp-python')}")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+SERVERS: dict[str, Callable[[Setup, Programs], Server]] = {
+    "llamaherd-server": _herd,
+    "llama-server": _llama_server,
+    "llama-server-tuned": _llama_server_tuned,
+    "llama-cpp-python-server": _llama_cpp_server,
+    "xllamacpp": _xllamacpp,
+}

@@ -1,0 +1,109 @@
+"""Runs an in-process contestant: ``python -m llamaherd.benchmark.contestants.worker NAME``.
+
+Reads a setup and then scenarios, one JSON object a line, and writes a line for each: what the
+contestant is, or why it is absent; then answers and samples.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from llamaherd.benchmark.contestants.contestant import Absent, InProcess, Setup
+from llamaherd.benchmark.load.arrival import closed, open_loop
+from llamaherd.benchmark.load.measurements import Answered
+from llamaherd.benchmark.load.scenario import Scenario
+
+_SAMPLE_S = 0.05
+
+
+def _herd(**options: Any) -> Callable[[Setup], InProcess]:
+    def load(setup: Setup) -> InProcess:
+        from llamaherd.benchmark.contestants.llamaherd import Herd
+
+        return Herd(setup, **options)
+
+    return load
+
+
+def _openvino(setup: Setup) -> InProcess:
+    from llamaherd.benchmark.contestants.openvino import OpenVino
+
+    return OpenVino(setup)
+
+
+def _llama_cpp_python(setup: Setup) -> InProcess:
+    from llamaherd.benchmark.contestants.llama_cpp_python import LlamaCppPython
+
+    return LlamaCppPython(setup)
+
+
+ENGINES: dict[str, Callable[[Setup], InProcess]] = {
+    "llamaherd": _herd(),
+    "one-at-a-time": _herd(one_at_a_time=True),
+    "low-latency": _herd(preset="low_latency"),
+    "balanced": _herd(preset="balanced"),
+    "high-throughput": _herd(preset="high_throughput"),
+    "openvino": _openvino,
+    "llama-cpp-python": _llama_cpp_python,
+}
+
+
+def main() -> None:
+    """Serves one contestant until stdin ends."""
+    # Engines write to stdout too.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    def reply(values: dict[str, Any]) -> None:
+        print(json.dumps(values), file=answers, flush=True)
+
+    setup = Setup(**json.loads(sys.stdin.readline()))
+    try:
+        engine = ENGINES[sys.argv[1]](setup)
+    except Absent as absent:
+        reply({"absent": str(absent)})
+        return
+    except Exception as error:  # whatever a package of others raises
+        reply({"absent": f"cannot load {setup.model}: {error}"})
+        return
+    reply({"version": engine.version})
+    loop = asyncio.new_event_loop()  # one for all: engines keep locks of it
+    for line in sys.stdin:
+        reply(loop.run_until_complete(_run(engine, Scenario.from_json(json.loads(line)))))
+    loop.close()
+    engine.close()
+
+
+async def _run(engine: InProcess, scenario: Scenario) -> dict[str, Any]:
+    samples: list[dict[str, float]] = []
+    watching = asyncio.ensure_future(_watch(engine, samples))
+    answers = await play(engine.ask, scenario)
+    watching.cancel()
+    return {"answers": [asdict(answer) for answer in answers], "samples": samples}
+
+
+async def play(ask: Callable[..., Any], scenario: Scenario) -> list[Answered]:
+    """Asks a scenario's requests as it says."""
+    if scenario.arrivals_s:
+        return await open_loop(ask, [chain[0] for chain in scenario.chains], scenario.arrivals_s)
+    return await closed(ask, scenario.chains, scenario.n_clients)
+
+
+async def _watch(engine: InProcess, samples: list[dict[str, float]]) -> None:
+    while True:
+        sample = engine.sample()
+        if not sample:
+            return
+        samples.append({"at_s": time.perf_counter(), **sample})
+        await asyncio.sleep(_SAMPLE_S)
+
+
+if __name__ == "__main__":
+    main()

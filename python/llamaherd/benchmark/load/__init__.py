@@ -1,0 +1,1 @@
+"""Requests, their arrival and what is measured of them."""

@@ -1,0 +1,52 @@
+"""How requests follow one another: closed and open loop."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TypeVar
+
+from llamaherd.benchmark.load.measurements import Answered
+
+_Request = TypeVar("_Request")
+
+
+async def closed(
+    ask: Callable[[_Request], Awaitable[Answered]],
+    chains: Iterable[Sequence[_Request]],
+    n_clients: int,
+) -> list[Answered]:
+    """So many clients, each of which takes the next chain and asks its requests one after another,
+    each when the one before it is answered."""
+    waiting = iter(chains)
+
+    async def client() -> list[Answered]:
+        return [await ask(request) for chain in waiting for request in chain]
+
+    answers = await asyncio.gather(*[client() for _ in range(n_clients)])
+    return [answer for some in answers for answer in some]
+
+
+async def open_loop(
+    ask: Callable[[_Request], Awaitable[Answered]],
+    requests: Sequence[_Request],
+    arrivals_s: Sequence[float],
+) -> list[Answered]:
+    """Each request at its moment, in seconds from now, however those before it are doing."""
+    begin_s = time.perf_counter()
+    tasks = []
+    for request, arrival_s in zip(requests, arrivals_s, strict=True):
+        await asyncio.sleep(begin_s + arrival_s - time.perf_counter())
+        tasks.append(asyncio.ensure_future(ask(request)))
+    return list(await asyncio.gather(*tasks))
+
+
+def poisson(n: int, rate: float, seed: int) -> list[float]:
+    """Moments of `n` arrivals, `rate` a second on average, the first at 0."""
+    rng = random.Random(seed)
+    moments = [0.0]
+    while len(moments) < n:
+        moments.append(moments[-1] + rng.expovariate(rate))
+    return moments[:n]

@@ -1,0 +1,145 @@
+"""The scenarios that have names. Each is made anew from a seed, so that no round finds in a cache
+what the round before it left there."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from llamaherd._core import InvalidRequestError
+from llamaherd.benchmark.load.arrival import poisson
+from llamaherd.benchmark.load.scenario import Ask, Scenario
+from llamaherd.benchmark.load.synthetic_text import words
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of a scenario: chains in all, clients at once, and requests a second where they come
+    by themselves."""
+
+    n_chains: int
+    n_clients: int
+    rate: float
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A named scenario: what it is, and how one is made."""
+
+    about: str
+    make: Callable[[random.Random, Size], Scenario]
+    size: Size = Size(24, 8, 4.0)
+
+
+def make(name: str, seed: int, size: Size) -> Scenario:
+    """The scenario of this name.
+
+    Raises:
+      InvalidRequestError: There is none, or a size is out of range.
+    """
+    if name not in KINDS:
+        raise InvalidRequestError(f"a workload must be one of {', '.join(KINDS)}; got {name}")
+    if size.n_chains < 1 or size.n_clients < 1:
+        raise InvalidRequestError(
+            f"requests and clients must be >= 1; got {size.n_chains} and {size.n_clients}"
+        )
+    if not size.rate > 0:
+        raise InvalidRequestError(f"rate must be > 0; got {size.rate}")
+    return KINDS[name].make(random.Random(f"{name} {seed}"), size)
+
+
+def _questions(
+    n_shared: int, n_own: int, n_output: int
+) -> Callable[[random.Random, Size], Scenario]:
+    """Prompts that begin with the same words and end with some of their own."""
+
+    def make(rng: random.Random, size: Size) -> Scenario:
+        shared = words(rng, n_shared)
+        asks = [
+            Ask(f"{shared} {words(rng, n_own)}".strip(), n_output) for _ in range(size.n_chains)
+        ]
+        return Scenario(chains=_single(asks), n_clients=size.n_clients)
+
+    return make
+
+
+def _single(asks: Sequence[Ask]) -> tuple[tuple[Ask, ...], ...]:
+    """Each a chain by itself."""
+    return tuple((ask,) for ask in asks)
+
+
+def _agents(rng: random.Random, size: Size) -> Scenario:
+    system = words(rng, 1200)
+
+    def conversation() -> tuple[Ask, ...]:
+        turns, text = [], system
+        for _ in range(3):
+            text = f"{text} {words(rng, rng.randint(40, 120))}"
+            turns.append(Ask(text, 48))
+            text = f"{text} {words(rng, 48)}"  # stands for the answer
+        return tuple(turns)
+
+    return Scenario(
+        chains=tuple(conversation() for _ in range(size.n_chains)), n_clients=size.n_clients
+    )
+
+
+def _code_completion(rng: random.Random, size: Size) -> Scenario:
+    shared = words(rng, 512)
+
+    def developer() -> tuple[Ask, ...]:
+        text, asks = f"{shared} {words(rng, 128)}", []
+        for _ in range(4):
+            text = f"{text} {words(rng, 12)}"  # typed since
+            asks.append(Ask(text, 24))
+        return tuple(asks)
+
+    return Scenario(
+        chains=tuple(developer() for _ in range(size.n_chains)), n_clients=size.n_clients
+    )
+
+
+def _long_prompt(rng: random.Random, size: Size) -> Scenario:
+    asks = [Ask(words(rng, 32), 300) for _ in range(size.n_chains - 1)]
+    asks.append(Ask(words(rng, 4000), 16))
+    arrivals_s = (*[0.0] * (size.n_chains - 1), 0.5)
+    return Scenario(chains=_single(asks), n_clients=size.n_chains, arrivals_s=arrivals_s)
+
+
+_CHAT = _questions(640, 24, 64)
+
+
+def _poisson(rng: random.Random, size: Size) -> Scenario:
+    arrivals_s = poisson(size.n_chains, size.rate, rng.randrange(2**31))
+    return replace(_CHAT(rng, size), arrivals_s=tuple(arrivals_s))
+
+
+KINDS = {
+    "chat": Kind("a system prompt of 640 tokens, questions of 24, answers of 64", _CHAT),
+    "unshared": Kind(
+        "prompts of 140 tokens with nothing in common, answers of 64", _questions(0, 140, 64)
+    ),
+    "agents": Kind(
+        "conversations behind 1,200 tokens that grow by 40 to 120 a turn, 3 answers of 48 each",
+        _agents,
+        Size(8, 8, 4.0),
+    ),
+    "documents": Kind(
+        "questions of 24 tokens about one of 2,000, answers of 48",
+        _questions(2000, 24, 48),
+        Size(16, 8, 4.0),
+    ),
+    "code-completion": Kind(
+        "developers behind 512 tokens in common and 128 of their own, each asking for 24 tokens 4"
+        " times, 12 more typed each time",
+        _code_completion,
+        Size(8, 8, 4.0),
+    ),
+    "long-prompt": Kind(
+        "a prompt of 4,000 tokens arrives while others (32 tokens, answers of 300) are answered",
+        _long_prompt,
+        Size(5, 5, 4.0),
+    ),
+    "poisson": Kind("chat's requests at random moments", _poisson),
+}

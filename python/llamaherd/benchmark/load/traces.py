@@ -1,0 +1,100 @@
+"""Recorded traces as scenarios: when requests came, how long they were, what they shared.
+
+Two public formats are read: Mooncake's JSONL (``timestamp`` in ms, ``input_length``,
+``output_length``, ``hash_ids`` of the prompt's blocks) and Azure's CSV (``TIMESTAMP``,
+``ContextTokens``, ``GeneratedTokens``; nothing in common).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from llamaherd._core import InvalidRequestError
+from llamaherd.benchmark.load.scenario import Ask, Scenario
+from llamaherd.benchmark.load.scenarios import Size
+from llamaherd.benchmark.load.synthetic_text import words
+
+_BLOCK_TOKENS = 512  # of Mooncake
+_MAX_PROMPT = 2000
+_MAX_OUTPUT = 128
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    at_s: float
+    n_prompt: int
+    n_output: int
+    blocks: tuple[int, ...] = ()
+
+
+def load(path: Path, seed: int, size: Size) -> Scenario:
+    """The first `size.n_chains` requests of a trace, scaled: prompts so that the longest has 2,000
+    tokens, outputs so that the longest has 128, moments so that `size.rate` come a second. What
+    prompts have in common is kept.
+
+    Raises:
+      InvalidRequestError: The file cannot be read or is of neither format.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequestError(f"cannot read {path}: {error}") from None
+    try:
+        read = _mooncake if text.lstrip().startswith("{") else _azure
+        recorded = read(text, size.n_chains)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidRequestError(f"{path} is no Mooncake or Azure trace: {error!r}") from None
+    if not recorded:
+        raise InvalidRequestError(f"{path} has no request")
+    return _scenario(recorded, seed, size)
+
+
+def _mooncake(text: str, n: int) -> list[_Recorded]:
+    lines = [json.loads(line) for line in text.splitlines()[:n]]
+    return [
+        _Recorded(
+            line["timestamp"] / 1e3,
+            line["input_length"],
+            line["output_length"],
+            tuple(line["hash_ids"]),
+        )
+        for line in lines
+    ]
+
+
+def _azure(text: str, n: int) -> list[_Recorded]:
+    rows = list(csv.DictReader(text.splitlines()[: n + 1]))
+    # Python takes six digits of a second, Azure writes seven.
+    moments = [datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp() for row in rows]
+    return [
+        _Recorded(moment - moments[0], int(row["ContextTokens"]), int(row["GeneratedTokens"]))
+        for row, moment in zip(rows, moments, strict=True)
+    ]
+
+
+def _scenario(recorded: list[_Recorded], seed: int, size: Size) -> Scenario:
+    prompt_scale = min(1.0, _MAX_PROMPT / max(r.n_prompt for r in recorded))
+    output_scale = min(1.0, _MAX_OUTPUT / max(r.n_output for r in recorded))
+    span_s = max(r.at_s for r in recorded) or 1.0
+    time_scale = (len(recorded) - 1) / size.rate / span_s
+    chains = []
+    for i, one in enumerate(recorded):
+        n_prompt = max(1, round(one.n_prompt * prompt_scale))
+        n_block = max(1, round(_BLOCK_TOKENS * prompt_scale))
+        prompt = " ".join(
+            words(random.Random(f"{seed} block {block}"), n_block) for block in one.blocks
+        )
+        # The last block is hardly ever full; without blocks all is the request's own.
+        kept = prompt.split()[:n_prompt]
+        kept += words(random.Random(f"{seed} request {i}"), n_prompt - len(kept)).split()
+        chains.append((Ask(" ".join(kept), max(1, round(one.n_output * output_scale))),))
+    return Scenario(
+        chains=tuple(chains),
+        n_clients=size.n_clients,
+        arrivals_s=tuple(r.at_s * time_scale for r in recorded),
+    )

@@ -1,0 +1,70 @@
+"""What the figures of several rounds say together."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llamaherd.benchmark.contestants.servers import SERVERS
+
+OWN = "llamaherd"
+OWN_SERVER = "llamaherd-server"
+PRESETS = ("low-latency", "balanced", "high-throughput")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median of some values, the smallest and the largest."""
+
+    median: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        return cls(statistics.median(values), min(values), max(values))
+
+    def text(self, digits: int) -> str:
+        low, high = f"{self.least:,.{digits}f}", f"{self.most:,.{digits}f}"
+        return f"{self.median:,.{digits}f} ({low} to {high})"
+
+
+def over_http(contestant: str) -> bool:
+    return contestant in SERVERS
+
+
+def own_of(contestant: str) -> str:
+    """Whom of ours a contestant is compared with: called with called, asked with asked."""
+    return OWN_SERVER if over_http(contestant) else OWN
+
+
+def throughput(rounds: Sequence[dict[str, Any]]) -> Spread:
+    """Output tokens per second."""
+    return Spread.of([round_.get("tokens_per_s", 0.0) for round_ in rounds])
+
+
+def latency(rounds: Sequence[dict[str, Any]], name: str, rank: str) -> float | None:
+    """The median over the rounds, in ms, of a figure as `answered.summary()` has it; None if it was
+    not measured."""
+    values = [round_[name][rank] for round_ in rounds if round_.get(name)]
+    return statistics.median(values) if values else None
+
+
+def gain(run: dict[str, Any], contestant: str) -> Spread | None:
+    """Tokens per second of ours to this contestant's, round by round; None if either is missing."""
+    ours = run["contestants"].get(own_of(contestant))
+    theirs = run["contestants"].get(contestant)
+    if ours is None or theirs is None:
+        return None
+    ratios = [
+        a["tokens_per_s"] / b["tokens_per_s"]
+        for a, b in zip(ours["rounds"], theirs["rounds"], strict=True)
+        if a.get("tokens_per_s") and b.get("tokens_per_s")
+    ]
+    return Spread.of(ratios) if ratios else None
+
+
+def n_errors(rounds: Sequence[dict[str, Any]]) -> int:
+    return sum(round_["n_errors"] for round_ in rounds)

@@ -1,0 +1,124 @@
+"""Rounds of one scenario: all contestants in turn, again and again, in another order each time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llamaherd.benchmark.contestant_pool import Field, Played
+from llamaherd.benchmark.contestants.contestant import Setup
+from llamaherd.benchmark.contestants.servers import Programs
+from llamaherd.benchmark.load import scenarios, traces
+from llamaherd.benchmark.load.measurements import summary
+from llamaherd.benchmark.load.scenario import Scenario
+from llamaherd.benchmark.load.scenarios import KINDS, Size
+
+_SPARE_TOKENS = 32  # of each request: a token at its begin, words of more than one
+_WARM_UP_SEED = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is measured.
+
+    Attributes:
+      workload: A name of `KINDS`, or the path of a trace.
+      size: How much of it.
+      contestants: Names.
+      n_rounds: Of each contestant, >= 1.
+    """
+
+    workload: str
+    size: Size
+    contestants: Sequence[str]
+    model: str
+    n_threads: int
+    n_rounds: int
+    programs: Programs = field(default_factory=Programs)
+
+    def scenario(self, seed: int) -> Scenario:
+        """Raises InvalidRequestError."""
+        if self.workload in KINDS:
+            return scenarios.make(self.workload, seed, self.size)
+        return traces.load(Path(self.workload), seed, self.size)
+
+    @property
+    def name(self) -> str:
+        """Of a trace its file's, without the folder: results are shown to others."""
+        return self.workload if self.workload in KINDS else Path(self.workload).stem
+
+    @property
+    def about(self) -> str:
+        kind = KINDS.get(self.workload)
+        return kind.about if kind else "a recorded trace, scaled"
+
+
+def measure(plan: Plan, on_round: Callable[[str, int, dict[str, Any]], None]) -> dict[str, Any]:
+    """Loads all contestants, warms each up with a scenario that is not counted, and measures.
+
+    Args:
+      on_round: Told the contestant, the round from 0 on and its figures, as `answered.summary()`
+        gives them.
+
+    Returns:
+      As JSON: the workload, and of each contestant the figures of all rounds and the gauges of the
+      last; why those are absent that are.
+
+    Raises:
+      InvalidRequestError: The scenario cannot be made.
+    """
+    first = plan.scenario(0)
+    n_seqs = first.n_clients
+    n_ctx = n_seqs * (first.max_len + _SPARE_TOKENS)
+    setup = Setup(model=plan.model, n_threads=plan.n_threads, n_seqs=n_seqs, n_ctx=n_ctx)
+    figures: dict[str, list[dict[str, Any]]] = {}
+    samples: dict[str, list[dict[str, float]]] = {}
+    with Field(plan.contestants, setup, plan.programs) as field_:
+        for name, i, played in _play(plan, field_):
+            figures.setdefault(name, []).append(summary(played.answers))
+            samples[name] = _from_begin(played)
+            on_round(name, i, figures[name][-1])
+        return {
+            "workload": plan.name,
+            "about": plan.about,
+            "n_clients": n_seqs,
+            "n_requests": len(list(first.asks)),
+            "open_loop": bool(first.arrivals_s),
+            "n_threads": plan.n_threads,
+            "contestants": {
+                name: {
+                    "version": contestant.version,
+                    "rounds": figures[name],
+                    "samples": samples[name],
+                }
+                for name, contestant in field_.contestants.items()
+            },
+            "absent": field_.absent,
+        }
+
+
+def _play(plan: Plan, field_: Field) -> Iterator[tuple[str, int, Played]]:
+    """All rounds, each of which begins with another contestant."""
+    for name in list(field_.contestants):
+        field_.play(name, _warm_up(plan))
+    for i in range(plan.n_rounds):
+        scenario = plan.scenario(i)
+        names = list(field_.contestants)
+        first = i % max(len(names), 1)
+        for name in names[first:] + names[:first]:
+            played = field_.play(name, scenario)
+            if played is not None:
+                yield name, i, played
+
+
+def _warm_up(plan: Plan) -> Scenario:
+    size = Size(plan.size.n_clients, plan.size.n_clients, plan.size.rate)
+    return scenarios.make("unshared", _WARM_UP_SEED, size)
+
+
+def _from_begin(played: Played) -> list[dict[str, float]]:
+    """Samples with times since the first request."""
+    begin_s = min(answer.asked_s for answer in played.answers)
+    return [{**sample, "at_s": sample["at_s"] - begin_s} for sample in played.samples]

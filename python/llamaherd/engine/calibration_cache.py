@@ -1,0 +1,100 @@
+"""What decode calls cost, kept from one load to the next.
+
+Measuring it takes seconds, and it depends on the model's file, the options, the build and the
+machine only: each such combination has a file of its own beside the downloaded models.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from llamaherd import _core
+from llamaherd.config.params import EngineConfig
+from llamaherd.models import cache_dir
+
+# They change how long a call takes, or which calls there are.
+_OPTIONS = (
+    "preset",
+    "n_ctx",
+    "max_seqs",
+    "token_budget",
+    "n_ubatch",
+    "n_threads",
+    "poll",
+    "n_gpu_layers",
+    "devices",
+    "tensor_split",
+    "split_mode",
+    "main_gpu",
+    "kv_type",
+    "deterministic",
+)
+
+
+_FIELDS = ("points", "few", "many", "load_token_ns", "noise")
+
+# Two measurements of the same on an idle machine differ by a few percent.
+_MOST_NOISE = 1.3
+
+
+def load(path: Path, config: EngineConfig) -> _core.Calibration | None:
+    """What was kept for this model and these options on this machine; None: nothing of use."""
+    try:
+        kept = json.loads(_file(path, config).read_text())
+        calibration = _core.Calibration()
+        for name, value in kept.items():
+            setattr(calibration, name, value)
+        calibration.validate()
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+    return calibration
+
+
+def store(path: Path, config: EngineConfig, calibration: _core.Calibration) -> None:
+    """Keeps it for `load()`, unless it was measured on a busy machine: then, and where it cannot be
+    kept, the next load measures again."""
+    if not 0 < calibration.noise < _MOST_NOISE:
+        return
+    file = _file(path, config)
+    kept = {name: getattr(calibration, name) for name in _FIELDS}
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", dir=file.parent, prefix=".new-", suffix=".json", delete=False
+        ) as new:
+            json.dump(kept, new)
+        os.replace(new.name, file)
+
+
+def forget(path: Path, config: EngineConfig) -> None:
+    """Removes what was kept, so that the next load measures anew."""
+    with contextlib.suppress(OSError):
+        _file(path, config).unlink()
+
+
+def _file(path: Path, config: EngineConfig) -> Path:
+    stat = path.stat()
+    options = asdict(config)
+    identity: list[Any] = [
+        str(path.resolve()),
+        stat.st_size,
+        stat.st_mtime_ns,
+        {name: options[name] for name in _OPTIONS},
+        _core.__version__,
+        _core.llama_cpp_commit,
+        _core.cpu_features(),
+        _core.cpu_kernels(config._to_core()),
+        _core.default_n_threads(),
+        [(device.name, device.description) for device in _core.list_devices()],
+        platform.node(),
+    ]
+    digest = hashlib.sha256(json.dumps(identity, default=str).encode()).hexdigest()
+    return cache_dir() / "calibration" / f"{digest[:32]}.json"

@@ -1,0 +1,94 @@
+"""A prompt and its parameters as the core takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+from llamaherd import _core
+from llamaherd._core import InvalidRequestError
+from llamaherd.config.params import SamplingParams
+from llamaherd.request.chat import ChatOptions, ChatPrompt, ReplyReader
+from llamaherd.request.prompt import Message, Prompt, TokenIds, is_messages
+from llamaherd.structured_output.guides import Guides
+from llamaherd.structured_output.rule import Rule
+from llamaherd.structured_output.token_masks import Obeyed, Triggers
+from llamaherd.validation import require_unicode
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the slow part of a submit, texts, templates and grammars, comes to."""
+
+    token_ids: TokenIds
+    params: _core.SamplingParams
+    obeyed: Obeyed | None = None
+    is_chat: bool = False
+    chat_format: _core.ChatFormat | None = None
+
+    def reader(self) -> ReplyReader | None:
+        """What takes an output apart; of prompts that are no conversation, none."""
+        return ReplyReader(self.chat_format) if self.is_chat else None
+
+
+class Preparer:
+    """The slow part of a submit: text and templates become token ids, rules are made ready.
+
+    Thread safety:
+      All methods may be called from any thread.
+    """
+
+    def __init__(self, core: _core.BatchEngine, guides: Guides) -> None:
+        self._core = core
+        self._guides = guides
+
+    def prepare(
+        self, prompt: Prompt, params: SamplingParams | None, chat: ChatOptions | None
+    ) -> Prepared:
+        """Raises as `BatchEngine.submit`."""
+        params = params if params is not None else SamplingParams()
+        if not isinstance(params, SamplingParams):
+            raise TypeError(f"params must be a SamplingParams; got {type(params).__name__}")
+        core_params = params._to_core()
+        rule = params.rule
+        obeyed = None if rule is None else Obeyed(self._guides.make(rule))
+        chat_format = None
+        is_chat = is_messages(prompt)
+        if is_messages(prompt):
+            rendered = self._render(prompt, chat or ChatOptions(), rule)
+            prompt = rendered.text
+            if rendered.stop or rendered.format is not None:
+                core_params = _core.SamplingParams(core_params)
+                core_params.stop = [*core_params.stop, *rendered.stop]
+            if rule is None and rendered.format is not None:
+                chat_format = rendered.format
+                core_params.preserved_tokens = rendered.preserved_tokens
+                obeyed = self._obeyed_by(rendered)
+        elif chat is not None:
+            raise InvalidRequestError("chat needs a prompt of messages")
+        if isinstance(prompt, str):
+            prompt = self.encode(prompt)
+        return Prepared(cast("TokenIds", prompt), core_params, obeyed, is_chat, chat_format)
+
+    def encode(self, prompt: str) -> list[int]:
+        """Token ids of a prompt; one that is too long by its bytes alone is refused at once."""
+        require_unicode("prompt", prompt)
+        return self._core.tokenize(prompt, True, True, prompt=True)
+
+    def _render(
+        self, messages: Sequence[Message], chat: ChatOptions, rule: Rule | None
+    ) -> ChatPrompt:
+        if rule is not None:
+            if chat.tools and chat.tool_choice != "none":
+                raise InvalidRequestError(f"an answer may call tools or obey {rule.kind}; got both")
+            chat = replace(chat, thinking=False)
+        return chat.render(self._core, messages, add_generation_prompt=True)
+
+    def _obeyed_by(self, rendered: ChatPrompt) -> Obeyed | None:
+        """What calls of tools must obey."""
+        if rendered.rule is None or rendered.format is None:
+            return None
+        grammar = rendered.format.grammar
+        triggers = Triggers.of(grammar) if grammar.lazy else None
+        return Obeyed(self._guides.make(rendered.rule), triggers)

@@ -1,0 +1,288 @@
+"""One request's output, as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from queue import SimpleQueue
+
+from llamaherd._core import Delta, EngineDeadError, FinishReason, Timing, TokenLogprob
+from llamaherd.request.chat import Reply, ReplyReader
+from llamaherd.request.result import Result, Usage
+
+Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
+
+
+class _Output:
+    """What has come of one output."""
+
+    def __init__(self, reader: ReplyReader | None) -> None:
+        self.reader = reader
+        self.last: Delta | None = None
+        self.text: list[str] = []
+        self.token_ids: list[int] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.prompt_logprobs: list[TokenLogprob] = []
+
+    def put(self, delta: Delta) -> None:
+        self.last = delta
+        self.token_ids += delta.token_ids
+        if delta.text:
+            self.text.append(delta.text)
+        self.logprobs += delta.logprobs
+        self.prompt_logprobs += delta.prompt_logprobs
+
+    @property
+    def finished(self) -> bool:
+        return self.last is not None and self.last.finish_reason is not None
+
+    @property
+    def usage(self) -> Usage:
+        last = self.last
+        return Usage(last.n_prompt, last.n_cached, last.n_completion) if last else Usage(0, 0, 0)
+
+    def result(self) -> Result:
+        last = self.last
+        assert last is not None
+        reason = last.finish_reason
+        assert isinstance(reason, FinishReason)
+        return Result(
+            text="".join(self.text),
+            token_ids=list(self.token_ids),
+            finish_reason=reason,
+            error=last.error,
+            usage=self.usage,
+            timing=last.timing,
+            logprobs=list(self.logprobs),
+            prompt_logprobs=list(self.prompt_logprobs),
+            index=last.index,
+            reply=self._reply(),
+        )
+
+    def _reply(self) -> Reply | None:
+        if self.reader is None:
+            return None
+        assert self.last is not None
+        return self.reader.read_all("".join(self.text), self.last.finish_reason)
+
+
+def _mean_logprob(result: Result) -> float:
+    n = len(result.logprobs)
+    return sum(token.logprob for token in result.logprobs) / n if n else -math.inf
+
+
+class Stream:
+    """The output of one submitted prompt; several outputs with SamplingParams.n, which deltas tell
+    apart by their index.
+
+    Iterate over it (``for`` or ``async for``) to get each `Delta` as it is made, or call
+    `result()` to wait for the end; both work, in any order. As a context manager it cancels the
+    request on exit if that has not ended. Errors of the request are data: look at finish_reason.
+
+    Thread safety:
+      All methods may be called from any thread. Several iterators of one stream share its deltas:
+      each delta goes to one of them.
+    """
+
+    def __init__(
+        self,
+        request_ids: Sequence[int],
+        cancel: Callable[[int], None],
+        *,
+        n_kept: int = 1,
+        keep_deltas: bool = True,
+        keep_logprobs: bool = True,
+        new_reader: Callable[[], ReplyReader | None] = lambda: None,
+    ) -> None:
+        self.request_id = request_ids[0]
+        self._request_ids = request_ids
+        self._cancel = cancel
+        self._n_kept = n_kept
+        self._keep_logprobs = keep_logprobs
+        self._keep_deltas = keep_deltas
+        self._pid = os.getpid()
+        self._changed = threading.Condition()
+        self._deltas: deque[Delta] = deque()
+        self._new_reader = new_reader
+        self._outputs = [_Output(new_reader()) for _ in request_ids]
+        self._finished = False
+        self._waiters: list[Waiter] = []  # for the next delta
+        self._end_waiters: list[Waiter] = []
+        self._done_queues: list[SimpleQueue[Stream]] = []
+
+    def cancel(self) -> None:
+        """Ask for the request's end. Returns at once; its cells are free within one step."""
+        for request_id, output in zip(self._request_ids, self._outputs, strict=True):
+            if not output.finished:
+                self._cancel(request_id)
+
+    def new_reader(self) -> ReplyReader | None:
+        """What takes one output apart as its deltas come; None if the prompt is no conversation."""
+        return self._new_reader()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last delta has come."""
+        return self._finished
+
+    @property
+    def usage(self) -> Usage:
+        """Token counts so far, of all outputs; zeros before the first delta."""
+        first = self._outputs[0].usage
+        n_completion = sum(output.usage.n_completion for output in self._outputs)
+        return Usage(first.n_prompt, first.n_cached, n_completion)
+
+    @property
+    def timing(self) -> Timing | None:
+        """Of the first output, as of its last delta; None before the first."""
+        last = self._outputs[0].last
+        return last.timing if last else None
+
+    def result(self, timeout: float | None = None) -> Result:
+        """Wait for the request's end.
+
+        Args:
+          timeout: Seconds to wait at most; None: for ever.
+
+        Returns:
+          The whole output, whether or not it was iterated over.
+
+        Raises:
+          TimeoutError: It did not end in time. It goes on.
+          EngineDeadError: This process is a fork of the one that runs the engine.
+        """
+        self._require_own_process()
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._finished, timeout):
+                raise TimeoutError(f"request {self.request_id} did not end in {timeout} s")
+            return self._make_result()
+
+    async def aresult(self) -> Result:
+        """As `result()`, for asyncio."""
+        await self.await_end()
+        return self._make_result()
+
+    async def await_end(self) -> None:
+        """Wait for the request's end in asyncio: then `result()` waits for nothing.
+
+        Raises:
+          EngineDeadError: In a forked child.
+        """
+        self._require_own_process()
+        while not self._finished:
+            await self._wait(for_end=True)
+
+    def __iter__(self) -> Iterator[Delta]:
+        self._require_own_process()
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._deltas or self._finished)
+                if not self._deltas:
+                    return
+                delta = self._deltas.popleft()
+            yield delta
+
+    async def __aiter__(self) -> AsyncIterator[Delta]:
+        self._require_own_process()
+        while True:
+            with self._changed:
+                delta = self._deltas.popleft() if self._deltas else None
+                ended = self._finished
+            if delta is not None:
+                yield delta
+            elif ended:
+                return
+            else:
+                await self._wait()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
+
+    async def __aenter__(self) -> Stream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.cancel()
+
+    def __repr__(self) -> str:
+        last = self._outputs[0].last
+        state = last.finish_reason if self._finished and last else "running"
+        return f"Stream(request_id={self.request_id}, {state})"
+
+    async def _wait(self, *, for_end: bool = False) -> None:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        with self._changed:
+            if self._finished or (self._deltas and not for_end):
+                return
+            waiters = self._end_waiters if for_end else self._waiters
+            waiters.append((loop, future))
+        await future
+
+    def _put(self, delta: Delta) -> list[Waiter]:
+        """Takes the next delta; returns who waits for it in asyncio, to be woken by the caller."""
+        with self._changed:
+            self._outputs[delta.index].put(delta)
+            if self._keep_deltas:
+                self._deltas.append(delta)
+            self._finished = all(output.finished for output in self._outputs)
+            self._changed.notify_all()
+            waiters, self._waiters = self._waiters, []
+            if self._finished:
+                waiters += self._end_waiters
+                self._end_waiters = []
+                for queue in self._done_queues:
+                    queue.put(self)
+        return waiters
+
+    def _put_into_when_done(self, queue: SimpleQueue[Stream]) -> None:
+        with self._changed:
+            if self._finished:
+                queue.put(self)
+            else:
+                self._done_queues.append(queue)
+
+    def _make_result(self) -> Result:
+        results = [output.result() for output in self._outputs]
+        if len(results) == 1:
+            return results[0]
+        if self._n_kept < len(results):
+            results.sort(key=_mean_logprob, reverse=True)
+        if not self._keep_logprobs:
+            results = [replace(result, logprobs=[]) for result in results]
+        choices = tuple(results[: self._n_kept])
+        return replace(choices[0], usage=self.usage, choices=choices)
+
+    def _require_own_process(self) -> None:
+        # Before any lock is touched: a fork may have copied it locked.
+        if os.getpid() != self._pid:
+            raise EngineDeadError(
+                f"this stream belongs to process {self._pid}; its engine does not run here"
+            )
+
+
+def as_completed(streams: Iterable[Stream]) -> Iterator[Stream]:
+    """The streams in the order in which they end, each as soon as it has.
+
+    Args:
+      streams: Of any engines.
+
+    Raises:
+      EngineDeadError: This process is a fork of the one that runs an engine.
+    """
+    done: SimpleQueue[Stream] = SimpleQueue()
+    n_streams = 0
+    for stream in streams:
+        stream._require_own_process()
+        stream._put_into_when_done(done)
+        n_streams += 1
+    for _ in range(n_streams):
+        yield done.get()

@@ -1,0 +1,107 @@
+"""What lm-evaluation-harness asks of a model, answered by an LLM. Needs no harness to import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from llamaherd._core import InvalidRequestError
+from llamaherd.config.params import SamplingParams
+from llamaherd.offline.llm import LLM
+from llamaherd.offline.scoring import Score
+
+# The harness's own default.
+_MAX_TOKENS = 256
+
+
+class EvaluationRequest(Protocol):
+    """The part of the harness's ``Instance`` that is used."""
+
+    @property
+    def args(self) -> tuple[Any, ...]: ...
+
+
+class EvaluationModel:
+    """The three request types of EleutherAI's lm-evaluation-harness, batched.
+
+    Derive a class from this one and the harness's ``lm_eval.api.model.LM`` to register it there.
+
+    Args:
+      llm: Answers.
+
+    Thread safety:
+      As `LLM`.
+    """
+
+    def __init__(self, llm: LLM) -> None:
+        self.llm = llm
+
+    def loglikelihood(self, requests: Sequence[EvaluationRequest]) -> list[tuple[float, bool]]:
+        """Of each (context, continuation): its log-probability, and whether it is the greedy one.
+
+        Spaces that end the context count as the continuation's, as tokens begin with spaces.
+
+        Raises:
+          InvalidRequestError: A pair breaks a rule.
+        """
+        contexts: list[str] = []
+        continuations: list[list[str]] = []
+        for request in requests:
+            context, continuation = request.args
+            stripped = context.rstrip()
+            contexts.append(stripped)
+            continuations.append([context[len(stripped) :] + continuation])
+        scores = self.llm.score(contexts, continuations)
+        return [(_checked(score).logprob, score.is_greedy) for [score] in scores]
+
+    def loglikelihood_rolling(self, requests: Sequence[EvaluationRequest]) -> list[float]:
+        """Of each (text,): its log-probability, in windows as long as the model allows that share
+        one token.
+
+        Raises:
+          InvalidRequestError: A text breaks a rule.
+        """
+        most = int(self.llm.engine.model_info()["max_len"])
+        texts = [request.args[0] for request in requests]
+        scored = self.llm.perplexity(texts, max_len=most, stride=most - 1)
+        return [_checked(score).logprob for score in scored.texts]
+
+    def generate_until(self, requests: Sequence[EvaluationRequest]) -> list[str]:
+        """Of each (context, options): the text up to the first of options["until"].
+
+        Options: until, max_gen_toks, do_sample, temperature, top_p, top_k.
+
+        Raises:
+          InvalidRequestError: An option is unknown, or a context breaks a rule.
+        """
+        results = self.llm.generate(
+            [request.args[0] for request in requests],
+            [_as_params(request.args[1]) for request in requests],
+        )
+        for result in results:
+            if result.error:
+                raise InvalidRequestError(result.error)
+        return [result.text for result in results]
+
+
+def _checked(score: Score) -> Score:
+    if score.error:
+        raise InvalidRequestError(score.error)
+    return score
+
+
+def _as_params(options: Mapping[str, Any]) -> SamplingParams:
+    left = dict(options)
+    until = left.pop("until", ())
+    samples = left.pop("do_sample", left.get("temperature", 0) > 0)
+    temperature = left.pop("temperature", 1.0)
+    params: dict[str, Any] = {
+        "stop": (until,) if isinstance(until, str) else tuple(until),
+        "max_tokens": left.pop("max_gen_toks", _MAX_TOKENS),
+        "temperature": float(temperature) if samples else 0.0,
+        "top_p": float(left.pop("top_p", 1.0)),
+        "top_k": left.pop("top_k", 0),
+    }
+    if left:
+        raise InvalidRequestError(f"generate_until has no option {next(iter(left))!r}")
+    return SamplingParams(**params)

@@ -1,0 +1,1 @@
+"""Lists of prompts, scoring and embedding."""

@@ -1,0 +1,175 @@
+"""Embedder: texts in, vectors or rankings out."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from llamaherd import _core
+from llamaherd._core import InvalidRequestError
+from llamaherd.config.params import EngineConfig
+from llamaherd.engine.batch_engine import BatchEngine
+from llamaherd.engine.model_loading import load_in_thread
+from llamaherd.models import resolve
+from llamaherd.validation import require_unicode
+
+Vectors: TypeAlias = "npt.NDArray[np.float32]"
+
+_logger = logging.getLogger("llamaherd")
+_N_NAMED = 10
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One document of `Embedder.rerank()`.
+
+    Attributes:
+      index: Which of the documents it is.
+      score: How well it answers the query: a reranking model's own number, of any range, or the
+        cosine of the two embeddings, in [-1, 1].
+    """
+
+    index: int
+    score: float
+
+
+class Embedder:
+    """A model that turns texts into vectors; many texts share each call of it.
+
+    Args:
+      model: As `LLM` takes it, or a `BatchEngine`, whose weights are then used beside it and stay
+        in memory as long as the embedder does.
+      config: Set-up; of its options those of threads, devices and loading count, n_ubatch (tokens
+        of one call and of one text; None: as many as a text may have by the model or max_len, at
+        least 512 and at most 2048). None: the engine's, or the defaults.
+      pooling: How a text's tokens become one vector: mean, cls, last, or rank for a score by the
+        model's head. None: as the model says.
+      progress: Show a bar while loading. None: if stderr is a terminal.
+
+    Raises:
+      ModelLoadError: The model cannot be had or used; the message says why.
+      InvalidRequestError: An option does not fit the model, or it names no pooling.
+
+    Thread safety:
+      All methods may be called from any thread; one call waits for the other.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | BatchEngine,
+        config: EngineConfig | None = None,
+        *,
+        pooling: str | None = None,
+        progress: bool | None = None,
+    ) -> None:
+        if isinstance(model, BatchEngine):
+            core_config = (config or model.config)._to_core()
+            self._core = _core.Embedder.of_engine(model._core, core_config, pooling or "")
+            return
+        core_config = (config or EngineConfig())._to_core()
+        path = resolve(model, progress=progress)
+        self._core = load_in_thread(
+            path,
+            core_config,
+            lambda watch: _core.Embedder(str(path), core_config, watch, pooling or ""),
+            progress=progress,
+        )
+
+    @property
+    def pooling(self) -> str:
+        """How a text's tokens become one vector."""
+        return self._core.pooling
+
+    @property
+    def n_embd(self) -> int:
+        """Numbers in a vector."""
+        return self._core.n_out
+
+    @property
+    def max_len(self) -> int:
+        """Tokens that a text can have, with those the model adds."""
+        return self._core.max_len
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text, with those the model adds; max_len of one that is cut."""
+        return self._core.count_tokens(text)
+
+    def embed(
+        self, texts: str | Sequence[str], *, normalize: bool = False, truncate: bool = False
+    ) -> Vectors:
+        """The vectors of texts.
+
+        Args:
+          texts: One text or several.
+          normalize: Scale each vector to length 1 (L2); one of zeros stays so.
+          truncate: Cut texts of more than max_len tokens, and say so in a warning of the logger
+            "llamaherd". False: refuse them.
+
+        Returns:
+          Shape (n_texts, n_embd), in the order of the texts.
+
+        Raises:
+          InvalidRequestError: A text is too long or has no tokens, or the model ranks.
+        """
+        if self.pooling == "rank":
+            raise InvalidRequestError("a model of pooling rank has no embeddings: use rerank()")
+        vectors, cut = self._core.embed(_as_texts("texts", texts), truncate)
+        _warn_of_cuts(cut, self.max_len)
+        return _normalized(vectors) if normalize else vectors
+
+    def rerank(
+        self, query: str, documents: Sequence[str], *, truncate: bool = False
+    ) -> list[Ranked]:
+        """Documents by how well they answer a query, the best first.
+
+        A model with a ranking head reads the query with each document; of other models the cosine
+        of their embeddings counts.
+
+        Args:
+          query: A text.
+          documents: Texts.
+          truncate: As in `embed`.
+
+        Raises:
+          InvalidRequestError: A text is too long or has no tokens.
+        """
+        documents = _as_texts("documents", documents)
+        (query,) = _as_texts("query", query)
+        if self.pooling != "rank":
+            query_vector = self.embed([query], normalize=True, truncate=truncate)[0]
+            scores = self.embed(documents, normalize=True, truncate=truncate) @ query_vector
+        elif self.n_embd != 1:
+            raise InvalidRequestError(f"the model must give 1 score; it has {self.n_embd}")
+        else:
+            ranks, cut = self._core.rank(query, documents, truncate)
+            _warn_of_cuts(cut, self.max_len)
+            scores = ranks[:, 0]
+        order = np.argsort(-scores, kind="stable")
+        return [Ranked(int(i), float(scores[i])) for i in order]
+
+
+def _as_texts(name: str, texts: str | Sequence[str]) -> list[str]:
+    batch = [texts] if isinstance(texts, str) else list(texts)
+    for text in batch:
+        if not isinstance(text, str):
+            raise TypeError(f"{name} must be str; got {type(text).__name__}")
+        require_unicode(name, text)
+    return batch
+
+
+def _warn_of_cuts(cut: Sequence[int], max_len: int) -> None:
+    if not cut:
+        return
+    named = ", ".join(str(i) for i in cut[:_N_NAMED]) + (", ..." if len(cut) > _N_NAMED else "")
+    _logger.warning("%d texts were cut to %d tokens: %s", len(cut), max_len, named)
+
+
+def _normalized(vectors: Vectors) -> Vectors:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.where(lengths == 0, 1, lengths), dtype=np.float32)

@@ -1,0 +1,339 @@
+"""LLM: a list of prompts in, a list of results out."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from numbers import Integral
+from typing import cast
+
+from llamaherd._core import Delta, InvalidRequestError, NotGenerativeError
+from llamaherd.config.params import EngineConfig, SamplingParams, Service
+from llamaherd.engine.batch_engine import BatchEngine
+from llamaherd.engine.model_loading import shows_progress
+from llamaherd.engine.prefix_cache import request_space
+from llamaherd.offline import scoring
+from llamaherd.offline.embedder import Embedder, Ranked, Vectors
+from llamaherd.offline.progress import Bar, RichBar
+from llamaherd.offline.prompt_batch import Run
+from llamaherd.offline.scoring import Choice, Continuation, Perplexity, Piece, Score
+from llamaherd.request.chat import ChatOptions
+from llamaherd.request.prompt import Message, Prompt, is_messages
+from llamaherd.request.result import Result
+
+
+class LLM:
+    """A model for offline work: scripts, notebooks, evaluations.
+
+    Args:
+      model: Path of a GGUF file, a name of the catalogue, or ``hf:org/repo/file.gguf``.
+      config: Set-up; None: the defaults.
+      progress: Show bars while loading and generating. None: if stderr is a terminal.
+
+    Raises:
+      ModelLoadError: The model cannot be had or used; the message says why.
+      InvalidRequestError: An option does not fit the model.
+
+    Thread safety:
+      All methods may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        config: EngineConfig | None = None,
+        *,
+        progress: bool | None = None,
+    ) -> None:
+        self._progress = progress
+        self._engine: BatchEngine | None = None
+        self._embedder: Embedder | None = None
+        self._embedder_lock = threading.Lock()
+        try:
+            self._engine = BatchEngine(model, config, progress=progress)
+        except NotGenerativeError:
+            self._embedder = Embedder(model, config, progress=progress)
+
+    @property
+    def generates(self) -> bool:
+        """False: the model makes embeddings and no text."""
+        return self._engine is not None
+
+    @property
+    def engine(self) -> BatchEngine:
+        """What generates.
+
+        Raises:
+          NotGenerativeError: The model makes embeddings and no text.
+        """
+        if self._engine is None:
+            raise NotGenerativeError(
+                "this model makes embeddings and no text: use embed() or rerank()"
+            )
+        return self._engine
+
+    @property
+    def embedder(self) -> Embedder:
+        """What `embed()` and `rerank()` use: made at the first call, on the engine's weights.
+
+        Raises:
+          InvalidRequestError: The model does not say how tokens become one vector: then make an
+            `Embedder` of `LLM.engine` and say it.
+        """
+        with self._embedder_lock:
+            if self._embedder is None:
+                self._embedder = Embedder(self.engine)
+            return self._embedder
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        progress: bool | None = None,
+        chat: ChatOptions | None = None,
+        cache: bool = True,
+        cache_salt: str = "",
+        priority: int = 0,
+        tenant: str = "",
+    ) -> list[Result]:
+        """Generate for all prompts at once.
+
+        Prompts that begin alike run beside or after each other, so that their beginnings are
+        computed once. Where the engine bounds its queue, this waits for places in it.
+
+        Args:
+          prompts: One prompt or a sequence of them; each a text, token ids or chat messages.
+          params: For all prompts, or one for each.
+          progress: Show a bar. None: as the constructor was told.
+          chat: Tools and the like, for prompts of messages; None: the defaults.
+          cache: False: private prompts, which neither use what is cached nor leave anything.
+          cache_salt: Only prompts of the same salt share prefixes.
+          priority: As in `BatchEngine.submit`.
+          tenant: Likewise.
+
+        Returns:
+          One result per prompt, in their order. A prompt that breaks a rule (too long, say) gives a
+          result with FinishReason.ERROR and the rule in its error; the others are not affected.
+
+        Raises:
+          TypeError: A prompt is of none of these types.
+          InvalidRequestError: The numbers of prompts and params differ.
+          EngineDeadError: The engine is closed or stopped.
+          KeyboardInterrupt: Passed on, after all requests have been cancelled.
+        """
+        batch = _as_list(prompts)
+        space = request_space(cache=cache, cache_salt=cache_salt)
+        service = Service(priority=priority, tenant=tenant)
+        jobs = list(zip(batch, _per_prompt(params, len(batch)), strict=True))
+        return self._run(jobs, progress, chat=chat, space=space, service=service)
+
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        continuations: Sequence[Sequence[Continuation]],
+        *,
+        cache_salt: str = "",
+        progress: bool | None = None,
+        stop: threading.Event | None = None,
+    ) -> list[list[Score]]:
+        """How likely continuations of prompts are. What prompts share is computed once.
+
+        Args:
+          prompts: Each a text, token ids or chat messages.
+          continuations: For each prompt some continuations, each a text or token ids.
+          cache_salt: Only prompts of the same salt share prefixes.
+          progress: As in `generate`.
+          stop: Once it is set, scores that are not there yet are given up, and have an error that
+            says so.
+
+        Returns:
+          For each prompt a score of each of its continuations. One that breaks a rule (too long,
+          say, or empty) gives a score with the rule in its error; the others are not affected.
+
+        Raises:
+          InvalidRequestError: The numbers of prompts and lists of continuations differ.
+          EngineDeadError: The engine is closed or stopped.
+        """
+        if len(prompts) != len(continuations):
+            raise InvalidRequestError(
+                f"there are {len(prompts)} prompts but {len(continuations)} lists of continuations"
+            )
+        pieces = [
+            scoring.encode(self.engine, prompt, some, stop)
+            for prompt, some in zip(prompts, continuations, strict=True)
+        ]
+        return self._score(pieces, progress, stop, cache_salt)
+
+    def choose(self, prompt: Prompt, choices: Sequence[str], *, per_token: bool = False) -> Choice:
+        """Which continuation of a prompt is the likeliest.
+
+        Args:
+          prompt: A text, token ids or chat messages.
+          choices: Texts, at least one.
+          per_token: Compare mean log-probabilities of tokens, which does not favour short texts.
+
+        Raises:
+          InvalidRequestError: There is no choice, or one breaks a rule.
+        """
+        if len(choices) == 0:
+            raise InvalidRequestError("there must be at least 1 choice; got 0")
+        scores = self.score([prompt], [choices], progress=False)[0]
+        for score in scores:
+            if score.error:
+                raise InvalidRequestError(score.error)
+        worth = [score.mean_logprob if per_token else score.logprob for score in scores]
+        index = worth.index(max(worth))
+        return Choice(index, choices[index], scores)
+
+    def perplexity(
+        self,
+        texts: Sequence[str],
+        *,
+        max_len: int | None = None,
+        stride: int | None = None,
+        progress: bool | None = None,
+    ) -> Perplexity:
+        """How well the model predicts texts.
+
+        Args:
+          texts: Any texts.
+          max_len: Tokens of a window, >= 2. None: the engine's max_len.
+          stride: By how many tokens windows advance, in [1, max_len): a token of a text longer than
+            a window has at least max_len - stride - 1 before it. None: half of max_len.
+          progress: As in `generate`.
+
+        Raises:
+          InvalidRequestError: A value is out of range.
+        """
+        most = int(self.engine.model_info()["max_len"])
+        max_len = most if max_len is None else max_len
+        if not 2 <= max_len <= most:
+            raise InvalidRequestError(f"max_len must be in [2, {most}]; got {max_len}")
+        stride = max(1, max_len // 2) if stride is None else stride
+        if not 1 <= stride < max_len:
+            raise InvalidRequestError(f"stride must be in [1, {max_len}); got {stride}")
+        pieces = [scoring.cut(self.engine, text, max_len, stride) for text in texts]
+        return Perplexity([scoring.join(parts) for parts in self._score(pieces, progress)])
+
+    def _run(
+        self,
+        jobs: Sequence[tuple[Prompt, SamplingParams | None]],
+        progress: bool | None,
+        *,
+        space: int | None,
+        service: Service,
+        chat: ChatOptions | None = None,
+        stop: threading.Event | None = None,
+    ) -> list[Result]:
+        with (
+            self._bar(len(jobs), progress) as bar,
+            Run(self.engine, len(jobs), chat, space, service, bar, stop) as run,
+        ):
+            return run.of(jobs)
+
+    def _score(
+        self,
+        pieces: Sequence[Sequence[Piece | Score]],
+        progress: bool | None,
+        stop: threading.Event | None = None,
+        cache_salt: str = "",
+    ) -> list[list[Score]]:
+        """What is a score already stays as it is."""
+        jobs = [(p.tokens, p.params) for some in pieces for p in some if isinstance(p, Piece)]
+        space = request_space(cache=True, cache_salt=cache_salt)
+        results = iter(self._run(jobs, progress, space=space, service=Service(), stop=stop))
+        return [
+            [p if isinstance(p, Score) else scoring.score_of(next(results)) for p in some]
+            for some in pieces
+        ]
+
+    def embed(
+        self, texts: str | Sequence[str], *, normalize: bool = False, truncate: bool = False
+    ) -> Vectors:
+        """The vectors of texts, float32 of shape (n_texts, n_embd): see `Embedder.embed`."""
+        return self.embedder.embed(texts, normalize=normalize, truncate=truncate)
+
+    def rerank(
+        self, query: str, documents: Sequence[str], *, truncate: bool = False
+    ) -> list[Ranked]:
+        """Documents by how well they answer a query: see `Embedder.rerank`."""
+        return self.embedder.rerank(query, documents, truncate=truncate)
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
+        """Generate for one prompt, giving each delta as it is made.
+
+        Leaving the loop early cancels the request.
+
+        Raises:
+          InvalidRequestError: A rule is broken; the message states it and the value.
+        """
+        with self.engine.submit(prompt, params) as stream:
+            yield from stream
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        chat: ChatOptions | None = None,
+    ) -> Result:
+        """Generate the assistant's next message of one conversation.
+
+        Args:
+          messages: OpenAI's format, rendered with the model's chat template.
+          params: How to generate; None: the defaults.
+          chat: Tools and the like; None: the defaults.
+
+        Returns:
+          The answer; its reply is taken apart into content, reasoning and tool calls.
+
+        Raises:
+          InvalidRequestError: A rule is broken; the message states it and the value.
+        """
+        if not is_messages(messages):
+            raise InvalidRequestError("messages must hold at least 1 message, each a mapping")
+        with self.engine.submit(messages, params, chat=chat) as stream:
+            return stream.result()
+
+    def close(self) -> None:
+        """Stop the engine and free the model. Idempotent."""
+        if self._engine is not None:
+            self._engine.close()
+        with self._embedder_lock:
+            self._embedder = None
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _bar(self, total: int, progress: bool | None) -> AbstractContextManager[Bar]:
+        wanted = self._progress if progress is None else progress
+        if total == 0 or not shows_progress(wanted):
+            return nullcontext(Bar())
+        return RichBar(total)
+
+
+def _as_list(prompts: Prompt | Sequence[Prompt]) -> Sequence[Prompt]:
+    """A single prompt, as which a list of ints or of messages counts too, becomes a list of one."""
+    if isinstance(prompts, str) or is_messages(prompts):
+        return [prompts]
+    n_dimensions = getattr(prompts, "ndim", None)  # of an array
+    if n_dimensions is None and not isinstance(prompts, Sequence):
+        raise TypeError(f"prompts must be a prompt or a sequence of prompts; got {type(prompts)}")
+    if n_dimensions == 1 or (len(prompts) > 0 and isinstance(prompts[0], Integral)):
+        return [cast("Prompt", prompts)]
+    return cast("Sequence[Prompt]", prompts)
+
+
+def _per_prompt(
+    params: SamplingParams | Sequence[SamplingParams] | None, n: int
+) -> Sequence[SamplingParams | None]:
+    if params is None or isinstance(params, SamplingParams):
+        return [params] * n
+    if len(params) != n:
+        raise InvalidRequestError(f"there are {n} prompts but {len(params)} params")
+    return params

@@ -1,0 +1,135 @@
+"""A list of prompts on its way through an engine."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from threading import Event
+
+from llamaherd._core import FinishReason, InvalidRequestError, QueueFullError
+from llamaherd.config.params import SamplingParams, Service
+from llamaherd.engine.batch_engine import BatchEngine
+from llamaherd.engine.prepared_request import Prepared
+from llamaherd.engine.stream import Stream
+from llamaherd.offline.progress import Bar
+from llamaherd.request.chat import ChatOptions
+from llamaherd.request.prompt import Prompt, is_messages
+from llamaherd.request.result import Result, Usage
+
+# Prompts that are prepared and put in order before the first of them is queued.
+_WINDOW = 512
+_LOOK_S = 0.1  # how often for a stop from outside
+_CANCELLED = Result("", [], FinishReason.CANCELLED, "", Usage(0, 0, 0), None)
+
+
+class Run:
+    """One list of prompts on its way through the engine; leaving it by an exception cancels it, and
+    so does `stop` once it is set."""
+
+    def __init__(
+        self,
+        engine: BatchEngine,
+        n_jobs: int,
+        chat: ChatOptions | None,
+        space: int | None,
+        service: Service,
+        bar: Bar,
+        stop: Event | None = None,
+    ) -> None:
+        self._engine = engine
+        self._chat = chat
+        self._space = space
+        self._service = service
+        self._bar = bar
+        self._stop = stop
+        self._items: list[Stream | Result | None] = [None] * n_jobs
+        self._n_open = 0
+        self._ended: SimpleQueue[Stream] = SimpleQueue()
+
+    def of(self, jobs: Sequence[tuple[Prompt, SamplingParams | None]]) -> list[Result]:
+        """The results of all jobs, in their order."""
+        self._submit(jobs)
+        while self._n_open > 0:
+            self._take_ended(timeout=None if self._stop is None else _LOOK_S)
+            self._cancels()
+        return [s.result() if isinstance(s, Stream) else s or _CANCELLED for s in self._items]
+
+    def _submit(self, jobs: Sequence[tuple[Prompt, SamplingParams | None]]) -> None:
+        """Queues all jobs, those of a window that begin alike one behind the other."""
+        for begin in range(0, len(jobs), _WINDOW):
+            prepared = [self._prepare_or_refuse(*job) for job in jobs[begin : begin + _WINDOW]]
+            ready: list[tuple[int, Prepared]] = []
+            for i, item in enumerate(prepared, begin):
+                if isinstance(item, Result):
+                    self._items[i] = item
+                else:
+                    ready.append((i, item))
+            ready.sort(key=lambda item: [int(token) for token in item[1].token_ids])
+            waiting = deque(ready)
+            while waiting:
+                if self._cancels():
+                    return
+                full = self._queue_some(waiting)
+                if full is not None:
+                    self._take_ended(timeout=full.retry_after_s)
+
+    def _prepare_or_refuse(
+        self, prompt: Prompt, params: SamplingParams | None
+    ) -> Prepared | Result:
+        try:
+            chat = self._chat if is_messages(prompt) else None
+            return self._engine._prepare(prompt, params, chat)
+        except InvalidRequestError as error:
+            return _refused(error)
+
+    def _queue_some(self, waiting: deque[tuple[int, Prepared]]) -> QueueFullError | None:
+        """Queues jobs, planned into one step, until none is left or the queue is full."""
+        with self._engine._together():
+            while waiting:
+                i, prepared = waiting[0]
+                try:
+                    stream = self._engine._queue(
+                        prepared, self._space, self._service, keep_deltas=False
+                    )
+                except QueueFullError as full:
+                    return full
+                except InvalidRequestError as error:
+                    self._items[i] = _refused(error)
+                else:
+                    self._items[i] = stream
+                    self._n_open += 1
+                    stream._put_into_when_done(self._ended)
+                waiting.popleft()
+        return None
+
+    def _take_ended(self, timeout: float | None) -> None:
+        with suppress(Empty):
+            stream = self._ended.get(timeout=timeout)
+            self._n_open -= 1
+            self._bar.count(stream.result())
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            return
+        self._cancel()
+
+    def _cancels(self) -> bool:
+        """Whether it had to stop."""
+        if self._stop is None or not self._stop.is_set():
+            return False
+        self._cancel()
+        return True
+
+    def _cancel(self) -> None:
+        for item in self._items:
+            if isinstance(item, Stream):
+                item.cancel()
+
+
+def _refused(error: InvalidRequestError) -> Result:
+    return Result("", [], FinishReason.ERROR, str(error), Usage(0, 0, 0), None)

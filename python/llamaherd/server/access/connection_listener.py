@@ -1,0 +1,196 @@
+"""Accepts connections, a bounded number of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import ssl
+import time
+from collections.abc import Callable, Sequence
+
+from llamaherd.server.access.http_protocol import BoundedProtocol
+
+_logger = logging.getLogger("llamaherd.server")
+_BACKLOG = 2048
+# What the kernel keeps of an answer (Linux: twice that). It reports progress by parts of it: with
+# more, a slow reader would look like one that has stopped.
+_SEND_BYTES = 1 << 17
+_LOOK_S = 0.25
+_RETRY_S = 0.1
+_LOG_EVERY_S = 10.0
+
+# Makes the protocol of a connection: whether it is of the reserve, and what to call at its end.
+MakeProtocol = Callable[[bool, Callable[[BoundedProtocol], None]], BoundedProtocol]
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Sockets that listen on all addresses of a host.
+
+    Raises:
+      OSError: There is no such address, or its port is taken.
+    """
+    infos = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE
+    )
+    with contextlib.ExitStack() as opened:
+        sockets = []
+        for family, _, _, _, address in dict.fromkeys(infos):
+            made = opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            if os.name == "posix":
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
+            if family == socket.AF_INET6:
+                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            made.bind(address)
+            made.listen(_BACKLOG)
+            made.setblocking(False)
+            sockets.append(made)
+        opened.pop_all()
+    return sockets
+
+
+class Listener:
+    """Accepts connections of listening sockets.
+
+    A new connection takes the place of the one that has been without a request for longest, if all
+    are taken. If requests are under way on all of them, it is one of the reserve.
+
+    Args:
+      sockets: Non-blocking; closed by `close`.
+      make_protocol: Makes a connection's protocol.
+      max_connections: Open at once.
+      n_reserve: Beside these.
+      context: TLS'; None: plain HTTP.
+      handshake_timeout_s: TLS'.
+    """
+
+    def __init__(
+        self,
+        sockets: Sequence[socket.socket],
+        make_protocol: MakeProtocol,
+        *,
+        max_connections: int,
+        n_reserve: int,
+        context: ssl.SSLContext | None = None,
+        handshake_timeout_s: float = 60,
+    ) -> None:
+        self.sockets = tuple(sockets)
+        self._make_protocol = make_protocol
+        self._max = max_connections
+        self._n_reserve = n_reserve
+        self._context = context
+        self._handshake_timeout_s = handshake_timeout_s
+        self._open: dict[BoundedProtocol, asyncio.Task[None]] = {}  # with what began them
+        self._freed = asyncio.Event()
+        self._log = _RareLog()
+        self._tasks = [asyncio.ensure_future(self._accept(made)) for made in sockets]
+        self._tasks.append(asyncio.ensure_future(self._check()))
+
+    def close(self) -> None:
+        """Accept no more. Open connections go on."""
+        for task in self._tasks[:-1]:
+            task.cancel()
+        for made in self.sockets:
+            made.close()
+
+    async def wait_closed(self) -> None:
+        """End what watches over open connections."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(listening)
+            except OSError as error:
+                self._log.error("connections cannot be accepted: %s", error)
+                self._evict()
+                await asyncio.sleep(_RETRY_S)
+                continue
+            try:
+                is_reserve = await self._place()
+            except BaseException:
+                connection.close()
+                raise
+            protocol = self._make_protocol(is_reserve, self._leave)
+            self._open[protocol] = loop.create_task(self._begin(connection, protocol))
+            await asyncio.sleep(0)  # a flood of connections leaves the loop's other work its turn
+
+    async def _place(self) -> bool:
+        """Waits for a place; whether it is one of the reserve."""
+        while True:
+            if len(self._open) >= self._max:
+                self._evict()
+            if len(self._open) < self._max:
+                return False
+            self._log.error("all %d connections are in use", self._max)
+            if len(self._open) < self._max + self._n_reserve:
+                return True
+            self._freed.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._freed.wait(), _RETRY_S)
+
+    def _evict(self) -> None:
+        """Close the connection that has been without a request for longest."""
+        idle = {p: since for p in self._open if (since := p.idle_since) is not None}
+        if idle:
+            protocol = min(idle, key=lambda p: idle[p])
+            task = self._open.pop(protocol)
+            if protocol.transport is None:
+                task.cancel()
+            else:
+                protocol.transport.abort()
+
+    async def _begin(self, connection: socket.socket, protocol: BoundedProtocol) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: protocol,
+                connection,
+                ssl=self._context,
+                ssl_handshake_timeout=self._handshake_timeout_s if self._context else None,
+            )
+        except (OSError, asyncio.TimeoutError):  # of TLS' handshake
+            self._leave(protocol)
+        except BaseException:
+            self._leave(protocol)
+            raise
+
+    def _leave(self, protocol: BoundedProtocol) -> None:
+        self._open.pop(protocol, None)
+        self._freed.set()
+
+    async def _check(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            now = time.monotonic()
+            for protocol in list(self._open):
+                _check(protocol, now)
+
+
+def _check(protocol: BoundedProtocol, now: float) -> None:
+    try:
+        protocol.check(now)
+    except Exception:
+        _logger.exception("the check of a connection failed")
+        protocol.transport.abort()
+
+
+class _RareLog:
+    """At most one line in _LOG_EVERY_S; the next says how many were left out."""
+
+    def __init__(self) -> None:
+        self._at = -_LOG_EVERY_S
+        self._n_left_out = 0
+
+    def error(self, message: str, *values: object) -> None:
+        now = time.monotonic()
+        if now - self._at < _LOG_EVERY_S:
+            self._n_left_out += 1
+            return
+        _logger.error(message, *values, extra={"n_left_out": self._n_left_out})
+        self._at, self._n_left_out = now, 0

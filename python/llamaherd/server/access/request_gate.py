@@ -1,0 +1,185 @@
+"""What every request passes before a route sees it: its size, its key, its id."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llamaherd.server.access.api_keys import ApiKey, KeyRing
+from llamaherd.server.access.browser_origins import Origins
+from llamaherd.server.access.concurrency_limit import Running
+from llamaherd.server.common.errors import ApiError
+from llamaherd.server.common.settings import ServerSettings
+from llamaherd.server.observability.metrics import ServerMetrics
+from llamaherd.server.observability.spans import Spans
+
+_logger = logging.getLogger("llamaherd.server")
+# What is said of the server's life, and pages that ask for the key themselves.
+_OPEN = ("/health", "/ready", "/favicon.ico", "/pages/", "/dashboard")
+# What they show is not open; but it is no work, and may be watched to the end.
+_STATE = "/pages/state"
+# No work either; and who may have one request at once must be able to stop the batch that is it.
+_UNCOUNTED = (_STATE, "/v1/batches")
+_BATCH_FILES = "/v1/files"
+_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_FORM_BYTES = 1 << 17  # what a form has beside its file
+_SMALL_BYTES = 1 << 16  # bodies that max_bodies_mib does not count
+
+
+class Guard:
+    """ASGI middleware: bounds of headers and body, API keys, request ids, the access log."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        settings: ServerSettings,
+        keys: KeyRing,
+        metrics: ServerMetrics,
+        running: Running,
+        spans: Spans,
+        draining: Callable[[], bool],
+    ) -> None:
+        self._app = app
+        self._limits = settings.limits
+        self._keys = keys
+        self._origins = Origins(settings, has_keys=bool(keys))
+        self._metrics = metrics
+        self._running = running
+        self._spans = spans
+        self._draining = draining
+        self._n_held = 0  # bytes of bodies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        request_id = _request_id(headers.get(b"x-request-id", b""))
+        scope.setdefault("state", {})["request_id"] = request_id
+        answer = _Answer(send, request_id, is_upload=scope["path"] == _BATCH_FILES)
+        span = self._spans.begin(scope["method"], scope["path"], headers)
+        scope["state"]["span"] = span
+        begin = time.monotonic()
+        try:
+            key = self._admit(scope, headers)
+            scope["state"]["key"] = key
+            with self._counted(scope, key):
+                await self._app(scope, self._bounded(scope, receive, answer), answer.send)
+        except ApiError as error:
+            if answer.status:
+                raise
+            await error.response()(scope, receive, answer.send)
+        finally:
+            self._n_held -= answer.n_held
+            route = scope.get("route")
+            path = getattr(route, "path", "other")
+            self._metrics.answered(path, answer.status)
+            span.end(answer.status)
+            _logger.info(
+                "request",
+                extra={
+                    "request_id": request_id,
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": answer.status,
+                    "seconds": round(time.monotonic() - begin, 6),
+                },
+            )
+
+    def _admit(self, scope: Scope, headers: dict[bytes, bytes]) -> ApiKey:
+        """Raises ApiError if the request must not pass."""
+        self._origins.require_own(scope)
+        n_bytes = len(scope["raw_path"]) + len(scope["query_string"])
+        n_bytes += sum(len(name) + len(value) for name, value in scope["headers"])
+        self._limits.require("max_header_kib", n_bytes, what="headers must hold")
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit():
+            raise ApiError(400, "content-length must be a number")
+        self._require_small(scope, int(length))
+        path: str = scope["path"]
+        if path == "/" or (path.startswith(_OPEN) and path != _STATE):
+            return ApiKey(tenant="")
+        key = self._keys.find(headers.get(b"authorization", b"").decode("latin-1"))
+        if key is None:
+            raise ApiError(
+                401,
+                "an API key is needed, as Authorization: Bearer KEY",
+                code="invalid_api_key",
+            )
+        if path == _STATE:
+            return key
+        if self._draining():
+            raise ApiError(503, "the server is stopping", code="stopping", retry_after_s=10)
+        return key
+
+    def _counted(self, scope: Scope, key: ApiKey) -> AbstractContextManager[None]:
+        if scope["path"].startswith(_UNCOUNTED):
+            return contextlib.nullcontext()
+        return self._running.request(key)
+
+    def _require_small(self, scope: Scope, n_bytes: int) -> None:
+        if scope["path"] == _BATCH_FILES:
+            what = f"a form must hold {_FORM_BYTES} bytes and a file of"
+            self._limits.require("max_file_mib", n_bytes - _FORM_BYTES, what=what)
+        else:
+            self._limits.require("max_body_mib", n_bytes, what="a body must hold")
+
+    def _bounded(self, scope: Scope, receive: Receive, answer: _Answer) -> Receive:
+        n_bytes = 0
+
+        async def bounded() -> Message:
+            nonlocal n_bytes
+            message = await receive()
+            n_bytes += len(message.get("body", b""))
+            self._require_small(scope, n_bytes)
+            self._hold(scope, n_bytes, answer)
+            answer.is_body_read = not message.get("more_body", False)
+            return message
+
+        return bounded
+
+    def _hold(self, scope: Scope, n_bytes: int, answer: _Answer) -> None:
+        """Count a body that is kept in memory until its request ends."""
+        if n_bytes <= _SMALL_BYTES or scope["path"] == _BATCH_FILES:
+            return
+        n_held = self._n_held - answer.n_held + n_bytes
+        self._limits.require("max_bodies_mib", n_held, what="bodies under way must hold")
+        self._n_held, answer.n_held = n_held, n_bytes
+
+
+class _Answer:
+    """Notes an answer's status on its way, and adds the request's id."""
+
+    def __init__(self, send: Send, request_id: str, *, is_upload: bool) -> None:
+        self._send = send
+        self._id = request_id.encode("latin-1")
+        self._is_upload = is_upload
+        self.is_body_read = False
+        self.n_held = 0  # bytes of the body that are counted
+        self.status = 0
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers: list[Any] = [*message.get("headers", ()), (b"x-request-id", self._id)]
+            is_cut = self._is_upload and self.status >= 400 and not self.is_body_read
+            if self.status == 413 or is_cut:
+                headers.append((b"connection", b"close"))  # the rest of the body is not read
+            message = {**message, "headers": headers}
+        await self._send(message)
+
+
+def _request_id(given: bytes) -> str:
+    """A client's, if it can be written as it is wherever ids are; else a new one."""
+    if _ID.fullmatch(given):
+        return given.decode("ascii")
+    return f"req-{uuid.uuid4().hex}"

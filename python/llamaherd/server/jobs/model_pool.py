@@ -1,0 +1,305 @@
+"""The models of a server: loaded when they are asked for, unloaded when nobody does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llamaherd._core import InvalidRequestError, LlamaHerdError
+from llamaherd.bounded_pool import BoundedPool
+from llamaherd.config.params import EngineConfig
+from llamaherd.models import resolve
+from llamaherd.offline.llm import LLM
+from llamaherd.server.common.errors import ApiError
+
+_logger = logging.getLogger("llamaherd.server")
+_MIB = 1 << 20
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0  # after a failure
+_FORGET_S = 600.0  # after which a failure is the first again
+_LOOK_S = 0.5
+_NOT_LOADED, _STOPPED = "it cannot be loaded", "its engine has stopped"
+_STUCK_S = 600.0
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model that may be asked for.
+
+    Attributes:
+      name: What clients call it.
+      source: Path of a GGUF file, a name of the catalogue, or hf:org/repo/file.gguf.
+      config: Its engine's set-up.
+    """
+
+    name: str
+    source: str
+    config: EngineConfig = field(default_factory=EngineConfig)
+
+
+class _Backoff:
+    """When what has failed may be tried again."""
+
+    def __init__(self) -> None:
+        self._n_failed = 0
+        self._failed_at = 0.0
+
+    def failed(self) -> None:
+        now = time.monotonic()
+        if now - self._failed_at > _FORGET_S:
+            self._n_failed = 0
+        self._n_failed += 1
+        self._failed_at = now
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the next try."""
+        if self._n_failed == 0:
+            return 0.0
+        pause_s = min(_FIRST_PAUSE_S * 2.0 ** (self._n_failed - 1), _LONGEST_PAUSE_S)
+        return max(0.0, self._failed_at + pause_s - time.monotonic())
+
+
+class _Slot:
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self.lock = asyncio.Lock()  # while it is loaded or unloaded
+        self.llm: LLM | None = None
+        self.n_users = 0
+        self.used_at = 0.0
+        self.mib = 0.0
+        self.backoff = _Backoff()
+        self.trouble = ""  # why the model is not there though it was asked for
+
+    @property
+    def is_dead(self) -> bool:
+        return self.llm is not None and self.llm.generates and bool(self.llm.engine.fatal_error)
+
+
+def trouble_of(llm: LLM) -> str:
+    """Why a model's engine does not answer; empty: it does. The cause of a fatal error is left out:
+    it may name files."""
+    if not llm.generates:
+        return ""
+    return _STOPPED if llm.engine.fatal_error else llm.engine.health().reason
+
+
+class ModelPool:
+    """The models of a server, each loaded at its first use.
+
+    Args:
+      specs: At least one; the first is the default of requests that name none.
+      idle_ttl_s: Unload a model that nobody has used for so many seconds. None: never.
+      max_mib: Size of the files of loaded models together, in MiB; those longest unused give way.
+        None: no bound.
+      restart: Load a model again whose engine has stopped after a fatal error, a second later, then
+        2, 4 and so on up to 60 seconds.
+
+    A load that failed is not tried again before the same times have passed.
+
+    Raises:
+      InvalidRequestError: There is no model, or two have one name.
+
+    Thread safety:
+      One event loop.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[ModelSpec],
+        *,
+        idle_ttl_s: float | None = None,
+        max_mib: float | None = None,
+        restart: bool = False,
+    ) -> None:
+        names = [spec.name for spec in specs]
+        if not names or len(set(names)) < len(names):
+            raise InvalidRequestError(
+                f"models must be one or several of different names; got {names}"
+            )
+        self._slots = {spec.name: _Slot(spec) for spec in specs}
+        self._idle_ttl_s = idle_ttl_s
+        self._max_mib = max_mib
+        self._restart = restart
+        self._threads = BoundedPool("models", 2, 64, stuck_after_s=_STUCK_S)
+        self._loading = asyncio.Lock()  # one at a time: what fits is known when it is there
+        self.created = int(time.time())
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._slots)
+
+    @property
+    def specs(self) -> list[ModelSpec]:
+        return [slot.spec for slot in self._slots.values()]
+
+    @property
+    def loaded(self) -> dict[str, LLM]:
+        """Models in memory."""
+        return {name: slot.llm for name, slot in self._slots.items() if slot.llm is not None}
+
+    @contextlib.asynccontextmanager
+    async def use(self, name: str) -> AsyncIterator[LLM]:
+        """A model, which stays in memory meanwhile.
+
+        Raises:
+          ApiError: There is none of this name (404); it cannot be loaded, its engine has stopped,
+            or there is no room for it (503).
+        """
+        slot = self._slots.get(name)
+        if slot is None:
+            raise ApiError(
+                404,
+                f"there is no model {name!r}; there are {', '.join(self._slots)}",
+                code="model_not_found",
+                param="model",
+            )
+        slot.n_users += 1
+        try:
+            async with slot.lock:
+                llm = await self._ready(slot)
+            yield llm
+        finally:
+            slot.n_users -= 1
+            slot.used_at = time.monotonic()
+
+    async def preload(self, name: str) -> None:
+        """Load a model.
+
+        Raises:
+          ModelLoadError, InvalidRequestError: It cannot be loaded; the message says why.
+        """
+        slot = self._slots[name]
+        async with slot.lock, self._loading:
+            await self._load(slot)
+        slot.used_at = time.monotonic()
+
+    @property
+    def troubles(self) -> dict[str, str]:
+        """Models that a request would not get now: name -> reason."""
+        return {
+            name: slot.trouble
+            for name, slot in self._slots.items()
+            if slot.trouble == _STOPPED or (slot.trouble and slot.backoff.left_s > 0)
+        }
+
+    async def _ready(self, slot: _Slot) -> LLM:
+        """The model of a locked slot. Raises ApiError as `use`."""
+        if slot.is_dead:
+            await self._bury(slot)
+        if slot.llm is not None:
+            return slot.llm
+        name = slot.spec.name
+        if slot.backoff.left_s > 0:
+            raise _not_there(slot)
+        try:
+            async with self._loading:
+                await self._load(slot)
+        except ApiError:
+            raise
+        except Exception as error:
+            slot.backoff.failed()
+            if slot.trouble != _STOPPED:
+                slot.trouble = _NOT_LOADED
+            unexpected = None if isinstance(error, LlamaHerdError | OSError) else error
+            _logger.error("%s cannot be loaded: %s", name, error, exc_info=unexpected)
+            raise _not_there(slot) from None
+        assert slot.llm is not None
+        return slot.llm
+
+    async def _bury(self, slot: _Slot) -> None:
+        """Give up an engine that has stopped, if another may take its place; else raises."""
+        assert slot.llm is not None
+        if not slot.trouble:
+            slot.trouble = _STOPPED
+            cause = slot.llm.engine.fatal_error
+            _logger.error("the engine of %s has stopped: %s", slot.spec.name, cause)
+            slot.backoff.failed()
+        if not self._restart:
+            raise _not_there(slot)
+        llm, slot.llm = slot.llm, None
+        await self._threads.run(llm.close)
+
+    async def _load(self, slot: _Slot) -> None:
+        path: Path = await self._threads.run(lambda: resolve(slot.spec.source, progress=False))
+        slot.mib = path.stat().st_size / _MIB
+        await self._make_room(slot)
+        begin = time.monotonic()
+        slot.llm = await self._threads.run(lambda: LLM(path, slot.spec.config, progress=False))
+        slot.trouble = ""
+        _logger.info("loaded %s in %.1f s", slot.spec.name, time.monotonic() - begin)
+
+    async def _make_room(self, wanted: _Slot) -> None:
+        if self._max_mib is None:
+            return
+        while True:
+            loaded = [slot for slot in self._slots.values() if slot.llm is not None]
+            if sum(slot.mib for slot in loaded) + wanted.mib <= self._max_mib:
+                return
+            idle = [slot for slot in loaded if slot.n_users == 0]
+            if not idle:
+                raise ApiError(
+                    503,
+                    f"{wanted.spec.name} does not fit beside the models in use",
+                    code="no_room",
+                    retry_after_s=5,
+                )
+            await self._unload(min(idle, key=lambda slot: slot.used_at))
+
+    async def _unload(self, slot: _Slot) -> None:
+        async with slot.lock:
+            if slot.llm is None or slot.n_users > 0:
+                return
+            llm, slot.llm = slot.llm, None
+            await self._threads.run(llm.close)
+            _logger.info("unloaded %s", slot.spec.name)
+
+    async def unload_idle(self) -> None:
+        """Unload what nobody has used for long; runs until it is cancelled."""
+        if self._idle_ttl_s is None:
+            return
+        while True:
+            await asyncio.sleep(min(1.0, self._idle_ttl_s))
+            for slot in self._slots.values():
+                idle_s = time.monotonic() - slot.used_at
+                if slot.llm is not None and slot.n_users == 0 and idle_s > self._idle_ttl_s:
+                    await self._unload(slot)
+
+    async def restart_dead(self) -> None:
+        """Load models again whose engines have stopped; runs until it is cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            for slot in self._slots.values():
+                if slot.is_dead or (slot.trouble == _STOPPED and self._restart):
+                    await self._restart_one(slot)
+
+    async def _restart_one(self, slot: _Slot) -> None:
+        try:
+            async with slot.lock:
+                await self._ready(slot)
+        except ApiError:
+            pass  # not yet
+        except Exception:
+            _logger.exception("%s cannot be restarted", slot.spec.name)
+
+    async def close(self) -> None:
+        """Free all models; what runs in them ends as CANCELLED."""
+        for slot in self._slots.values():
+            async with slot.lock:
+                llm, slot.llm = slot.llm, None
+                if llm is not None:
+                    await self._threads.run(llm.close)
+
+
+def _not_there(slot: _Slot) -> ApiError:
+    """What a client is told: the log has the cause, which may name files."""
+    return ApiError(
+        503,
+        f"model {slot.spec.name!r} cannot be used: {slot.trouble}; the server's log says more",
+        code="engine_dead" if slot.trouble == _STOPPED else "model_load_failed",
+        retry_after_s=max(1.0, slot.backoff.left_s),
+    )

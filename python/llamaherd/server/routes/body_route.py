@@ -1,0 +1,62 @@
+"""Bodies of requests: how they are read, and what bounds they have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.routing import APIRoute
+from starlette.responses import Response
+
+from llamaherd.server.api.json_bounds import require_bounded
+from llamaherd.server.jobs.generation import Context
+
+# Where messages are: the schema of a path's body, and its field.
+_MESSAGES = {
+    "/v1/chat/completions": ("ChatRequest", "messages"),
+    "/v1/responses": ("ResponsesRequest", "input"),
+    "/tokenize": ("TokenizeRequest", "messages"),
+}
+
+
+class BodyRoute(APIRoute):
+    """A route whose body is read by the rules of this file."""
+
+    def get_route_handler(self) -> Callable[[Request], Any]:
+        handle = super().get_route_handler()
+
+        async def handler(request: Request) -> Response:
+            response: Response = await handle(_Request(request.scope, request.receive))
+            return response
+
+        return handler
+
+
+class _Request(Request):
+    async def json(self) -> Any:
+        context: Context = self.app.state.context
+        path = self.scope["path"]
+        _, field = _MESSAGES.get(path, ("", None))
+        limits = context.settings.limits
+        return await context.reader.read(
+            await self.body(),
+            lambda value: require_bounded(value, path, field, limits),
+            lambda n: limits.require("max_json_values", n, what="a body must hold"),
+        )
+
+
+def describe_bounds(app: FastAPI, max_messages: int) -> None:
+    """Put the bound of messages into an application's schema."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = describe()
+        for name, field in _MESSAGES.values():
+            found = schema["components"]["schemas"][name]["properties"][field]
+            for kind in found.get("anyOf", [found]):
+                if kind.get("type") == "array":
+                    kind["maxItems"] = max_messages
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,164 @@
+"""/v1/completions."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from llamaherd._core import Delta, FinishReason, InvalidRequestError, TokenLogprob
+from llamaherd.config.params import SamplingParams
+from llamaherd.request.prompt import Prompt
+from llamaherd.request.result import Result
+from llamaherd.server.api import response_schemas
+from llamaherd.server.api.json_stream import Items
+from llamaherd.server.api.logprobs import TokenTexts, completion_logprobs
+from llamaherd.server.api.request_schemas import CompletionRequest
+from llamaherd.server.api.response_schemas import ERRORS
+from llamaherd.server.api.sse import DONE, event
+from llamaherd.server.jobs.generation import (
+    FINISH_REASONS,
+    Context,
+    Job,
+    format_options,
+    now,
+    sampling_options,
+    usage_of,
+)
+from llamaherd.server.routes.body_route import BodyRoute
+from llamaherd.server.routes.respond import respond
+
+router = APIRouter(route_class=BodyRoute)
+# Of a prompt, in an event that is written on the event loop.
+_FEW_LOGPROBS = 64
+
+
+def _prompts_of(body: CompletionRequest) -> list[Prompt]:
+    prompt: Any = body.prompt
+    if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
+        return [prompt]
+    if not prompt:
+        raise InvalidRequestError("prompt must hold at least 1 prompt or token; got 0")
+    return list(prompt)
+
+
+def _params(body: CompletionRequest) -> SamplingParams:
+    scored = body.echo and body.logprobs is not None
+    return SamplingParams(
+        **sampling_options(body),
+        **format_options(body.response_format),
+        max_tokens=body.max_tokens,
+        logprobs=body.logprobs,
+        prompt_logprobs=body.logprobs if scored else None,
+        echo=body.echo,
+        best_of=body.best_of,
+    )
+
+
+@router.post(
+    "/v1/completions",
+    response_model=response_schemas.Completion,
+    responses={**ERRORS, 200: response_schemas.events("Or events, each a text_completion.")},
+)
+async def completions(body: CompletionRequest, request: Request) -> Response:
+    """What follows one or several texts."""
+    prompts, params = _prompts_of(body), _params(body)
+    if body.stream and params.best_of and params.best_of > params.n:
+        raise InvalidRequestError("best_of must equal n where the answer is streamed")
+    return await respond(
+        request,
+        body,
+        prompts,
+        params,
+        lambda job: _Answer(job, body, prompts, request.app.state.context),
+        stream=body.stream,
+    )
+
+
+class _Answer:
+    """One answer, whole or in pieces."""
+
+    def __init__(
+        self, job: Job, body: CompletionRequest, prompts: list[Prompt], context: Context
+    ) -> None:
+        self._job = job
+        self._context = context
+        self._body = body
+        self._head = {
+            "id": f"cmpl-{uuid.uuid4().hex}",
+            "object": "text_completion",
+            "created": now(),
+            "model": job.model,
+        }
+        self._texts = TokenTexts(job.llm.engine)
+        self._prompts = prompts
+        self._n = body.n or 1
+        self._include_usage = bool(body.stream_options and body.stream_options.include_usage)
+
+    def whole(self, results: Sequence[Result]) -> dict[str, Any]:
+        usage = usage_of([result.usage for result in results])
+        return {**self._head, "choices": Items(self._choices(results)), "usage": usage}
+
+    def _choices(self, results: Sequence[Result]) -> Iterator[dict[str, Any]]:
+        index = 0
+        for prompt, result in zip(self._prompts, results, strict=True):
+            for choice in result.choices or (result,):
+                logprobs = self._logprobs(prompt, choice.prompt_logprobs, choice.logprobs)
+                yield self._choice(index, choice.text, choice.finish_reason, logprobs)
+                index += 1
+
+    def _choice(
+        self,
+        index: int,
+        text: str,
+        reason: FinishReason | None,
+        logprobs: dict[str, Any] | None,
+    ) -> dict[str, Any]:
+        name = None if reason is None else FINISH_REASONS[reason]
+        return {"index": index, "text": text, "finish_reason": name, "logprobs": logprobs}
+
+    def _logprobs(
+        self, prompt: Prompt, of_prompt: list[TokenLogprob], of_output: list[TokenLogprob]
+    ) -> dict[str, Any] | None:
+        if self._body.logprobs is None:
+            return None
+        if not self._body.echo:
+            return completion_logprobs(self._texts, of_output)
+        ids: Any = self._job.llm.engine.tokenize(prompt) if isinstance(prompt, str) else prompt
+        return completion_logprobs(self._texts, [*of_prompt, *of_output], ids[0])
+
+    async def events(self) -> AsyncIterator[bytes]:
+        begun: set[int] = set()
+        async for i, delta in self._job.deltas():
+            index = i * self._n + delta.index
+            if delta.text or delta.logprobs or delta.finish_reason is not None:
+                first = index not in begun
+                begun.add(index)
+                make = partial(self._made, i, index, delta, first)
+                few = len(delta.prompt_logprobs) <= _FEW_LOGPROBS
+                yield make() if few else await self._context.pools.answers.run(make)
+        if self._include_usage:
+            usages = [stream.usage for stream in self._job.streams]
+            yield self._chunk([], usage_of(usages))
+        yield DONE
+
+    def _made(self, i: int, index: int, delta: Delta, first: bool) -> bytes:
+        return self._chunk([self._piece(i, index, delta, first)])
+
+    def _piece(self, i: int, index: int, delta: Delta, first: bool) -> dict[str, Any]:
+        logprobs = None
+        if self._body.logprobs is not None:
+            logprobs = completion_logprobs(self._texts, delta.logprobs)
+            if first and self._body.echo:
+                logprobs = self._logprobs(self._prompts[i], delta.prompt_logprobs, delta.logprobs)
+        return self._choice(index, delta.text, delta.finish_reason, logprobs)
+
+    def _chunk(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> bytes:
+        chunk = {**self._head, "choices": choices}
+        if self._include_usage:
+            chunk["usage"] = usage
+        return event(chunk)

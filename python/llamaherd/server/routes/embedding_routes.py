@@ -1,0 +1,100 @@
+"""/v1/embeddings and /v1/rerank."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from threading import Event
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from llamaherd._core import InvalidRequestError
+from llamaherd.offline.embedder import Embedder, Vectors
+from llamaherd.server.api import response_schemas
+from llamaherd.server.api.json_stream import Items, json_answer
+from llamaherd.server.api.request_schemas import EmbeddingRequest, RerankRequest
+from llamaherd.server.api.response_schemas import ERRORS
+from llamaherd.server.common.disconnect import watching
+from llamaherd.server.jobs import embedding_jobs as vectors_of
+from llamaherd.server.jobs.generation import Context, body_model
+from llamaherd.server.routes.body_route import BodyRoute
+
+router = APIRouter(route_class=BodyRoute)
+
+
+@router.post("/v1/embeddings", response_model=response_schemas.Embeddings, responses=ERRORS)
+async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
+    """Vectors of texts, of length 1."""
+    context: Context = request.app.state.context
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    if not texts:
+        raise InvalidRequestError("input must hold at least 1 text; got 0")
+    model = body_model(body, context)
+    request.state.span.model(model)
+    pool = context.pools.compute
+    async with context.pool.use(model) as llm:
+        embedder = await pool.run(lambda: llm.embedder)
+        if body.dimensions is not None and body.dimensions > embedder.n_embd:
+            raise InvalidRequestError(
+                f"dimensions must be in [1, {embedder.n_embd}]; got {body.dimensions}"
+            )
+        gone = Event()
+        async with watching(request.receive, gone.set):
+            vectors, n_tokens = await pool.run(
+                lambda: _computed(embedder, texts, body.truncate, body.dimensions, gone)
+            )
+    request.state.span.prompt(n_tokens, 0)
+    data = Items(
+        {"object": "embedding", "index": i, "embedding": _encode(vector, body.encoding_format)}
+        for i, vector in enumerate(vectors)
+    )
+    usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
+    answer = {"object": "list", "model": model, "data": data, "usage": usage}
+    return json_answer(answer, vectors.size, context.pools.answers)
+
+
+def _computed(
+    embedder: Embedder, texts: list[str], truncate: bool, dimensions: int | None, gone: Event
+) -> tuple[Vectors, int]:
+    """The vectors of texts, and the texts' tokens."""
+    vectors = vectors_of.embed(embedder, texts, truncate=truncate, gone=gone)
+    n_tokens = sum(map(embedder.count_tokens, texts))
+    return vectors_of.shortened(vectors, dimensions), n_tokens
+
+
+def _encode(vector: Any, encoding: str) -> list[float] | str:
+    if encoding == "base64":
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    numbers: list[float] = vector.tolist()
+    return numbers
+
+
+@router.post("/v1/rerank", response_model=response_schemas.Ranking, responses=ERRORS)
+async def rerank(body: RerankRequest, request: Request) -> Response:
+    """Documents by how well they answer a query, the best first."""
+    context: Context = request.app.state.context
+    model = body_model(body, context)
+    request.state.span.model(model)
+    pool = context.pools.compute
+    async with context.pool.use(model) as llm:
+        embedder = await pool.run(lambda: llm.embedder)
+        gone = Event()
+        async with watching(request.receive, gone.set):
+            ranked = await pool.run(
+                lambda: vectors_of.rerank(
+                    embedder, body.query, body.documents, truncate=body.truncate, gone=gone
+                )
+            )
+
+    def results() -> Iterator[dict[str, Any]]:
+        for entry in ranked[: body.top_n]:
+            result: dict[str, Any] = {"index": entry.index, "relevance_score": entry.score}
+            if body.return_documents:
+                result["document"] = {"text": body.documents[entry.index]}
+            yield result
+
+    answer = {"model": model, "results": Items(results())}
+    n_chars = sum(map(len, body.documents)) if body.return_documents else 0
+    return json_answer(answer, len(ranked) + n_chars, context.pools.answers)

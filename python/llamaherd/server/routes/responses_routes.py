@@ -1,0 +1,312 @@
+"""/v1/responses, the part that keeps nothing between requests."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from llamaherd._core import FinishReason
+from llamaherd.config.params import SamplingParams
+from llamaherd.request.chat import ChatOptions, Reply, ToolCall
+from llamaherd.request.result import Result, Usage
+from llamaherd.server.api import response_schemas
+from llamaherd.server.api.request_schemas import (
+    FunctionCallItem,
+    FunctionOutputItem,
+    NamedFunctionTool,
+    ResponsesRequest,
+    TextPart,
+)
+from llamaherd.server.api.response_schemas import ERRORS
+from llamaherd.server.api.sse import event
+from llamaherd.server.jobs.generation import Context, Job, format_options, now
+from llamaherd.server.routes.body_route import BodyRoute
+from llamaherd.server.routes.respond import respond
+
+router = APIRouter(route_class=BodyRoute)
+
+
+def _messages_of(body: ResponsesRequest) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = []
+    if body.instructions is not None:
+        messages.append({"role": "system", "content": body.instructions})
+    if isinstance(body.input, str):
+        return [*messages, {"role": "user", "content": body.input}]
+    for item in body.input:
+        if isinstance(item, FunctionCallItem):
+            function = {"name": item.name, "arguments": item.arguments}
+            call = {"id": item.call_id, "type": "function", "function": function}
+            messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
+        elif isinstance(item, FunctionOutputItem):
+            messages.append({"role": "tool", "tool_call_id": item.call_id, "content": item.output})
+        else:
+            content = item.content
+            if not isinstance(content, str):
+                content = "".join(part.text for part in content if isinstance(part, TextPart))
+            messages.append({"role": item.role, "content": content})
+    return messages
+
+
+def _chat_options(body: ResponsesRequest) -> ChatOptions:
+    choice = body.tool_choice or "auto"
+    tools = [
+        {"type": "function", "function": tool.model_dump(exclude={"type"}, exclude_none=True)}
+        for tool in body.tools or ()
+    ]
+    return ChatOptions(
+        tools=tools,
+        tool_choice=choice.name if isinstance(choice, NamedFunctionTool) else choice,
+        parallel_tool_calls=body.parallel_tool_calls is not False,
+        thinking=body.reasoning is None or body.reasoning.effort not in ("none", "minimal"),
+    )
+
+
+def _params(body: ResponsesRequest, default_max_tokens: int) -> SamplingParams:
+    options: dict[str, Any] = {"temperature": body.temperature, "top_p": body.top_p}
+    options = {name: value for name, value in options.items() if value is not None}
+    given = body.max_output_tokens
+    return SamplingParams(
+        **options,
+        **format_options(body.text.format if body.text else None),
+        max_tokens=default_max_tokens if given is None else given,
+    )
+
+
+@router.post(
+    "/v1/responses",
+    response_model=response_schemas.ResponseAnswer,
+    responses={**ERRORS, 200: response_schemas.events("Or events, each with a type of its own.")},
+)
+async def responses(body: ResponsesRequest, request: Request) -> Response:
+    """The assistant's next message."""
+    context: Context = request.app.state.context
+    params = _params(body, context.settings.default_max_tokens)
+    return await respond(
+        request,
+        body,
+        [_messages_of(body)],
+        params,
+        lambda job: _Answer(job, body),
+        stream=body.stream,
+        chat=_chat_options(body),
+    )
+
+
+def _id(kind: str) -> str:
+    return f"{kind}_{uuid.uuid4().hex}"
+
+
+def _message(id_: str, text: str, status: str) -> dict[str, Any]:
+    part = {"type": "output_text", "text": text, "annotations": []}
+    content = [part] if text or status == "completed" else []
+    return {
+        "id": id_,
+        "type": "message",
+        "role": "assistant",
+        "status": status,
+        "content": content,
+    }
+
+
+def _call(id_: str, call: ToolCall, arguments: str, status: str) -> dict[str, Any]:
+    return {
+        "id": id_,
+        "type": "function_call",
+        "call_id": call.id,
+        "name": call.name,
+        "arguments": arguments,
+        "status": status,
+    }
+
+
+def _reasoning(id_: str, text: str) -> dict[str, Any]:
+    content = [{"type": "reasoning_text", "text": text}]
+    return {"id": id_, "type": "reasoning", "summary": [], "content": content}
+
+
+class _Answer:
+    """One answer, whole or in pieces."""
+
+    def __init__(self, job: Job, body: ResponsesRequest) -> None:
+        self._job = job
+        self._body = body
+        self._id = _id("resp")
+        self._created = now()
+        self._n_events = 0
+
+    def whole(self, results: Sequence[Result]) -> dict[str, Any]:
+        (result,) = results
+        reply = result.reply or Reply(result.text)
+        output = []
+        if reply.reasoning:
+            output.append(_reasoning(_id("rs"), reply.reasoning))
+        if reply.content or not reply.tool_calls:
+            output.append(_message(_id("msg"), reply.content, "completed"))
+        output += [_call(_id("fc"), call, call.arguments, "completed") for call in reply.tool_calls]
+        return self._response(output, result.finish_reason, result.usage)
+
+    def _response(
+        self,
+        output: list[dict[str, Any]],
+        reason: FinishReason | None,
+        usage: Usage | None,
+    ) -> dict[str, Any]:
+        body = self._body
+        cut = {FinishReason.LENGTH: "max_output_tokens", FinishReason.DEADLINE: "deadline"}
+        status = "in_progress" if reason is None else "incomplete" if reason in cut else "completed"
+        return {
+            "id": self._id,
+            "object": "response",
+            "created_at": self._created,
+            "model": self._job.model,
+            "status": status,
+            "error": None,
+            "incomplete_details": {"reason": cut[reason]} if reason in cut else None,
+            "instructions": body.instructions,
+            "max_output_tokens": body.max_output_tokens,
+            "metadata": body.metadata or {},
+            "output": output,
+            "parallel_tool_calls": body.parallel_tool_calls is not False,
+            "store": False,
+            "temperature": body.temperature,
+            "tool_choice": self._dumped("tool_choice") or "auto",
+            "tools": self._dumped("tools") or [],
+            "top_p": body.top_p,
+            "usage": None if usage is None else _usage(usage),
+        }
+
+    def _dumped(self, name: str) -> Any:
+        return self._body.model_dump(exclude_none=True, include={name}).get(name)
+
+    async def events(self) -> AsyncIterator[bytes]:
+        stream = self._job.streams[0]
+        reader = stream.new_reader()
+        assert reader is not None
+        begun = False
+        items = _Items(self)
+        async for _, delta in self._job.deltas():
+            if not begun:
+                begun = True
+                response = self._response([], None, None)
+                yield self.event("response.created", response=response)
+                yield self.event("response.in_progress", response=response)
+            for piece in items.add(reader.read(delta)):
+                yield piece
+            if delta.finish_reason is not None:
+                for piece in items.end():
+                    yield piece
+                whole = self._response(items.done, delta.finish_reason, stream.usage)
+                name = "completed" if whole["status"] == "completed" else "incomplete"
+                yield self.event(f"response.{name}", response=whole)
+
+    def event(self, name: str, /, **fields: Any) -> bytes:
+        number, self._n_events = self._n_events, self._n_events + 1
+        return event({"type": name, "sequence_number": number, **fields}, name)
+
+
+class _Items:
+    """The output items of a streamed answer: one is open at a time."""
+
+    def __init__(self, answer: _Answer) -> None:
+        self._answer = answer
+        self.done: list[dict[str, Any]] = []
+        self._kind: Any = None  # of the open one: reasoning, message, or a call's index
+        self._id = ""
+        self._text = ""
+        self._call: ToolCall | None = None
+        self._next_call: ToolCall | None = None
+
+    def add(self, added: Reply) -> list[bytes]:
+        events = []
+        if added.reasoning:
+            events += self._open("reasoning")
+            events.append(self._delta("response.reasoning_text.delta", added.reasoning))
+        if added.content:
+            events += self._open("message")
+            events.append(self._delta("response.output_text.delta", added.content))
+        for call in added.tool_calls:
+            if call.id:
+                self._next_call = call
+            events += self._open(call.index)
+            events.append(self._delta("response.function_call_arguments.delta", call.arguments))
+        return events
+
+    def end(self) -> list[bytes]:
+        """Closes what is open; an answer without any item gets an empty message."""
+        events = [] if self.done or self._kind is not None else self._open("message")
+        return events + self._close()
+
+    def _fields(self) -> dict[str, Any]:
+        fields: dict[str, Any] = {"item_id": self._id, "output_index": len(self.done)}
+        if not isinstance(self._kind, int):
+            fields["content_index"] = 0
+        return fields
+
+    def _delta(self, name: str, text: str) -> bytes:
+        self._text += text
+        extra: dict[str, Any] = {"logprobs": []} if name == "response.output_text.delta" else {}
+        return self._answer.event(name, **self._fields(), delta=text, **extra)
+
+    def _item(self, status: str) -> dict[str, Any]:
+        if self._kind == "reasoning":
+            return _reasoning(self._id, self._text)
+        if self._kind == "message":
+            return _message(self._id, self._text, status)
+        assert self._call is not None
+        return _call(self._id, self._call, self._text, status)
+
+    def _open(self, kind: Any) -> list[bytes]:
+        if kind == self._kind:
+            return []
+        events = self._close()
+        self._kind, self._text = kind, ""
+        self._id = _id({"reasoning": "rs", "message": "msg"}.get(kind, "fc"))
+        if isinstance(kind, int):
+            self._call = self._next_call
+        emit = self._answer.event
+        index = len(self.done)
+        events.append(
+            emit("response.output_item.added", output_index=index, item=self._item("in_progress"))
+        )
+        if kind == "message":
+            part = {"type": "output_text", "text": "", "annotations": []}
+            events.append(emit("response.content_part.added", **self._fields(), part=part))
+        return events
+
+    def _close(self) -> list[bytes]:
+        if self._kind is None:
+            return []
+        emit, fields = self._answer.event, self._fields()
+        events = []
+        if self._kind == "reasoning":
+            events.append(emit("response.reasoning_text.done", **fields, text=self._text))
+        elif self._kind == "message":
+            part = {"type": "output_text", "text": self._text, "annotations": []}
+            text = {"text": self._text, "logprobs": []}
+            events.append(emit("response.output_text.done", **fields, **text))
+            events.append(emit("response.content_part.done", **fields, part=part))
+        else:
+            name = "response.function_call_arguments.done"
+            assert self._call is not None
+            arguments = {"name": self._call.name, "arguments": self._text}
+            events.append(emit(name, **fields, **arguments))
+        item = self._item("completed")
+        index = len(self.done)
+        events.append(emit("response.output_item.done", output_index=index, item=item))
+        self.done.append(item)
+        self._kind = None
+        return events
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "input_tokens": usage.n_prompt,
+        "input_tokens_details": {"cached_tokens": usage.n_cached},
+        "output_tokens": usage.n_completion,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": usage.n_prompt + usage.n_completion,
+    }

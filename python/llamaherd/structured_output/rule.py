@@ -1,0 +1,120 @@
+"""What an output must obey: a schema, an expression or a grammar."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llamaherd._core import InvalidRequestError
+from llamaherd.structured_output import json_schema
+
+# Options of SamplingParams, of which one may be set.
+KINDS = ("json_schema", "json_object", "regex", "choice", "lark", "grammar")
+
+MAX_BYTES = 64 * 1024  # of a text that is no schema
+
+# JSON as json.dumps() writes it: free blanks are what small models never stop writing.
+JSON_STYLE: dict[str, Any] = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+}
+# Of a Lark text: llguidance takes memory that grows exponentially with their number.
+MAX_INTERSECTIONS = 8
+
+_JSON_IN_LARK = re.compile(r"%json\b\s*")
+_LARK_LITERAL_OR_AND = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|/(?:\\.|[^/\\\n])+/|&')
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What an output must obey.
+
+    Attributes:
+      kind: json_schema, regex, lark, or grammar or tools, which are GBNF.
+      text: What it is, in the language of that kind.
+      schemas: In a grammar, JSON schemas by the literals that stand for values that obey them.
+      special: In a grammar, special tokens that literals stand for by their names.
+      prefix: What stands in the prompt of a text that obeys it.
+    """
+
+    kind: str
+    text: str
+    schemas: tuple[tuple[str, str], ...] = ()
+    special: frozenset[int] = frozenset()
+    prefix: str = ""
+
+    @property
+    def n_chars(self) -> int:
+        """Of its text and its schemas."""
+        return len(self.text) + sum(len(schema) for _, schema in self.schemas)
+
+
+def rule_of(options: Mapping[str, Any]) -> Rule | None:
+    """The rule among options of SamplingParams, by their names.
+
+    Raises:
+      InvalidRequestError: There are two, or one is not what it should be.
+      TypeError: One is of the wrong type.
+    """
+    off = {"json_object": False}
+    given = [kind for kind in KINDS if options[kind] is not off.get(kind)]
+    if not given:
+        return None
+    if len(given) > 1:
+        raise InvalidRequestError(f"only one of {', '.join(KINDS)} may be set; got {given}")
+    kind, value = given[0], options[given[0]]
+    if kind == "json_object":
+        if value is not True:  # False is not given
+            raise TypeError(f"json_object must be a bool; got {value!r}")
+        return Rule("json_schema", '{"type": "object"}')
+    if kind == "json_schema":
+        return Rule(kind, _schema_text(value))
+    if kind == "choice":
+        value = _lark_choice(value)
+    elif not isinstance(value, str):
+        raise TypeError(f"{kind} must be a str; got {value!r}")
+    n_bytes = len(value.encode(errors="surrogatepass"))
+    if n_bytes > MAX_BYTES:
+        raise InvalidRequestError(f"{kind} must have at most {MAX_BYTES} bytes; got {n_bytes}")
+    if kind == "lark":
+        _require_usable_schemas(value)
+        _require_few_intersections(value)
+    return Rule("lark" if kind == "choice" else kind, value)
+
+
+def _schema_text(schema: Any) -> str:
+    if isinstance(schema, str):
+        try:
+            schema = json.loads(schema)
+        except (ValueError, RecursionError) as error:
+            raise InvalidRequestError(f"json_schema is not valid JSON: {error}") from None
+    if not isinstance(schema, Mapping | bool):
+        raise TypeError(f"json_schema must be a mapping, a bool or their JSON; got {schema!r}")
+    return json_schema.to_text("json_schema", schema)
+
+
+def _require_usable_schemas(lark: str) -> None:
+    for found in _JSON_IN_LARK.finditer(lark):
+        try:
+            schema, _ = json.JSONDecoder().raw_decode(lark, found.end())
+        except (ValueError, RecursionError):
+            continue  # llguidance says what is wrong, and where
+        json_schema.require_usable("the schema of %json", schema)
+
+
+def _require_few_intersections(lark: str) -> None:
+    n = _LARK_LITERAL_OR_AND.findall(lark).count("&")
+    if n > MAX_INTERSECTIONS:
+        raise InvalidRequestError(f"lark may hold at most {MAX_INTERSECTIONS} &; got {n}")
+
+
+def _lark_choice(choices: Any) -> str:
+    if isinstance(choices, str) or not isinstance(choices, Sequence):
+        raise TypeError(f"choice must be a sequence of str; got {choices!r}")
+    if not choices or not all(isinstance(text, str) and text for text in choices):
+        raise InvalidRequestError(f"choice must hold texts that are not empty; got {choices!r}")
+    return "start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in choices)

@@ -1,0 +1,293 @@
+"""Where running requests stand in their rules, and which tokens may be next."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
+
+from llamaherd import _core
+from llamaherd._core import Delta, InvalidRequestError
+from llamaherd.bounded_pool import BoundedPool
+from llamaherd.structured_output.guides import Guide, error_of, mask_of
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+
+_ANY = b""  # the mask that allows any token
+_N_THREADS = 2
+_MAX_WAITING = 4096
+# A request with a mask that took longer has its further masks made by the threads of slow ones.
+_SLOW_S = 0.005
+# Processor time of an output's masks: so much at first, and so much for each of them. A request
+# that takes more ends: while it waits it holds a place among those that run. Formats of tools are
+# llama.cpp's own, some of them slow.
+_FIRST_S = 2.0
+_MEAN_S = 0.02
+_MEAN_OF_TOOLS_S = 0.5
+# Of the text that is searched for a trigger; only a pattern's ^ sees the beginning of a longer one.
+_N_SEARCHED = 1024
+
+
+@dataclass(frozen=True)
+class Triggers:
+    """From where on a rule is obeyed; before, any token may come.
+
+    Attributes:
+      words: Texts, with which it begins.
+      patterns: Regular expressions, with whose first group, or else with which, it begins.
+      thought_begin: Behind it there are no triggers until one of thought_ends; empty: everywhere.
+      thought_ends: Those.
+      before: What the prompt holds of the answer, as far as thoughts are concerned.
+    """
+
+    words: tuple[str, ...]
+    patterns: tuple[str, ...] = ()
+    thought_begin: str = ""
+    thought_ends: tuple[str, ...] = ()
+    before: str = ""
+
+    @classmethod
+    def of(cls, grammar: _core.ToolGrammar) -> Triggers:
+        """Those of a model's calls.
+
+        Raises:
+          InvalidRequestError: A pattern is not one of Python's too.
+        """
+        triggers = cls(
+            words=tuple(grammar.words),
+            patterns=tuple(grammar.patterns),
+            thought_begin=grammar.thought_begin,
+            thought_ends=tuple(grammar.thought_ends),
+            before=grammar.generation_prompt,
+        )
+        try:
+            _ = triggers.compiled
+        except re.error as error:
+            raise InvalidRequestError(
+                f"the model's format of calls cannot be used: {error}"
+            ) from None
+        return triggers
+
+    @cached_property
+    def compiled(self) -> tuple[re.Pattern[bytes], ...]:
+        """All that it begins with."""
+        words = tuple(re.compile(re.escape(word.encode())) for word in self.words)
+        return words + tuple(map(_compiled, self.patterns))
+
+
+@dataclass(frozen=True)
+class Obeyed:
+    """What a request must obey: a rule made ready, from the beginning or from a trigger on."""
+
+    guide: Guide
+    triggers: Triggers | None = None
+
+    @property
+    def first_mask(self) -> bytes | None:
+        if self.triggers is None:
+            return self.guide.first_mask
+        return None if self.words else _ANY
+
+    @property
+    def words(self) -> list[str]:
+        """Texts of which one stands in the output where a trigger does; empty: not known."""
+        if self.triggers is None or self.triggers.patterns:
+            return []
+        return list(self.triggers.words)
+
+
+class _Next(Enum):
+    """What the next token of an output may be."""
+
+    OF_MASK = auto()  # what mask() says
+    ANY = auto()
+    UNASKED = auto()  # any, and the core does not wait to be told
+
+
+class _Progress:
+    """Where one output stands. take() and mask() are called in turns."""
+
+    def __init__(self, obeyed: Obeyed) -> None:
+        self.is_slow = False
+        self._guide = obeyed.guide
+        self._matcher: LLMatcher | None = None  # copied when it is needed: many requests wait
+        self._taken: list[int] = []
+        self._n_masks = 0
+        self._spent_s = 0.0
+        self._search = None if obeyed.triggers is None else _Search(obeyed)
+
+    def take(self, token_ids: Sequence[int]) -> _Next:
+        """Note more tokens."""
+        for at, token in enumerate(token_ids):
+            if self._search is None:
+                self._taken += token_ids[at:]
+                break
+            begun = self._search.read(self._guide.names[token])
+            if begun is not None:
+                self._taken += self._guide.tokenizer.tokenize_bytes(begun)
+                self._search = None
+        if self._search is None:
+            return _Next.OF_MASK
+        return _Next.ANY if self._search.is_awaited else _Next.UNASKED
+
+    def mask(self) -> bytes:
+        """Which tokens may be next.
+
+        Raises:
+          InvalidRequestError: It cannot be said any more, or took too long.
+        """
+        begin_s = time.thread_time()
+        mask = self._compute()
+        self._n_masks += 1
+        took_s = time.thread_time() - begin_s
+        self._spent_s += took_s
+        self.is_slow = self.is_slow or took_s > _SLOW_S
+        mean_s = _MEAN_OF_TOOLS_S if self._guide.kind == "tools" else _MEAN_S
+        most_s = _FIRST_S + mean_s * self._n_masks
+        if self._spent_s > most_s:
+            raise InvalidRequestError(
+                f"finding out what {self._n_masks} output tokens may be must take at most "
+                f"{_FIRST_S:g} s and {mean_s:g} s for each; it took {self._spent_s:.1f} s"
+            )
+        return mask
+
+    def _compute(self) -> bytes:
+        if self._matcher is None:
+            self._matcher = self._guide.matcher.deep_copy()
+        taken, self._taken = self._taken, []
+        self._matcher.consume_tokens(taken)
+        mask = mask_of(self._matcher, len(self._guide.names))
+        if mask is None:
+            raise InvalidRequestError(f"the rule failed: {error_of(self._matcher)}")
+        return mask
+
+
+class _Search:
+    """Looks for a trigger in an output."""
+
+    def __init__(self, obeyed: Obeyed) -> None:
+        triggers = obeyed.triggers
+        assert triggers is not None
+        self._words = [word.encode() for word in obeyed.words]
+        self._patterns = triggers.compiled
+        self._tail = b""
+        self.is_awaited = not self._words
+        self._begin = triggers.thought_begin.encode()
+        self._ends = tuple(end.encode() for end in triggers.thought_ends)
+        self._n_tag = max(map(len, (self._begin, *self._ends)))
+        self._thought_tail = b""
+        self._is_thinking = False
+        self._think(triggers.before.encode())
+        self._text = bytearray()  # outside thoughts
+
+    def read(self, piece: bytes) -> bytes | None:
+        """Go on with the text of a token; where the rule begins within it, its text from there."""
+        if not self.is_awaited:
+            self._await(piece)
+        if self._begin:
+            was_thinking = self._is_thinking
+            self._think(piece)
+            # The token that ends a thought is still of it.
+            if was_thinking or self._is_thinking:
+                return None
+        begin = max(0, len(self._text) - _N_SEARCHED)
+        self._text += piece
+        for pattern in self._patterns:
+            found = pattern.search(self._text, begin)
+            if found is not None:
+                groups = (found.start(i) for i in range(1, pattern.groups + 1) if found.group(i))
+                return bytes(self._text[next(groups, found.start()) :])
+        return None
+
+    def _await(self, piece: bytes) -> None:
+        """As the core does: see Constraint::is_triggered_by."""
+        self._tail += piece
+        self.is_awaited = any(word in self._tail for word in self._words)
+        self._tail = self._tail[-max(map(len, self._words)) :]
+
+    def _think(self, text: bytes) -> None:
+        if not self._begin:
+            return
+        for char in text:
+            self._thought_tail = (self._thought_tail + bytes([char]))[-self._n_tag :]
+            if self._is_thinking:
+                self._is_thinking = not self._thought_tail.endswith(self._ends)
+            else:
+                self._is_thinking = self._thought_tail.endswith(self._begin)
+
+
+def _compiled(pattern: str) -> re.Pattern[bytes]:
+    """As std::regex reads it: $ is the end, not a line's."""
+    if pattern.endswith("$") and not pattern.endswith("\\$"):
+        pattern = pattern[:-1] + r"\Z"
+    return re.compile(pattern.encode())
+
+
+class Masks:
+    """The running requests of one engine that must obey rules.
+
+    The core samples; what a token may be is found out beside it, while the model computes the next
+    step, and handed over as a mask.
+
+    Args:
+      core: Gets the masks.
+      threaded: Masks are made on threads of their own; else by the caller of advance().
+
+    Thread safety:
+      One call of start() or advance() at a time.
+    """
+
+    def __init__(self, core: _core.BatchEngine, *, threaded: bool) -> None:
+        self._core = core
+        self._running: dict[int, _Progress] = {}
+        self._pool = self._slow_pool = None
+        if threaded:
+            self._pool = BoundedPool("masks", _N_THREADS, _MAX_WAITING)
+            self._slow_pool = BoundedPool("slow masks", _N_THREADS, _MAX_WAITING)
+
+    def start(self, request_ids: Iterable[int], obeyed: Obeyed) -> None:
+        """These requests were submitted with what they must obey, and no delta of theirs has been
+        looked at."""
+        for request_id in request_ids:
+            self._running[request_id] = _Progress(obeyed)
+
+    def advance(self, deltas: Iterable[Delta]) -> None:
+        """See to it that the core gets the next mask of each request that has gained a token."""
+        if not self._running:
+            return
+        for delta in deltas:
+            progress = self._running.get(delta.request_id)
+            if progress is None:
+                continue
+            if delta.finish_reason is not None:
+                del self._running[delta.request_id]
+                continue
+            self._advance(progress, delta)
+
+    def _advance(self, progress: _Progress, delta: Delta) -> None:
+        request_id, index = delta.request_id, delta.n_completion
+        try:
+            may_be_next = progress.take(delta.token_ids)
+            if may_be_next is _Next.ANY:
+                self._core.set_mask(request_id, index, _ANY)
+            if may_be_next is not _Next.OF_MASK:
+                return
+            make = partial(self._make, progress, request_id, index)
+            pool = self._slow_pool if progress.is_slow else self._pool
+            if pool is None:
+                make()
+            else:
+                pool.submit(make)
+        except Exception as error:  # whatever it is, it ends this request alone
+            self._core.fail_mask(request_id, str(error))
+
+    def _make(self, progress: _Progress, request_id: int, index: int) -> None:
+        try:
+            self._core.set_mask(request_id, index, progress.mask())
+        except Exception as error:  # whatever it is, it ends this request alone
+            self._core.fail_mask(request_id, str(error))

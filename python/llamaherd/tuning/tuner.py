@@ -1,0 +1,217 @@
+"""Finding the engine options that suit a workload: candidates against the best so far."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Protocol
+
+from llamaherd._core import LlamaHerdError
+from llamaherd.config.params import EngineConfig
+from llamaherd.tuning.replay import Measurement
+from llamaherd.tuning.search_space import KNOBS, Objective, Room, Setting, is_better, neighbours
+
+# Runs of each of the two that are compared, at most: by chance alone one in 70 would win.
+N_ROUNDS = 4
+
+# A run that takes so many times as long as the best's is not waited for.
+_HOPELESS = 3.0
+
+
+@dataclass
+class Trial:
+    """One config that was tried.
+
+    Attributes:
+      runs: The workload's runs that count.
+      verdict: start, better, dropped, failed or stopped.
+      ratio: Its cost / the best's, by the runs that alternated; NaN if there are none.
+      error: Why it failed.
+    """
+
+    config: EngineConfig
+    runs: list[Measurement] = field(default_factory=list)
+    verdict: str = "stopped"
+    ratio: float = math.nan
+    error: str = ""
+
+    def median(self) -> Measurement:
+        """Each figure's median over the runs."""
+        return Measurement(
+            **{
+                f.name: statistics.median(getattr(run, f.name) for run in self.runs)
+                for f in fields(Measurement)
+            }
+        )
+
+
+class Contestant(Protocol):
+    """An engine with a workload to run."""
+
+    def run(self, limit_s: float) -> Measurement:
+        """Raises TimeoutError if it took longer, LlamaHerdError if it failed."""
+
+    def close(self) -> None: ...
+
+
+class _TimeIsOver(Exception):
+    pass
+
+
+class Tuner:
+    """Coordinate descent from one config over `KNOBS`.
+
+    A candidate's runs and the best's alternate, so that both see the same machine. A candidate is
+    dropped with its first run that is no better than each of the best's since they met, and becomes
+    the best with the fourth that is.
+
+    Args:
+      open_contestant: Loads an engine. Two are open at once.
+      objective: What to make small.
+      room: Values that are worth trying.
+      limit_s: Seconds for all: nothing is begun that would take longer, as far as is known.
+      clock: Seconds.
+    """
+
+    def __init__(
+        self,
+        open_contestant: Callable[[EngineConfig], Contestant],
+        objective: Objective,
+        room: Room,
+        *,
+        limit_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        on_trial: Callable[[Trial], None] = lambda trial: None,
+    ) -> None:
+        self._open = open_contestant
+        self._objective = objective
+        self._room = room
+        self._clock = clock
+        self._end_s = clock() + limit_s
+        self._on_trial = on_trial
+        self._engine: Contestant | None = None  # the best's
+        self._settings: set[Setting] = set()
+        self._load_s = 0.0  # the longest so far
+        self._run_s = 0.0
+        self.trials: list[Trial] = []
+        self.best: Trial | None = None
+        self.gain = 1.0  # cost at the start / cost of the best, by the runs that alternated
+
+    def run(self, start: EngineConfig) -> None:
+        """Search until nothing is better or the time is over. What was found until an exception,
+        KeyboardInterrupt included, is in `trials` and `best`.
+
+        Raises:
+          LlamaHerdError: The start itself does not work, or not in time.
+        """
+        try:
+            self._begin(start)
+            helped = True
+            while helped:
+                helped = False
+                for knob in KNOBS:
+                    helped |= self._climb(knob)
+        except _TimeIsOver:
+            if self.best is None:
+                raise LlamaHerdError(
+                    "one run of the workload takes longer than the time there is; give more of it, "
+                    "or fewer requests"
+                ) from None
+        finally:
+            if self._engine is not None:
+                self._engine.close()
+                self._engine = None
+
+    def _begin(self, start: EngineConfig) -> None:
+        trial = self._new_trial(start)
+        self._engine = self._load(trial)
+        self._measure(self._engine, trial, math.inf)
+        trial.verdict = "start"
+        self.best = trial
+        self._on_trial(trial)
+
+    def _climb(self, knob: str) -> bool:
+        """Changes one thing for as long as it helps. Returns whether it did."""
+        helped = False
+        while self._step(knob):
+            helped = True
+        return helped
+
+    def _step(self, knob: str) -> bool:
+        assert self.best is not None
+        for config in neighbours(self.best.config, knob, self._room):
+            if Setting.of(config) not in self._settings and self._try(config):
+                return True
+        return False
+
+    def _try(self, config: EngineConfig) -> bool:
+        self._require_time(self._load_s + 2 * self._run_s)
+        trial = self._new_trial(config)
+        engine: Contestant | None = None
+        try:
+            engine = self._load(trial)
+            if self._compare(trial, engine):
+                self._engine, engine = engine, self._engine
+                self.best = trial
+        except LlamaHerdError as error:
+            trial.verdict, trial.error = "failed", str(error)
+        finally:
+            if engine is not None:
+                engine.close()
+        self._on_trial(trial)
+        return self.best is trial
+
+    def _compare(self, trial: Trial, engine: Contestant) -> bool:
+        assert self.best is not None
+        assert self._engine is not None
+        best_costs: list[float] = []
+        costs: list[float] = []
+        for _ in range(N_ROUNDS):
+            self._require_time(2 * self._run_s)
+            best = self._measure(self._engine, self.best, math.inf)
+            best_costs.append(self._objective.cost(best))
+            try:
+                measured = self._measure(engine, trial, _HOPELESS * best.seconds)
+            except TimeoutError:
+                trial.verdict = "dropped"
+                return False
+            costs.append(self._objective.cost(measured))
+            trial.ratio = statistics.median(costs) / statistics.median(best_costs)
+            if not is_better(costs, best_costs):
+                trial.verdict = "dropped"
+                return False
+        trial.verdict = "better"
+        self.gain /= trial.ratio
+        return True
+
+    def _new_trial(self, config: EngineConfig) -> Trial:
+        trial = Trial(config)
+        self.trials.append(trial)
+        self._settings.add(Setting.of(config))
+        return trial
+
+    def _load(self, trial: Trial) -> Contestant:
+        begin_s = self._clock()
+        engine = self._open(trial.config)
+        self._load_s = max(self._load_s, self._clock() - begin_s)
+        return engine
+
+    def _measure(self, engine: Contestant, trial: Trial, limit_s: float) -> Measurement:
+        begin_s = self._clock()
+        left_s = self._end_s - begin_s
+        try:
+            measured = engine.run(min(limit_s, left_s))
+        except TimeoutError:
+            if left_s <= limit_s:
+                raise _TimeIsOver from None
+            raise
+        self._run_s = max(self._run_s, self._clock() - begin_s)
+        trial.runs.append(measured)
+        return measured
+
+    def _require_time(self, seconds: float) -> None:
+        if self._clock() + seconds > self._end_s:
+            raise _TimeIsOver
