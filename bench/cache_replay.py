@@ -212,10 +212,10 @@ class Ours:
             f"{BLOCK * len(request)} {' '.join(map(str, request))}\n" for request in trace.requests
         )
 
-    def run(self, percent: int, n_tags: int, ram_factor: int = 0) -> tuple[float, float]:
+    def run(self, percent: int, n_holders: int, ram_factor: int = 0) -> tuple[float, float]:
         """Returns the percentages found in cells and in host memory."""
         n_cells = BLOCK * self._trace.capacity(percent)
-        sizes = map(str, (n_cells, n_tags, ram_factor * n_cells))
+        sizes = map(str, (n_cells, n_holders, ram_factor * n_cells))
         result = subprocess.run(
             [str(self._binary), *sizes],
             input=self._input,

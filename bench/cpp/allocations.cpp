@@ -131,7 +131,7 @@ SteadyOptions in_states() {
 void count_learning() {
   constexpr int kChanges = 100;
   CostModel model;
-  Widths widths(16, 16);
+  DecodeBatching widths(16, 16);
   const auto learn = [&](std::int32_t n_rows) {
     model.observe({n_rows}, 1e6 * (10 + n_rows));
     widths.most_productive(16, model);

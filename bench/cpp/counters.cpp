@@ -1,7 +1,7 @@
 // Prints what the engine makes of a fixed schedule on the fake backend: nothing of it depends on
 // time. 16 requests that share their first 200 tokens and 16 that share nothing come two and two by
 // turns, for 8 sequences: with cells for all, with so few that some give way, and of a model that
-// repeats itself where guesses cost little.
+// repeats itself where draft_tokens cost little.
 
 #include <cstdint>
 #include <cstdio>
@@ -40,8 +40,8 @@ std::vector<Prompt> make_prompts() {
   return prompts;
 }
 
-TokenTable make_table() {
-  TokenTable table;
+Vocabulary make_table() {
+  Vocabulary table;
   table.add("</s>", true);
   for (TokenId token = 1; token < kVocab; ++token) table.add(std::to_string(token), false);
   return table;
@@ -60,8 +60,8 @@ FakeOptions fake_options(const Setting& setting) {
   fake.info.n_vocab = kVocab;
   fake.info.n_ctx = fake.info.n_ctx_train = setting.n_cells;
   fake.info.n_seqs = 8;
-  fake.info.n_batch = fake.info.n_scored = 256;
-  fake.info.n_tags = 64;
+  fake.info.n_batch = fake.info.max_scored_rows = 256;
+  fake.info.n_holders = 64;
   return fake;
 }
 
@@ -79,7 +79,7 @@ void print(const std::string& name, std::int64_t value) {
 
 void run(const Setting& setting) {
   FakeBackend backend(fake_options(setting));
-  const TokenTable table = make_table();
+  const Vocabulary table = make_table();
   Engine engine(backend, table, {kVocab, setting.n_cells}, plan_options(setting));
   SamplingParams params;
   params.temperature = 0;

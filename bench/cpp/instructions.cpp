@@ -45,7 +45,7 @@ void build(std::int32_t n_decoding, Pos n_prompt) {
 
 void put(Pieces::Kind kind) {
   const Pieces pieces(kind, 1000);
-  const TextStream stream(StopStrings(Pieces::stops()));
+  const Detokenizer stream(StopStrings(Pieces::stops()));
   measured([&] { pieces.put_all(stream); });
 }
 

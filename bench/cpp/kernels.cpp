@@ -66,16 +66,16 @@ void multiply(benchmark::State& state, const KernelTable* kernels, ggml_type typ
   }
   std::vector<Line> scratch(
       kernels->scratch_bytes ? (kernels->scratch_bytes(type) + 63) / sizeof(Line) : 0);
-  const Product product{type,
-                        panels.data(),
-                        (shape.n_out + 15) / 16,
-                        shape.n_in,
-                        0,
-                        shape.n_out,
-                        x_of.data(),
-                        out_of.data(),
-                        n_rows,
-                        reinterpret_cast<std::byte*>(scratch.data())};
+  const MatmulTask product{type,
+                           panels.data(),
+                           (shape.n_out + 15) / 16,
+                           shape.n_in,
+                           0,
+                           shape.n_out,
+                           x_of.data(),
+                           out_of.data(),
+                           n_rows,
+                           reinterpret_cast<std::byte*>(scratch.data())};
   for (auto _ : state) {
     kernels->multiply(product);
     benchmark::ClobberMemory();

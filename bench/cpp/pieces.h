@@ -34,7 +34,7 @@ class Pieces {
   }
 
   /// What a request does with its tokens, its output thrown away.
-  void put_all(TextStream stream) const {
+  void put_all(Detokenizer stream) const {
     std::string out;
     for (const std::string_view piece : pieces_) {
       out.clear();

@@ -42,7 +42,7 @@ class PlannedCall {
   }
 
   std::mt19937 random_{1};
-  TokenTable table_;
+  Vocabulary table_;
   std::vector<std::unique_ptr<Request>> requests_;
   CallPlan call_;
   BatchBuilder builder_{1000};

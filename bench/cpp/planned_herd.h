@@ -21,8 +21,8 @@ class PlannedHerd {
     BackendInfo info;
     info.n_seqs = kSeqs;
     info.n_ctx = kCells;
-    info.first_tag = kSeqs + 1;
-    info.n_tags = 200;
+    info.first_holder = kSeqs + 1;
+    info.n_holders = 200;
     cache_ = make_cache(info, {});
     Scheduler::Options options;
     options.packing = {2048, 2048};
@@ -85,10 +85,10 @@ class PlannedHerd {
 
   std::int32_t n_queued_;
   std::mt19937 random_{1};
-  TokenTable table_;
+  Vocabulary table_;
   CostModel costs_;
-  SeqPool pool_{kSeqs};
-  PromptLogits logits_{1 << 20};
+  SequenceIdPool pool_{kSeqs};
+  PromptLogitsCache logits_{1 << 20};
   std::unique_ptr<PrefixCache> cache_;
   std::unique_ptr<Scheduler> scheduler_;
   RequestId next_id_ = 1;

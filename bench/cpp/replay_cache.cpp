@@ -36,9 +36,10 @@ std::vector<TokenId> read_request(const std::string& line) {
 
 class Replay {
  public:
-  Replay(std::int32_t n_cells, std::int32_t n_tags, std::int64_t max_ram)
+  Replay(std::int32_t n_cells, std::int32_t n_holders, std::int64_t max_ram)
       : n_cells_(n_cells),
-        cache_({1, n_cells, 1, n_tags, 512, {}}, std::make_unique<BlockStore>(max_ram, nullptr)) {}
+        cache_({1, n_cells, 1, n_holders, 512, {}},
+               std::make_unique<BlockStore>(max_ram, nullptr)) {}
 
   void run(std::vector<TokenId> tokens) {
     n_tokens_ += static_cast<std::int64_t>(tokens.size());
@@ -48,7 +49,7 @@ class Replay {
     cache_.attach(0, 0, all.first(match.n_held), match.n_held, ops_);
     Pos n = match.n_held;
     n_held_ += n;
-    while (const auto piece = cache_.next_restore(0, all.first(match.n_stored))) {
+    while (const auto piece = cache_.next_restore(0, all.first(match.n_restorable))) {
       if (!room(piece->block->end - piece->block->begin)) break;
       cache_.restored(0, *piece, true);
       cache_.publish(0, all.first(piece->end), false, ops_);

@@ -78,7 +78,7 @@ SamplingParams params(bool penalties) {
 void ours(benchmark::State& state, bool penalties) {
   const auto n_rows = static_cast<std::int32_t>(state.range(0));
   Rows rows(n_rows, static_cast<std::int32_t>(state.range(1)));
-  TokenTable table;
+  Vocabulary table;
   for (std::int32_t i = 0; i < kVocab; ++i) table.add("x", false);
   const std::vector<TokenId> recent = recent_tokens();
   const Limits limits{kVocab, 4096};
@@ -90,10 +90,10 @@ void ours(benchmark::State& state, bool penalties) {
     call.add(requests.back().get(), i, kPenaltyTokens - 1, kPenaltyTokens, true);
   }
   CallSampler sampler(rows.info().n_threads);
-  std::vector<Staged> staged;
+  std::vector<SampledOutput> sampled;
   for (auto _ : state) {
-    sampler.sample(call, rows, staged);
-    benchmark::DoNotOptimize(staged.data());
+    sampler.sample(call, rows, sampled);
+    benchmark::DoNotOptimize(sampled.data());
     for (std::int32_t i = 0; penalties && i < n_rows; ++i) {  // undo what penalties did
       for (const TokenId token : recent) rows.logits(i)[token] = 1;
     }

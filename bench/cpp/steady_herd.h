@@ -12,7 +12,7 @@ namespace llamaherd {
 struct SteadyOptions {
   Calibration calibration{{{1, 10e6}, {kChunkRows, 64e6}}};
   SamplingParams params;  // max_tokens and ignore_eos are set
-  bool repeats = false;   // the model comes to repeat itself, so that guesses are right
+  bool repeats = false;   // the model comes to repeat itself, so that draft_tokens are right
   bool trims = true;      // the memory can remove a part of a sequence
 };
 
@@ -57,9 +57,9 @@ class SteadyHerd {
   static constexpr std::int32_t kVocab = 64;
 
   /// Letters and, as special tokens are, nothing: what a step adds fits into a std::string's own 15
-  /// bytes, guesses included.
-  static TokenTable make_table() {
-    TokenTable table;
+  /// bytes, draft_tokens included.
+  static Vocabulary make_table() {
+    Vocabulary table;
     table.add("</s>", true);
     for (TokenId token = 1; token < kVocab; ++token) table.add(token % 2 ? "x" : "", false);
     return table;
@@ -71,8 +71,8 @@ class SteadyHerd {
     fake.info.n_ctx = kSeqs * kMaxLen;
     fake.info.n_ctx_train = kMaxLen;
     fake.info.n_seqs = kSeqs;
-    fake.info.n_batch = fake.info.n_scored = 512;
-    fake.info.n_tags = 2 * kSeqs;
+    fake.info.n_batch = fake.info.max_scored_rows = 512;
+    fake.info.n_holders = 2 * kSeqs;
     fake.info.partial_removal = options.trims;
     fake.n_remembered = options.repeats ? 1 : 0;
     return fake;
@@ -86,7 +86,7 @@ class SteadyHerd {
     return plan;
   }
 
-  TokenTable table_ = make_table();
+  Vocabulary table_ = make_table();
   Model backend_;
   Engine engine_;
   std::vector<Delta> deltas_;

@@ -11,7 +11,7 @@ using namespace llamaherd;
 
 void put(benchmark::State& state) {
   const Pieces pieces(state.range(0) ? Pieces::Kind::kCharacters : Pieces::Kind::kWords, 1000);
-  const TextStream stream(state.range(1) ? StopStrings(Pieces::stops()) : StopStrings());
+  const Detokenizer stream(state.range(1) ? StopStrings(Pieces::stops()) : StopStrings());
   for (auto _ : state) pieces.put_all(stream);
   state.SetItemsProcessed(state.iterations() * static_cast<std::int64_t>(pieces.size()));
 }

@@ -47,19 +47,20 @@ enum class DecodeStatus {
 
 struct BackendInfo {
   std::int32_t n_vocab = 0;
-  std::int32_t n_ctx = 0;        // KV cells shared by all sequences
-  std::int32_t n_ctx_train = 0;  // tokens the model was trained to see at once
-  std::int32_t n_seqs = 0;       // sequence ids a batch may name: [0, n_seqs)
-  std::int32_t n_batch = 0;      // rows of one decode call
-  std::int32_t n_scored = 0;     // of them that may want logits, beside one for each sequence
-  std::int32_t n_threads = 1;    // CPU threads of a decode call at most
-  SeqId pad_seq = kNoSeq;        // no request's: for rows that only fill a call up, if at all
-  SeqId first_tag = 0;           // ids [first_tag, first_tag + n_tags) never stand in a batch: they
-  std::int32_t n_tags = 0;       // keep cells that no running sequence holds
-  std::int32_t n_block =
-      256;  // kSave takes ranges within one of [0, n_block), [n_block, 2 n_block)...
-  bool partial_removal = true;   // kRemove of a part of a sequence works
-  bool attends_in_tiles = true;  // see ShapeSum
+  std::int32_t n_ctx = 0;            // KV cells shared by all sequences
+  std::int32_t n_ctx_train = 0;      // tokens the model was trained to see at once
+  std::int32_t n_seqs = 0;           // sequence ids a batch may name: [0, n_seqs)
+  std::int32_t n_batch = 0;          // rows of one decode call
+  std::int32_t max_scored_rows = 0;  // of them that may want logits, beside one for each sequence
+  std::int32_t n_threads = 1;        // CPU threads of a decode call at most
+  SeqId pad_seq = kNoSeq;            // no request's: for rows that only fill a call up, if at all
+  SeqId first_holder =
+      0;  // ids [first_holder, first_holder + n_holders) never stand in a batch: they
+  std::int32_t n_holders = 0;        // keep cells that no running sequence holds
+  std::int32_t kv_save_block = 256;  // kSave takes ranges within one of [0, kv_save_block),
+                                     // [kv_save_block, 2 kv_save_block)...
+  bool partial_removal = true;       // kRemove of a part of a sequence works
+  bool attends_in_tiles = true;      // see ShapeSum
 };
 
 using ParallelTask = std::function<void(std::int32_t i, std::int32_t thread)>;

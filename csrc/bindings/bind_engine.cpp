@@ -36,7 +36,7 @@ Thread safety:
   Releases the GIL while it loads.
 )pbdoc")
       .def("submit", &PyBatchEngine::submit, py::arg("prompt"), py::arg("params"),
-           py::arg("streamed") = true, py::arg("cache_space") = CacheSpace{0},
+           py::arg("streamed") = true, py::arg("cache_space") = CacheNamespace{0},
            py::arg("service") = Service{}, py::arg("mask") = py::none(),
            py::arg("triggers") = std::vector<std::string>{}, R"pbdoc(
 Queue one prompt for generation and return at once. Its outputs (best_of, else n) are requests

@@ -52,7 +52,7 @@ py::typing::Dict<py::str, py::object> as_dict(const CacheMetrics& m) {
   LLAMAHERD_PUT(n_from_ram);
   LLAMAHERD_PUT(n_from_disk);
   LLAMAHERD_PUT(n_evicted_for_cells);
-  LLAMAHERD_PUT(n_evicted_for_tags);
+  LLAMAHERD_PUT(n_evicted_for_holders);
   LLAMAHERD_PUT(n_evicted_by_clear);
   LLAMAHERD_PUT(n_saved);
   LLAMAHERD_PUT(n_dropped_ram);
@@ -60,8 +60,8 @@ py::typing::Dict<py::str, py::object> as_dict(const CacheMetrics& m) {
   LLAMAHERD_PUT(n_damaged);
   LLAMAHERD_PUT(n_followers);
   LLAMAHERD_PUT(follower_wait_ns);
-  LLAMAHERD_PUT(n_tags);
-  LLAMAHERD_PUT(n_tags_used);
+  LLAMAHERD_PUT(n_holders);
+  LLAMAHERD_PUT(n_holders_used);
   LLAMAHERD_PUT(n_pins);
   LLAMAHERD_PUT(n_nodes);
   LLAMAHERD_PUT(n_cells_reclaimable);
@@ -72,16 +72,16 @@ py::typing::Dict<py::str, py::object> as_dict(const CacheMetrics& m) {
   return d;
 }
 
-const char* name_of(Spent kind) {
+const char* name_of(TimeCategory kind) {
   static constexpr std::array<const char*, kSpentKinds> kNames = {
       "queued", "following",      "preempted",     "prefill",  "prefill_shared", "prefill_again",
       "decode", "others_prefill", "others_decode", "sampling", "engine"};
   return kNames[static_cast<std::size_t>(kind)];
 }
 
-py::typing::Dict<py::str, py::int_> as_dict(const Breakdown& spent) {
+py::typing::Dict<py::str, py::int_> as_dict(const TimeBreakdown& spent) {
   py::typing::Dict<py::str, py::int_> d;
-  for (std::size_t i = 0; i < kSpentKinds; ++i) d[name_of(static_cast<Spent>(i))] = spent[i];
+  for (std::size_t i = 0; i < kSpentKinds; ++i) d[name_of(static_cast<TimeCategory>(i))] = spent[i];
   return d;
 }
 

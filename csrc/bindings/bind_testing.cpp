@@ -142,7 +142,8 @@ void bind_testing(py::module_& m) {
           [](FaultScript& self, std::int64_t call) {
             self.add(call, {ScriptedFault::Kind::kPoison});
           },
-          py::arg("call"), "Turn the K/V data that a call wrote into NaN, once it has succeeded.")
+          py::arg("call"),
+          "SchedulingKey the K/V data that a call wrote into NaN, once it has succeeded.")
       .def("clear", &FaultScript::clear, "Take back what was said of calls to come.")
       .def("curse", &FaultScript::curse, py::arg("token"),
            "Every call with a row of this token fails.")

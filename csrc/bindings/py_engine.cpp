@@ -90,7 +90,7 @@ void PyBatchEngine::close() {
 }
 
 RequestId PyBatchEngine::submit(const py::object& prompt, std::shared_ptr<SamplingParams> params,
-                                bool streamed, std::optional<CacheSpace> cache_space,
+                                bool streamed, std::optional<CacheNamespace> cache_space,
                                 const Service& service, const std::optional<py::buffer>& mask,
                                 const std::vector<std::string>& triggers) {
   std::vector<TokenId> tokens = to_tokens(prompt);
@@ -116,8 +116,8 @@ std::vector<Delta> PyBatchEngine::drain(double timeout_s) {
   return engine().drain(std::min(timeout_s, kMaxDrainS));
 }
 
-void PyBatchEngine::pin(const std::string& name, const py::object& prefix, CacheSpace cache_space,
-                        std::optional<double> ttl_s) {
+void PyBatchEngine::pin(const std::string& name, const py::object& prefix,
+                        CacheNamespace cache_space, std::optional<double> ttl_s) {
   std::vector<TokenId> tokens = to_tokens(prefix);
   const ReleasedGil release;
   const auto ttl_ns = static_cast<std::int64_t>(ttl_s.value_or(0) * 1e9);
@@ -198,14 +198,14 @@ py::typing::Dict<py::str, py::object> PyBatchEngine::model_info() {
 }
 
 std::string PyBatchEngine::prefix_sharing() const {
-  if (info_.n_tags == 0) return "none";
+  if (info_.n_holders == 0) return "none";
   return info_.partial_removal ? "any_prefix" : "snapshots";
 }
 
 CacheOptions PyBatchEngine::cache_options(const std::string& path,
                                           const EngineConfig& config) const {
   CacheOptions options;
-  options.enabled = config.prefix_cache && info_.n_tags > 0;
+  options.enabled = config.prefix_cache && info_.n_holders > 0;
   if (!options.enabled) return options;
   options.max_ram_bytes = std::int64_t{config.cache_ram_mib} << 20;
   options.warn = [](const std::string& text) { log_sink::add(LogLevel::kWarning, text); };

@@ -47,7 +47,7 @@ class PyBatchEngine {
   void close();
 
   RequestId submit(const py::object& prompt, std::shared_ptr<SamplingParams> params, bool streamed,
-                   std::optional<CacheSpace> cache_space, const Service& service,
+                   std::optional<CacheNamespace> cache_space, const Service& service,
                    const std::optional<py::buffer>& mask, const std::vector<std::string>& triggers);
 
   void set_mask(RequestId id, std::int32_t index, const py::buffer& mask);
@@ -57,7 +57,7 @@ class PyBatchEngine {
   /// What is wrong is logged where results are fetched: that happens however the engine does.
   std::vector<Delta> drain(double timeout_s);
 
-  void pin(const std::string& name, const py::object& prefix, CacheSpace cache_space,
+  void pin(const std::string& name, const py::object& prefix, CacheNamespace cache_space,
            std::optional<double> ttl_s);
 
   /// With `prompt`, throws InvalidRequestError before any work if the text's bytes alone are more

@@ -4,7 +4,7 @@
 
 namespace llamaherd {
 
-void PrefixCache::pin(const std::string& name, CacheSpace space, std::vector<TokenId> tokens,
+void PrefixCache::pin(const std::string& name, CacheNamespace space, std::vector<TokenId> tokens,
                       std::int64_t expires_ns) {
   pins_[name] = {space, std::move(tokens), expires_ns};
 }

@@ -22,11 +22,11 @@ namespace llamaherd {
 class PrefixCache {
  public:
   struct Match {
-    Pos n_held = 0;    // tokens whose cells can be shared at once
-    Pos n_stored = 0;  // >= n_held: with those worth bringing back from the lower tiers
-    Pos n_seen = 0;    // > n_held: where a prompt seen before parts, if its beginning could only be
-                       // shared had somebody stopped there
-    std::int32_t n_newly_needed = 0;  // cells of n_held that could have been evicted so far
+    Pos n_held = 0;          // tokens whose cells can be shared at once
+    Pos n_restorable = 0;    // >= n_held: with those worth bringing back from the lower tiers
+    Pos divergence_pos = 0;  // > n_held: where a prompt seen before parts, if its beginning could
+                             // only be shared had somebody stopped there
+    std::int32_t n_newly_pinned = 0;  // cells of n_held that could have been evicted so far
   };
 
   /// What a running sequence can take from the lower tiers next.
@@ -41,7 +41,7 @@ class PrefixCache {
   };
 
   /// What the cache believes of one sequence id, for the invariants.
-  struct Belief {
+  struct ExpectedLength {
     SeqId seq = kNoSeq;
     Pos length = 0;
   };
@@ -49,13 +49,13 @@ class PrefixCache {
   virtual ~PrefixCache() = default;
 
   /// How much of `tokens` a sequence of this space could begin with. Changes nothing.
-  virtual Match match(CacheSpace space, std::span<const TokenId> tokens) const = 0;
+  virtual Match match(CacheNamespace space, std::span<const TokenId> tokens) const = 0;
 
   /// Gives the idle id `seq` the first tokens.size() positions, all of them held as match() said.
   /// Without a space the sequence is private: it shares nothing and leaves nothing. Positions from
   /// `waited_from` on were computed by others while this request waited for them.
-  virtual void attach(SeqId seq, std::optional<CacheSpace> space, std::span<const TokenId> tokens,
-                      Pos waited_from, std::vector<KvOp>& ops) = 0;
+  virtual void attach(SeqId seq, std::optional<CacheNamespace> space,
+                      std::span<const TokenId> tokens, Pos waited_from, std::vector<KvOp>& ops) = 0;
 
   /// The sequence holds the cells of all of `tokens`: others may share them from now on.
   /// `at_boundary`: somebody is likely to, up to here: a prompt ends, or others parted here.
@@ -99,7 +99,7 @@ class PrefixCache {
 
   /// Evicts [0, tokens.size()) last, whenever it is cached, until `expires_ns` (0: never). A name
   /// that is pinned already is pinned anew.
-  void pin(const std::string& name, CacheSpace space, std::vector<TokenId> tokens,
+  void pin(const std::string& name, CacheNamespace space, std::vector<TokenId> tokens,
            std::int64_t expires_ns);
   /// Returns whether there was such a pin.
   bool unpin(const std::string& name);
@@ -112,13 +112,13 @@ class PrefixCache {
   virtual std::int32_t n_cells_used() const = 0;    // distinct
   virtual std::int32_t n_cells_needed() const = 0;  // of them, those of running sequences
   virtual void fill(CacheMetrics& metrics) const = 0;
-  virtual std::vector<Belief> beliefs() const = 0;
+  virtual std::vector<ExpectedLength> expected_lengths() const = 0;
   /// One sentence per rule its own books break.
   virtual std::vector<std::string> violations() const = 0;
 
  protected:
   struct Pin {
-    CacheSpace space = 0;
+    CacheNamespace space = 0;
     std::vector<TokenId> tokens;
     std::int64_t expires_ns = 0;
   };

@@ -8,10 +8,10 @@
 namespace llamaherd {
 
 std::unique_ptr<PrefixCache> make_cache(const BackendInfo& info, const CacheOptions& options) {
-  const std::int32_t n_tags = options.enabled ? info.n_tags : 0;
+  const std::int32_t n_holders = options.enabled ? info.n_holders : 0;
   if (!info.partial_removal) {
     return std::make_unique<SnapshotCache>(
-        SnapshotCache::Options{info.n_seqs, info.n_ctx, info.first_tag, n_tags});
+        SnapshotCache::Options{info.n_seqs, info.n_ctx, info.first_holder, n_holders});
   }
   std::unique_ptr<DiskTier> disk;
   if (options.enabled && !options.disk_folder.empty()) {
@@ -20,9 +20,10 @@ std::unique_ptr<PrefixCache> make_cache(const BackendInfo& info, const CacheOpti
   }
   auto store =
       std::make_unique<BlockStore>(options.enabled ? options.max_ram_bytes : 0, std::move(disk));
-  return std::make_unique<RadixCache>(RadixCache::Options{info.n_seqs, info.n_ctx, info.first_tag,
-                                                          n_tags, info.n_block, options.costs},
-                                      std::move(store));
+  return std::make_unique<RadixCache>(
+      RadixCache::Options{info.n_seqs, info.n_ctx, info.first_holder, n_holders, info.kv_save_block,
+                          options.costs},
+      std::move(store));
 }
 
 }  // namespace llamaherd

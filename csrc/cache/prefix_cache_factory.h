@@ -17,7 +17,7 @@ struct CacheOptions {
   std::string disk_folder;  // empty: no disk tier
   std::int64_t max_disk_bytes = 0;
   std::string fingerprint;  // of all that decides what the files' bytes mean
-  Costs costs;
+  CostEstimates costs;
   std::function<void(const std::string&)> warn = [](const std::string&) {};
 };
 

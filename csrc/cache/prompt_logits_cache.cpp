@@ -5,7 +5,7 @@
 namespace llamaherd {
 namespace {
 
-std::uint64_t hash_of(CacheSpace space, std::span<const TokenId> prompt) {
+std::uint64_t hash_of(CacheNamespace space, std::span<const TokenId> prompt) {
   std::uint64_t hash = space ^ prompt.size();
   for (const TokenId token : prompt) {
     hash = (hash ^ static_cast<std::uint32_t>(token)) * 0x9E3779B97F4A7C15u;
@@ -16,8 +16,9 @@ std::uint64_t hash_of(CacheSpace space, std::span<const TokenId> prompt) {
 
 }  // namespace
 
-PromptLogits::Entries::iterator PromptLogits::lookup(std::uint64_t hash, CacheSpace space,
-                                                     std::span<const TokenId> prompt) {
+PromptLogitsCache::Entries::iterator PromptLogitsCache::lookup(std::uint64_t hash,
+                                                               CacheNamespace space,
+                                                               std::span<const TokenId> prompt) {
   const auto it = by_hash_.find(hash);
   if (it == by_hash_.end()) return entries_.end();
   const Entry& entry = *it->second;
@@ -25,8 +26,8 @@ PromptLogits::Entries::iterator PromptLogits::lookup(std::uint64_t hash, CacheSp
   return same ? it->second : entries_.end();
 }
 
-void PromptLogits::put(CacheSpace space, std::span<const TokenId> prompt,
-                       std::span<const float> logits) {
+void PromptLogitsCache::put(CacheNamespace space, std::span<const TokenId> prompt,
+                            std::span<const float> logits) {
   const std::uint64_t hash = hash_of(space, prompt);
   if (const auto known = by_hash_.find(hash); known != by_hash_.end()) {
     n_bytes_ -= known->second->n_bytes();
@@ -44,14 +45,15 @@ void PromptLogits::put(CacheSpace space, std::span<const TokenId> prompt,
   }
 }
 
-std::span<const float> PromptLogits::find(CacheSpace space, std::span<const TokenId> prompt) {
+std::span<const float> PromptLogitsCache::find(CacheNamespace space,
+                                               std::span<const TokenId> prompt) {
   const auto it = lookup(hash_of(space, prompt), space, prompt);
   if (it == entries_.end()) return {};
   entries_.splice(entries_.begin(), entries_, it);
   return it->logits;
 }
 
-void PromptLogits::clear() {
+void PromptLogitsCache::clear() {
   entries_.clear();
   by_hash_.clear();
   n_bytes_ = 0;

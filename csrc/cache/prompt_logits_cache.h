@@ -13,21 +13,21 @@ namespace llamaherd {
 
 /// The logits behind the last prompts seen, so that a prompt that comes again, or n times at once,
 /// is sampled without computing its last token anew. Least recently used go first.
-class PromptLogits {
+class PromptLogitsCache {
  public:
-  explicit PromptLogits(std::size_t max_bytes) : max_bytes_(max_bytes) {}
+  explicit PromptLogitsCache(std::size_t max_bytes) : max_bytes_(max_bytes) {}
 
-  void put(CacheSpace space, std::span<const TokenId> prompt, std::span<const float> logits);
+  void put(CacheNamespace space, std::span<const TokenId> prompt, std::span<const float> logits);
 
   /// The row, shape (n_vocab,), valid until the next put(); empty if there is none.
-  std::span<const float> find(CacheSpace space, std::span<const TokenId> prompt);
+  std::span<const float> find(CacheNamespace space, std::span<const TokenId> prompt);
 
   void clear();
 
  private:
   struct Entry {
     std::uint64_t hash;
-    CacheSpace space;
+    CacheNamespace space;
     std::vector<TokenId> prompt;
     std::vector<float> logits;
 
@@ -37,7 +37,8 @@ class PromptLogits {
   };
   using Entries = std::list<Entry>;
 
-  Entries::iterator lookup(std::uint64_t hash, CacheSpace space, std::span<const TokenId> prompt);
+  Entries::iterator lookup(std::uint64_t hash, CacheNamespace space,
+                           std::span<const TokenId> prompt);
 
   std::size_t max_bytes_;
   std::size_t n_bytes_ = 0;

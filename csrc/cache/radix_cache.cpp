@@ -19,8 +19,8 @@ void copy(std::vector<KvOp>& ops, SeqId from, Pos begin, Pos end, SeqId to) {
 
 }  // namespace
 
-RadixCache::Holding RadixCache::Holding::split_off(Pos at) {
-  Holding upper;
+RadixCache::NodeState RadixCache::NodeState::split_off(Pos at) {
+  NodeState upper;
   upper.held = held;
   upper.n_running = n_running;
   upper.n_held_children = held ? 1 : 0;
@@ -39,33 +39,33 @@ RadixCache::RadixCache(const Options& options, std::unique_ptr<BlockStore> store
     : options_(options),
       store_(std::move(store)),
       live_(options.n_seqs),
-      tags_(options.n_tags, options.first_tag),
+      holders_(options.n_holders, options.first_holder),
       model_(options.n_cells) {
   adopt_files();
 }
 
-PrefixCache::Match RadixCache::match(CacheSpace space, std::span<const TokenId> tokens) const {
+PrefixCache::Match RadixCache::match(CacheNamespace space, std::span<const TokenId> tokens) const {
   const Tree::Match found = tree_.find(space, tokens);
   Match match;
-  match.n_stored = found.n;
+  match.n_restorable = found.n;
   // Upwards, for what is above a held node is held.
   Pos end = found.n;
   for (const Node* node = found.node; node != nullptr && !node->is_root(); node = node->parent) {
-    const Holding& h = node->payload;
+    const NodeState& h = node->payload;
     if (!h.held) {
-      if (h.ghost() || !worth_restoring(node, end - node->begin)) match.n_stored = node->begin;
+      if (h.ghost() || !worth_restoring(node, end - node->begin)) match.n_restorable = node->begin;
     } else {
       match.n_held = std::max(match.n_held, end);
-      if (h.n_running == 0) match.n_newly_needed += end - node->begin;
+      if (h.n_running == 0) match.n_newly_pinned += end - node->begin;
     }
     end = node->begin;
   }
   return match;
 }
 
-void RadixCache::attach(SeqId seq, std::optional<CacheSpace> space, std::span<const TokenId> tokens,
-                        Pos waited_from, std::vector<KvOp>& ops) {
-  Live& live = live_[seq];
+void RadixCache::attach(SeqId seq, std::optional<CacheNamespace> space,
+                        std::span<const TokenId> tokens, Pos waited_from, std::vector<KvOp>& ops) {
+  SequenceState& live = live_[seq];
   if (live.in_use) throw std::logic_error("RadixCache::attach: sequence is in use");
   live = {};
   live.in_use = true;
@@ -92,7 +92,7 @@ void RadixCache::attach(SeqId seq, std::optional<CacheSpace> space, std::span<co
 
 void RadixCache::publish(SeqId seq, std::span<const TokenId> tokens, bool /*at_boundary*/,
                          std::vector<KvOp>& ops) {
-  Live& live = live_[seq];
+  SequenceState& live = live_[seq];
   const auto n = static_cast<Pos>(tokens.size());
   if (live.node == nullptr) {
     n_private_ += n - live.n_private;
@@ -151,7 +151,7 @@ void RadixCache::follow(SeqId seq, Node* child, std::span<const TokenId> rest,
 /// when it began to follow gets longer, or each token would add one.
 void RadixCache::absorb(SeqId seq, Node* child, Pos n, std::vector<KvOp>& ops) {
   Node* node = live_[seq].node;
-  Holding& h = child->payload;
+  NodeState& h = child->payload;
   const Pos begin = child->begin;
   unfile(child);
   if (h.held) {
@@ -181,7 +181,7 @@ void RadixCache::give_up_copy(SeqId seq, const Node* node, Pos begin, Pos end,
 }
 
 Pos RadixCache::advance(SeqId seq, std::span<const TokenId> tokens, std::vector<KvOp>& ops) {
-  Live& live = live_[seq];
+  SequenceState& live = live_[seq];
   if (live.node == nullptr) return live.n_private;
   const auto n = static_cast<Pos>(tokens.size());
   while (live.node->end() < n) {
@@ -250,7 +250,7 @@ void RadixCache::release(SeqId seq, std::span<const TokenId> /*tokens*/, std::ve
   Node* node = live_[seq].node;
   leave(seq);
   if (node != nullptr) {
-    const Holding& h = node->payload;
+    const NodeState& h = node->payload;
     if (node->is_root()) {
       prune_root(node);
     } else if (h.attached.empty() && h.n_held_children == 0) {
@@ -266,26 +266,26 @@ void RadixCache::drop(SeqId seq) {
                          ": this memory can be trimmed");
 }
 
-/// Gives the path to `node`, until now held by the idle `seq` alone, a tag, or gives it up.
+/// Gives the path to `node`, until now held by the idle `seq` alone, a holder, or gives it up.
 void RadixCache::keep(Node* node, SeqId seq, std::vector<KvOp>& ops) {
-  Holding& h = node->payload;
+  NodeState& h = node->payload;
   unfile(node);
-  if (h.tag == kNoSeq) {
-    h.tag = acquire_tag(ops);
-    h.tag_end = 0;
+  if (h.holder == kNoSeq) {
+    h.holder = acquire_holder(ops);
+    h.holder_end = 0;
   }
-  if (h.tag == kNoSeq) {
+  if (h.holder == kNoSeq) {
     for (bool held_by_others = false; !held_by_others;) {
       Node* parent = node->parent;
       held_by_others = parent->is_root() || !parent->payload.attached.empty() ||
                        parent->payload.n_held_children > 1;
-      cut(node, node->begin, seq, &CacheMetrics::n_evicted_for_tags, ops);
+      cut(node, node->begin, seq, EvictionReason::kHolders, ops);
       node = parent;
     }
     return;
   }
-  copy(ops, seq, h.tag_end, node->end(), h.tag);
-  h.tag_end = node->end();
+  copy(ops, seq, h.holder_end, node->end(), h.holder);
+  h.holder_end = node->end();
   refile(node);
 }
 
@@ -319,7 +319,7 @@ void RadixCache::enter(Node* node, SeqId seq) {
 
 /// Moves an attached sequence down to a held child.
 void RadixCache::descend(Node* child, SeqId seq) {
-  Live& live = live_[seq];
+  SequenceState& live = live_[seq];
   std::erase(live.node->payload.attached, seq);
   live.node = child;
   live.owns_leaf = false;
@@ -329,7 +329,7 @@ void RadixCache::descend(Node* child, SeqId seq) {
 }
 
 void RadixCache::leave(SeqId seq) {
-  Live& live = live_[seq];
+  SequenceState& live = live_[seq];
   if (!live.in_use) throw std::logic_error("RadixCache::release of an idle sequence");
   n_private_ -= live.n_private;
   if (live.node == nullptr) return;
@@ -346,12 +346,12 @@ void RadixCache::touch(Node* node) {
   refile(node);
 }
 
-/// A sequence or tag that holds the whole path to the end of a held node.
+/// A sequence id that holds the whole path to the end of a held node.
 SeqId RadixCache::holder(const Node* node) {
   for (;;) {
-    const Holding& h = node->payload;
+    const NodeState& h = node->payload;
     if (!h.attached.empty()) return h.attached.front();
-    if (h.n_held_children == 0) return h.tag;
+    if (h.n_held_children == 0) return h.holder;
     node = std::ranges::find_if(node->children, [](const auto& child) {
              return child.second->payload.held;
            })->second.get();
@@ -359,7 +359,7 @@ SeqId RadixCache::holder(const Node* node) {
 }
 
 void RadixCache::forget_all() {
-  for (Live& live : live_) live = {};
+  for (SequenceState& live : live_) live = {};
   for (Order* order : {&evictable_, &stored_leaves_, &in_ram_, &ghosts_}) order->clear();
   n_ghost_tokens_ = 0;
   tree_.clear();
@@ -368,7 +368,7 @@ void RadixCache::forget_all() {
   to_flush_.clear();
   unsettled_.clear();
   n_held_ = n_running_ = n_private_ = 0;
-  tags_ = SeqPool(options_.n_tags, options_.first_tag);
+  holders_ = SequenceIdPool(options_.n_holders, options_.first_holder);
 }
 
 }  // namespace llamaherd

@@ -22,22 +22,24 @@ namespace llamaherd {
 /// is *held* (its tokens have cells), *stored* (a lower tier has their data) or a *ghost* (only how
 /// it was used is remembered, for a while); below a stored node nothing is held, below a ghost
 /// nothing else is. The path to a held node is held by the sequences attached at its end and, if it
-/// is the last held one of a path nobody runs on, by a tag; inner nodes borrow these.
+/// is the last held one of an idle path, by a holder, a sequence id that never stands in a batch;
+/// inner nodes borrow these.
 class RadixCache final : public PrefixCache {
  public:
   struct Options {
     std::int32_t n_seqs = 0;
     std::int32_t n_cells = 0;
-    SeqId first_tag = 0;
-    std::int32_t n_tags = 0;
-    Pos n_block = 256;  // one block's positions: bounds how long one copy keeps a step waiting
-    Costs costs;
+    SeqId first_holder = 0;
+    std::int32_t n_holders = 0;
+    Pos kv_save_block =
+        256;  // one block's positions: bounds how long one copy keeps a step waiting
+    CostEstimates costs;
   };
 
   RadixCache(const Options& options, std::unique_ptr<BlockStore> store);
 
-  Match match(CacheSpace space, std::span<const TokenId> tokens) const override;
-  void attach(SeqId seq, std::optional<CacheSpace> space, std::span<const TokenId> tokens,
+  Match match(CacheNamespace space, std::span<const TokenId> tokens) const override;
+  void attach(SeqId seq, std::optional<CacheNamespace> space, std::span<const TokenId> tokens,
               Pos waited_from, std::vector<KvOp>& ops) override;
   void publish(SeqId seq, std::span<const TokenId> tokens, bool at_boundary,
                std::vector<KvOp>& ops) override;
@@ -56,21 +58,21 @@ class RadixCache final : public PrefixCache {
   std::int32_t n_cells_used() const override { return n_held_ + n_private_; }
   std::int32_t n_cells_needed() const override { return n_running_ + n_private_; }
   void fill(CacheMetrics& metrics) const override;
-  std::vector<Belief> beliefs() const override;
+  std::vector<ExpectedLength> expected_lengths() const override;
   std::vector<std::string> violations() const override;
 
  private:
   // Where a node stands in one of the orders below; id makes equal scores go by age.
   using Rank = std::pair<double, std::uint64_t>;
 
-  struct Holding {
+  struct NodeState {
     std::uint64_t id = 0;
     bool held = false;
     std::vector<SeqId> attached;       // running sequences whose path ends with this node
     std::int32_t n_running = 0;        // attached here or below
     std::int32_t n_held_children = 0;  // while there is one, it or what is below holds this node
-    SeqId tag = kNoSeq;                // holds [0, tag_end)
-    Pos tag_end = 0;
+    SeqId holder = kNoSeq;             // holds [0, holder_end)
+    Pos holder_end = 0;
     std::vector<std::shared_ptr<KvBlock>> blocks;  // in order; of a held node, copies in files
     Usage usage;
     Pos pinned_end = 0;  // valid in the round of make_room() that set it
@@ -79,15 +81,14 @@ class RadixCache final : public PrefixCache {
     double ghost_since = 0;
 
     bool ghost() const { return !held && blocks.empty(); }
-    Holding split_off(Pos at);
+    NodeState split_off(Pos at);
   };
   // Why something goes: which counter is told.
-  using Reason = std::int64_t CacheMetrics::*;
-  using Tree = RadixTree<Holding>;
+  using Tree = RadixTree<NodeState>;
   using Node = Tree::Node;
   using Order = std::map<Rank, Node*>;
 
-  struct Live {
+  struct SequenceState {
     bool in_use = false;
     Node* node = nullptr;  // null while in use: private
     Pos n_private = 0;
@@ -118,16 +119,16 @@ class RadixCache final : public PrefixCache {
   void mark_pins();
   Pos pinned_end(const Node* node) const;
   Node* cell_victim(bool pinned_too) const;
-  void cut(Node* leaf, Pos at, SeqId holder, Reason reason, std::vector<KvOp>& ops);
+  void cut(Node* leaf, Pos at, SeqId seq, EvictionReason reason, std::vector<KvOp>& ops);
   bool save(Node* node, SeqId holder, std::vector<KvOp>& ops);
   void make_ghost(Node* node);
   void shed_ghosts();
   void remove(Node* node);
-  SeqId acquire_tag(std::vector<KvOp>& ops);
-  void free_tag(SeqId tag, std::vector<KvOp>& ops);
-  Node* tag_victim() const;
-  double tag_worth(const Node* leaf) const;
-  void drop_tail(Node* leaf, Reason reason);
+  SeqId acquire_holder(std::vector<KvOp>& ops);
+  void free_holder(SeqId holder, std::vector<KvOp>& ops);
+  Node* holder_victim() const;
+  double holder_worth(const Node* leaf) const;
+  void drop_tail(Node* leaf, std::int64_t& n_dropped);
   void shed_ram();
   bool to_disk(Node* node, KvBlock& block);
   void adopt_files();
@@ -138,8 +139,8 @@ class RadixCache final : public PrefixCache {
   Options options_;
   std::unique_ptr<BlockStore> store_;
   Tree tree_;
-  std::vector<Live> live_;  // by sequence id
-  SeqPool tags_;
+  std::vector<SequenceState> live_;  // by sequence id
+  SequenceIdPool holders_;
   Order evictable_;      // held, without held children, needed by nobody who runs
   Order stored_leaves_;  // stored, without children
   Order in_ram_;         // stored, with data in host memory

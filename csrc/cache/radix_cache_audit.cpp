@@ -8,27 +8,27 @@ namespace llamaherd {
 
 void RadixCache::fill(CacheMetrics& metrics) const {
   metrics = metrics_;
-  metrics.n_tags = options_.n_tags;
-  metrics.n_tags_used = options_.n_tags - tags_.n_free();
+  metrics.n_holders = options_.n_holders;
+  metrics.n_holders_used = options_.n_holders - holders_.n_free();
   metrics.n_pins = static_cast<std::int32_t>(pins_.size());
   metrics.n_cells_reclaimable = n_held_ - n_running_;
   metrics.n_bytes_ram = store_->n_ram_bytes();
   metrics.n_bytes_disk = store_->n_disk_bytes();
 }
 
-std::vector<PrefixCache::Belief> RadixCache::beliefs() const {
-  std::vector<Belief> beliefs;
+std::vector<PrefixCache::ExpectedLength> RadixCache::expected_lengths() const {
+  std::vector<ExpectedLength> expected_lengths;
   for (SeqId seq = 0; seq < options_.n_seqs; ++seq) {
-    const Live& live = live_[seq];
-    beliefs.push_back({seq, live.node != nullptr ? live.node->end() : live.n_private});
+    const SequenceState& live = live_[seq];
+    expected_lengths.push_back({seq, live.node != nullptr ? live.node->end() : live.n_private});
   }
-  std::map<SeqId, Pos> tags;
-  for (SeqId i = 0; i < options_.n_tags; ++i) tags[options_.first_tag + i] = 0;
+  std::map<SeqId, Pos> holders;
+  for (SeqId i = 0; i < options_.n_holders; ++i) holders[options_.first_holder + i] = 0;
   tree_.for_each([&](const Node& node) {
-    if (node.payload.tag != kNoSeq) tags[node.payload.tag] = node.payload.tag_end;
+    if (node.payload.holder != kNoSeq) holders[node.payload.holder] = node.payload.holder_end;
   });
-  for (const auto& [tag, length] : tags) beliefs.push_back({tag, length});
-  return beliefs;
+  for (const auto& [holder, length] : holders) expected_lengths.push_back({holder, length});
+  return expected_lengths;
 }
 
 std::vector<std::string> RadixCache::violations() const {
@@ -40,10 +40,10 @@ std::vector<std::string> RadixCache::violations() const {
     }
   };
   std::int64_t n_held = 0, n_running = 0, n_nodes = 0, n_ram_bytes = 0;
-  std::set<SeqId> tags;
+  std::set<SeqId> holders;
   std::set<const KvBlock*> blocks;
   tree_.for_each([&](const Node& node) {
-    const Holding& h = node.payload;
+    const NodeState& h = node.payload;
     std::int32_t n_held_children = 0;
     auto n_running_here = static_cast<std::int32_t>(h.attached.size());
     for (const auto& [token, child] : node.children) {
@@ -74,7 +74,8 @@ std::vector<std::string> RadixCache::violations() const {
     if (h.held) {
       n_held += node.length();
       if (h.n_running > 0) n_running += node.length();
-      if (is_evictable) expect(h.tag != kNoSeq && h.tag_end == node.end(), node, "held by nobody");
+      if (is_evictable)
+        expect(h.holder != kNoSeq && h.holder_end == node.end(), node, "held by nobody");
       for (const auto& block : h.blocks) expect(block->file != 0, node, "held in memory as well");
     } else if (!h.ghost()) {
       Pos covered = node.begin;
@@ -86,9 +87,10 @@ std::vector<std::string> RadixCache::violations() const {
       }
       expect(covered >= node.end(), node, "stored, but its data is not");
     }
-    if (h.tag != kNoSeq) {
-      expect(tags.insert(h.tag).second && tags_.in_use(h.tag), node, "shares its tag");
-      expect(h.held && n_held_children == 0, node, "has a tag it does not need");
+    if (h.holder != kNoSeq) {
+      expect(holders.insert(h.holder).second && holders_.in_use(h.holder), node,
+             "shares its holder");
+      expect(h.held && n_held_children == 0, node, "has a holder it does not need");
     }
   });
   const auto expect_equal = [&found](std::int64_t a, std::int64_t b, const char* what) {
@@ -99,8 +101,8 @@ std::vector<std::string> RadixCache::violations() const {
   expect_equal(n_held, n_held_, "cells held, summed vs counted");
   expect_equal(n_running, n_running_, "cells of running sequences, summed vs counted");
   expect_equal(n_nodes, metrics_.n_nodes, "nodes");
-  expect_equal(static_cast<std::int64_t>(tags.size()), options_.n_tags - tags_.n_free(),
-               "tags, found vs counted");
+  expect_equal(static_cast<std::int64_t>(holders.size()), options_.n_holders - holders_.n_free(),
+               "holders, found vs counted");
   expect_equal(n_ram_bytes, store_->n_ram_bytes(), "bytes in host memory, summed vs counted");
   return found;
 }

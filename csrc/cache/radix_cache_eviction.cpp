@@ -2,7 +2,7 @@
 //
 // Cells are taken from the tails of held leaves that nobody who runs needs, the lowest score (see
 // ReuseModel) first, what is pinned last; a path is so cut back towards its branch point and what
-// is left of it stays of use. Tags are taken from the leaf that is worth least for the one tag it
+// is left of it stays of use. Holders are taken from the leaf that is worth least for the one it
 // costs. What leaves the KV cache goes to host memory, from there to files; each tier forgets by
 // the same score, leaves first. What no tier has is a ghost for as long as its usage may matter.
 
@@ -34,7 +34,7 @@ void RadixCache::unfile(Node* node) {
 void RadixCache::refile(Node* node) {
   unfile(node);
   if (node->is_root()) return;
-  Holding& h = node->payload;
+  NodeState& h = node->payload;
   h.rank = {h.ghost() ? h.ghost_since : h.usage.score, h.id};
   if (h.held) {
     if (h.n_running == 0 && h.n_held_children == 0) evictable_.emplace(h.rank, node);
@@ -55,8 +55,8 @@ bool RadixCache::has_stored_child(const Node* node) {
 }
 
 void RadixCache::set_held(Node* node, bool held) {
-  Holding& h = node->payload;
-  Holding& parent = node->parent->payload;
+  NodeState& h = node->payload;
+  NodeState& parent = node->parent->payload;
   h.held = held;
   parent.n_held_children += held ? 1 : -1;
   const std::int32_t n = held ? node->length() : -node->length();
@@ -65,8 +65,8 @@ void RadixCache::set_held(Node* node, bool held) {
   if (held) {
     model_.advance(node->length());
     // What keeps the parent keeps it through the child from now on.
-    h.tag = std::exchange(parent.tag, kNoSeq);
-    h.tag_end = std::exchange(parent.tag_end, 0);
+    h.holder = std::exchange(parent.holder, kNoSeq);
+    h.holder_end = std::exchange(parent.holder_end, 0);
     std::erase_if(h.blocks, [](const auto& block) { return block->file == 0; });
     for (const auto& block : h.blocks) store_->drop_bytes(*block);
   }
@@ -81,7 +81,7 @@ void RadixCache::mark_pins() {
     if (found.n == 0) continue;
     Pos end = found.n;
     for (Node* node = found.node; !node->is_root(); node = node->parent) {
-      Holding& h = node->payload;
+      NodeState& h = node->payload;
       h.pinned_end = h.pin_round == pin_round_ ? std::max(h.pinned_end, end) : end;
       h.pin_round = pin_round_;
       end = node->begin;
@@ -91,7 +91,7 @@ void RadixCache::mark_pins() {
 
 /// Up to where the node's edge is pinned; its begin if it is not.
 Pos RadixCache::pinned_end(const Node* node) const {
-  const Holding& h = node->payload;
+  const NodeState& h = node->payload;
   return h.pin_round == pin_round_ ? std::max(h.pinned_end, node->begin) : node->begin;
 }
 
@@ -104,8 +104,8 @@ bool RadixCache::make_room(std::int32_t n, std::vector<KvOp>& ops) {
       if (victim == nullptr) break;
       const Pos floor = pinned_too ? victim->begin : pinned_end(victim);
       const Pos n_wanted = (n - n_free() + kEvictedPiece - 1) / kEvictedPiece * kEvictedPiece;
-      cut(victim, std::max(floor, victim->end() - n_wanted), victim->payload.tag,
-          &CacheMetrics::n_evicted_for_cells, ops);
+      cut(victim, std::max(floor, victim->end() - n_wanted), victim->payload.holder,
+          EvictionReason::kCells, ops);
     }
   }
   return n <= n_free();
@@ -118,23 +118,23 @@ RadixCache::Node* RadixCache::cell_victim(bool pinned_too) const {
   return nullptr;
 }
 
-/// Takes the cells of [at, end) from a held leaf that nobody who runs needs; `holder` holds them.
-void RadixCache::cut(Node* leaf, Pos at, SeqId holder, Reason reason, std::vector<KvOp>& ops) {
+/// Takes the cells of [at, end) from a held leaf that no running sequence needs; `seq` holds them.
+void RadixCache::cut(Node* leaf, Pos at, SeqId seq, EvictionReason reason, std::vector<KvOp>& ops) {
   if (at > leaf->begin) split(leaf, at);
   Node* parent = leaf->parent;
-  Holding& h = leaf->payload;
-  const bool saved = reason != &CacheMetrics::n_evicted_by_clear && save(leaf, holder, ops);
-  metrics_.*reason += leaf->length();
-  const SeqId tag = std::exchange(h.tag, kNoSeq);
+  NodeState& h = leaf->payload;
+  const bool saved = reason != EvictionReason::kClear && save(leaf, seq, ops);
+  metrics_.count_evicted(reason, leaf->length());
+  const SeqId holder = std::exchange(h.holder, kNoSeq);
   set_held(leaf, false);
-  if (tag != kNoSeq) {
-    Holding& up = parent->payload;
+  if (holder != kNoSeq) {
+    NodeState& up = parent->payload;
     if (!parent->is_root() && up.n_held_children == 0 && up.attached.empty()) {
-      up.tag = tag;
-      up.tag_end = parent->end();
-      ops.push_back({KvOp::Kind::kRemove, tag, parent->end(), -1});
+      up.holder = holder;
+      up.holder_end = parent->end();
+      ops.push_back({KvOp::Kind::kRemove, holder, parent->end(), -1});
     } else {
-      free_tag(tag, ops);
+      free_holder(holder, ops);
     }
   }
   if (saved) {
@@ -182,48 +182,48 @@ void RadixCache::prune_root(Node* node) {
   }
 }
 
-void RadixCache::free_tag(SeqId tag, std::vector<KvOp>& ops) {
-  ops.push_back({KvOp::Kind::kRemove, tag, 0, -1});
-  tags_.release(tag);
+void RadixCache::free_holder(SeqId holder, std::vector<KvOp>& ops) {
+  ops.push_back({KvOp::Kind::kRemove, holder, 0, -1});
+  holders_.release(holder);
 }
 
-/// A tag for a path that is about to be kept; none only if those who run need all the others.
-SeqId RadixCache::acquire_tag(std::vector<KvOp>& ops) {
-  for (const Live& live : live_) {
-    if (tags_.n_free() > 0) break;
-    // Whoever runs holds its leaf itself.
-    if (live.node == nullptr || live.node->payload.tag == kNoSeq) continue;
-    live.node->payload.tag_end = 0;
-    free_tag(std::exchange(live.node->payload.tag, kNoSeq), ops);
+/// A holder for a path that is about to be kept; none only if running sequences need all others.
+SeqId RadixCache::acquire_holder(std::vector<KvOp>& ops) {
+  for (const SequenceState& live : live_) {
+    if (holders_.n_free() > 0) break;
+    // A running sequence holds its leaf itself.
+    if (live.node == nullptr || live.node->payload.holder == kNoSeq) continue;
+    live.node->payload.holder_end = 0;
+    free_holder(std::exchange(live.node->payload.holder, kNoSeq), ops);
   }
-  if (tags_.n_free() == 0) mark_pins();
-  while (tags_.n_free() == 0) {
-    Node* victim = tag_victim();
+  if (holders_.n_free() == 0) mark_pins();
+  while (holders_.n_free() == 0) {
+    Node* victim = holder_victim();
     if (victim == nullptr) break;
     // Up to where another path branches off and keeps the rest.
     for (bool freed = false; !freed;) {
       Node* parent = victim->parent;
-      cut(victim, victim->begin, victim->payload.tag, &CacheMetrics::n_evicted_for_tags, ops);
-      freed = tags_.n_free() > 0;
+      cut(victim, victim->begin, victim->payload.holder, EvictionReason::kHolders, ops);
+      freed = holders_.n_free() > 0;
       victim = parent;
     }
   }
-  return tags_.n_free() > 0 ? tags_.acquire() : kNoSeq;
+  return holders_.n_free() > 0 ? holders_.acquire() : kNoSeq;
 }
 
-/// With its tag goes all that no other path shares: a doubling of it is worth one mean gap, as is a
-/// doubling of the odds.
-double RadixCache::tag_worth(const Node* leaf) const {
+/// Without its holder all that no other path shares is lost: a doubling of it is worth one mean
+/// gap, as is a doubling of the odds.
+double RadixCache::holder_worth(const Node* leaf) const {
   const Node* top = leaf;
   while (!top->parent->is_root() && top->parent->payload.n_held_children == 1) top = top->parent;
   const double n_lost = leaf->end() - top->begin;
   return leaf->payload.usage.score + model_.mean_gap() * std::log2(n_lost);
 }
 
-RadixCache::Node* RadixCache::tag_victim() const {
+RadixCache::Node* RadixCache::holder_victim() const {
   const auto worth = [this](const auto& filed) {
     const Node* leaf = filed.second;
-    return std::pair(pinned_end(leaf) > leaf->begin, tag_worth(leaf));
+    return std::pair(pinned_end(leaf) > leaf->begin, holder_worth(leaf));
   };
   const auto it = std::ranges::min_element(evictable_, {}, worth);
   return it == evictable_.end() ? nullptr : it->second;
@@ -244,7 +244,7 @@ void RadixCache::clear(std::vector<KvOp>& ops) {
   remove_unheld();
   while (!evictable_.empty()) {
     Node* leaf = evictable_.begin()->second;
-    cut(leaf, leaf->begin, leaf->payload.tag, &CacheMetrics::n_evicted_by_clear, ops);
+    cut(leaf, leaf->begin, leaf->payload.holder, EvictionReason::kClear, ops);
   }
   remove_unheld();
   tree_.for_each([](Node& node) { node.payload.blocks.clear(); });

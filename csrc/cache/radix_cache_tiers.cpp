@@ -15,7 +15,7 @@ constexpr Pos kMinSaved = 16;
 /// Plans the copies of a node's data out of the cells. Returns false if it is to be dropped.
 bool RadixCache::save(Node* node, SeqId holder, std::vector<KvOp>& ops) {
   if (!store_->enabled()) return false;
-  Holding& h = node->payload;
+  NodeState& h = node->payload;
   Pos covered = node->begin;
   for (const auto& block : h.blocks) {
     if (block->begin <= covered) covered = std::max(covered, block->end);
@@ -23,7 +23,7 @@ bool RadixCache::save(Node* node, SeqId holder, std::vector<KvOp>& ops) {
   if (covered >= node->end()) return true;
   if (node->length() < kMinSaved && !has_stored_child(node)) return false;
   h.blocks.clear();
-  const Pos n = options_.n_block;
+  const Pos n = options_.kv_save_block;
   for (Pos begin = node->begin, end; begin < node->end(); begin = end) {
     end = std::min(begin - begin % n + n, node->end());
     h.blocks.push_back(store_->make(begin, end));
@@ -63,7 +63,7 @@ void RadixCache::shed_ram() {
       if (on_disk) {
         refile(node);
       } else if (!has_stored_child(node)) {
-        drop_tail(node, &CacheMetrics::n_dropped_ram);
+        drop_tail(node, metrics_.n_dropped_ram);
       } else {
         metrics_.n_dropped_ram += node->length();
         make_ghost(node);
@@ -74,10 +74,10 @@ void RadixCache::shed_ram() {
 }
 
 /// Forgets the last block of a stored leaf.
-void RadixCache::drop_tail(Node* leaf, Reason reason) {
+void RadixCache::drop_tail(Node* leaf, std::int64_t& n_dropped) {
   const Pos at = leaf->payload.blocks.empty() ? 0 : leaf->payload.blocks.back()->begin;
   if (at > leaf->begin) split(leaf, at);
-  metrics_.*reason += leaf->length();
+  n_dropped += leaf->length();
   make_ghost(leaf);
 }
 
@@ -91,7 +91,7 @@ bool RadixCache::to_disk(Node* node, KvBlock& block) {
     Node* leaf = (it++)->second;
     const auto& blocks = leaf->payload.blocks;
     if (blocks.empty() || blocks.back()->file == 0) continue;
-    drop_tail(leaf, &CacheMetrics::n_dropped_disk);
+    drop_tail(leaf, metrics_.n_dropped_disk);
     store_->reap();
     it = stored_leaves_.begin();
   }
@@ -152,7 +152,7 @@ bool RadixCache::flush_next(std::vector<KvOp>& ops) {
   while (!to_flush_.empty()) {
     Node* node = to_flush_.back();
     to_flush_.pop_back();
-    Holding& h = node->payload;
+    NodeState& h = node->payload;
     if (h.held) {
       const std::size_t n_before = ops.size();
       save(node, holder(node), ops);
@@ -174,7 +174,7 @@ std::vector<TokenId> RadixCache::path_of(const Node* node) const {
 
 /// Whether bringing back the first n tokens of a stored node beats computing them.
 bool RadixCache::worth_restoring(const Node* node, Pos n) const {
-  const Costs& c = options_.costs;
+  const CostEstimates& c = options_.costs;
   double ns = 0;
   for (const auto& block : node->payload.blocks) {
     const double n_loaded = block->end - block->begin;

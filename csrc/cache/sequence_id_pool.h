@@ -8,9 +8,9 @@
 namespace llamaherd {
 
 /// A range of sequence ids, [first, first + n): who of them is in use.
-class SeqPool {
+class SequenceIdPool {
  public:
-  explicit SeqPool(std::int32_t n, SeqId first = 0) : first_(first), in_use_(n) {}
+  explicit SequenceIdPool(std::int32_t n, SeqId first = 0) : first_(first), in_use_(n) {}
 
   /// The lowest free id, so that active ids stay dense. Throws std::logic_error if there is none.
   SeqId acquire();

@@ -17,7 +17,7 @@ constexpr Pos kMinPiece = 16;
 SnapshotCache::SnapshotCache(const Options& options)
     : options_(options),
       live_(options.n_seqs),
-      tags_(options.n_tags, options.first_tag),
+      holders_(options.n_holders, options.first_holder),
       model_(options.n_cells) {}
 
 /// Makes what a sequence has added by itself a piece that snapshots can share.
@@ -37,14 +37,14 @@ void SnapshotCache::drop_cells(Live& live) {
   live.length = live.n_shared = 0;
 }
 
-SnapshotCache::Snapshots::iterator SnapshotCache::find_same(CacheSpace space,
+SnapshotCache::Snapshots::iterator SnapshotCache::find_same(CacheNamespace space,
                                                             std::span<const TokenId> tokens) {
   return std::ranges::find_if(snapshots_, [&](const Snapshot& s) {
     return s.space == space && std::ranges::equal(s.tokens, tokens);
   });
 }
 
-const SnapshotCache::Snapshot* SnapshotCache::find(CacheSpace space,
+const SnapshotCache::Snapshot* SnapshotCache::find(CacheNamespace space,
                                                    std::span<const TokenId> tokens) const {
   const Snapshot* best = nullptr;
   for (const Snapshot& s : snapshots_) {
@@ -55,25 +55,27 @@ const SnapshotCache::Snapshot* SnapshotCache::find(CacheSpace space,
   return best;
 }
 
-PrefixCache::Match SnapshotCache::match(CacheSpace space, std::span<const TokenId> tokens) const {
+PrefixCache::Match SnapshotCache::match(CacheNamespace space,
+                                        std::span<const TokenId> tokens) const {
   Match match;
   if (const Snapshot* s = find(space, tokens)) match.n_held = s->length();
-  match.n_stored = match.n_held;
-  match.n_newly_needed = match.n_held;
+  match.n_restorable = match.n_held;
+  match.n_newly_pinned = match.n_held;
   for (const Snapshot& s : snapshots_) {
-    if (s.space == space) match.n_seen = std::max(match.n_seen, common_length(s.tokens, tokens));
+    if (s.space == space)
+      match.divergence_pos = std::max(match.divergence_pos, common_length(s.tokens, tokens));
   }
-  if (match.n_seen < match.n_held + kMinPiece) match.n_seen = 0;
+  if (match.divergence_pos < match.n_held + kMinPiece) match.divergence_pos = 0;
   return match;
 }
 
 void SnapshotCache::fork(const Snapshot& from, SeqId seq, std::vector<KvOp>& ops) {
-  ops.push_back({KvOp::Kind::kCopy, from.tag, 0, -1, seq});
+  ops.push_back({KvOp::Kind::kCopy, from.holder, 0, -1, seq});
   live_[seq].length = live_[seq].n_shared = from.length();
   live_[seq].cells = from.cells;
 }
 
-void SnapshotCache::attach(SeqId seq, std::optional<CacheSpace> space,
+void SnapshotCache::attach(SeqId seq, std::optional<CacheNamespace> space,
                            std::span<const TokenId> tokens, Pos waited_from,
                            std::vector<KvOp>& ops) {
   Live& live = live_[seq];
@@ -105,7 +107,7 @@ void SnapshotCache::publish(SeqId seq, std::span<const TokenId> tokens, bool at_
   if (!live.space || (!at_boundary && !is_chunk_end)) return;
   if (live.last_chunk != nullptr && live.last_chunk->usage.n_uses == 1) {
     Snapshot* replaced = std::exchange(live.last_chunk, nullptr);
-    evict(replaced, nullptr, ops);
+    evict(replaced, EvictionReason::kReplaced, ops);
   }
   Snapshot* snapshot = take(seq, tokens, ops);
   live.last_chunk = at_boundary ? nullptr : snapshot;
@@ -120,17 +122,17 @@ SnapshotCache::Snapshot* SnapshotCache::take(SeqId seq, std::span<const TokenId>
     model_.touch(same->usage, same->length());
     return nullptr;
   }
-  const SeqId tag = acquire_tag(ops);
-  if (tag == kNoSeq) return nullptr;
+  const SeqId holder = acquire_holder(ops);
+  if (holder == kNoSeq) return nullptr;
   Snapshot& s = snapshots_.emplace_back();
-  s.tag = tag;
+  s.holder = holder;
   s.space = *live.space;
   s.tokens.assign(tokens.begin(), tokens.end());
   share_cells(live);
   s.cells = live.cells;
   s.maker = seq;
   model_.touch(s.usage, s.length());
-  ops.push_back({KvOp::Kind::kCopy, seq, 0, -1, tag});
+  ops.push_back({KvOp::Kind::kCopy, seq, 0, -1, holder});
   return &s;
 }
 
@@ -157,13 +159,13 @@ void SnapshotCache::release(SeqId seq, std::span<const TokenId> tokens, std::vec
 
 void SnapshotCache::drop(SeqId seq) { drop_cells(live_[seq]); }
 
-SeqId SnapshotCache::acquire_tag(std::vector<KvOp>& ops) {
-  if (tags_.n_free() == 0) {
+SeqId SnapshotCache::acquire_holder(std::vector<KvOp>& ops) {
+  if (holders_.n_free() == 0) {
     Snapshot* s = victim();
     if (s == nullptr) return kNoSeq;
-    evict(s, &CacheMetrics::n_evicted_for_tags, ops);
+    evict(s, EvictionReason::kHolders, ops);
   }
-  return tags_.acquire();
+  return holders_.acquire();
 }
 
 bool SnapshotCache::pinned(const Snapshot& s) const {
@@ -179,14 +181,13 @@ SnapshotCache::Snapshot* SnapshotCache::victim() {
       snapshots_, {}, [this](const Snapshot& s) { return std::pair(pinned(s), s.usage.score); });
 }
 
-/// Without a reason: it is replaced by a better one.
-void SnapshotCache::evict(Snapshot* snapshot, Reason reason, std::vector<KvOp>& ops) {
-  if (reason != nullptr) metrics_.*reason += snapshot->length();
+void SnapshotCache::evict(Snapshot* snapshot, EvictionReason reason, std::vector<KvOp>& ops) {
+  metrics_.count_evicted(reason, snapshot->length());
   for (Live& live : live_) {
     if (live.last_chunk == snapshot) live.last_chunk = nullptr;
   }
-  ops.push_back({KvOp::Kind::kRemove, snapshot->tag, 0, -1});
-  tags_.release(snapshot->tag);
+  ops.push_back({KvOp::Kind::kRemove, snapshot->holder, 0, -1});
+  holders_.release(snapshot->holder);
   snapshots_.remove_if([snapshot](const Snapshot& s) { return &s == snapshot; });
 }
 
@@ -194,14 +195,14 @@ bool SnapshotCache::make_room(std::int32_t n, std::vector<KvOp>& ops) {
   while (options_.n_cells - n_cells_used() < n) {
     Snapshot* s = victim();
     if (s == nullptr) return false;
-    evict(s, &CacheMetrics::n_evicted_for_cells, ops);
+    evict(s, EvictionReason::kCells, ops);
   }
   return true;
 }
 
 void SnapshotCache::clear(std::vector<KvOp>& ops) {
   while (!snapshots_.empty()) {
-    evict(&snapshots_.front(), &CacheMetrics::n_evicted_by_clear, ops);
+    evict(&snapshots_.front(), EvictionReason::kClear, ops);
   }
   pins_.clear();
 }
@@ -212,7 +213,7 @@ void SnapshotCache::forget_all() {
     drop_cells(live);
     live = {};
   }
-  tags_ = SeqPool(options_.n_tags, options_.first_tag);
+  holders_ = SequenceIdPool(options_.n_holders, options_.first_holder);
 }
 
 std::int32_t SnapshotCache::n_cells_needed() const {
@@ -223,29 +224,31 @@ std::int32_t SnapshotCache::n_cells_needed() const {
 
 void SnapshotCache::fill(CacheMetrics& metrics) const {
   metrics = metrics_;
-  metrics.n_tags = options_.n_tags;
-  metrics.n_tags_used = static_cast<std::int32_t>(snapshots_.size());
+  metrics.n_holders = options_.n_holders;
+  metrics.n_holders_used = static_cast<std::int32_t>(snapshots_.size());
   metrics.n_pins = static_cast<std::int32_t>(pins_.size());
   metrics.n_nodes = static_cast<std::int32_t>(snapshots_.size());
   metrics.n_cells_reclaimable = std::max(0, n_cells_used() - n_cells_needed());
 }
 
-std::vector<PrefixCache::Belief> SnapshotCache::beliefs() const {
-  std::vector<Belief> beliefs;
-  for (SeqId seq = 0; seq < options_.n_seqs; ++seq) beliefs.push_back({seq, live_[seq].length});
-  for (SeqId tag = options_.first_tag; tag < options_.first_tag + options_.n_tags; ++tag) {
-    if (!tags_.in_use(tag)) beliefs.push_back({tag, 0});
+std::vector<PrefixCache::ExpectedLength> SnapshotCache::expected_lengths() const {
+  std::vector<ExpectedLength> expected_lengths;
+  for (SeqId seq = 0; seq < options_.n_seqs; ++seq)
+    expected_lengths.push_back({seq, live_[seq].length});
+  for (SeqId holder = options_.first_holder; holder < options_.first_holder + options_.n_holders;
+       ++holder) {
+    if (!holders_.in_use(holder)) expected_lengths.push_back({holder, 0});
   }
-  for (const Snapshot& s : snapshots_) beliefs.push_back({s.tag, s.length()});
-  return beliefs;
+  for (const Snapshot& s : snapshots_) expected_lengths.push_back({s.holder, s.length()});
+  return expected_lengths;
 }
 
 std::vector<std::string> SnapshotCache::violations() const {
   std::vector<std::string> found;
-  const std::int32_t n_tags_used = options_.n_tags - tags_.n_free();
-  if (static_cast<std::size_t>(n_tags_used) != snapshots_.size()) {
-    found.push_back("snapshots vs tags: " + std::to_string(snapshots_.size()) +
-                    " != " + std::to_string(n_tags_used));
+  const std::int32_t n_holders_used = options_.n_holders - holders_.n_free();
+  if (static_cast<std::size_t>(n_holders_used) != snapshots_.size()) {
+    found.push_back("snapshots vs holders: " + std::to_string(snapshots_.size()) +
+                    " != " + std::to_string(n_holders_used));
   }
   const auto check = [&found](const std::vector<Cells>& cells, Pos length, const char* what) {
     std::int64_t n = 0;

@@ -20,14 +20,14 @@ class SnapshotCache final : public PrefixCache {
   struct Options {
     std::int32_t n_seqs = 0;
     std::int32_t n_cells = 0;
-    SeqId first_tag = 0;
-    std::int32_t n_tags = 0;
+    SeqId first_holder = 0;
+    std::int32_t n_holders = 0;
   };
 
   explicit SnapshotCache(const Options& options);
 
-  Match match(CacheSpace space, std::span<const TokenId> tokens) const override;
-  void attach(SeqId seq, std::optional<CacheSpace> space, std::span<const TokenId> tokens,
+  Match match(CacheNamespace space, std::span<const TokenId> tokens) const override;
+  void attach(SeqId seq, std::optional<CacheNamespace> space, std::span<const TokenId> tokens,
               Pos waited_from, std::vector<KvOp>& ops) override;
   void publish(SeqId seq, std::span<const TokenId> tokens, bool at_boundary,
                std::vector<KvOp>& ops) override;
@@ -47,7 +47,7 @@ class SnapshotCache final : public PrefixCache {
   /// Counted for each sequence by itself: any of them may have to be computed anew.
   std::int32_t n_cells_needed() const override;
   void fill(CacheMetrics& metrics) const override;
-  std::vector<Belief> beliefs() const override;
+  std::vector<ExpectedLength> expected_lengths() const override;
   std::vector<std::string> violations() const override;
 
  private:
@@ -55,8 +55,8 @@ class SnapshotCache final : public PrefixCache {
   using Cells = std::shared_ptr<const std::int32_t>;
 
   struct Snapshot {
-    SeqId tag = kNoSeq;
-    CacheSpace space = 0;
+    SeqId holder = kNoSeq;
+    CacheNamespace space = 0;
     std::vector<TokenId> tokens;
     std::vector<Cells> cells;
     Usage usage;
@@ -65,11 +65,10 @@ class SnapshotCache final : public PrefixCache {
     Pos length() const { return static_cast<Pos>(tokens.size()); }
   };
   using Snapshots = std::list<Snapshot>;
-  using Reason = std::int64_t CacheMetrics::*;
 
   struct Live {
     bool in_use = false;
-    std::optional<CacheSpace> space;
+    std::optional<CacheNamespace> space;
     Pos length = 0;
     std::vector<Cells> cells;  // shared with snapshots; what was added since is its own
     Pos n_shared = 0;
@@ -78,19 +77,19 @@ class SnapshotCache final : public PrefixCache {
 
   void share_cells(Live& live);
   void drop_cells(Live& live);
-  Snapshots::iterator find_same(CacheSpace space, std::span<const TokenId> tokens);
+  Snapshots::iterator find_same(CacheNamespace space, std::span<const TokenId> tokens);
   void fork(const Snapshot& from, SeqId seq, std::vector<KvOp>& ops);
-  const Snapshot* find(CacheSpace space, std::span<const TokenId> tokens) const;
+  const Snapshot* find(CacheNamespace space, std::span<const TokenId> tokens) const;
   Snapshot* take(SeqId seq, std::span<const TokenId> tokens, std::vector<KvOp>& ops);
-  SeqId acquire_tag(std::vector<KvOp>& ops);
+  SeqId acquire_holder(std::vector<KvOp>& ops);
   bool pinned(const Snapshot& snapshot) const;
   Snapshot* victim();
-  void evict(Snapshot* snapshot, Reason reason, std::vector<KvOp>& ops);
+  void evict(Snapshot* snapshot, EvictionReason reason, std::vector<KvOp>& ops);
 
   Options options_;
   std::shared_ptr<std::int32_t> n_used_ = std::make_shared<std::int32_t>(0);
   std::vector<Live> live_;
-  SeqPool tags_;
+  SequenceIdPool holders_;
   Snapshots snapshots_;
   ReuseModel model_;
   CacheMetrics metrics_;

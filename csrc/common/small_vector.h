@@ -8,7 +8,7 @@ namespace llamaherd {
 
 /// A list that takes memory of its own only beyond N items.
 template <typename T, std::size_t N>
-class ShortList {
+class SmallVector {
  public:
   static constexpr std::size_t kShort = N;
 

@@ -21,12 +21,12 @@ using SeqId = std::int32_t;
 using RequestId = std::uint64_t;
 
 /// Separates what must not be shared though its tokens are the same: tenants now.
-using CacheSpace = std::uint64_t;
+using CacheNamespace = std::uint64_t;
 
 inline constexpr SeqId kNoSeq = -1;
 
 /// What one request gains in one step: a token, and as many as were guessed behind it.
-using StepTokens = ShortList<TokenId, 16>;
+using StepTokens = SmallVector<TokenId, 16>;
 
 enum class FinishReason {
   kStop,       // end-of-generation token, stop token or stop string
@@ -40,7 +40,7 @@ enum class FinishReason {
 inline constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
 
 /// What a request's time goes into.
-enum class Spent : std::uint8_t {
+enum class TimeCategory : std::uint8_t {
   kQueued,         // waiting to run for the first time
   kFollowing,      // waiting for a prefix that another request computes
   kPreempted,      // waiting to run again
@@ -56,7 +56,7 @@ enum class Spent : std::uint8_t {
 inline constexpr std::size_t kSpentKinds = 11;
 
 /// Nanoseconds by kind; they add up to the time since the request was submitted.
-using Breakdown = std::array<std::int64_t, kSpentKinds>;
+using TimeBreakdown = std::array<std::int64_t, kSpentKinds>;
 
 /// Moments of one request's life in nanoseconds of the steady clock; 0 = not reached.
 struct Timing {
@@ -65,7 +65,7 @@ struct Timing {
   std::int64_t first_token_ns = 0;  // first output token committed
   std::int64_t last_ns = 0;         // this delta made
   std::int32_t n_preempted = 0;
-  Breakdown spent{};
+  TimeBreakdown spent{};
 };
 
 /// How likely a token was by the model itself: without penalties, biases, masks and temperature.

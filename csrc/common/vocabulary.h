@@ -13,7 +13,7 @@ namespace llamaherd {
 
 /// What the engine needs to know of a vocabulary, copied out of the model once at load: the bytes
 /// each token stands for (not always whole UTF-8 characters) and which tokens end a generation.
-class TokenTable {
+class Vocabulary {
  public:
   /// Adds the next token id, counting from 0. A special token's piece is empty; its name stands for
   /// it where it is to be seen.

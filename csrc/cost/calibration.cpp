@@ -96,7 +96,7 @@ class Calibrator {
 
   std::int32_t n_decode_max() const { return std::min(info_.n_seqs, n_chunk_max_); }
   std::int32_t n_guess_max() const {
-    return std::min({kRowsWithLogits, n_chunk_max_, info_.n_seqs + info_.n_scored});
+    return std::min({kRowsWithLogits, n_chunk_max_, info_.n_seqs + info_.max_scored_rows});
   }
 
   /// Runs n rows on an empty cache, if there is time: of as many sequences where there are so many,
@@ -117,9 +117,9 @@ class Calibrator {
     Calibration so_far;
     so_far.points = points();
     const CostModel model(so_far);
-    Widths widths(n_decode_max(), info_.pad_seq == kNoSeq ? 0 : n_decode_max());
+    DecodeBatching widths(n_decode_max(), info_.pad_seq == kNoSeq ? 0 : n_decode_max());
     for (std::int32_t n = 2; n <= n_decode_max(); ++n) {
-      const bool runs_whole = widths.of(n, model).front() == Width{n, 0};
+      const bool runs_whole = widths.of(n, model).front() == DecodeBatch{n, 0};
       if (!runs_whole || widths.most_productive(n, model) != n) measure(n, true);
     }
   }
@@ -135,7 +135,7 @@ class Calibrator {
       for (int run = 1; run < kDepthRuns && best_ns_.contains(n); ++run) measure(n, true);
     }
     note(depth, time_rows(0, 1, 0, depth));
-    if (info_.partial_removal && info_.n_tags > 0) measure_loading(depth);
+    if (info_.partial_removal && info_.n_holders > 0) measure_loading(depth);
     for (SeqId seq = 1; seq < n_deep; ++seq) {
       backend_.apply({KvOp::Kind::kCopy, 0, 0, depth, seq});
     }

@@ -17,8 +17,8 @@ struct CalibrationOptions {
 /// Runs each shape of decode call that the engine will use, so that the first user does not pay for
 /// page faults, first allocations and sleeping threads, and measures what they cost: decode rows in
 /// powers of two and prefill chunks first, then attention to a filled cache, then the numbers of
-/// rows between and of guesses, as far as the time allows. A call that is expected to end after the
-/// time is not made. Leaves the cache empty. Throws ModelLoadError if a call fails.
+/// rows between and of draft_tokens, as far as the time allows. A call that is expected to end
+/// after the time is not made. Leaves the cache empty. Throws ModelLoadError if a call fails.
 Calibration calibrate(Backend& backend, const CalibrationOptions& options);
 
 /// Only runs the first of these shapes once, where it is known what calls cost.

@@ -4,7 +4,7 @@ namespace llamaherd {
 
 /// What things cost on this machine with this model, in nanoseconds, in short; see CostModel. Only
 /// their ratios matter.
-struct Costs {
+struct CostEstimates {
   double prefill_token_ns = 1e6;
   double step_ns = 10e6;             // one decode call, whatever is in it
   double load_token_ns = 5e3;        // KV data from host memory to the cache

@@ -185,8 +185,8 @@ void CostModel::observe_step(double ns) {
   mean_step_ns_ += (mean_step_ns_ == 0 ? 1 : kStepRate) * (ns - mean_step_ns_);
 }
 
-Costs CostModel::costs() const {
-  Costs costs;
+CostEstimates CostModel::costs() const {
+  CostEstimates costs;
   costs.step_ns = call_ns({1});
   costs.prefill_token_ns = call_ns({kUsualChunk}) / kUsualChunk;
   costs.load_token_ns = calibration_.load_token_ns;

@@ -11,8 +11,8 @@ namespace llamaherd {
 /// Rows of stock CPU attention's tile: a prefill chunk that ends a prompt early ends on one.
 inline constexpr std::int32_t kChunkRows = 64;
 
-/// Calls of up to so many rows are measured with logits of every row, as guesses want them; beyond
-/// them, and beyond one row for each sequence, as prompts have them: of the last row alone.
+/// Calls of up to so many rows are measured with logits of every row, as draft_tokens want them;
+/// beyond them, and beyond one row for each sequence, as prompts have them: of the last row alone.
 inline constexpr std::int32_t kRowsWithLogits = 16;
 
 /// What decides how long a decode call takes.
@@ -31,7 +31,7 @@ class ShapeSum {
  public:
   /// n rows of a sequence that holds [0, begin); decode rows first.
   void add(Pos begin, std::int32_t n);
-  /// n rows of guesses behind a decode row of a sequence that holds [0, begin).
+  /// n rows of draft_tokens behind a decode row of a sequence that holds [0, begin).
   void draft(Pos begin, std::int32_t n);
   void pad(std::int32_t n) { n_rows_ += n; }
 
@@ -62,7 +62,7 @@ struct Calibration {
   std::vector<Point> points;  // ascending by n_rows, at least one, all ns > 0
   Attention few{};            // in calls of fewer than kChunkRows rows
   Attention many{};           // in calls of at least so many
-  double load_token_ns = Costs().load_token_ns;
+  double load_token_ns = CostEstimates().load_token_ns;
   double noise = 0;  // median ratio of two measurements of one shape, the longer to the shorter; 0:
                      // nothing was measured twice
 };
@@ -97,7 +97,7 @@ class CostModel {
   double mean_step_ns() const { return mean_step_ns_; }
 
   /// In short, for decisions of all or nothing.
-  Costs costs() const;
+  CostEstimates costs() const;
 
   /// How much slower calls are now than when they were measured.
   double pace() const { return pace_; }

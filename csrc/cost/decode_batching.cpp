@@ -11,29 +11,29 @@ constexpr double kLeastGain = 0.97;
 
 }  // namespace
 
-void Widths::keep_up(const CostModel& model) {
+void DecodeBatching::keep_up(const CostModel& model) {
   if (version_ == model.version()) return;
   solve(model);
   version_ = model.version();
 }
 
-std::int32_t Widths::most_productive(std::int32_t n, const CostModel& model) {
+std::int32_t DecodeBatching::most_productive(std::int32_t n, const CostModel& model) {
   keep_up(model);
   return most_productive_[n];
 }
 
-std::span<const Width> Widths::of(std::int32_t n, const CostModel& model) {
+std::span<const DecodeBatch> DecodeBatching::of(std::int32_t n, const CostModel& model) {
   keep_up(model);
-  widths_.clear();
+  batching_.clear();
   while (n > 0) {
-    widths_.push_back(first_[n]);
+    batching_.push_back(first_[n]);
     n -= first_[n].n_rows;
   }
-  std::ranges::sort(widths_, std::greater(), &Width::n_rows);
-  return widths_;
+  std::ranges::sort(batching_, std::greater(), &DecodeBatch::n_rows);
+  return batching_;
 }
 
-void Widths::solve(const CostModel& model) {
+void DecodeBatching::solve(const CostModel& model) {
   alone_ns_.assign(n_max_ + 1, 0);
   n_pad_.assign(n_max_ + 1, 0);
   ns_.assign(n_max_ + 1, 0);

@@ -9,25 +9,25 @@
 namespace llamaherd {
 
 /// A call that carries one row each of n_rows sequences, filled up by n_pad rows that nobody needs.
-struct Width {
+struct DecodeBatch {
   std::int32_t n_rows = 0;
   std::int32_t n_pad = 0;
-  bool operator==(const Width&) const = default;
+  bool operator==(const DecodeBatch&) const = default;
 };
 
 /// Into which calls decode rows are best packed. Kernels like some numbers of rows and take longer
 /// for fewer: then the rows are filled up to the next good number, or go in several calls. Found by
 /// dynamic programming over the cost model's curve, anew when that has changed.
-class Widths {
+class DecodeBatching {
  public:
   static constexpr std::int32_t kMaxPad = 15;
 
   /// For up to n_max rows, filled up to n_padded_max at most.
-  Widths(std::int32_t n_max, std::int32_t n_padded_max)
+  DecodeBatching(std::int32_t n_max, std::int32_t n_padded_max)
       : n_max_(n_max), n_padded_max_(n_padded_max) {}
 
   /// The calls for n rows, in [1, n_max], widest first; valid until the next call.
-  std::span<const Width> of(std::int32_t n, const CostModel& model);
+  std::span<const DecodeBatch> of(std::int32_t n, const CostModel& model);
 
   /// Of up to n rows, n in [1, n_max], the number that takes least time per row; fewer than n only
   /// if that is worth it.
@@ -43,9 +43,9 @@ class Widths {
   std::vector<double> alone_ns_;               // by number of rows: of one call with them
   std::vector<std::int32_t> n_pad_;            // how many it is filled up by
   std::vector<double> ns_;                     // of the best calls for them
-  std::vector<Width> first_;                   // by number of rows left: the call to make next
+  std::vector<DecodeBatch> first_;             // by number of rows left: the call to make next
   std::vector<std::int32_t> most_productive_;  // by number of rows there are
-  std::vector<Width> widths_;
+  std::vector<DecodeBatch> batching_;
 };
 
 }  // namespace llamaherd

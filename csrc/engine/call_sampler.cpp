@@ -17,7 +17,7 @@ constexpr std::chrono::milliseconds kPatience{2};
 
 }  // namespace
 
-void CallSampler::sample(const CallPlan& call, Backend& backend, std::vector<Staged>& out) {
+void CallSampler::sample(const CallPlan& call, Backend& backend, std::vector<SampledOutput>& out) {
   list_rows(call, backend);
   const auto run = [this](std::int32_t i, std::int32_t thread) {
     compute(*ready_[i], scratch_[thread]);
@@ -31,16 +31,16 @@ void CallSampler::sample(const CallPlan& call, Backend& backend, std::vector<Sta
   if (!late_.empty()) sample_late();
   out.assign(call.items.size(), {});
   for (Row& row : rows_) {
-    Staged& staged = out[row.item];
-    staged.poisoned |= row.result.poisoned;
-    staged.late |= row.result.late;
+    SampledOutput& sampled = out[row.item];
+    sampled.poisoned |= row.result.poisoned;
+    sampled.late |= row.result.late;
     if (!row.scored) {
-      staged.token = row.result.token;
-      staged.error = std::move(row.result.error);
-      staged.further = std::move(row.result.further);
-      staged.logprob = std::move(row.result.logprob);
+      sampled.token = row.result.token;
+      sampled.error = std::move(row.result.error);
+      sampled.further = std::move(row.result.further);
+      sampled.logprob = std::move(row.result.logprob);
     } else if (row.result.logprob) {
-      staged.scores.push_back(std::move(*row.result.logprob));
+      sampled.scores.push_back(std::move(*row.result.logprob));
     }
   }
 }
@@ -63,7 +63,7 @@ void CallSampler::list_rows(const CallPlan& call, Backend& backend) {
                      item.request,
                      backend.logits(item.logits_row),
                      std::nullopt,
-                     std::span(item.request->guesses).first(n_drafted),
+                     std::span(item.request->draft_tokens).first(n_drafted),
                      drafts_.size(),
                      {}});
     for (std::int32_t d = 1; d <= item.n_drafted; ++d) {
@@ -76,13 +76,13 @@ void CallSampler::list_rows(const CallPlan& call, Backend& backend) {
   }
 }
 
-Staged CallSampler::sample(const Request& request, std::span<float> logits) {
+SampledOutput CallSampler::sample(const Request& request, std::span<float> logits) {
   if (!request.constraint || request.constraint->ready()) {
     return sample(request, logits, scratch_.front());
   }
-  Staged staged;
-  staged.late = true;
-  return staged;
+  SampledOutput sampled;
+  sampled.late = true;
+  return sampled;
 }
 
 /// One after the other, so that they share the time that may be waited.
@@ -99,13 +99,13 @@ void CallSampler::sample_late() {
 /// Each token is drawn from the model's own distribution behind those before it. A guess decides
 /// only whether that is known already.
 void CallSampler::sample_drafts(Row& row, RowScratch& scratch) const {
-  Staged& staged = row.result;
-  std::optional<TokenId> token = staged.token;
-  for (std::size_t i = 0; i < row.guesses.size() && token == row.guesses[i]; ++i) {
+  SampledOutput& sampled = row.result;
+  std::optional<TokenId> token = sampled.token;
+  for (std::size_t i = 0; i < row.draft_tokens.size() && token == row.draft_tokens[i]; ++i) {
     token = row.request->sampler().sample(drafts_[row.first_draft + i], scratch,
                                           static_cast<std::int32_t>(i) + 1);
     if (!token) return;
-    staged.further.push_back(*token);
+    sampled.further.push_back(*token);
   }
 }
 
@@ -120,11 +120,12 @@ void CallSampler::compute(Row& row, RowScratch& scratch) const {
   row.result.poisoned = !row.result.logprob;
 }
 
-Staged CallSampler::sample(const Request& request, std::span<float> logits, RowScratch& scratch) {
-  Staged staged;
+SampledOutput CallSampler::sample(const Request& request, std::span<float> logits,
+                                  RowScratch& scratch) {
+  SampledOutput sampled;
   if (const auto forced = request.forced()) {
-    staged.logprob = logprob_of(*forced, logits, *request.n_prompt_logprobs(), scratch);
-    if (staged.logprob) staged.token = forced;
+    sampled.logprob = logprob_of(*forced, logits, *request.n_prompt_logprobs(), scratch);
+    if (sampled.logprob) sampled.token = forced;
   } else {
     const Sampler& sampler = request.sampler();
     std::span<const float> raw = logits;
@@ -134,16 +135,16 @@ Staged CallSampler::sample(const Request& request, std::span<float> logits, RowS
       raw = scratch.raw;
     }
     if (constrained) {
-      staged = sample_constrained(sampler, *request.constraint, logits, scratch);
+      sampled = sample_constrained(sampler, *request.constraint, logits, scratch);
     } else {
-      staged.token = sampler.sample(logits, scratch);
+      sampled.token = sampler.sample(logits, scratch);
     }
-    if (staged.token && request.n_logprobs()) {
-      staged.logprob = logprob_of(*staged.token, raw, *request.n_logprobs(), scratch);
+    if (sampled.token && request.n_logprobs()) {
+      sampled.logprob = logprob_of(*sampled.token, raw, *request.n_logprobs(), scratch);
     }
   }
-  staged.poisoned = !staged.token && staged.error.empty();
-  return staged;
+  sampled.poisoned = !sampled.token && sampled.error.empty();
+  return sampled;
 }
 
 }  // namespace llamaherd

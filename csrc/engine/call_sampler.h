@@ -20,10 +20,10 @@ class CallSampler {
   explicit CallSampler(std::int32_t n_threads) : scratch_(n_threads) {}
 
   /// All rows of a call that was decoded, on the backend's threads: out[i] is of call.items[i].
-  void sample(const CallPlan& call, Backend& backend, std::vector<Staged>& out);
+  void sample(const CallPlan& call, Backend& backend, std::vector<SampledOutput>& out);
 
   /// The request's next token by this row, which may be written.
-  Staged sample(const Request& request, std::span<float> logits);
+  SampledOutput sample(const Request& request, std::span<float> logits);
 
   /// Rows that were waited for because of their constraint, and nanoseconds.
   std::int64_t n_waits() const { return n_waits_; }
@@ -35,12 +35,12 @@ class CallSampler {
     const Request* request;
     std::span<float> logits;
     std::optional<Pos> scored;  // the token behind this one is looked up; none: the next is sampled
-    std::span<const TokenId> guesses;  // the rows behind are drafts_[first_draft + i]
+    std::span<const TokenId> draft_tokens;  // the rows behind are drafts_[first_draft + i]
     std::size_t first_draft;
-    Staged result;
+    SampledOutput result;
   };
 
-  static Staged sample(const Request& request, std::span<float> logits, RowScratch& scratch);
+  static SampledOutput sample(const Request& request, std::span<float> logits, RowScratch& scratch);
   void compute(Row& row, RowScratch& scratch) const;
   void sample_late();
   void sample_drafts(Row& row, RowScratch& scratch) const;

@@ -20,7 +20,7 @@ std::int64_t now_ns() {
   return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
 }
 
-Engine::Engine(Backend& backend, const TokenTable& table, const Limits& limits,
+Engine::Engine(Backend& backend, const Vocabulary& table, const Limits& limits,
                const PlanOptions& plan, const CacheOptions& cache)
     : backend_(backend),
       table_(table),
@@ -33,7 +33,7 @@ Engine::Engine(Backend& backend, const TokenTable& table, const Limits& limits,
       costs_(plan.calibration ? CostModel(*plan.calibration, backend.info().attends_in_tiles)
                               : CostModel(backend.info().attends_in_tiles)),
       governor_(backend.info().n_threads),
-      scheduler_({plan.packing, backend.info().n_ctx, backend.info().n_scored,
+      scheduler_({plan.packing, backend.info().n_ctx, backend.info().max_scored_rows,
                   !backend.info().partial_removal, plan.prompt_lookup && may_draft(backend.info()),
                   plan.queue},
                  costs_, pool_, *cache_, logits_),
@@ -70,7 +70,7 @@ void Engine::step(std::vector<Delta>& out) {
   const bool any_decode = plan.any_decode;
   metrics_.n_decode_steps += any_decode;
   restore(plan);
-  start_known(plan, out);
+  sample_cached_prompts(plan, out);
   // Recovery plans anew while a call of this plan is still at hand.
   std::swap(calls_, plan.calls);
   for (const CallPlan& call : calls_) {
@@ -107,7 +107,7 @@ void Engine::save(const KvOp& op) {
 /// for their next token.
 void Engine::restore(const StepPlan& plan) {
   if (plan.restores.empty()) return;
-  spend_all(Spent::kEngine, now_ns());
+  spend_all(TimeCategory::kEngine, now_ns());
   for (Request* request : plan.restores) {
     do {
       const auto tokens = request->tokens().first(request->n_restorable);
@@ -128,19 +128,19 @@ void Engine::restore(const StepPlan& plan) {
       request->share(piece->end);
     } while (request->n_restorable > request->kv_len() && !plan.any_decode);
     const std::int64_t now = now_ns();
-    request->spend(Spent::kPrefillShared, now);
-    spend_all(Spent::kOthersPrefill, now);
+    request->spend(TimeCategory::kPrefillShared, now);
+    spend_all(TimeCategory::kOthersPrefill, now);
   }
 }
 
-void Engine::start_known(const StepPlan& plan, std::vector<Delta>& out) {
+void Engine::sample_cached_prompts(const StepPlan& plan, std::vector<Delta>& out) {
   for (const KnownStart& start : plan.known_starts) {
     known_logits_.assign(start.logits.begin(), start.logits.end());  // sampling may change it
-    Staged staged = sampler_.sample(*start.request, known_logits_);
-    if (staged.poisoned) throw std::logic_error("stored logits are not finite");
-    StepGuard::commit(*start.request, start.request->kv_len(), staged);
+    SampledOutput sampled = sampler_.sample(*start.request, known_logits_);
+    if (sampled.poisoned) throw std::logic_error("stored logits are not finite");
+    StepGuard::commit(*start.request, start.request->kv_len(), sampled);
     ++metrics_.n_known_starts;
-    hand_out(*start.request, staged, now_ns(), out);
+    deliver_result(*start.request, sampled, now_ns(), out);
   }
 }
 
@@ -156,7 +156,8 @@ Engine::Outcome Engine::attempt(const CallPlan& call, std::vector<Delta>& out) {
     if (sample(call)) outcome = Outcome::kPoisoned;
     guard.commit(staged_);
     keep_late(call);
-    for (const Staged& staged : staged_) metrics_.n_draft_accepted += std::ssize(staged.further);
+    for (const SampledOutput& sampled : staged_)
+      metrics_.n_draft_accepted += std::ssize(sampled.further);
     publish(call);
   } else {
     guard.undo_all();
@@ -205,7 +206,7 @@ DecodeStatus Engine::decode(const CallPlan& call, std::int32_t n_pad) {
   const double predicted_ns = costs_.measured() ? costs_.call_ns(sum.shape(n_cells_used)) : 0;
   backend_.use_threads(governor_.n_threads());
   const std::int64_t begin_ns = now_ns();
-  spend_all(Spent::kEngine, begin_ns);
+  spend_all(TimeCategory::kEngine, begin_ns);
   watchdog_.call_begins(begin_ns, predicted_ns, n_decode_rows, n_prefill_rows);
   DecodeStatus status = DecodeStatus::kFailed;
   failure_ = "the decode call failed";
@@ -266,7 +267,7 @@ bool Engine::sample(const CallPlan& call) {
   }
   const std::int64_t end_ns = now_ns();
   metrics_.sample_ns += end_ns - begin_ns;
-  spend_all(Spent::kSampling, end_ns);
+  spend_all(TimeCategory::kSampling, end_ns);
   return any_poisoned;
 }
 
@@ -286,16 +287,16 @@ void Engine::publish(const CallPlan& call) {
 void Engine::emit(const CallPlan& call, std::vector<Delta>& out) {
   const std::int64_t now = now_ns();
   for (std::size_t i = 0; i < call.items.size(); ++i) {
-    hand_out(*call.items[i].request, staged_[i], now, out);
+    deliver_result(*call.items[i].request, staged_[i], now, out);
   }
 }
 
 /// What the request's row came to; afterwards it may be gone.
-void Engine::hand_out(Request& request, const Staged& staged, std::int64_t now,
-                      std::vector<Delta>& out) {
-  if (!staged.error.empty()) {
-    end(request, FinishReason::kError, staged.error, out);
-  } else if (staged.token) {
+void Engine::deliver_result(Request& request, const SampledOutput& sampled, std::int64_t now,
+                            std::vector<Delta>& out) {
+  if (!sampled.error.empty()) {
+    end(request, FinishReason::kError, sampled.error, out);
+  } else if (sampled.token) {
     emit(request, now, out);
   }
 }
@@ -354,7 +355,7 @@ void Engine::retire(Request& request) {
   apply(ops_);
 }
 
-void Engine::pin(const std::string& name, CacheSpace space, std::vector<TokenId> tokens,
+void Engine::pin(const std::string& name, CacheNamespace space, std::vector<TokenId> tokens,
                  std::int64_t expires_ns) {
   cache_->pin(name, space, std::move(tokens), expires_ns);
 }
@@ -377,7 +378,7 @@ Snapshot Engine::snapshot() const {
     s.running.push_back({r->id(), r->seq(), r->n_prompt(), r->n_tokens(), r->kv_len(),
                          r->n_cells_needed(), !r->late_row.empty()});
   }
-  for (const PrefixCache::Belief& belief : cache_->beliefs()) {
+  for (const PrefixCache::ExpectedLength& belief : cache_->expected_lengths()) {
     const bool in_use = belief.seq < pool_.n_seqs() && pool_.in_use(belief.seq);
     s.sequences.push_back({belief.seq, in_use, belief.length, backend_.length(belief.seq)});
   }

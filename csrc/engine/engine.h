@@ -29,9 +29,9 @@ namespace llamaherd {
 
 /// How a request is treated, beside its sampling.
 struct SubmitOptions {
-  bool streamed = true;                       // false: only the last delta comes out, with all
-  std::optional<CacheSpace> cache_space = 0;  // none: shares nothing and leaves nothing
-  Turn turn = {};
+  bool streamed = true;                           // false: only the last delta comes out, with all
+  std::optional<CacheNamespace> cache_space = 0;  // none: shares nothing and leaves nothing
+  SchedulingKey turn = {};
   std::int32_t index = 0;  // among the requests made of one prompt
   std::shared_ptr<Constraint> constraint = nullptr;
 };
@@ -50,7 +50,7 @@ struct PlanOptions {
 class Engine {
  public:
   /// `backend` and `table` must outlive the engine.
-  Engine(Backend& backend, const TokenTable& table, const Limits& limits, const PlanOptions& plan,
+  Engine(Backend& backend, const Vocabulary& table, const Limits& limits, const PlanOptions& plan,
          const CacheOptions& cache = {});
 
   /// `prompt` and `params` must be valid for `limits`; ids must grow from call to call.
@@ -69,7 +69,7 @@ class Engine {
   void finish_all(FinishReason reason, const std::string& error, std::vector<Delta>& out);
 
   /// See PrefixCache. All but flush_cache() between two steps, with requests running or not.
-  void pin(const std::string& name, CacheSpace space, std::vector<TokenId> tokens,
+  void pin(const std::string& name, CacheNamespace space, std::vector<TokenId> tokens,
            std::int64_t expires_ns);
   void unpin(const std::string& name);
   void clear_cache();
@@ -87,7 +87,7 @@ class Engine {
   void report_load();
 
   /// Who runs, who waits and how much, for what is told before a request is queued.
-  Forecast forecast() const;
+  QueueForecast forecast() const;
   std::int64_t n_tokens_waiting() const { return scheduler_.queue().n_tokens(); }
 
   /// Thread-safe.
@@ -103,10 +103,10 @@ class Engine {
   void sample_late(std::vector<Delta>& out);
   void keep_late(const CallPlan& call);
   void wait_for_mask();
-  void start_known(const StepPlan& plan, std::vector<Delta>& out);
+  void sample_cached_prompts(const StepPlan& plan, std::vector<Delta>& out);
   void restore(const StepPlan& plan);
   void publish(const CallPlan& call);
-  void spend_all(Spent kind, std::int64_t now);
+  void spend_all(TimeCategory kind, std::int64_t now);
   void account_for(const CallPlan& call, std::int64_t now);
   void watch_step(std::int64_t begin_ns, std::int64_t n_prefill_rows, bool any_decode);
   void watch_end(const Request& request, double request_ns);
@@ -117,7 +117,8 @@ class Engine {
   DecodeStatus decode(const CallPlan& call, std::int32_t n_pad);
   bool sample(const CallPlan& call);
   void emit(const CallPlan& call, std::vector<Delta>& out);
-  void hand_out(Request& request, const Staged& staged, std::int64_t now, std::vector<Delta>& out);
+  void deliver_result(Request& request, const SampledOutput& sampled, std::int64_t now,
+                      std::vector<Delta>& out);
   void emit(Request& request, std::int64_t now, std::vector<Delta>& out);
 
   bool bisect(const CallPlan& call, Outcome outcome, std::vector<Delta>& out);
@@ -137,20 +138,20 @@ class Engine {
   void count_finish(FinishReason reason);
 
   Backend& backend_;
-  const TokenTable& table_;
+  const Vocabulary& table_;
   Limits limits_;
-  SeqPool pool_;
+  SequenceIdPool pool_;
   std::unique_ptr<PrefixCache> cache_;
-  PromptLogits logits_;
+  PromptLogitsCache logits_;
   bool caches_ = true;
   bool learns_ = true;
   CostModel costs_;
-  ThreadGovernor governor_;
+  ThreadCountTuner governor_;
   Scheduler scheduler_;
   CallList calls_;  // of the step under way
   BatchBuilder builder_;
   CallSampler sampler_;
-  std::vector<Staged> staged_;
+  std::vector<SampledOutput> staged_;
   std::vector<float> known_logits_;
   std::vector<Request*> late_;
   std::vector<KvOp> ops_;

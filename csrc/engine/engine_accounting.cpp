@@ -28,14 +28,14 @@ void Engine::report_load() {
                              cache_->n_cells_used(), backend_.info().n_ctx});
 }
 
-Forecast Engine::forecast() const {
+QueueForecast Engine::forecast() const {
   const std::int64_t now = now_ns();
   std::vector<Remaining> running;
   for (const auto& r : scheduler_.running()) {
     running.push_back({r->n_pending(), lengths_.expected_left(r->n_output(), r->max_tokens()),
                        static_cast<double>(r->turn.deadline_ns - now)});
   }
-  Forecast::Pace pace{costs_.mean_step_ns(), mean_prefill_rows_, mean_request_ns_, 0};
+  QueueForecast::Pace pace{costs_.mean_step_ns(), mean_prefill_rows_, mean_request_ns_, 0};
   if (pace.request_ns == 0) pace.request_ns = kDefaultMaxTokens * costs_.costs().step_ns;
   // If none was given up for longer than usual, that is the gap by now.
   if (mean_shed_gap_ns_ > 0) {
@@ -56,7 +56,7 @@ void Engine::end_overdue(std::int64_t now, std::vector<Delta>& out) {
   }
 }
 
-void Engine::spend_all(Spent kind, std::int64_t now) {
+void Engine::spend_all(TimeCategory kind, std::int64_t now) {
   for (const auto& request : scheduler_.running()) request->spend(kind, now);
 }
 
@@ -78,19 +78,22 @@ void Engine::account_for(const CallPlan& call, std::int64_t now) {
   for (const PlannedRequest& item : call.items) {
     Request& r = *item.request;
     if (r.decodes()) {
-      r.spend({{Spent::kOthersPrefill, 1 - decode_share}, {Spent::kDecode, decode_share}}, now);
+      r.spend(
+          {{TimeCategory::kOthersPrefill, 1 - decode_share}, {TimeCategory::kDecode, decode_share}},
+          now);
       continue;
     }
     const double own_share =
         (1 - decode_share) * (item.end - item.begin) / static_cast<double>(n_prefill);
-    r.spend({{Spent::kOthersDecode, decode_share},
-             {Spent::kOthersPrefill, 1 - decode_share - own_share},
-             {item.begin < r.n_computed() ? Spent::kPrefillAgain : Spent::kPrefill, own_share}},
+    r.spend({{TimeCategory::kOthersDecode, decode_share},
+             {TimeCategory::kOthersPrefill, 1 - decode_share - own_share},
+             {item.begin < r.n_computed() ? TimeCategory::kPrefillAgain : TimeCategory::kPrefill,
+              own_share}},
             now);
   }
   for (const auto& r : scheduler_.running()) {
-    const Spent others = r->decodes() ? Spent::kDecode : Spent::kOthersDecode;
-    r->spend({{Spent::kOthersPrefill, 1 - decode_share}, {others, decode_share}}, now);
+    const TimeCategory others = r->decodes() ? TimeCategory::kDecode : TimeCategory::kOthersDecode;
+    r->spend({{TimeCategory::kOthersPrefill, 1 - decode_share}, {others, decode_share}}, now);
   }
 }
 

@@ -93,7 +93,7 @@ CallPlan Engine::replan(std::span<const PlannedRequest> items) const {
     if (item.request->seq() != item.seq) continue;
     const Pos begin = item.request->kv_len();
     const Pos end = std::min(item.end, begin + backend_.info().n_batch - call.n_rows);
-    if (begin < end) add_rows(call, *item.request, end, backend_.info().n_scored);
+    if (begin < end) add_rows(call, *item.request, end, backend_.info().max_scored_rows);
   }
   return call;
 }

@@ -26,7 +26,7 @@ std::uint64_t seed_of(std::uint64_t seed, std::int32_t index) {
 
 }  // namespace
 
-EngineThread::EngineThread(std::unique_ptr<Backend> backend, TokenTable table, const Limits& limits,
+EngineThread::EngineThread(std::unique_ptr<Backend> backend, Vocabulary table, const Limits& limits,
                            const PlanOptions& plan, Mode mode, const CacheOptions& cache)
     : backend_(std::move(backend)),
       table_(std::move(table)),
@@ -173,7 +173,7 @@ void EngineThread::command(CacheCommand command) {
   inbox_filled_.notify_one();
 }
 
-void EngineThread::pin(const std::string& name, CacheSpace space, std::vector<TokenId> tokens,
+void EngineThread::pin(const std::string& name, CacheNamespace space, std::vector<TokenId> tokens,
                        std::int64_t expires_ns) {
   const std::lock_guard lock(mutex_);
   pins_.require_place(name, now_ns());
@@ -305,7 +305,7 @@ void EngineThread::begin(const Submission& s) {
 
 void EngineThread::publish(bool ended) {
   const bool is_bounded = limits_.max_queued || limits_.max_queued_tokens;
-  Forecast forecast = is_bounded ? engine_.forecast() : Forecast();
+  QueueForecast forecast = is_bounded ? engine_.forecast() : QueueForecast();
   const std::lock_guard lock(mutex_);
   const std::size_t n_before = outbox_.size();
   // Either all of them are there, or none is and the requests are live still.

@@ -32,7 +32,7 @@ class EngineThread {
     kStepped,  // no thread: the callers of step() drive it, one after the other
   };
 
-  EngineThread(std::unique_ptr<Backend> backend, TokenTable table, const Limits& limits,
+  EngineThread(std::unique_ptr<Backend> backend, Vocabulary table, const Limits& limits,
                const PlanOptions& plan, Mode mode, const CacheOptions& cache = {});
   ~EngineThread();  // closes
   EngineThread(const EngineThread&) = delete;
@@ -56,7 +56,7 @@ class EngineThread {
   /// What is done to the prefix cache between two steps; see PrefixCache. All throw EngineDeadError
   /// once closed or dead, and do not wait. pin() throws InvalidRequestError if the name is too long
   /// or there are too many pins.
-  void pin(const std::string& name, CacheSpace space, std::vector<TokenId> tokens,
+  void pin(const std::string& name, CacheNamespace space, std::vector<TokenId> tokens,
            std::int64_t expires_ns);
   void unpin(const std::string& name);
   void clear_cache();
@@ -90,7 +90,7 @@ class EngineThread {
   /// The first time something is found to be wrong, what; else empty.
   std::string take_incident();
   TraceLog& trace() { return engine_.trace(); }
-  const TokenTable& table() const { return table_; }
+  const Vocabulary& table() const { return table_; }
   const Limits& limits() const { return limits_; }
 
  private:
@@ -137,7 +137,7 @@ class EngineThread {
   Inbox take_inbox();
 
   std::unique_ptr<Backend> backend_;
-  const TokenTable table_;
+  const Vocabulary table_;
   const Limits limits_;
   const Mode mode_;
   Engine engine_;              // engine thread only
@@ -149,7 +149,7 @@ class EngineThread {
   Inbox inbox_;
   std::vector<Delta> outbox_;
   Metrics metrics_;
-  Forecast forecast_;
+  QueueForecast forecast_;
   std::int64_t published_ns_ = 0;
   std::int64_t n_tokens_queued_ = 0;  // of prompts that do not run
   std::unordered_map<RequestId, Live> live_;

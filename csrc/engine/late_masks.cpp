@@ -28,18 +28,18 @@ void Engine::sample_late(std::vector<Delta>& out) {
   }
   std::erase_if(late_, [&](Request* request) {
     const std::int64_t now = now_ns();
-    Staged staged = sampler_.sample(*request, request->late_row);
-    if (staged.late && now - request->late_since_ns < kLongestWaitNs) return false;
-    if (staged.late) {
-      staged.error = "what output token " + std::to_string(request->n_output()) +
-                     " may be was not known within " + std::to_string(kLongestWaitS) + " s";
-    } else if (staged.poisoned) {
-      staged.error =
+    SampledOutput sampled = sampler_.sample(*request, request->late_row);
+    if (sampled.late && now - request->late_since_ns < kLongestWaitNs) return false;
+    if (sampled.late) {
+      sampled.error = "what output token " + std::to_string(request->n_output()) +
+                      " may be was not known within " + std::to_string(kLongestWaitS) + " s";
+    } else if (sampled.poisoned) {
+      sampled.error =
           "the logits of output token " + std::to_string(request->n_output()) + " are not finite";
     }
     request->late_row.clear();
-    StepGuard::commit(*request, request->kv_len(), staged);
-    hand_out(*request, staged, now, out);
+    StepGuard::commit(*request, request->kv_len(), sampled);
+    deliver_result(*request, sampled, now, out);
     return true;
   });
 }

@@ -34,22 +34,22 @@ class StepGuard {
 
   /// `staged` stands beside the call's items. Poisoned ones are undone, the others committed; their
   /// log-probabilities are moved away.
-  void commit(std::span<Staged> staged) {
+  void commit(std::span<SampledOutput> sampled) {
     committed_ = true;
-    for (std::size_t i = 0; i < staged.size(); ++i) {
-      if (staged[i].poisoned) {
+    for (std::size_t i = 0; i < sampled.size(); ++i) {
+      if (sampled[i].poisoned) {
         undo(call_.items[i]);
       } else {
-        commit(call_.items[i], staged[i]);
+        commit(call_.items[i], sampled[i]);
       }
     }
   }
 
-  static void commit(Request& request, Pos end, Staged& staged) noexcept {
-    request.commit_step(end, staged.token ? &*staged.token : nullptr);
-    for (const TokenId& token : staged.further) request.commit_step(++end, &token);
-    request.commit_scores(std::move(staged.scores));
-    if (staged.logprob) request.commit_logprob(std::move(*staged.logprob));
+  static void commit(Request& request, Pos end, SampledOutput& sampled) noexcept {
+    request.commit_step(end, sampled.token ? &*sampled.token : nullptr);
+    for (const TokenId& token : sampled.further) request.commit_step(++end, &token);
+    request.commit_scores(std::move(sampled.scores));
+    if (sampled.logprob) request.commit_logprob(std::move(*sampled.logprob));
   }
 
   /// Sequences that were dropped whole, because their memory cannot be trimmed.
@@ -61,16 +61,16 @@ class StepGuard {
   }
 
  private:
-  void commit(const PlannedRequest& item, Staged& staged) {
-    const auto n_right = static_cast<std::int32_t>(staged.further.size());
+  void commit(const PlannedRequest& item, SampledOutput& sampled) {
+    const auto n_right = static_cast<std::int32_t>(sampled.further.size());
     Request& request = *item.request;
     if (item.n_drafted > 0) {
       request.drafts.observe(item.n_drafted, n_right);
-    } else if (staged.token && !request.guesses.empty()) {
-      request.drafts.observe(1, request.guesses.front() == *staged.token);
+    } else if (sampled.token && !request.draft_tokens.empty()) {
+      request.drafts.observe(1, request.draft_tokens.front() == *sampled.token);
     }
-    request.guesses.clear();
-    commit(request, item.end, staged);
+    request.draft_tokens.clear();
+    commit(request, item.end, sampled);
     if (n_right == item.n_drafted) return;
     backend_.apply({KvOp::Kind::kRemove, item.seq, item.end + n_right, -1});
   }

@@ -12,7 +12,7 @@ constexpr double kGain = 0.9;
 
 }  // namespace
 
-void ThreadGovernor::observe(double slowness) {
+void ThreadCountTuner::observe(double slowness) {
   if (n_max_ <= 1) return;
   ++n_calls_;
   if (n_trial_ > 0) {
@@ -25,7 +25,7 @@ void ThreadGovernor::observe(double slowness) {
 }
 
 /// Of one thread more or less, by turns; less only while calls are slow.
-void ThreadGovernor::begin_trial() {
+void ThreadCountTuner::begin_trial() {
   const bool more = n_ == 1 || (n_ < n_max_ && !tried_more_);
   tried_more_ = more;
   if (!more && mean_ <= kSlow) return;
@@ -34,7 +34,7 @@ void ThreadGovernor::begin_trial() {
   trial_sum_ = 0;
 }
 
-void ThreadGovernor::end_trial() {
+void ThreadCountTuner::end_trial() {
   const double mean = trial_sum_ / kTrialCalls;
   if (mean < kGain * mean_) {
     n_ = n_trial_;

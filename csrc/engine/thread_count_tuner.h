@@ -8,14 +8,14 @@ namespace llamaherd {
 /// threads meet in a barrier after every graph node, so one that has to share its core makes all
 /// wait; then fewer threads, each with a core to itself, are quicker. Found by trying: one thread
 /// less when calls are slow, one more from time to time, and what turns out quicker is kept.
-class ThreadGovernor {
+class ThreadCountTuner {
  public:
   static constexpr double kSlow = 1.5;
   static constexpr std::int32_t kTrialCalls = 4;
   static constexpr std::int32_t kLeastWait = 16;  // calls between two trials,
   static constexpr std::int32_t kMostWait = 256;  // after many that changed nothing
 
-  explicit ThreadGovernor(std::int32_t n_threads) : n_max_(n_threads), n_(n_threads) {}
+  explicit ThreadCountTuner(std::int32_t n_threads) : n_max_(n_threads), n_(n_threads) {}
 
   /// For the next call.
   std::int32_t n_threads() const { return n_trial_ > 0 ? n_trial_ : n_; }

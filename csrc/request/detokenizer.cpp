@@ -57,7 +57,7 @@ std::size_t append_utf8(std::string_view bytes, bool is_final, std::string& out)
   return done;
 }
 
-void TextStream::put(std::string_view bytes, bool check_stops, std::string& out) {
+void Detokenizer::put(std::string_view bytes, bool check_stops, std::string& out) {
   held_ += bytes;
   std::size_t n_keep = 0;
   if (!check_stops) {
@@ -79,13 +79,13 @@ void TextStream::put(std::string_view bytes, bool check_stops, std::string& out)
   n_matched_ -= std::min(n_matched_, n_shown);
 }
 
-void TextStream::finish(std::string& out) {
+void Detokenizer::finish(std::string& out) {
   append_utf8(held_, true, out);
   held_.clear();
 }
 
 /// Where the first complete stop string starts.
-std::size_t TextStream::find_stop() {
+std::size_t Detokenizer::find_stop() {
   while (n_matched_ < held_.size()) {
     const std::size_t length = stops_.put(held_[n_matched_++]);
     if (length > 0) return n_matched_ - length;

@@ -13,10 +13,10 @@ namespace llamaherd {
 ///
 /// The stop string that is complete first wins, the longer one among those complete at the same
 /// byte, so the result does not depend on how the bytes were cut into tokens.
-class TextStream {
+class Detokenizer {
  public:
   /// `stops` must be valid UTF-8 and not empty strings.
-  explicit TextStream(SharedValue<StopStrings> stops) : stops_(std::move(stops)) {}
+  explicit Detokenizer(SharedValue<StopStrings> stops) : stops_(std::move(stops)) {}
 
   /// Takes a token's bytes and appends to `out` what may be shown now. With `check_stops` false no
   /// stop string is looked for in what has been held or comes in.

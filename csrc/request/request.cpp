@@ -39,7 +39,7 @@ std::int32_t n_characters(std::string_view bytes) {
 
 Request::Request(RequestId id, SharedValue<std::vector<TokenId>> prompt,
                  SharedValue<SamplingParams> params, std::uint64_t seed, const Limits& limits,
-                 const TokenTable& table, std::int64_t submit_ns)
+                 const Vocabulary& table, std::int64_t submit_ns)
     : id_(id),
       prompt_(std::move(prompt)),
       params_(std::move(params)),
@@ -61,7 +61,7 @@ void Request::prepare_output() {
   tokens_.reserve(prompt.size() + max_tokens_);
   if (params_->prompt_logprobs) prompt_logprobs_.reserve(n_prompt_ + 1 - n_scored_);
   if (params_->logprobs) logprobs_.reserve(1);
-  if (params_->prompt_lookup) guesses.reserve(kMostDrafted);
+  if (params_->prompt_lookup) draft_tokens.reserve(kMostDrafted);
   tokens_.assign(prompt.begin(), prompt.end());
   sampler_.emplace(params_, seed_, table_, tokens_, max_tokens_);
 }
@@ -78,7 +78,7 @@ void Request::start(SeqId seq, Pos kv_len, std::int64_t now_ns) {
 }
 
 void Request::stop(std::int64_t now_ns) {
-  spend(Spent::kEngine, now_ns);
+  spend(TimeCategory::kEngine, now_ns);
   seq_ = kNoSeq;
   state_ = State::kWaiting;
   n_computed_ = std::max(n_computed_, kv_len_);
@@ -97,19 +97,20 @@ void Request::share(Pos kv_len) {
   kv_len_ = kv_len;
 }
 
-Spent Request::waiting_kind() const {
-  if (following) return Spent::kFollowing;
-  return timing_.start_ns == 0 ? Spent::kQueued : Spent::kPreempted;
+TimeCategory Request::waiting_kind() const {
+  if (following) return TimeCategory::kFollowing;
+  return timing_.start_ns == 0 ? TimeCategory::kQueued : TimeCategory::kPreempted;
 }
 
-void Request::spend(Spent kind, std::int64_t now_ns) {
+void Request::spend(TimeCategory kind, std::int64_t now_ns) {
   if (now_ns <= spent_until_ns_) return;
   timing_.spent[static_cast<std::size_t>(kind)] += now_ns - spent_until_ns_;
   if (trace != nullptr) trace->spent(id_, kind, spent_until_ns_, now_ns);
   spent_until_ns_ = now_ns;
 }
 
-void Request::spend(std::initializer_list<std::pair<Spent, double>> weights, std::int64_t now_ns) {
+void Request::spend(std::initializer_list<std::pair<TimeCategory, double>> weights,
+                    std::int64_t now_ns) {
   double left = 0;
   for (const auto& [kind, weight] : weights) left += weight;
   for (const auto& [kind, weight] : weights) {
@@ -170,7 +171,7 @@ std::string_view Request::output_piece(TokenId token) const {
 }
 
 Delta Request::make_delta(std::int64_t now_ns) {
-  spend(state_ == State::kWaiting ? waiting_kind() : Spent::kEngine, now_ns);
+  spend(state_ == State::kWaiting ? waiting_kind() : TimeCategory::kEngine, now_ns);
   timing_.last_ns = now_ns;
   Delta delta = std::exchange(held_, {});
   delta.request_id = id_;
@@ -187,7 +188,7 @@ void Request::hand_out_prompt(Delta& delta) {
   const bool echo = params_->echo;
   if (!echo && !params_->prompt_logprobs) return;
   // A stream of its own: stop strings are looked for in the output only.
-  TextStream text{StopStrings{}};
+  Detokenizer text{StopStrings{}};
   auto score = prompt_logprobs_.begin();
   const Pos first_scored = n_given() - static_cast<Pos>(prompt_logprobs_.size());
   for (Pos i = 0; i < n_given(); ++i) {

@@ -23,7 +23,7 @@
 namespace llamaherd {
 
 /// What decides whose turn it is.
-struct Turn {
+struct SchedulingKey {
   std::int32_t priority = 0;  // the class: lower first. Becomes lower as the request waits.
   std::string tenant;
   std::int64_t deadline_ns = kNever;       // by when it should have ended
@@ -44,9 +44,9 @@ class Request {
   /// outlive it. Until it is started for the first time it holds no memory that grows with either.
   Request(RequestId id, SharedValue<std::vector<TokenId>> prompt,
           SharedValue<SamplingParams> params, std::uint64_t seed, const Limits& limits,
-          const TokenTable& table, std::int64_t submit_ns);
+          const Vocabulary& table, std::int64_t submit_ns);
 
-  Turn turn;
+  SchedulingKey turn;
 
   /// Where it stands in the queue: see RequestQueue, which sets these.
   std::int64_t ages_ns = kNever;
@@ -62,7 +62,7 @@ class Request {
   std::int32_t n_passed = 0;
 
   /// How it uses the prefix cache; none: privately.
-  std::optional<CacheSpace> cache_space;
+  std::optional<CacheNamespace> cache_space;
 
   /// While it waits for tokens that another request is computing: whose, and up to which.
   struct Following {
@@ -134,16 +134,16 @@ class Request {
   void preempt(std::int64_t now_ns);
 
   /// The time since the last call went into this; or into several, in proportion to their weights.
-  void spend(Spent kind, std::int64_t now_ns);
-  void spend(std::initializer_list<std::pair<Spent, double>> weights, std::int64_t now_ns);
+  void spend(TimeCategory kind, std::int64_t now_ns);
+  void spend(std::initializer_list<std::pair<TimeCategory, double>> weights, std::int64_t now_ns);
   std::int64_t spent_until_ns() const { return spent_until_ns_; }
 
   /// Among the requests made of one prompt.
   std::int32_t index = 0;
 
   /// What its next tokens may be, for this step, and how that went before.
-  std::vector<TokenId> guesses;
-  DraftRecord drafts;
+  std::vector<TokenId> draft_tokens;
+  AcceptanceTracker drafts;
   /// Tokens that may be guessed behind the next one.
   std::int32_t n_guessable() const;
 
@@ -158,7 +158,7 @@ class Request {
   TraceLog* trace = nullptr;
 
   /// What waiting is now.
-  Spent waiting_kind() const;
+  TimeCategory waiting_kind() const;
 
   /// Tokens up to `kv_len` came into the cache without being computed for this request.
   void share(Pos kv_len);
@@ -207,7 +207,7 @@ class Request {
   SharedValue<std::vector<TokenId>> prompt_;
   SharedValue<SamplingParams> params_;
   std::uint64_t seed_;
-  const TokenTable& table_;
+  const Vocabulary& table_;
   std::optional<TokenId> forced_;
   State state_ = State::kWaiting;
   SeqId seq_ = kNoSeq;
@@ -225,7 +225,7 @@ class Request {
   std::int32_t max_tokens_;
   std::int32_t n_output_least_;
   std::int32_t text_offset_ = 0;
-  TextStream text_;
+  Detokenizer text_;
   Timing timing_;
   std::int64_t spent_until_ns_;
 };

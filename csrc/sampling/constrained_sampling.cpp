@@ -12,24 +12,24 @@ bool is_poisoned(std::span<const float> logits) {
 
 }  // namespace
 
-Staged sample_constrained(const Sampler& sampler, const Constraint& constraint,
-                          std::span<float> logits, RowScratch& scratch) {
-  Staged staged;
-  staged.error = constraint.error();
-  if (!staged.error.empty()) return staged;
+SampledOutput sample_constrained(const Sampler& sampler, const Constraint& constraint,
+                                 std::span<float> logits, RowScratch& scratch) {
+  SampledOutput sampled;
+  sampled.error = constraint.error();
+  if (!sampled.error.empty()) return sampled;
   sampler.edit(logits);
   const std::optional<TokenId> forced = constraint.only();
   if (forced && std::isfinite(logits[*forced])) {
-    staged.token = forced;
-    return staged;
+    sampled.token = forced;
+    return sampled;
   }
-  constraint.restrict(logits);
-  staged.token = sampler.choose(logits, scratch);
-  if (staged.token) return staged;
-  staged.poisoned = is_poisoned(logits);
-  if (staged.poisoned) return staged;
-  staged.error = "the grammar has no way on: no token is allowed that the sampler may choose";
-  return staged;
+  constraint.mask_logits(logits);
+  sampled.token = sampler.choose(logits, scratch);
+  if (sampled.token) return sampled;
+  sampled.poisoned = is_poisoned(logits);
+  if (sampled.poisoned) return sampled;
+  sampled.error = "the grammar has no way on: no token is allowed that the sampler may choose";
+  return sampled;
 }
 
 }  // namespace llamaherd

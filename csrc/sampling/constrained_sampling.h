@@ -11,7 +11,7 @@ namespace llamaherd {
 
 /// The next token among those that `constraint`, which must be ready, allows. Sets the result's
 /// token, poisoned or error. Overwrites parts of `logits`.
-Staged sample_constrained(const Sampler& sampler, const Constraint& constraint,
-                          std::span<float> logits, RowScratch& scratch);
+SampledOutput sample_constrained(const Sampler& sampler, const Constraint& constraint,
+                                 std::span<float> logits, RowScratch& scratch);
 
 }  // namespace llamaherd

@@ -9,7 +9,7 @@
 namespace llamaherd {
 
 /// What the logits of one planned request's rows came to.
-struct Staged {
+struct SampledOutput {
   std::optional<TokenId> token;         // none if its next token was not wanted
   StepTokens further;                   // tokens behind it, the guess before each being right
   std::optional<TokenLogprob> logprob;  // of the token, if asked for

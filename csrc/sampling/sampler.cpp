@@ -87,7 +87,7 @@ TokenId draw(const std::vector<TokenLogit>& candidates, float max, float tempera
 
 }  // namespace
 
-Sampler::Sampler(SharedValue<SamplingParams> params, std::uint64_t seed, const TokenTable& table,
+Sampler::Sampler(SharedValue<SamplingParams> params, std::uint64_t seed, const Vocabulary& table,
                  std::span<const TokenId> prompt, std::int32_t n_max)
     : params_(std::move(params)),
       seed_(seed),

@@ -21,7 +21,7 @@ namespace llamaherd {
 class Sampler {
  public:
   /// `params` must be valid. `n_max` bounds the calls of accept().
-  Sampler(SharedValue<SamplingParams> params, std::uint64_t seed, const TokenTable& table,
+  Sampler(SharedValue<SamplingParams> params, std::uint64_t seed, const Vocabulary& table,
           std::span<const TokenId> prompt, std::int32_t n_max);
 
   /// The next token, or nullopt if the row has a NaN, +inf or nothing but -inf. Overwrites parts

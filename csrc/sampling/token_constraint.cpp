@@ -13,7 +13,7 @@ Constraint::Constraint(TokenMask first, std::vector<std::string> triggers)
       mask_(first_),
       is_free_(!triggers_.empty()) {}
 
-std::shared_ptr<Constraint> Constraint::fresh(const TokenTable& table) const {
+std::shared_ptr<Constraint> Constraint::fresh(const Vocabulary& table) const {
   auto made = std::make_shared<Constraint>(first_, triggers_);
   made->table_ = &table;
   return made;
@@ -63,7 +63,7 @@ std::optional<TokenId> Constraint::only() const {
   return found;
 }
 
-void Constraint::restrict(std::span<float> logits) const {
+void Constraint::mask_logits(std::span<float> logits) const {
   const std::lock_guard lock(mutex_);
   for (std::size_t begin = 0; begin < logits.size(); begin += 32) {
     const std::uint32_t word = mask_[begin / 32];

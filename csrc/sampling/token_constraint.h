@@ -30,7 +30,7 @@ class Constraint {
 
   /// The same at its beginning, for one output. `table`, whose names of special tokens are text for
   /// triggers, must outlive it.
-  std::shared_ptr<Constraint> fresh(const TokenTable& table) const;
+  std::shared_ptr<Constraint> fresh(const Vocabulary& table) const;
 
   /// The mask of output token `index`. One that is late or early is dropped or waited for.
   void put(std::int32_t index, TokenMask mask);
@@ -52,7 +52,7 @@ class Constraint {
   std::optional<TokenId> only() const;
 
   /// Sets the logits of tokens that may not be next to -inf.
-  void restrict(std::span<float> logits) const;
+  void mask_logits(std::span<float> logits) const;
 
   /// The token has become output.
   void accept(TokenId token) noexcept;
@@ -63,7 +63,7 @@ class Constraint {
 
   const TokenMask first_;
   const std::vector<std::string> triggers_;
-  const TokenTable* table_ = nullptr;
+  const Vocabulary* table_ = nullptr;
   mutable std::mutex mutex_;  // guards all below
   std::condition_variable changed_;
   TokenMask mask_;

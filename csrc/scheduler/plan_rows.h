@@ -7,12 +7,12 @@
 
 namespace llamaherd {
 
-/// Adds the request's tokens up to `end` to the call, or as many as leave no more than n_scored of
-/// the call's rows that want logits for log-probabilities; perhaps none.
-inline void add_rows(CallPlan& call, Request& request, Pos end, std::int32_t n_scored) {
+/// Adds the request's tokens up to `end` to the call, or as many as leave no more than
+/// max_scored_rows of the call's rows that want logits for log-probabilities; perhaps none.
+inline void add_rows(CallPlan& call, Request& request, Pos end, std::int32_t max_scored_rows) {
   const Pos begin = request.kv_len();
   auto [first, last] = request.rows_to_score(begin, end);
-  const std::int32_t n_left = n_scored - call.n_scored;
+  const std::int32_t n_left = max_scored_rows - call.max_scored_rows;
   if (last - first > n_left) end = last = first + n_left;
   if (begin >= end) return;
   call.add(&request, request.seq(), begin, end, end == request.n_tokens());

@@ -10,7 +10,7 @@ constexpr double kShareRate = 0.05;
 
 }  // namespace
 
-Forecast::Forecast(const std::vector<Remaining>& running, const Pace& pace)
+QueueForecast::QueueForecast(const std::vector<Remaining>& running, const Pace& pace)
     : request_ns_(pace.request_ns) {
   if (pace.step_ns <= 0) return;
   double n_prefill_ahead = 0;
@@ -33,7 +33,7 @@ Forecast::Forecast(const std::vector<Remaining>& running, const Pace& pace)
   std::ranges::sort(fewer_ns_);
 }
 
-double Forecast::until_fewer_wait_ns(std::int32_t n) const {
+double QueueForecast::until_fewer_wait_ns(std::int32_t n) const {
   if (fewer_ns_.empty()) return request_ns_;
   // Who starts then ends, too: the same again after each round.
   const auto n_round = static_cast<std::int32_t>(fewer_ns_.size());

@@ -14,9 +14,9 @@ struct Remaining {
 };
 
 /// When places will have become free, as it looks between two steps. A value.
-class Forecast {
+class QueueForecast {
  public:
-  Forecast() = default;
+  QueueForecast() = default;
 
   struct Pace {
     double step_ns = 0;         // mean time of a step now; 0: not known
@@ -25,7 +25,7 @@ class Forecast {
     double shed_gap_ns = 0;     // between two that are given up while they wait; 0: none are
   };
 
-  Forecast(const std::vector<Remaining>& running, const Pace& pace);
+  QueueForecast(const std::vector<Remaining>& running, const Pace& pace);
 
   /// Nanoseconds until n requests fewer wait than now, n >= 1, if no others come.
   double until_fewer_wait_ns(std::int32_t n) const;

@@ -155,7 +155,7 @@ void Scheduler::pack() {
     candidates_.push_back({r->n_pending(), r->kv_len(), r->last_missed});
   }
   has_rows_.assign(packable_.size(), false);
-  const Load load{static_cast<std::int32_t>(queue_.size()), cache_.n_cells_used()};
+  const QueueState load{static_cast<std::int32_t>(queue_.size()), cache_.n_cells_used()};
   for (const PackedCall& packed : packer_.pack(candidates_, load, model_)) {
     CallPlan& call = plan_.calls.add();
     call.n_pad = packed.n_pad;
@@ -179,15 +179,15 @@ void Scheduler::draft(CallPlan& call) {
   for (const PlannedRequest& item : call.items) {
     Request& request = *item.request;
     if (!request.decodes()) return;
-    guess_by_lookup(request.tokens(), request.n_guessable(), request.guesses);
-    draft_candidates_.push_back({static_cast<std::int32_t>(request.guesses.size()),
+    propose_ngram(request.tokens(), request.n_guessable(), request.draft_tokens);
+    draft_candidates_.push_back({static_cast<std::int32_t>(request.draft_tokens.size()),
                                  request.drafts.acceptance(), item.begin});
-    n_guessed += request.guesses.size();
+    n_guessed += request.draft_tokens.size();
     sum.add(item.begin, 1);
   }
   if (n_guessed == 0) return;
-  const std::int32_t n_most =
-      std::min({options_.packing.n_batch - call.n_rows, options_.n_scored, room({}).n_cells});
+  const std::int32_t n_most = std::min(
+      {options_.packing.n_batch - call.n_rows, options_.max_scored_rows, room({}).n_cells});
   const auto n = drafter_.choose(draft_candidates_, sum, cache_.n_cells_used(), n_most, model_);
   if (n.empty()) return;
   call.n_pad = 0;
@@ -198,7 +198,7 @@ void Scheduler::draft(CallPlan& call) {
 void Scheduler::add(CallPlan& call, Request& request, std::int32_t n) const {
   const auto cut = request.cuts.upper_bound(request.kv_len());
   if (cut != request.cuts.end()) n = std::min(n, *cut - request.kv_len());
-  add_rows(call, request, request.kv_len() + n, options_.n_scored);
+  add_rows(call, request, request.kv_len() + n, options_.max_scored_rows);
 }
 
 }  // namespace llamaherd

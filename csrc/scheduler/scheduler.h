@@ -29,14 +29,14 @@ class Scheduler {
   struct Options {
     PackingOptions packing;
     std::int32_t n_cells = 0;
-    std::int32_t n_scored = 0;    // see BackendInfo
-    bool shares_at_cuts = false;  // only where prefill stopped can a sequence be shared
-    bool may_draft = false;       // calls may carry rows of guesses
+    std::int32_t max_scored_rows = 0;  // see BackendInfo
+    bool shares_at_cuts = false;       // only where prefill stopped can a sequence be shared
+    bool may_draft = false;            // calls may carry rows of draft_tokens
     RequestQueue::Options queue;
   };
 
-  Scheduler(const Options& options, const CostModel& model, SeqPool& pool, PrefixCache& cache,
-            PromptLogits& logits)
+  Scheduler(const Options& options, const CostModel& model, SequenceIdPool& pool,
+            PrefixCache& cache, PromptLogitsCache& logits)
       : options_(options),
         model_(model),
         pool_(pool),
@@ -65,7 +65,7 @@ class Scheduler {
   /// The request, waiting or running, or nullptr.
   Request* find(RequestId id);
 
-  /// See Drafter.
+  /// See SpeculationPolicy.
   bool observe_draft(std::int32_t n_rows, double ratio) { return drafter_.observe(n_rows, ratio); }
 
   /// Gives a request away, waiting or running. Its sequence stays the caller's to release.
@@ -130,9 +130,9 @@ class Scheduler {
 
   Options options_;
   const CostModel& model_;
-  SeqPool& pool_;
+  SequenceIdPool& pool_;
   PrefixCache& cache_;
-  PromptLogits& logits_;
+  PromptLogitsCache& logits_;
   RequestQueue queue_;
   std::vector<std::unique_ptr<Request>> running_;  // in order of admission
   StepPlan plan_;
@@ -140,7 +140,7 @@ class Scheduler {
   std::vector<Request*> packable_;
   std::vector<Candidate> candidates_;  // the same
   std::vector<bool> has_rows_;         // likewise
-  Drafter drafter_;
+  SpeculationPolicy drafter_;
   std::vector<DraftCandidate> draft_candidates_;  // of one call's items
   std::vector<Request*> passed_;   // in this step's admission: they stay where they are
   std::vector<Request*> blocked_;  // of these, for want of room

@@ -24,7 +24,7 @@ void Scheduler::submit(std::unique_ptr<Request> request, std::int64_t now_ns) {
 
 /// When the request must have started to keep its deadlines, if steps go on as they do now.
 std::int64_t Scheduler::latest_start_ns(const Request& request, Pos n_have) const {
-  const Turn& turn = request.turn;
+  const SchedulingKey& turn = request.turn;
   if (turn.deadline_ns == kNever && turn.ttft_deadline_ns == kNever) return kNever;
   if (!model_.measured()) return std::min(turn.deadline_ns, turn.ttft_deadline_ns);
   const auto n_beside = static_cast<std::int32_t>(running_.size());
@@ -89,7 +89,7 @@ Scheduler::Admission Scheduler::assess(Request& request, std::int64_t now_ns) {
   admission.follows = following && still_leads(*following);
   if (!admission.follows) {
     admission = look_up(request);
-    const Pos n_have = admission.match.n_stored;
+    const Pos n_have = admission.match.n_restorable;
     if (Request* leader = leader_of(request, n_have)) {
       follow(request, *leader, n_have, now_ns);
       admission.follows = true;
@@ -97,7 +97,7 @@ Scheduler::Admission Scheduler::assess(Request& request, std::int64_t now_ns) {
   }
   // Of what a leader computes nothing will be needed a second time.
   const Pos n_shared = admission.follows ? following->until
-                                         : admission.match.n_held - admission.match.n_newly_needed;
+                                         : admission.match.n_held - admission.match.n_newly_pinned;
   admission.n_cells = n_promised(request) - n_shared;
   return admission;
 }
@@ -134,7 +134,7 @@ Pos Scheduler::n_shareable(const Request& request, const Request& other) {
 Request* Scheduler::leader_of(const Request& request, Pos n_have) {
   if (!request.cache_space) return nullptr;
   Request* best = nullptr;
-  Lead lead{n_have, n_have, 0, 0};
+  PrefillLead lead{n_have, n_have, 0, 0};
   for (const auto& other : running_) {
     if (other->n_pending() <= 1) continue;
     lead.n_ahead += other->n_pending();
@@ -145,7 +145,7 @@ Request* Scheduler::leader_of(const Request& request, Pos n_have) {
     lead.n_common = n_common;
     lead.n_leader = other->kv_len();
   }
-  return best != nullptr && worth_waiting(lead, model_.costs()) ? best : nullptr;
+  return best != nullptr && should_wait_for_prefill(lead, model_.costs()) ? best : nullptr;
 }
 
 void Scheduler::follow(Request& request, Request& leader, Pos n_have, std::int64_t now_ns) {
@@ -174,8 +174,8 @@ void Scheduler::start(Request& request, const Admission& admission, std::int64_t
   cache_.attach(seq, request.cache_space, request.tokens().first(n_held), waited_from, ops);
   request.start(seq, n_held, now_ns);
   request.n_passed = 0;
-  request.n_restorable = admission.match.n_stored;
-  if (admission.match.n_seen > 0) request.cuts.insert(admission.match.n_seen);
+  request.n_restorable = admission.match.n_restorable;
+  if (admission.match.divergence_pos > 0) request.cuts.insert(admission.match.divergence_pos);
   if (!admission.logits.empty()) plan_.known_starts.push_back({&request, admission.logits});
   queue_.charge(request, request.n_cells_needed() - n_held);
 }
@@ -185,7 +185,7 @@ bool Scheduler::admit_now(RequestId id, std::int64_t now_ns, std::vector<KvOp>& 
   if (request == nullptr) return false;
   Admission admission{match_reusable(*request), {}};
   admission.n_cells =
-      n_promised(*request) - admission.match.n_held + admission.match.n_newly_needed;
+      n_promised(*request) - admission.match.n_held + admission.match.n_newly_pinned;
   if (!fits(admission, room({}))) return false;
   plan_.clear();
   start(*request, admission, now_ns, ops);

@@ -17,7 +17,7 @@ std::int32_t n_rows_of(const PackedCall& call) {
 
 }  // namespace
 
-std::span<const PackedCall> Packer::pack(Candidates candidates, const Load& load,
+std::span<const PackedCall> Packer::pack(Candidates candidates, const QueueState& load,
                                          const CostModel& model) {
   load_ = load;
   n_calls_ = 0;
@@ -44,7 +44,7 @@ PackedCall& Packer::new_call() {
 void Packer::take_turns(Candidates candidates, const CostModel& model) {
   const auto n = static_cast<std::int32_t>(decoders_.size());
   if (n < 2) return;
-  const std::int32_t n_best = widths_.most_productive(n, model);
+  const std::int32_t n_best = batching_.most_productive(n, model);
   if (n_best == n) return;
   std::ranges::sort(decoders_, {},
                     [&](std::size_t i) { return std::pair(-candidates[i].last_missed, i); });
@@ -55,7 +55,8 @@ void Packer::pack_decode(Candidates candidates, const CostModel& model) {
   decode_ns_ = 0;
   if (decoders_.empty()) return;
   auto next = decoders_.begin();
-  for (const Width& width : widths_.of(static_cast<std::int32_t>(decoders_.size()), model)) {
+  for (const DecodeBatch& width :
+       batching_.of(static_cast<std::int32_t>(decoders_.size()), model)) {
     PackedCall& call = new_call();
     call.n_pad = width.n_pad;
     for (std::int32_t i = 0; i < width.n_rows; ++i) call.items.push_back({*next++, 1});

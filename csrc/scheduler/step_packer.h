@@ -27,7 +27,7 @@ struct Candidate {
 };
 
 /// What else decides how much prefill a step carries.
-struct Load {
+struct QueueState {
   std::int32_t n_waiting = 0;     // requests that do not run yet
   std::int32_t n_cells_used = 0;  // of the KV cache
 };
@@ -56,10 +56,10 @@ class Packer {
   Packer(const PackingOptions& options, std::int32_t n_seqs)
       // Beyond n_seqs the curve is that of prompts, of whose rows only the last computes logits.
       : options_(options),
-        widths_(n_seqs, options.may_pad ? std::min(options.n_batch, n_seqs) : 0) {}
+        batching_(n_seqs, options.may_pad ? std::min(options.n_batch, n_seqs) : 0) {}
 
   /// The step's calls; valid until the next call. No candidate stands in two of them.
-  std::span<const PackedCall> pack(std::span<const Candidate> candidates, const Load& load,
+  std::span<const PackedCall> pack(std::span<const Candidate> candidates, const QueueState& load,
                                    const CostModel& model);
 
   /// Prefill nanoseconds the last step was allowed beside decoding, 0 if nothing decoded.
@@ -79,8 +79,8 @@ class Packer {
   double chunk_ns(std::int32_t n_rows, Pos depth, const CostModel& model) const;
 
   PackingOptions options_;
-  Widths widths_;
-  Load load_;
+  DecodeBatching batching_;
+  QueueState load_;
   std::vector<std::size_t> decoders_;  // of the candidates
   std::vector<std::size_t> prompts_;
   std::vector<PackedCall> calls_;  // kept, with their memory

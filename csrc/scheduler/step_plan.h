@@ -21,8 +21,8 @@ struct PlannedRequest {
   std::int32_t logits_row = -1;  // the row of token end - 1 if it is the last known one, or -1
   Pos score_begin = 0;           // rows of tokens [score_begin, score_end) give logits as well, for
   Pos score_end = 0;             // the log-probabilities of the tokens behind them
-  std::int32_t n_drafted = 0;  // rows behind logits_row of the request's first guesses, which give
-                               // logits too
+  std::int32_t n_drafted = 0;  // rows behind logits_row of the request's first draft_tokens, which
+                               // give logits too
 
   std::int32_t row_of(Pos pos) const { return first_row + (pos - begin); }
 };
@@ -32,12 +32,12 @@ struct CallPlan {
   std::vector<PlannedRequest> items;
   std::int32_t n_rows = 0;  // of the items
   std::int32_t n_pad = 0;   // rows that are to fill it up, where there is room
-  std::int32_t n_scored = 0;
-  std::int32_t n_drafted = 0;  // of n_rows, rows of guesses
+  std::int32_t max_scored_rows = 0;
+  std::int32_t n_drafted = 0;  // of n_rows, rows of draft_tokens
 
   void clear() {
     items.clear();
-    n_rows = n_pad = n_scored = n_drafted = 0;
+    n_rows = n_pad = max_scored_rows = n_drafted = 0;
   }
 
   void add(Request* request, SeqId seq, Pos begin, Pos end, bool wants_logits) {
@@ -46,7 +46,7 @@ struct CallPlan {
     n_rows += end - begin;
   }
 
-  /// n[i] rows of guesses for items[i], all of which want logits.
+  /// n[i] rows of draft_tokens for items[i], all of which want logits.
   void draft(std::span<const std::int32_t> n) {
     n_rows = 0;
     for (std::size_t i = 0; i < items.size(); ++i) {
@@ -63,7 +63,7 @@ struct CallPlan {
   void score(Pos begin, Pos end) {
     items.back().score_begin = begin;
     items.back().score_end = end;
-    n_scored += end - begin;
+    max_scored_rows += end - begin;
   }
 };
 

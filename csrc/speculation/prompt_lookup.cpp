@@ -4,8 +4,7 @@
 
 namespace llamaherd {
 
-void guess_by_lookup(std::span<const TokenId> tokens, std::size_t n_most,
-                     std::vector<TokenId>& out) {
+void propose_ngram(std::span<const TokenId> tokens, std::size_t n_most, std::vector<TokenId>& out) {
   out.clear();
   if (tokens.size() <= kLeastNgram || n_most == 0) return;
   const std::size_t last = tokens.size() - 1;

@@ -5,30 +5,32 @@
 namespace llamaherd {
 namespace {
 
-// Slow: by a lucky streak guesses would look better than they are.
+// Slow: by a lucky streak draft_tokens would look better than they are.
 constexpr double kWeight = 0.05;  // of the latest token
-// Of the tokens that each request would get in the time without anybody's guesses.
+// Of the tokens that each request would get in the time without anybody's draft_tokens.
 constexpr double kLeastShare = 0.98;
 // By which calls that turned out dear come to be tried again.
 constexpr double kRelaxation = 1e-4;
 
 }  // namespace
 
-void DraftRecord::observe(std::int32_t n_judged, std::int32_t n_accepted) {
+void AcceptanceTracker::observe(std::int32_t n_judged, std::int32_t n_accepted) {
   for (std::int32_t i = 0; i < n_accepted; ++i) acceptance_ += kWeight * (1 - acceptance_);
   if (n_accepted < n_judged) acceptance_ -= kWeight * acceptance_;
 }
 
-bool Drafter::observe(std::int32_t n_rows, double ratio) {
+bool SpeculationPolicy::observe(std::int32_t n_rows, double ratio) {
   constexpr double kWeightOfCall = 0.1, kLeast = 0.8, kMost = 4;
   if (n_rows <= n_known_) return false;
   pace_ += kWeightOfCall * (std::clamp(ratio, kLeast, kMost) - pace_);
   return true;
 }
 
-std::span<const std::int32_t> Drafter::choose(std::span<const DraftCandidate> candidates,
-                                              const ShapeSum& decode, std::int32_t n_cells_used,
-                                              std::int32_t n_most, const CostModel& model) {
+std::span<const std::int32_t> SpeculationPolicy::choose(std::span<const DraftCandidate> candidates,
+                                                        const ShapeSum& decode,
+                                                        std::int32_t n_cells_used,
+                                                        std::int32_t n_most,
+                                                        const CostModel& model) {
   chosen_.clear();
   tried_.clear();
   for (const DraftCandidate& c : candidates) {

@@ -9,8 +9,8 @@
 
 namespace llamaherd {
 
-/// How well one request's guesses have done of late.
-class DraftRecord {
+/// How well one request's draft_tokens have done of late.
+class AcceptanceTracker {
  public:
   /// The chance that the next guessed token is right, if all before it are.
   double acceptance() const { return acceptance_; }
@@ -30,22 +30,22 @@ struct DraftCandidate {
   Pos begin = 0;  // tokens before its next row
 };
 
-/// How many of its guesses each request of a call should have computed with its next token.
-class Drafter {
+/// How many of its draft_tokens each request of a call should have computed with its next token.
+class SpeculationPolicy {
  public:
-  /// Beyond n_known rows the cost model's curve is that of prompts, while of guesses every row
+  /// Beyond n_known rows the cost model's curve is that of prompts, while of draft_tokens every row
   /// computes logits: how much longer such calls take is learned.
-  explicit Drafter(std::int32_t n_known) : n_known_(n_known) {}
+  explicit SpeculationPolicy(std::int32_t n_known) : n_known_(n_known) {}
 
   /// So many rows of each candidate that the tokens gained for the time are most, by at least
-  /// kLeastGain, and that nobody is slowed down by the guesses of others; empty: none is worth it.
-  /// `decode` is the call without them, n_most how many rows it can take beside; more than
-  /// n_known rows in all are tried only if everybody guesses. Valid until the next call.
+  /// kLeastGain, and that nobody is slowed down by the draft_tokens of others; empty: none is worth
+  /// it. `decode` is the call without them, n_most how many rows it can take beside; more than
+  /// n_known rows in all are tried only if everybody draft_tokens. Valid until the next call.
   std::span<const std::int32_t> choose(std::span<const DraftCandidate> candidates,
                                        const ShapeSum& decode, std::int32_t n_cells_used,
                                        std::int32_t n_most, const CostModel& model);
 
-  /// A call of so many rows with guesses took so many times what was predicted. False, having
+  /// A call of so many rows with draft_tokens took so many times what was predicted. False, having
   /// learned nothing, if the cost model should know such calls.
   bool observe(std::int32_t n_rows, double ratio);
 

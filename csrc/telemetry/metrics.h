@@ -4,6 +4,13 @@
 
 namespace llamaherd {
 
+enum class EvictionReason {
+  kCells,     // other tokens need the cells
+  kHolders,   // no sequence id is left to hold the prefix
+  kClear,     // the cache is cleared
+  kReplaced,  // a snapshot that contains this one exists; not counted
+};
+
 /// What the prefix cache did (counted in tokens unless said) and how it stands (the last block).
 struct CacheMetrics {
   std::int64_t n_looked_up = 0;       // of requests that may use the cache, when they were admitted
@@ -12,23 +19,39 @@ struct CacheMetrics {
   std::int64_t n_from_in_flight = 0;  // with one that computed them while this request waited
   std::int64_t n_from_ram = 0;        // brought back
   std::int64_t n_from_disk = 0;
-  std::int64_t n_evicted_for_cells = 0;  // left the KV cache because others needed the cells,
-  std::int64_t n_evicted_for_tags = 0;   // because the ids for keeping them ran out,
-  std::int64_t n_evicted_by_clear = 0;   // because somebody asked for it
-  std::int64_t n_saved = 0;              // of all these, moved to host memory
-  std::int64_t n_dropped_ram = 0;        // forgotten by the lower tiers for want of room
+  std::int64_t n_evicted_for_cells = 0;  // left the KV cache, by EvictionReason
+  std::int64_t n_evicted_for_holders = 0;
+  std::int64_t n_evicted_by_clear = 0;
+  std::int64_t n_saved = 0;        // of all these, moved to host memory
+  std::int64_t n_dropped_ram = 0;  // forgotten by the lower tiers for want of room
   std::int64_t n_dropped_disk = 0;
   std::int64_t n_damaged = 0;    // blocks that could not be brought back
   std::int64_t n_followers = 0;  // requests that waited for another's prefill
   std::int64_t follower_wait_ns = 0;
 
-  std::int32_t n_tags = 0;
-  std::int32_t n_tags_used = 0;
+  std::int32_t n_holders = 0;
+  std::int32_t n_holders_used = 0;
   std::int32_t n_pins = 0;
   std::int32_t n_nodes = 0;
   std::int32_t n_cells_reclaimable = 0;  // cached, and needed by nobody who runs
   std::int64_t n_bytes_ram = 0;
   std::int64_t n_bytes_disk = 0;
+
+  void count_evicted(EvictionReason reason, std::int64_t n) {
+    switch (reason) {
+      case EvictionReason::kCells:
+        n_evicted_for_cells += n;
+        break;
+      case EvictionReason::kHolders:
+        n_evicted_for_holders += n;
+        break;
+      case EvictionReason::kClear:
+        n_evicted_by_clear += n;
+        break;
+      case EvictionReason::kReplaced:
+        break;
+    }
+  }
 };
 
 /// What an engine did since it was made (n_*, *_ns) and how it stands (the last block). Times are

@@ -20,7 +20,7 @@ class TraceLog {
   /// One request's time.
   struct Span {
     RequestId id = 0;
-    Spent kind = Spent::kEngine;
+    TimeCategory kind = TimeCategory::kEngine;
     std::int64_t begin_ns = 0;
     std::int64_t end_ns = 0;
   };
@@ -45,7 +45,7 @@ class TraceLog {
   }
   bool on() const { return on_.load(std::memory_order_relaxed); }
 
-  void spent(RequestId id, Spent kind, std::int64_t begin_ns, std::int64_t end_ns) {
+  void spent(RequestId id, TimeCategory kind, std::int64_t begin_ns, std::int64_t end_ns) {
     if (!on()) return;
     const std::lock_guard lock(mutex_);
     const auto it = last_.find(id);

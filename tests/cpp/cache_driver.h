@@ -83,22 +83,22 @@ class CacheDriver {
         runs_(info.n_seqs),
         cache(make_cache(backend.info(), options)) {}
 
-  static BackendInfo info(std::int32_t n_ctx, std::int32_t n_tags, std::int32_t n_seqs = 4) {
+  static BackendInfo info(std::int32_t n_ctx, std::int32_t n_holders, std::int32_t n_seqs = 4) {
     BackendInfo info;
     info.n_vocab = 1 << 20;
     info.n_ctx = info.n_ctx_train = info.n_batch = n_ctx;
     info.n_seqs = n_seqs;
-    info.n_tags = n_tags;
-    info.n_block = 32;
+    info.n_holders = n_holders;
+    info.kv_save_block = 32;
     return info;
   }
 
   /// A sequence with what is held of `tokens`, which it is to compute.
-  SeqId start(std::optional<CacheSpace> space, const Tokens& tokens) {
+  SeqId start(std::optional<CacheNamespace> space, const Tokens& tokens) {
     const SeqId seq = free_seq();
     const auto match = space ? cache->match(*space, tokens) : PrefixCache::Match{};
-    EXPECT_GE(match.n_stored, match.n_held);
-    EXPECT_LE(match.n_newly_needed, match.n_held);
+    EXPECT_GE(match.n_restorable, match.n_held);
+    EXPECT_LE(match.n_newly_pinned, match.n_held);
     cache->attach(seq, space, std::span(tokens).first(match.n_held), match.n_held, ops_);
     runs_[seq] = {true, tokens, match.n_held};
     apply();
@@ -204,7 +204,7 @@ class CacheDriver {
   }
 
   /// Computes a path and lets it go.
-  void leave(CacheSpace space, const Tokens& tokens) {
+  void leave(CacheNamespace space, const Tokens& tokens) {
     const SeqId seq = start(space, tokens);
     while (restore(seq)) {
     }
@@ -212,11 +212,11 @@ class CacheDriver {
     finish(seq);
   }
 
-  Pos n_held(const Tokens& tokens, CacheSpace space = 0) const {
+  Pos n_held(const Tokens& tokens, CacheNamespace space = 0) const {
     return cache->match(space, tokens).n_held;
   }
-  Pos n_stored(const Tokens& tokens, CacheSpace space = 0) const {
-    return cache->match(space, tokens).n_stored;
+  Pos n_restorable(const Tokens& tokens, CacheNamespace space = 0) const {
+    return cache->match(space, tokens).n_restorable;
   }
   CacheMetrics metrics() const {
     CacheMetrics m;
@@ -232,7 +232,7 @@ class CacheDriver {
 
   void check() {
     EXPECT_EQ(cache->violations(), std::vector<std::string>{});
-    for (const auto& [seq, length] : cache->beliefs()) {
+    for (const auto& [seq, length] : cache->expected_lengths()) {
       EXPECT_EQ(length, backend.length(seq)) << "sequence " << seq;
     }
     EXPECT_EQ(cache->n_cells_used(), backend.n_cells_used());

@@ -54,7 +54,7 @@ class FakeBackend : public Backend {
   explicit FakeBackend(const FakeOptions& options)
       : options_(options), cells_(options.info.n_ctx), seqs_(kMaxTags) {
     options_.info.pad_seq = options.info.n_seqs;
-    options_.info.first_tag = options.info.n_seqs + 1;
+    options_.info.first_holder = options.info.n_seqs + 1;
   }
 
   static TokenId poison_token(std::int32_t n_vocab) { return n_vocab - 1; }
@@ -71,14 +71,14 @@ class FakeBackend : public Backend {
     if (op.kind == KvOp::Kind::kCopy) {
       for (auto it = first; it != last; ++it) {
         if (!seqs_.at(op.dst).emplace(*it).second) throw std::logic_error("position copied twice");
-        ++cells_[it->second].n_tags;
+        ++cells_[it->second].n_holders;
       }
       return true;
     }
     if (first == last) return true;
     const bool whole = first == held.begin() && last == held.end();
     if (!options_.info.partial_removal && !whole) return false;
-    for (auto it = first; it != last; ++it) --cells_[it->second].n_tags;
+    for (auto it = first; it != last; ++it) --cells_[it->second].n_holders;
     held.erase(first, last);
     return true;
   }
@@ -178,7 +178,7 @@ class FakeBackend : public Backend {
 
   std::int32_t n_cells_used() const {
     return static_cast<std::int32_t>(
-        std::count_if(cells_.begin(), cells_.end(), [](const Cell& c) { return c.n_tags > 0; }));
+        std::count_if(cells_.begin(), cells_.end(), [](const Cell& c) { return c.n_holders > 0; }));
   }
   std::int64_t n_calls() const { return n_calls_; }
 
@@ -198,7 +198,7 @@ class FakeBackend : public Backend {
   };
   struct Cell {
     TokenId token = 0;
-    std::int32_t n_tags = 0;
+    std::int32_t n_holders = 0;
     bool poisoned = false;
   };
 
@@ -212,7 +212,7 @@ class FakeBackend : public Backend {
     if (n == 0 || n > static_cast<std::size_t>(options_.info.n_batch)) return false;
     if (b.positions.size() != n || b.seqs.size() != n || b.wants_logits.size() != n) return false;
     const auto n_outputs = std::count(b.wants_logits.begin(), b.wants_logits.end(), 1);
-    if (n_outputs > options_.info.n_seqs + options_.info.n_scored) return false;
+    if (n_outputs > options_.info.n_seqs + options_.info.max_scored_rows) return false;
     std::map<SeqId, Pos> next;
     for (std::size_t row = 0; row < n; ++row) {
       if (b.tokens[row] < 0 || b.tokens[row] >= options_.info.n_vocab) return false;
@@ -248,7 +248,7 @@ class FakeBackend : public Backend {
 
   void write_cell(SeqId seq, Pos pos, TokenId token) {
     const auto free = std::find_if(cells_.begin(), cells_.end(),
-                                   [](const Cell& cell) { return cell.n_tags == 0; });
+                                   [](const Cell& cell) { return cell.n_holders == 0; });
     *free = {token, 1, token == poison_token(options_.info.n_vocab)};
     seqs_[seq][pos] = static_cast<std::int32_t>(free - cells_.begin());
   }

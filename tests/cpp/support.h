@@ -23,8 +23,8 @@ inline constexpr TokenId kPoison = kVocab - 1;
 inline constexpr TokenId kCursed = kVocab - 2;
 
 /// Letters, digits, two halves of an e acute, and an end of generation.
-inline TokenTable make_table() {
-  TokenTable table;
+inline Vocabulary make_table() {
+  Vocabulary table;
   table.add("</s>", true);
   for (char c = 'a'; c <= 'z'; ++c) table.add(std::string(1, c), false);
   for (char c = 'A'; c <= 'Z'; ++c) table.add(std::string(1, c), false);
@@ -36,7 +36,7 @@ inline TokenTable make_table() {
   return table;
 }
 
-inline std::string text_of(const std::vector<TokenId>& tokens, const TokenTable& table) {
+inline std::string text_of(const std::vector<TokenId>& tokens, const Vocabulary& table) {
   std::string bytes, text;
   for (TokenId token : tokens) bytes += table.piece(token);
   append_utf8(bytes, true, text);
@@ -149,8 +149,8 @@ inline HerdOptions small_herd() {
   s.fake.info.n_ctx_train = 256;
   s.fake.info.n_seqs = 4;
   s.fake.info.n_batch = 32;
-  s.fake.info.n_scored = 6;
-  s.fake.info.n_tags = 12;
+  s.fake.info.max_scored_rows = 6;
+  s.fake.info.n_holders = 12;
   s.plan.packing.n_rows = 16;
   s.plan.packing.n_batch = 32;
   s.plan.learns = false;
@@ -236,7 +236,7 @@ class Herd {
   const Outcome& operator[](RequestId id) const { return collector[id]; }
 
   FakeBackend backend;
-  TokenTable table;
+  Vocabulary table;
   Engine engine;
   Collector collector;
   std::int64_t n_steps = 0;

@@ -25,7 +25,7 @@ class BatchBuilderTest : public ::testing::Test {
     return request;
   }
 
-  TokenTable table_ = make_table();
+  Vocabulary table_ = make_table();
   BatchBuilder builder_{9};
 };
 

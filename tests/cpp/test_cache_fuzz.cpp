@@ -52,7 +52,7 @@ void run_schedule(std::uint32_t seed, const Setup& setup, int n_operations, Tall
     const auto kind = rng() % 100;
     if (kind < 25) {
       if (static_cast<std::int32_t>(running.size()) == info.n_seqs) continue;
-      std::optional<CacheSpace> space = rng() % 4 == 0 ? 1 : 0;
+      std::optional<CacheNamespace> space = rng() % 4 == 0 ? 1 : 0;
       if (rng() % 16 == 0) space.reset();
       const SeqId seq = d->start(space, paths.next());
       tally.n_shared += d->length(seq);

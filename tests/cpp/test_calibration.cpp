@@ -72,14 +72,15 @@ TEST(Calibration, MeasuresTheCurveAttentionAndLoading) {
 }
 
 TEST(Calibration, RowsOfGuessesAreMeasuredWithTheirLogits) {
-  for (const int n_scored : {0, 6, 100}) {
+  for (const int max_scored_rows : {0, 6, 100}) {
     FakeOptions options = big(2);
-    options.info.n_scored = n_scored;
+    options.info.max_scored_rows = max_scored_rows;
     TimedBackend backend(options);
     backend.logits_ns = 1e6;
     const CostModel model(backend.calibrate());
-    const double known_ns = n_scored == 100 ? 2e6 * 16 : 1e6 * 17;
-    EXPECT_NEAR(model.call_ns({16}) / known_ns, 1, n_scored == 100 ? 0.01 : 0.4) << n_scored;
+    const double known_ns = max_scored_rows == 100 ? 2e6 * 16 : 1e6 * 17;
+    EXPECT_NEAR(model.call_ns({16}) / known_ns, 1, max_scored_rows == 100 ? 0.01 : 0.4)
+        << max_scored_rows;
     EXPECT_NEAR(model.call_ns({64}), 65e6, 2e6);
   }
 }

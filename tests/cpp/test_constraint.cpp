@@ -44,10 +44,10 @@ TEST(Constrained, DrawsInProportionAmongWhatIsAllowed) {
   constexpr int kDraws = 40000;
   for (int i = 0; i < kDraws; ++i) {
     std::vector<float> logits = row();
-    const Staged staged = sample_constrained(sampler, constraint, logits, scratch);
-    ASSERT_TRUE(staged.token && *staged.token % 4 == 3);
-    sampler.accept(*staged.token);
-    ++counts[*staged.token];
+    const SampledOutput sampled = sample_constrained(sampler, constraint, logits, scratch);
+    ASSERT_TRUE(sampled.token && *sampled.token % 4 == 3);
+    sampler.accept(*sampled.token);
+    ++counts[*sampled.token];
   }
   double chi_square = 0;
   for (const TokenId token : allowed) {
@@ -62,15 +62,15 @@ TEST(Constrained, SaysWhyThereIsNoToken) {
   const Sampler sampler(SamplingParams{}, 7, make_table(), {}, 0);
   const Constraint nothing(mask_of({}));
   std::vector<float> logits = row();
-  Staged staged = sample_constrained(sampler, nothing, logits, scratch);
-  EXPECT_FALSE(staged.token || staged.poisoned);
-  EXPECT_NE(staged.error.find("no way on"), std::string::npos);
+  SampledOutput sampled = sample_constrained(sampler, nothing, logits, scratch);
+  EXPECT_FALSE(sampled.token || sampled.poisoned);
+  EXPECT_NE(sampled.error.find("no way on"), std::string::npos);
 
   Constraint some(mask_of({1, 2}));
   logits = row();
   logits[1] = NAN;
-  staged = sample_constrained(sampler, some, logits, scratch);
-  EXPECT_TRUE(staged.poisoned && staged.error.empty());
+  sampled = sample_constrained(sampler, some, logits, scratch);
+  EXPECT_TRUE(sampled.poisoned && sampled.error.empty());
 
   some.fail("broken");
   logits = row();
@@ -80,7 +80,7 @@ TEST(Constrained, SaysWhyThereIsNoToken) {
 TEST(Constrained, TheOnlyTokenAllowedIsTakenUnlessItsRowIsBroken) {
   SamplingParams params;
   params.logit_bias = {{9, -INFINITY}};
-  const TokenTable table = make_table();
+  const Vocabulary table = make_table();
   const Sampler sampler(params, 1, table, {}, 8);
   const auto sample = [&](std::vector<float> logits, std::initializer_list<TokenId> allowed) {
     Constraint mask(mask_of(allowed));
@@ -103,7 +103,7 @@ TEST(Constraint, IsReadyWhenTheNextTokensMaskIsThere) {
   ASSERT_TRUE(masks.ready());
   EXPECT_FALSE(masks.only() || masks.allows_all());
   std::vector<float> logits = row();
-  masks.restrict(logits);
+  masks.mask_logits(logits);
   for (TokenId token = 0; token < kVocab; ++token) {
     EXPECT_EQ(std::isfinite(logits[token]), token == 1 || token == 40) << token;
   }
@@ -117,7 +117,7 @@ TEST(Constraint, IsReadyWhenTheNextTokensMaskIsThere) {
   EXPECT_TRUE(masks.wait(kSeconds));
   EXPECT_EQ(masks.only(), 2);
   late.join();
-  const TokenTable table = make_table();
+  const Vocabulary table = make_table();
   EXPECT_FALSE(masks.fresh(table)->only());
   masks.accept(2);
   masks.fail("none any more");
@@ -126,7 +126,7 @@ TEST(Constraint, IsReadyWhenTheNextTokensMaskIsThere) {
 }
 
 TEST(Constraint, NeedsNoMaskBeforeATrigger) {
-  TokenTable table;
+  Vocabulary table;
   table.add("a", false);
   table.add("call", false);
   table.add("", false, "<tool>");

@@ -147,7 +147,7 @@ TEST(CostModel, GivesBackWhatItWasMadeOf) {
 TEST(CostModel, InShort) {
   Calibration calibration{{{1, 100}, {256, 5120}}};
   calibration.load_token_ns = 7;
-  const Costs costs = CostModel(calibration).costs();
+  const CostEstimates costs = CostModel(calibration).costs();
   EXPECT_DOUBLE_EQ(costs.step_ns, 100);
   EXPECT_DOUBLE_EQ(costs.prefill_token_ns, 20);
   EXPECT_DOUBLE_EQ(costs.load_token_ns, 7);

@@ -199,7 +199,7 @@ TEST_P(EngineStep, TextIsTheTextOfTheTokens) {
     const Outcome o = run_alone(spec, options_);
     std::vector<TokenId> shown = o.token_ids;
     if (o.reason == FinishReason::kStop) shown.pop_back();
-    const TokenTable table = make_table();
+    const Vocabulary table = make_table();
     const std::string prompt = spec.params.echo ? text_of(spec.prompt, table) : "";
     EXPECT_EQ(o.text, prompt + text_of(shown, table));
   }

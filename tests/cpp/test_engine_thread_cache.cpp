@@ -75,7 +75,7 @@ TEST_F(EngineThreadCache, CloseInTheMiddleOfARestore) {
     options_ = small_herd();
     options_.limits.max_len = 200;
     options_.fake.info.n_ctx = options_.fake.info.n_ctx_train = 700;
-    options_.fake.info.n_block = 64;
+    options_.fake.info.kv_save_block = 64;
     options_.cache.max_ram_bytes = disk ? 0 : 1 << 20;
     options_.cache.disk_folder = disk ? folder.path() : "";
     options_.cache.max_disk_bytes = 1 << 20;

@@ -5,41 +5,42 @@
 namespace llamaherd {
 namespace {
 
-TEST(Forecast, TheFirstToEndMakesThePlace) {
-  const Forecast forecast({{1, 40}, {1, 10}, {1, 20}}, {5, 0, 1e3});
+TEST(QueueForecast, TheFirstToEndMakesThePlace) {
+  const QueueForecast forecast({{1, 40}, {1, 10}, {1, 20}}, {5, 0, 1e3});
   EXPECT_DOUBLE_EQ(forecast.until_fewer_wait_ns(1), 50);
   EXPECT_DOUBLE_EQ(forecast.until_fewer_wait_ns(2), 100);
   EXPECT_DOUBLE_EQ(forecast.until_fewer_wait_ns(3), 200);
 }
 
-TEST(Forecast, MorePlacesTakeRounds) {
-  const Forecast forecast({{1, 10}, {1, 20}}, {5, 0, 1e3});
+TEST(QueueForecast, MorePlacesTakeRounds) {
+  const QueueForecast forecast({{1, 10}, {1, 20}}, {5, 0, 1e3});
   EXPECT_DOUBLE_EQ(forecast.until_fewer_wait_ns(3), 100 + 50);
   EXPECT_DOUBLE_EQ(forecast.until_fewer_wait_ns(6), 200 + 100);
 }
 
-TEST(Forecast, PromptsTakeTheirTurns) {
+TEST(QueueForecast, PromptsTakeTheirTurns) {
   // 64 rows a step: the first prompt's last step is already its first token's.
-  const Forecast forecast({{128, 10}, {128, 10}}, {1, 64, 1e3});
+  const QueueForecast forecast({{128, 10}, {128, 10}}, {1, 64, 1e3});
   EXPECT_DOUBLE_EQ(forecast.until_fewer_wait_ns(1), 10 + 1);
   EXPECT_DOUBLE_EQ(forecast.until_fewer_wait_ns(2), 10 + 3);
 }
 
-TEST(Forecast, WhoIsGivenUpMakesAPlaceToo) {
-  const Forecast forecast({{1, 40}, {1, 20, 30.0}}, {5, 0, 1e3, 40});
+TEST(QueueForecast, WhoIsGivenUpMakesAPlaceToo) {
+  const QueueForecast forecast({{1, 40}, {1, 20, 30.0}}, {5, 0, 1e3, 40});
   EXPECT_DOUBLE_EQ(forecast.until_fewer_wait_ns(1), 30) << "runs until its deadline";
   EXPECT_DOUBLE_EQ(forecast.until_fewer_wait_ns(2), 40) << "waits in vain";
   EXPECT_DOUBLE_EQ(forecast.until_fewer_wait_ns(3), 80) << "likewise";
   EXPECT_DOUBLE_EQ(forecast.until_fewer_wait_ns(4), 200);
 }
 
-TEST(Forecast, NothingChangesWithinAStep) {
-  EXPECT_DOUBLE_EQ(Forecast({{1, 40}}, {5, 0, 1e3, 2}).until_fewer_wait_ns(1), 5);
+TEST(QueueForecast, NothingChangesWithinAStep) {
+  EXPECT_DOUBLE_EQ(QueueForecast({{1, 40}}, {5, 0, 1e3, 2}).until_fewer_wait_ns(1), 5);
 }
 
-TEST(Forecast, WhereNobodyRunsARequestTakesWhatItDoesOnAverage) {
-  EXPECT_DOUBLE_EQ(Forecast({}, {5, 0, 700}).until_fewer_wait_ns(2), 700);
-  EXPECT_DOUBLE_EQ(Forecast({{64, 9}}, {0, 0, 700}).until_fewer_wait_ns(1), 700) << "no step yet";
+TEST(QueueForecast, WhereNobodyRunsARequestTakesWhatItDoesOnAverage) {
+  EXPECT_DOUBLE_EQ(QueueForecast({}, {5, 0, 700}).until_fewer_wait_ns(2), 700);
+  EXPECT_DOUBLE_EQ(QueueForecast({{64, 9}}, {0, 0, 700}).until_fewer_wait_ns(1), 700)
+      << "no step yet";
 }
 
 TEST(OutputLengths, LearnWhichPartOfMaxTokensIsUsed) {

@@ -7,7 +7,7 @@ namespace {
 
 struct Case {
   const char* name;
-  Lead lead;  // have, common, leader's progress, ahead
+  PrefillLead lead;  // have, common, leader's progress, ahead
   double step_ns;
   bool waits;
 };
@@ -27,10 +27,10 @@ TEST(InFlight, WaitsWhereTheFirstTokenComesSooner) {
       {"a dear step", {0, 640, 600, 100}, 1000, false},
   };
   for (const Case& c : cases) {
-    Costs costs;
+    CostEstimates costs;
     costs.prefill_token_ns = 1;
     costs.step_ns = c.step_ns;
-    EXPECT_EQ(worth_waiting(c.lead, costs), c.waits) << c.name;
+    EXPECT_EQ(should_wait_for_prefill(c.lead, costs), c.waits) << c.name;
   }
 }
 

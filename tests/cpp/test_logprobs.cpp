@@ -205,7 +205,7 @@ TEST(ScoredRequest, IsTheSameWhateverRunsBesideItAndHoweverItIsCut) {
   for (unsigned seed = 0; seed < 60; ++seed) {
     std::mt19937 rng(seed);
     HerdOptions options = small_herd();
-    options.fake.info.n_scored = 1 + static_cast<std::int32_t>(rng() % 8);
+    options.fake.info.max_scored_rows = 1 + static_cast<std::int32_t>(rng() % 8);
     options.fake.info.n_ctx = 100;
     options.plan = random_plan(options.fake.info, rng);
     if (seed % 2)

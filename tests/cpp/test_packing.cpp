@@ -189,7 +189,7 @@ TEST(Packing, KeepsItsPromisesOnRandomQueues) {
       }
     }
     ASSERT_LE(n_calls, n_decode + 1);
-    ASSERT_LE(n_prefill, std::max(plan.packing.n_rows, 1) + Widths::kMaxPad * n_calls);
+    ASSERT_LE(n_prefill, std::max(plan.packing.n_rows, 1) + DecodeBatching::kMaxPad * n_calls);
   }
 }
 

@@ -19,7 +19,7 @@ constexpr std::size_t kEntryBytes = kRowBytes + 2 * sizeof(TokenId);
 
 Row row(float value) { return Row(8, value); }
 
-Row found(PromptLogits& logits, CacheSpace space, const Prompt& prompt) {
+Row found(PromptLogitsCache& logits, CacheNamespace space, const Prompt& prompt) {
   const auto span = logits.find(space, prompt);
   return {span.begin(), span.end()};
 }
@@ -51,8 +51,8 @@ std::pair<Prompt, Prompt> colliding_prompts() {
   return {};
 }
 
-TEST(PromptLogits, GivesTheRowOfExactlyThisPromptAndSpace) {
-  PromptLogits logits(1 << 20);
+TEST(PromptLogitsCache, GivesTheRowOfExactlyThisPromptAndSpace) {
+  PromptLogitsCache logits(1 << 20);
   logits.put(0, Prompt{1, 2}, row(1));
   logits.put(1, Prompt{1, 2}, row(2));
   logits.put(0, Prompt{1, 2, 3}, row(3));
@@ -65,8 +65,8 @@ TEST(PromptLogits, GivesTheRowOfExactlyThisPromptAndSpace) {
   EXPECT_TRUE(logits.find(2, Prompt{1, 2}).empty());
 }
 
-TEST(PromptLogits, APromptPutAgainIsReplaced) {
-  PromptLogits logits(2 * kEntryBytes);
+TEST(PromptLogitsCache, APromptPutAgainIsReplaced) {
+  PromptLogitsCache logits(2 * kEntryBytes);
   for (float value = 0; value < 20; ++value) {
     logits.put(0, Prompt{1, 2}, row(value));
     logits.put(0, Prompt{3, 4}, row(-value));
@@ -75,8 +75,8 @@ TEST(PromptLogits, APromptPutAgainIsReplaced) {
   EXPECT_EQ(found(logits, 0, {3, 4}), row(-19));
 }
 
-TEST(PromptLogits, TheLeastRecentlyUsedGoAtTheByteBound) {
-  PromptLogits logits(3 * kEntryBytes);
+TEST(PromptLogitsCache, TheLeastRecentlyUsedGoAtTheByteBound) {
+  PromptLogitsCache logits(3 * kEntryBytes);
   for (TokenId i = 0; i < 3; ++i) logits.put(0, Prompt{i, i}, row(static_cast<float>(i)));
   EXPECT_FALSE(logits.find(0, Prompt{0, 0}).empty());
   logits.put(0, Prompt{9, 9}, row(9));
@@ -84,19 +84,19 @@ TEST(PromptLogits, TheLeastRecentlyUsedGoAtTheByteBound) {
   for (TokenId kept : {0, 2, 9}) EXPECT_FALSE(logits.find(0, Prompt{kept, kept}).empty());
 }
 
-TEST(PromptLogits, WhatIsLargerThanTheBoundIsNotKept) {
-  PromptLogits logits(kEntryBytes);
+TEST(PromptLogitsCache, WhatIsLargerThanTheBoundIsNotKept) {
+  PromptLogitsCache logits(kEntryBytes);
   logits.put(0, Prompt{1, 2, 3}, row(1));
   EXPECT_TRUE(logits.find(0, Prompt{1, 2, 3}).empty());
   logits.put(0, Prompt{1, 2}, row(1));
   EXPECT_FALSE(logits.find(0, Prompt{1, 2}).empty());
-  PromptLogits none(0);
+  PromptLogitsCache none(0);
   none.put(0, Prompt{1}, row(1));
   EXPECT_TRUE(none.find(0, Prompt{1}).empty());
 }
 
-TEST(PromptLogits, ClearForgetsAll) {
-  PromptLogits logits(1 << 20);
+TEST(PromptLogitsCache, ClearForgetsAll) {
+  PromptLogitsCache logits(1 << 20);
   logits.put(0, Prompt{1, 2}, row(1));
   logits.clear();
   EXPECT_TRUE(logits.find(0, Prompt{1, 2}).empty());
@@ -104,8 +104,8 @@ TEST(PromptLogits, ClearForgetsAll) {
   EXPECT_EQ(found(logits, 0, {1, 2}), row(2));
 }
 
-TEST(PromptLogits, TwoPromptsOfTheSameHashAreNotMistaken) {
-  PromptLogits logits(1 << 20);
+TEST(PromptLogitsCache, TwoPromptsOfTheSameHashAreNotMistaken) {
+  PromptLogitsCache logits(1 << 20);
   const std::pair<Prompt, Prompt> pair = colliding_prompts();
   ASSERT_FALSE(pair.first.empty());
   logits.put(0, pair.first, row(1));
@@ -115,13 +115,13 @@ TEST(PromptLogits, TwoPromptsOfTheSameHashAreNotMistaken) {
   EXPECT_EQ(found(logits, 0, pair.second), row(2));
 }
 
-TEST(PromptLogits, AgreesWithAMapOverRandomOperations) {
+TEST(PromptLogitsCache, AgreesWithAMapOverRandomOperations) {
   std::mt19937 rng(3);
-  PromptLogits logits(40 * kEntryBytes);
-  std::map<std::pair<CacheSpace, Prompt>, float> twin;
+  PromptLogitsCache logits(40 * kEntryBytes);
+  std::map<std::pair<CacheNamespace, Prompt>, float> twin;
   int n_found = 0;
   for (int i = 0; i < 50000; ++i) {
-    const CacheSpace space = rng() % 2;
+    const CacheNamespace space = rng() % 2;
     Prompt prompt(1 + rng() % 4);
     for (TokenId& token : prompt) token = static_cast<TokenId>(rng() % 3);
     if (rng() % 2) {

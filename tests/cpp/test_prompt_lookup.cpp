@@ -8,29 +8,30 @@
 namespace llamaherd {
 namespace {
 
-std::vector<TokenId> guesses(std::vector<TokenId> tokens, std::size_t n_most = 10) {
+std::vector<TokenId> draft_tokens(std::vector<TokenId> tokens, std::size_t n_most = 10) {
   std::vector<TokenId> out{99};
-  guess_by_lookup(tokens, n_most, out);
+  propose_ngram(tokens, n_most, out);
   return out;
 }
 
 TEST(PromptLookup, TakesWhatStoodBehindTheLongestMatchTheLatestOfEquals) {
   using Tokens = std::vector<TokenId>;
-  EXPECT_EQ(guesses({}), Tokens{});
-  EXPECT_EQ(guesses({1}), Tokens{});
-  EXPECT_EQ(guesses({1, 1}), Tokens{});
-  EXPECT_EQ(guesses({1, 2, 3, 4}), Tokens{});
-  EXPECT_EQ(guesses({1, 2, 3, 9, 2}), Tokens{}) << "one token is no place";
-  EXPECT_EQ(guesses({1, 2, 3, 4, 1, 2}), (Tokens{3, 4, 1, 2}));
-  EXPECT_EQ(guesses({1, 2, 3, 4, 1, 2}, 1), (Tokens{3}));
-  EXPECT_EQ(guesses({1, 2, 3, 4, 1, 2}, 0), Tokens{});
-  EXPECT_EQ(guesses({1, 2, 3, 1, 2, 5, 1, 2}), (Tokens{5, 1, 2})) << "the latest";
-  EXPECT_EQ(guesses({7, 1, 2, 3, 6, 1, 2, 5, 7, 1, 2}, 1), (Tokens{3})) << "the longest";
-  EXPECT_EQ(guesses({4, 4, 4}), (Tokens{4})) << "a place may reach into the end";
+  EXPECT_EQ(draft_tokens({}), Tokens{});
+  EXPECT_EQ(draft_tokens({1}), Tokens{});
+  EXPECT_EQ(draft_tokens({1, 1}), Tokens{});
+  EXPECT_EQ(draft_tokens({1, 2, 3, 4}), Tokens{});
+  EXPECT_EQ(draft_tokens({1, 2, 3, 9, 2}), Tokens{}) << "one token is no place";
+  EXPECT_EQ(draft_tokens({1, 2, 3, 4, 1, 2}), (Tokens{3, 4, 1, 2}));
+  EXPECT_EQ(draft_tokens({1, 2, 3, 4, 1, 2}, 1), (Tokens{3}));
+  EXPECT_EQ(draft_tokens({1, 2, 3, 4, 1, 2}, 0), Tokens{});
+  EXPECT_EQ(draft_tokens({1, 2, 3, 1, 2, 5, 1, 2}), (Tokens{5, 1, 2})) << "the latest";
+  EXPECT_EQ(draft_tokens({7, 1, 2, 3, 6, 1, 2, 5, 7, 1, 2}, 1), (Tokens{3})) << "the longest";
+  EXPECT_EQ(draft_tokens({4, 4, 4}), (Tokens{4})) << "a place may reach into the end";
 }
 
-std::vector<std::int32_t> choose(Drafter& drafter, const std::vector<DraftCandidate>& candidates,
-                                 std::int32_t n_most, const CostModel& model) {
+std::vector<std::int32_t> choose(SpeculationPolicy& drafter,
+                                 const std::vector<DraftCandidate>& candidates, std::int32_t n_most,
+                                 const CostModel& model) {
   ShapeSum decode;
   for (const DraftCandidate& candidate : candidates) decode.add(candidate.begin, 1);
   const auto n = drafter.choose(candidates, decode, 1000, n_most, model);
@@ -45,7 +46,7 @@ TEST(Drafts, FillRowsThatCostLittle) {
   const CostModel half(Calibration{{{1, 100}, {2, 130}, {3, 160}, {4, 190}}});
   const std::vector<DraftCandidate> good{{8, 0.9}}, none{{0, 0.9}}, mixed{{8, 0.9}, {0, 0.9}};
   const std::vector<DraftCandidate> bad{{8, 0.03}}, both{{8, 0.95}, {8, 0.95}};
-  Drafter drafter(64);
+  SpeculationPolicy drafter(64);
   EXPECT_EQ(choose(drafter, good, 63, flat), Rows{8});
   EXPECT_EQ(choose(drafter, good, 3, flat), Rows{3});
   EXPECT_EQ(choose(drafter, good, 63, steep), Rows{});
@@ -59,7 +60,7 @@ TEST(Drafts, FillRowsThatCostLittle) {
 TEST(Drafts, BehindALongTextCostWhatTheyAttendTo) {
   using Rows = std::vector<std::int32_t>;
   const CostModel attentive(Calibration{{{1, 100}, {64, 100}}, {1, 1e-6}, {1, 1e-6}});
-  Drafter drafter(64);
+  SpeculationPolicy drafter(64);
   EXPECT_EQ(choose(drafter, {{4, 0.9, 1}}, 63, attentive), Rows{4});
   EXPECT_EQ(choose(drafter, {{4, 0.9, 1000}}, 63, attentive), Rows{});
 }
@@ -68,7 +69,7 @@ TEST(Drafts, LargeCallsThatTookLongerThanPredictedAreTriedAgainLater) {
   using Rows = std::vector<std::int32_t>;
   const CostModel flat(Calibration{{{1, 100}, {64, 110}}});
   const std::vector<DraftCandidate> good{{3, 0.9}}, mixed{{8, 0.9}, {0, 0.9}};
-  Drafter drafter(1);
+  SpeculationPolicy drafter(1);
   EXPECT_EQ(choose(drafter, good, 63, flat), Rows{3});
   EXPECT_EQ(choose(drafter, mixed, 63, flat), Rows{}) << "not while somebody does not guess";
   for (int i = 0; i < 100; ++i) drafter.observe(1, 4);
@@ -80,7 +81,7 @@ TEST(Drafts, LargeCallsThatTookLongerThanPredictedAreTriedAgainLater) {
 }
 
 TEST(Drafts, FollowHowTheyDid) {
-  DraftRecord record;
+  AcceptanceTracker record;
   const double first = record.acceptance();
   record.observe(4, 4);
   EXPECT_GT(record.acceptance(), first);

@@ -32,7 +32,7 @@ TEST(RadixCache, SharesWithWhoStillRuns) {
   const SeqId first = d.start(0, path);
   d.compute(first, 30);
   EXPECT_EQ(d.n_held(path), 30);
-  EXPECT_EQ(d.cache->match(0, path).n_newly_needed, 0);
+  EXPECT_EQ(d.cache->match(0, path).n_newly_pinned, 0);
   const SeqId second = d.start(0, path);
   EXPECT_EQ(d.length(second), 30);
   EXPECT_EQ(d.backend.n_cells_used(), 30);
@@ -198,8 +198,8 @@ TEST(RadixCache, WithoutAFreeTagTheLeafWorthLeastGoes) {
   EXPECT_EQ(d.n_held(trunk + run_of(100, 20)), 50) << "up to where the other branches off";
   EXPECT_EQ(d.n_held(trunk + run_of(200, 20)), 70);
   EXPECT_EQ(d.n_held(run_of(30, 40)), 40);
-  EXPECT_EQ(d.metrics().n_evicted_for_tags, 20);
-  EXPECT_EQ(d.metrics().n_tags_used, 2);
+  EXPECT_EQ(d.metrics().n_evicted_for_holders, 20);
+  EXPECT_EQ(d.metrics().n_holders_used, 2);
 }
 
 TEST(RadixCache, PinnedGoesLastForTagsToo) {

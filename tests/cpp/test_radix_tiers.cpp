@@ -33,7 +33,7 @@ TEST_F(RadixTiers, WhatIsEvictedComesBackFromHostMemory) {
   d.leave(0, path);
   ASSERT_TRUE(d.room(200));
   EXPECT_EQ(d.n_held(path), 0);
-  EXPECT_EQ(d.n_stored(path), 150);
+  EXPECT_EQ(d.n_restorable(path), 150);
   EXPECT_EQ(d.metrics().n_bytes_ram, 150 * kTokenBytes);
   const SeqId seq = d.start(0, path + Tokens{3});
   while (d.restore(seq)) {
@@ -51,13 +51,13 @@ TEST_F(RadixTiers, APromptThatPartsInsideABlockTakesItsBeginning) {
   d.leave(0, path);
   ASSERT_TRUE(d.room(1000));
   const Tokens prompt = Tokens(path.begin(), path.begin() + 300) + run_of(90, 20);
-  EXPECT_EQ(d.n_stored(prompt), 300);
+  EXPECT_EQ(d.n_restorable(prompt), 300);
   const SeqId seq = d.start(0, prompt);
   while (d.restore(seq)) {
   }
   EXPECT_EQ(d.length(seq), 300);
   d.compute(seq, 20);
-  EXPECT_EQ(d.n_stored(path), 600) << "the rest can still be had";
+  EXPECT_EQ(d.n_restorable(path), 600) << "the rest can still be had";
   d.finish(seq);
   d.leave(0, path);
   EXPECT_EQ(d.n_held(path), 600);
@@ -69,7 +69,7 @@ TEST_F(RadixTiers, WhatIsNotWorthLoadingIsComputed) {
   CacheDriver d(CacheDriver::info(200, 8), options);
   d.leave(0, run_of(10, 150));
   ASSERT_TRUE(d.room(200));
-  EXPECT_EQ(d.n_stored(run_of(10, 150)), 0);
+  EXPECT_EQ(d.n_restorable(run_of(10, 150)), 0);
 }
 
 TEST_F(RadixTiers, FullHostMemoryDropsTheLowestAndStaysBounded) {
@@ -78,16 +78,16 @@ TEST_F(RadixTiers, FullHostMemoryDropsTheLowestAndStaysBounded) {
   ASSERT_TRUE(d.room(200));
   EXPECT_LE(d.metrics().n_bytes_ram, 300 * kTokenBytes);
   EXPECT_GT(d.metrics().n_dropped_ram, 400);
-  EXPECT_EQ(d.n_stored(run_of(100, 100)), 0);
-  EXPECT_EQ(d.n_stored(run_of(800, 100)), 100);
+  EXPECT_EQ(d.n_restorable(run_of(100, 100)), 0);
+  EXPECT_EQ(d.n_restorable(run_of(800, 100)), 100);
 }
 
 TEST_F(RadixTiers, WithoutATagTheLeafMovesToHostMemory) {
   CacheDriver d(CacheDriver::info(400, 2), with_ram(1000));
   for (TokenId i = 0; i < 4; ++i) d.leave(0, run_of(100 * (i + 1), 60));
-  EXPECT_EQ(d.metrics().n_evicted_for_tags, 120);
+  EXPECT_EQ(d.metrics().n_evicted_for_holders, 120);
   EXPECT_EQ(d.n_held(run_of(100, 60)), 0);
-  EXPECT_EQ(d.n_stored(run_of(100, 60)), 60);
+  EXPECT_EQ(d.n_restorable(run_of(100, 60)), 60);
   d.leave(0, run_of(100, 60));
   EXPECT_EQ(d.metrics().n_from_ram, 60);
 }
@@ -100,7 +100,7 @@ TEST_F(RadixTiers, WhatHostMemoryCannotHoldGoesToDisk) {
   EXPECT_EQ(d.metrics().n_dropped_ram, 0);
   EXPECT_EQ(d.metrics().n_dropped_disk, 0);
   for (TokenId i = 0; i < 6; ++i) {
-    EXPECT_EQ(d.n_stored(run_of(100 * (i + 1), 100)), 100);
+    EXPECT_EQ(d.n_restorable(run_of(100 * (i + 1), 100)), 100);
     d.leave(0, run_of(100 * (i + 1), 100));
   }
   EXPECT_EQ(d.metrics().n_damaged, 0);
@@ -113,15 +113,15 @@ TEST_F(RadixTiers, AFullDiskForgetsTheLowest) {
   ASSERT_TRUE(d.room(200));
   EXPECT_GT(d.metrics().n_dropped_disk, 0);
   EXPECT_LE(d.metrics().n_bytes_disk, 64 * 1024 + 4000);
-  EXPECT_EQ(d.n_stored(run_of(100, 100)), 0);
-  EXPECT_EQ(d.n_stored(run_of(1200, 100)), 100);
+  EXPECT_EQ(d.n_restorable(run_of(100, 100)), 0);
+  EXPECT_EQ(d.n_restorable(run_of(1200, 100)), 100);
 }
 
 TEST_F(RadixTiers, ADiskThatTakesNothingIsNoneAtAll) {
   CacheDriver d(CacheDriver::info(200, 8), with_disk(0, 100));
   for (TokenId i = 0; i < 4; ++i) d.leave(0, run_of(100 * (i + 1), 100));
   ASSERT_TRUE(d.room(200));
-  EXPECT_EQ(d.n_stored(run_of(400, 100)), 0);
+  EXPECT_EQ(d.n_restorable(run_of(400, 100)), 0);
   d.leave(0, run_of(100, 100));
 }
 
@@ -132,11 +132,11 @@ TEST_F(RadixTiers, AFolderThatGoesAwayCostsOnlyWhatWasInIt) {
   std::filesystem::remove_all(folder_.path());
   const SeqId seq = d.start(0, run_of(10, 100));
   EXPECT_FALSE(d.restore(seq));
-  EXPECT_EQ(d.n_stored(run_of(10, 100)), 0);
+  EXPECT_EQ(d.n_restorable(run_of(10, 100)), 0);
   d.compute(seq, 100);
   d.finish(seq);
   ASSERT_TRUE(d.room(200));
-  EXPECT_EQ(d.n_stored(run_of(10, 100)), 0) << "it cannot be written";
+  EXPECT_EQ(d.n_restorable(run_of(10, 100)), 0) << "it cannot be written";
   EXPECT_EQ(d.metrics().n_damaged, 1);
 }
 
@@ -168,7 +168,7 @@ TEST_F(RadixTiers, ABlockThatCannotBeLoadedIsForgotten) {
   d.cache->restored(seq, *piece, false);
   piece.reset();
   d.check();
-  EXPECT_LT(d.n_stored(path), 100);
+  EXPECT_LT(d.n_restorable(path), 100);
   EXPECT_EQ(d.metrics().n_damaged, 1);
 }
 
@@ -184,10 +184,10 @@ TEST_F(RadixTiers, ARestartFindsWhatWasFlushed) {
   }
   CacheDriver d(CacheDriver::info(600, 8), with_disk(100));
   d.check();
-  EXPECT_EQ(d.n_stored(a), 340);
-  EXPECT_EQ(d.n_stored(b), 340);
-  EXPECT_EQ(d.n_stored(run_of(700, 50), 5), 50);
-  EXPECT_EQ(d.n_stored(run_of(700, 50), 0), 0);
+  EXPECT_EQ(d.n_restorable(a), 340);
+  EXPECT_EQ(d.n_restorable(b), 340);
+  EXPECT_EQ(d.n_restorable(run_of(700, 50), 5), 50);
+  EXPECT_EQ(d.n_restorable(run_of(700, 50), 0), 0);
   d.leave(0, b);
   EXPECT_EQ(d.metrics().n_from_disk, 340);
   EXPECT_EQ(d.n_held(b), 340);
@@ -202,7 +202,7 @@ TEST_F(RadixTiers, AFlushToASmallDiskKeepsTheBooksAndTheBest) {
     d.check();
   }
   CacheDriver d(CacheDriver::info(1000, 8), options);
-  EXPECT_EQ(d.n_stored(run_of(800, 100)), 100);
+  EXPECT_EQ(d.n_restorable(run_of(800, 100)), 100);
 }
 
 TEST_F(RadixTiers, AnotherFingerprintFindsNothing) {
@@ -215,7 +215,7 @@ TEST_F(RadixTiers, AnotherFingerprintFindsNothing) {
   }
   options.fingerprint = "two";
   CacheDriver d(CacheDriver::info(200, 8), options);
-  EXPECT_EQ(d.n_stored(run_of(10, 100)), 0);
+  EXPECT_EQ(d.n_restorable(run_of(10, 100)), 0);
 }
 
 TEST_F(RadixTiers, ADamagedRestartComputesWhatIsLost) {
@@ -266,8 +266,8 @@ TEST_F(RadixTiers, SpacesNeverShareInAnyTier) {
   const Tokens path = run_of(10, 100);
   d.leave(1, path);
   ASSERT_TRUE(d.room(200));
-  EXPECT_EQ(d.n_stored(path, 1), 100);
-  EXPECT_EQ(d.n_stored(path, 2), 0);
+  EXPECT_EQ(d.n_restorable(path, 1), 100);
+  EXPECT_EQ(d.n_restorable(path, 2), 0);
 }
 
 // To bring it back needs cells, whose data takes its place.
@@ -275,7 +275,7 @@ TEST_F(RadixTiers, MakingRoomForAPieceMayDropIt) {
   CacheDriver d(CacheDriver::info(100, 8), with_ram(100));
   d.leave(0, run_of(10, 100));
   d.leave(0, run_of(20, 100));
-  ASSERT_EQ(d.n_stored(run_of(10, 100)), 100);
+  ASSERT_EQ(d.n_restorable(run_of(10, 100)), 100);
   d.leave(0, run_of(10, 100));
   EXPECT_EQ(d.n_held(run_of(10, 100)), 100);
 }
@@ -284,7 +284,7 @@ TEST_F(RadixTiers, MakingRoomForAPieceMayMoveItToDisk) {
   CacheDriver d(CacheDriver::info(100, 8), with_disk(100));
   d.leave(0, run_of(10, 100));
   d.leave(0, run_of(20, 100));
-  ASSERT_EQ(d.n_stored(run_of(10, 100)), 100);
+  ASSERT_EQ(d.n_restorable(run_of(10, 100)), 100);
   d.leave(0, run_of(10, 100));
   EXPECT_EQ(d.n_held(run_of(10, 100)), 100);
   EXPECT_EQ(d.metrics().n_damaged, 0);
@@ -301,7 +301,7 @@ TEST_F(RadixTiers, AnOutputGeneratedTwiceIsStillSaved) {
     d.finish(seq);
   }
   ASSERT_TRUE(d.room(300));
-  EXPECT_GE(d.n_stored(prompt + output), 110 - 16);
+  EXPECT_GE(d.n_restorable(prompt + output), 110 - 16);
 }
 
 TEST_F(RadixTiers, AnOutputGeneratedTwiceAddsFewNodes) {

@@ -218,9 +218,9 @@ TEST(RadixTree, ADeepChainIsDestroyedWithoutRecursion) {
     Node* node = tree.root(0);
     for (TokenId i = 0; i < 200000; ++i) node = tree.add_child(node, Path{i});
     EXPECT_EQ(node->end(), 200000);
-    std::size_t n_seen = 0;
-    tree.for_each([&n_seen](const Node&) { ++n_seen; });
-    EXPECT_EQ(n_seen, 200001u);
+    std::size_t divergence_pos = 0;
+    tree.for_each([&divergence_pos](const Node&) { ++divergence_pos; });
+    EXPECT_EQ(divergence_pos, 200001u);
     if (by_remove) tree.remove(tree.root(0)->child(0));
   }
 }

@@ -34,7 +34,7 @@ class RequestTest : public ::testing::Test {
     return o;
   }
 
-  TokenTable table_ = make_table();
+  Vocabulary table_ = make_table();
   std::vector<TokenId> prompt_ = {kA, kB, kC};
   SamplingParams params_;
 };
@@ -83,7 +83,7 @@ TEST_F(RequestTest, AStopTokenIsInTheTokensButNotInTheText) {
 }
 
 TEST_F(RequestTest, APreservedSpecialTokenIsShownByItsName) {
-  TokenTable table = make_table();
+  Vocabulary table = make_table();
   const TokenId call = table.n_vocab();
   table.add("", false, "<call>");
   table.add("", false, "<other>");

@@ -17,7 +17,7 @@ constexpr std::int64_t kAging = 1000;
 
 class RequestQueueTest : public ::testing::Test {
  protected:
-  Request* push(RequestId id, const Turn& turn, std::int64_t now_ns = 0) {
+  Request* push(RequestId id, const SchedulingKey& turn, std::int64_t now_ns = 0) {
     auto request = std::make_unique<Request>(id, std::vector<TokenId>{1, 2}, SamplingParams{}, 0,
                                              Limits{kVocab, 100}, table_, 0);
     request->turn = turn;
@@ -40,7 +40,7 @@ class RequestQueueTest : public ::testing::Test {
     return ids;
   }
 
-  TokenTable table_ = make_table();
+  Vocabulary table_ = make_table();
   RequestQueue queue_{{kAging, {{"heavy", 2}, {"light", 0.5}}}};
   std::vector<std::unique_ptr<Request>> taken_;
 };
@@ -189,7 +189,7 @@ TEST_F(RequestQueueTest, ARaisedRequestIsOnTheNewClassesAccount) {
 /// Orders by sorting, all of it, each time.
 class NaiveQueue {
  public:
-  std::map<RequestId, Turn> waiting;
+  std::map<RequestId, SchedulingKey> waiting;
   std::map<std::pair<std::int32_t, std::string>, double> served;
 
   RequestId first() const {
@@ -213,7 +213,7 @@ TEST_F(RequestQueueTest, AgreesWithANaiveTwin) {
   NaiveQueue naive;
   std::map<std::int32_t, double> floors;
   std::vector<std::pair<Request*, std::int32_t>> running;
-  const auto is_busy = [&](const Turn& turn) {
+  const auto is_busy = [&](const SchedulingKey& turn) {
     for (const auto& [id, t] : naive.waiting) {
       if (t.priority == turn.priority && t.tenant == turn.tenant) return true;
     }
@@ -224,9 +224,9 @@ TEST_F(RequestQueueTest, AgreesWithANaiveTwin) {
   };
   for (RequestId id = 1; id < 6000; ++id) {
     if (rng() % 2) {
-      const Turn turn{static_cast<std::int32_t>(rng() % 3),
-                      std::string(1, static_cast<char>('a' + rng() % 5)),
-                      rng() % 3 ? kNever : static_cast<std::int64_t>(rng() % 100), kNever};
+      const SchedulingKey turn{static_cast<std::int32_t>(rng() % 3),
+                               std::string(1, static_cast<char>('a' + rng() % 5)),
+                               rng() % 3 ? kNever : static_cast<std::int64_t>(rng() % 100), kNever};
       double& had = naive.served[{turn.priority, turn.tenant}];
       if (!is_busy(turn)) had = std::max(had, floors[turn.priority]);
       naive.waiting[id] = turn;

@@ -35,12 +35,12 @@ class SchedulerTest : public ::testing::Test {
  protected:
   void make(std::int32_t n_rows, const Calibration& calibration, std::int32_t n_seqs = 4,
             std::int32_t n_cells = 1000) {
-    pool_ = std::make_unique<SeqPool>(n_seqs);
+    pool_ = std::make_unique<SequenceIdPool>(n_seqs);
     BackendInfo info;
     info.n_seqs = n_seqs;
     info.n_ctx = n_cells;
-    info.first_tag = n_seqs + 1;
-    info.n_tags = 16;
+    info.first_holder = n_seqs + 1;
+    info.n_holders = 16;
     cache_ = make_cache(info, {});
     costs_ = CostModel(calibration);
     scheduler_ = std::make_unique<Scheduler>(Scheduler::Options{{n_rows, 4096}, n_cells, false},
@@ -93,11 +93,11 @@ class SchedulerTest : public ::testing::Test {
   }
 
   std::int64_t now_ns_ = 1;
-  Turn turn_;  // of what is submitted next
-  TokenTable table_ = make_table();
+  SchedulingKey turn_;  // of what is submitted next
+  Vocabulary table_ = make_table();
   CostModel costs_;
-  PromptLogits logits_{1 << 20};
-  std::unique_ptr<SeqPool> pool_;
+  PromptLogitsCache logits_{1 << 20};
+  std::unique_ptr<SequenceIdPool> pool_;
   std::unique_ptr<PrefixCache> cache_;
   std::unique_ptr<Scheduler> scheduler_;
 };

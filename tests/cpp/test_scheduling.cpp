@@ -214,7 +214,7 @@ TEST_P(Scheduling, EachRequestsTimeIsAccountedFor) {
   std::vector<Delta> deltas;
   while (!herd.engine.idle()) herd.engine.step(deltas);
   int n_ended = 0;
-  Breakdown total{};
+  TimeBreakdown total{};
   for (const Delta& delta : deltas) {
     const Timing& t = delta.timing;
     EXPECT_EQ(std::accumulate(t.spent.begin(), t.spent.end(), std::int64_t{0}),
@@ -222,12 +222,14 @@ TEST_P(Scheduling, EachRequestsTimeIsAccountedFor) {
     if (!delta.finish_reason) continue;
     ++n_ended;
     for (std::size_t i = 0; i < kSpentKinds; ++i) total[i] += t.spent[i];
-    EXPECT_GT(t.spent[static_cast<std::size_t>(Spent::kDecode)], 60 * 20'000);
-    EXPECT_EQ(t.n_preempted > 0, t.spent[static_cast<std::size_t>(Spent::kPreempted)] > 0);
+    EXPECT_GT(t.spent[static_cast<std::size_t>(TimeCategory::kDecode)], 60 * 20'000);
+    EXPECT_EQ(t.n_preempted > 0, t.spent[static_cast<std::size_t>(TimeCategory::kPreempted)] > 0);
   }
   EXPECT_EQ(n_ended, 12);
-  for (const Spent kind : {Spent::kQueued, Spent::kPreempted, Spent::kPrefill, Spent::kDecode,
-                           Spent::kOthersPrefill, Spent::kSampling, Spent::kEngine}) {
+  for (const TimeCategory kind :
+       {TimeCategory::kQueued, TimeCategory::kPreempted, TimeCategory::kPrefill,
+        TimeCategory::kDecode, TimeCategory::kOthersPrefill, TimeCategory::kSampling,
+        TimeCategory::kEngine}) {
     EXPECT_GT(total[static_cast<std::size_t>(kind)], 0) << static_cast<int>(kind);
   }
 }

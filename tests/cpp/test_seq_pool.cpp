@@ -7,8 +7,8 @@
 namespace llamaherd {
 namespace {
 
-TEST(SeqPool, GivesTheLowestFreeId) {
-  SeqPool pool(3);
+TEST(SequenceIdPool, GivesTheLowestFreeId) {
+  SequenceIdPool pool(3);
   EXPECT_EQ(pool.acquire(), 0);
   EXPECT_EQ(pool.acquire(), 1);
   EXPECT_EQ(pool.acquire(), 2);
@@ -22,16 +22,16 @@ TEST(SeqPool, GivesTheLowestFreeId) {
   EXPECT_EQ(pool.acquire(), 1);
 }
 
-TEST(SeqPool, RefusesWithoutAFreeId) {
-  SeqPool pool(1);
+TEST(SequenceIdPool, RefusesWithoutAFreeId) {
+  SequenceIdPool pool(1);
   pool.acquire();
   EXPECT_THROW(pool.acquire(), std::logic_error);
   pool.release(0);
   EXPECT_EQ(pool.acquire(), 0);
 }
 
-TEST(SeqPool, RefusesToReleaseAFreeSequence) {
-  SeqPool pool(2);
+TEST(SequenceIdPool, RefusesToReleaseAFreeSequence) {
+  SequenceIdPool pool(2);
   EXPECT_THROW(pool.release(0), std::logic_error);
 }
 

@@ -24,7 +24,7 @@ class SharedPrefix : public ::testing::TestWithParam<std::tuple<bool, bool>> {
     options_.fake.info.partial_removal = std::get<1>(GetParam());
     options_.fake.info.n_ctx = options_.fake.info.n_ctx_train = 8192;
     options_.fake.info.n_seqs = 8;
-    options_.fake.info.n_tags = 64;
+    options_.fake.info.n_holders = 64;
     options_.fake.info.n_batch = 256;
     options_.plan.packing.n_rows = 128;
     options_.plan.packing.n_batch = 256;
@@ -198,7 +198,7 @@ TEST_P(SharedPrefix, ADisabledCacheSharesNothing) {
 TEST_P(SharedPrefix, SpacesShareNothing) {
   const Spec spec = specs_with_one_prefix(1)[0];
   Herd herd(options_);
-  for (const CacheSpace space : {1, 2, 2}) herd.submit(spec, {.cache_space = space});
+  for (const CacheNamespace space : {1, 2, 2}) herd.submit(spec, {.cache_space = space});
   herd.run();
   EXPECT_EQ(herd.engine.metrics().n_known_starts, 1);
   EXPECT_EQ(n_rows(herd), 2 * (kPrefix + kTail) + 3 * (kOutput - 1));

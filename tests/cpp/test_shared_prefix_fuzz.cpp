@@ -26,8 +26,8 @@ HerdOptions random_herd(std::mt19937& rng, const Setup& setup, const TempFolder&
   HerdOptions options = small_herd();
   FakeOptions& fake = options.fake;
   fake.info.n_seqs = 1 + static_cast<std::int32_t>(rng() % 6);
-  fake.info.n_tags = static_cast<std::int32_t>(rng() % 10);
-  fake.info.n_block = 32;
+  fake.info.n_holders = static_cast<std::int32_t>(rng() % 10);
+  fake.info.kv_save_block = 32;
   fake.info.n_ctx = 170 + static_cast<std::int32_t>(rng() % 150);
   fake.info.n_batch = 8 + static_cast<std::int32_t>(rng() % 100);
   fake.info.partial_removal = setup.disk || rng() % 3 > 0;

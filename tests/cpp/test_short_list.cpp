@@ -8,9 +8,9 @@
 namespace llamaherd {
 namespace {
 
-TEST(ShortList, HoldsAsManyAsArePushed) {
+TEST(SmallVector, HoldsAsManyAsArePushed) {
   for (int n = 0; n < 10; ++n) {
-    ShortList<int, 4> list;
+    SmallVector<int, 4> list;
     std::vector<int> expected;
     for (int i = 0; i < n; ++i) {
       list.push_back(i);
@@ -22,13 +22,13 @@ TEST(ShortList, HoldsAsManyAsArePushed) {
   }
 }
 
-TEST(ShortList, CopiesAndMovesAreItsEquals) {
+TEST(SmallVector, CopiesAndMovesAreItsEquals) {
   for (const int n : {3, 4, 5}) {
-    ShortList<int, 4> list;
+    SmallVector<int, 4> list;
     for (int i = 0; i < n; ++i) list.push_back(i);
     const std::vector<int> items(list.begin(), list.end());
-    ShortList<int, 4> copy = list;
-    const ShortList<int, 4> moved = std::move(list);
+    SmallVector<int, 4> copy = list;
+    const SmallVector<int, 4> moved = std::move(list);
     EXPECT_EQ(std::vector<int>(moved.begin(), moved.end()), items);
     copy.push_back(n);
     EXPECT_EQ(copy.size(), items.size() + 1);

@@ -8,8 +8,8 @@
 namespace llamaherd {
 namespace {
 
-BackendInfo untrimmable(std::int32_t n_ctx, std::int32_t n_tags) {
-  BackendInfo info = CacheDriver::info(n_ctx, n_tags);
+BackendInfo untrimmable(std::int32_t n_ctx, std::int32_t n_holders) {
+  BackendInfo info = CacheDriver::info(n_ctx, n_holders);
   info.partial_removal = false;
   return info;
 }
@@ -51,11 +51,11 @@ TEST(SnapshotCache, SaysWherePromptsPart) {
   CacheDriver d(untrimmable(500, 8));
   const Tokens trunk = run_of(10, 60);
   d.leave(0, trunk + run_of(100, 20));
-  EXPECT_EQ(d.cache->match(0, trunk + run_of(200, 20)).n_seen, 60);
-  EXPECT_EQ(d.cache->match(1, trunk + run_of(200, 20)).n_seen, 0);
-  EXPECT_EQ(d.cache->match(0, run_of(200, 20)).n_seen, 0);
+  EXPECT_EQ(d.cache->match(0, trunk + run_of(200, 20)).divergence_pos, 60);
+  EXPECT_EQ(d.cache->match(1, trunk + run_of(200, 20)).divergence_pos, 0);
+  EXPECT_EQ(d.cache->match(0, run_of(200, 20)).divergence_pos, 0);
   const Tokens barely(trunk.begin(), trunk.begin() + 10);
-  EXPECT_EQ(d.cache->match(0, barely + run_of(200, 20)).n_seen, 0) << "not worth a stop";
+  EXPECT_EQ(d.cache->match(0, barely + run_of(200, 20)).divergence_pos, 0) << "not worth a stop";
 }
 
 TEST(SnapshotCache, OnlyTheLastChunkOfWhoRunsIsKept) {
@@ -63,14 +63,14 @@ TEST(SnapshotCache, OnlyTheLastChunkOfWhoRunsIsKept) {
   const Tokens path = run_of(10, 120);
   const SeqId seq = d.start(0, path);
   for (int i = 0; i < 3; ++i) d.compute(seq, 30);
-  EXPECT_EQ(d.metrics().n_tags_used, 1);
+  EXPECT_EQ(d.metrics().n_holders_used, 1);
   EXPECT_EQ(d.n_held(path), 90);
   d.compute(seq, 30, true);
-  EXPECT_EQ(d.metrics().n_tags_used, 1);
+  EXPECT_EQ(d.metrics().n_holders_used, 1);
   d.extend(seq, run_of(300, 20));
-  EXPECT_EQ(d.metrics().n_tags_used, 1) << "decoded tokens take none";
+  EXPECT_EQ(d.metrics().n_holders_used, 1) << "decoded tokens take none";
   d.finish(seq);
-  EXPECT_EQ(d.metrics().n_tags_used, 2);
+  EXPECT_EQ(d.metrics().n_holders_used, 2);
 }
 
 TEST(SnapshotCache, AChunkThatWasUsedStays) {
@@ -102,7 +102,7 @@ TEST(SnapshotCache, TheLeastRecentlyUsedGoesForCellsAndForTags) {
   CacheDriver d(untrimmable(400, 3));
   for (TokenId i = 1; i <= 4; ++i) d.leave(0, run_of(100 * i, 80));
   EXPECT_EQ(d.n_held(run_of(100, 80)), 0);
-  EXPECT_EQ(d.metrics().n_evicted_for_tags, 80);
+  EXPECT_EQ(d.metrics().n_evicted_for_holders, 80);
   ASSERT_TRUE(d.room(200));
   EXPECT_EQ(d.n_held(run_of(200, 80)), 0);
   EXPECT_EQ(d.n_held(run_of(400, 80)), 80);
@@ -144,7 +144,7 @@ TEST(SnapshotCache, SpacesAndPrivateSequencesShareNothing) {
   d.compute(seq, 50, true);
   d.finish(seq);
   EXPECT_EQ(d.backend.n_cells_used(), 50);
-  EXPECT_EQ(d.metrics().n_tags_used, 1);
+  EXPECT_EQ(d.metrics().n_holders_used, 1);
 }
 
 TEST(SnapshotCache, WithoutTagsNothingIsKept) {

@@ -20,7 +20,7 @@ struct Result {
 
 /// Puts the pieces one by one; the parts shown must be valid UTF-8 each.
 Result stream(const std::vector<std::string>& pieces, const std::vector<std::string>& stops) {
-  TextStream s{StopStrings(stops)};
+  Detokenizer s{StopStrings(stops)};
   std::string text;
   for (const std::string& piece : pieces) {
     if (s.stopped()) break;
@@ -83,8 +83,8 @@ TEST(AppendUtf8, LeavesACharacterThatIsStillOpen) {
   EXPECT_EQ(out, "ab" + kBad + "a");
 }
 
-TEST(TextStream, JoinsACharacterCutIntoTokens) {
-  TextStream s(StopStrings{});
+TEST(Detokenizer, JoinsACharacterCutIntoTokens) {
+  Detokenizer s(StopStrings{});
   std::string out;
   s.put("\xF0", true, out);
   s.put("\x9F\x90", true, out);
@@ -93,20 +93,20 @@ TEST(TextStream, JoinsACharacterCutIntoTokens) {
   EXPECT_EQ(out, "\xF0\x9F\x90\x8F!");
 }
 
-TEST(TextStream, FinishGivesOutWhatIsHeld) {
+TEST(Detokenizer, FinishGivesOutWhatIsHeld) {
   EXPECT_EQ(stream({"a", "\xE2\x82"}, {}).text, "a" + kBad);
   EXPECT_EQ(stream({"abEN"}, {"END"}).text, "abEN");
 }
 
-TEST(TextStream, FindsStopStringsAcrossBorders) {
+TEST(Detokenizer, FindsStopStringsAcrossBorders) {
   EXPECT_EQ(stream({"one E", "N", "D two"}, {"END"}), (Result{"one ", true}));
   EXPECT_EQ(stream({"EEN", "DD"}, {"END"}), (Result{"E", true}));
   EXPECT_EQ(stream({"aab", "aaba", "ac"}, {"aabaac"}), (Result{"aab", true}));
   EXPECT_EQ(stream({"\xC3", "\xA9", "x"}, {"\xC3\xA9"}), (Result{"", true}));
 }
 
-TEST(TextStream, NeverShowsAPartOfAStopString) {
-  TextStream s(StopStrings{"STOP", "OPEN"});
+TEST(Detokenizer, NeverShowsAPartOfAStopString) {
+  Detokenizer s(StopStrings{"STOP", "OPEN"});
   std::string out;
   for (const char* piece : {"a", "S", "T", "O", "P"}) {
     s.put(piece, true, out);
@@ -115,8 +115,8 @@ TEST(TextStream, NeverShowsAPartOfAStopString) {
   EXPECT_TRUE(s.stopped());
 }
 
-TEST(TextStream, GivesOutWhatTurnsOutNotToBeAStopString) {
-  TextStream s(StopStrings{"STOP"});
+TEST(Detokenizer, GivesOutWhatTurnsOutNotToBeAStopString) {
+  Detokenizer s(StopStrings{"STOP"});
   std::string out;
   s.put("STO", true, out);
   EXPECT_EQ(out, "");
@@ -124,17 +124,17 @@ TEST(TextStream, GivesOutWhatTurnsOutNotToBeAStopString) {
   EXPECT_EQ(out, "STORE");
 }
 
-TEST(TextStream, TheStopStringCompleteFirstWins) {
+TEST(Detokenizer, TheStopStringCompleteFirstWins) {
   EXPECT_EQ(stream({"xabcd"}, {"abcd", "bc"}), (Result{"xa", true}));
   EXPECT_EQ(stream({"xabc"}, {"bc", "abc", "c"}), (Result{"x", true})) << "the longest at a byte";
 }
 
-TEST(TextStream, BytesBeforeAStopStringAreMadeValid) {
+TEST(Detokenizer, BytesBeforeAStopStringAreMadeValid) {
   EXPECT_EQ(stream({"a\xE2\x82", "END"}, {"END"}), (Result{"a" + kBad, true}));
 }
 
-TEST(TextStream, LooksForNoStopStringUntilTold) {
-  TextStream s(StopStrings{"END"});
+TEST(Detokenizer, LooksForNoStopStringUntilTold) {
+  Detokenizer s(StopStrings{"END"});
   std::string out;
   s.put("END E", false, out);
   EXPECT_EQ(out, "END E");
@@ -157,7 +157,7 @@ std::size_t naive_stop(const std::string& bytes, const std::vector<std::string>&
   return std::string::npos;
 }
 
-TEST(TextStream, DoesNotDependOnHowTheBytesAreCut) {
+TEST(Detokenizer, DoesNotDependOnHowTheBytesAreCut) {
   const std::string alphabet = "ab\xC3\xA9\xE2\x82\xAC\xFF";
   const std::vector<std::vector<std::string>> stop_sets = {{},
                                                            {"ab"},

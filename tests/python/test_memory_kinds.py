@@ -96,7 +96,7 @@ def test_a_call_of_several_ubatches_computes_the_same(path: Path, alone: Run) ->
 
 def test_without_the_cache_nothing_is_shared(alone: Run) -> None:
     assert alone.info["prefix_sharing"] == "none"
-    assert alone.metrics.cache["n_looked_up"] == alone.metrics.cache["n_tags"] == 0
+    assert alone.metrics.cache["n_looked_up"] == alone.metrics.cache["n_holders"] == 0
     assert alone.metrics.n_prefill_rows == 2 * sum(map(len, conversations()))
 
 

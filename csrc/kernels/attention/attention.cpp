@@ -92,8 +92,8 @@ class Attention {
       : a_(dst), dst_(dst), state_(state), params_(params), division_(division) {}
 
   void run() {
-    Memory& memory = state_.memory(params_.ith);
-    const VisibleBlocks blocks = see(memory);
+    WorkerState& memory = state_.memory(params_.ith);
+    const VisibleBlocks blocks = visible_blocks(memory);
     const std::int64_t n =
         blocks.n_tiles() * division_.n_heads / division_.piece_heads * division_.n_ranges;
     std::atomic<std::int64_t>& next = state_.pieces(params_.ith);
@@ -107,7 +107,7 @@ class Attention {
 
  private:
   /// What the rows see, from the memory of this graph's earlier nodes if it is there.
-  VisibleBlocks see(Memory& memory) {
+  VisibleBlocks visible_blocks(WorkerState& memory) {
     for (std::size_t i = 0; i < memory.masks.size(); ++i) {
       if (memory.masks[i] == a_.mask && memory.mask_tile_rows[i] == division_.tile_rows) {
         return division_.blocks(state_.visible[i].data());

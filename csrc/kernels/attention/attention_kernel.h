@@ -121,7 +121,7 @@ void weigh_all(const std::byte* const* v, int n, int v_size, const float* const*
 
 /// Scores become weights; returns their maximum and sum. Those from `count` on count for nothing.
 template <class S>
-void soften(float* scores, int count, float softcap, float* maximum, float* sum) {
+void softmax_block(float* scores, int count, float softcap, float* maximum, float* sum) {
   using F = typename S::F;
   F s[4];
   F most = S::set1(kLowest);
@@ -185,7 +185,7 @@ bool all_finite(const std::byte* const* v, int begin, int end, int v_size) {
 }
 
 template <class T>
-T* moved(T* p, std::int64_t bytes) {
+T* offset_ptr(T* p, std::int64_t bytes) {
   return reinterpret_cast<T*>(reinterpret_cast<std::uintptr_t>(p) + bytes);
 }
 
@@ -224,10 +224,10 @@ class TileAttention {
   int query_head(int i) const { return i / n_queries_ * t_.n_group + i % t_.n_group; }
   int row(int i) const { return i % n_queries_ / t_.n_group; }
   const float* q_of(int i) const {
-    return moved(t_.q, row(i) * t_.q_stride + query_head(i) * t_.q_head_stride);
+    return offset_ptr(t_.q, row(i) * t_.q_stride + query_head(i) * t_.q_head_stride);
   }
   float* out_of(int i) const {
-    return moved(t_.out, row(i) * t_.out_stride + query_head(i) * t_.out_head_stride);
+    return offset_ptr(t_.out, row(i) * t_.out_stride + query_head(i) * t_.out_head_stride);
   }
 
   void take(int head, const SharedBlock& block, const SharedBlock* next) {
@@ -254,7 +254,8 @@ class TileAttention {
       float* scores = s_.scores + i * kBlockCells;
       if (t_.mask) add_bias(block, i, scores);
       float* part = s_.part + i * stride_;
-      soften<S>(scores, block.count[i / t_.n_group], t_.mask ? 0 : t_.softcap, part, part + 1);
+      softmax_block<S>(scores, block.count[i / t_.n_group], t_.mask ? 0 : t_.softcap, part,
+                       part + 1);
     }
     if (t_.v_is_q8) widen(v_, t_.v_size, s_.rows_v);
     weigh_block(block);
@@ -329,7 +330,7 @@ class TileAttention {
   }
 
   void add_bias(const SharedBlock& block, int i, float* scores) {
-    const std::uint16_t* mask = moved(t_.mask, block.row[i / t_.n_group] * t_.mask_stride);
+    const std::uint16_t* mask = offset_ptr(t_.mask, block.row[i / t_.n_group] * t_.mask_stride);
     const float slope = t_.slope[query_head(query(block, i))];
     const int count = block.count[i / t_.n_group];
     for (int c = 0; t_.softcap != 0 && c < kBlockCells; c += 16) {

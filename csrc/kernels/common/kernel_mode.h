@@ -7,6 +7,6 @@ enum class Mode { kStock, kReference, kFast };
 
 /// What an engine's calls are like. An engine computes alike in all of its calls, so kernels that
 /// are slow for few rows are for those whose calls have many.
-enum class Calls { kOfFewRows, kOfManyRows };
+enum class BatchProfile { kFewRows, kManyRows };
 
 }  // namespace llamaherd::kernels

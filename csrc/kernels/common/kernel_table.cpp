@@ -39,7 +39,7 @@ bool may_use_tiles() {
 }
 #endif
 
-const KernelTable* choose(Calls calls) {
+const KernelTable* choose(BatchProfile calls) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
@@ -50,7 +50,7 @@ const KernelTable* choose(Calls calls) {
   const char* variable = std::getenv("LLAMAHERD_CPU_ISA");
   const std::string most = variable ? variable : "";
   const bool only_avx2 = most == "avx2", only_avx = only_avx2 || most == "avx_vnni";
-  const bool all_tiles = most == "amx_bf16" || (most.empty() && calls == Calls::kOfManyRows);
+  const bool all_tiles = most == "amx_bf16" || (most.empty() && calls == BatchProfile::kManyRows);
   const bool byte_tiles = most == "amx_int8" || most.empty();
   if (avx512 && (all_tiles || byte_tiles) && has_amx() && may_use_tiles()) {
     const KernelTable* kernels = all_tiles ? amx_bf16_kernels() : amx_int8_kernels();
@@ -65,10 +65,10 @@ const KernelTable* choose(Calls calls) {
 
 }  // namespace
 
-const KernelTable* best_kernels(Calls calls) {
-  static const KernelTable* const few = choose(Calls::kOfFewRows);
-  static const KernelTable* const many = choose(Calls::kOfManyRows);
-  return calls == Calls::kOfManyRows ? many : few;
+const KernelTable* best_kernels(BatchProfile calls) {
+  static const KernelTable* const few = choose(BatchProfile::kFewRows);
+  static const KernelTable* const many = choose(BatchProfile::kManyRows);
+  return calls == BatchProfile::kManyRows ? many : few;
 }
 
 }  // namespace llamaherd::kernels

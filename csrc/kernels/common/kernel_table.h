@@ -20,7 +20,7 @@ struct ActivationBlock {
 };
 
 /// Some panels of one weight matrix times some rows.
-struct Product {
+struct MatmulTask {
   int type;                 // ggml_type of the weights
   const std::byte* panels;  // the first
   std::int64_t n_panels;
@@ -97,7 +97,7 @@ struct KernelTable {
   void (*quantize)(const float* x, std::int64_t n, ActivationBlock* out);
   /// Makes split_row_bytes(n) of a row; null: F16 and BF16 weights take rows as they are.
   void (*split)(const float* x, std::int64_t n, std::byte* out);
-  void (*multiply)(const Product& product);
+  void (*multiply)(const MatmulTask& product);
   /// The cells that a row of the mask shows, ascending; *biased is set if it shows any with a value
   /// other than 0. Returns their number; `cells` has room for n + 16.
   std::int64_t (*visible_cells)(const std::uint16_t* mask, std::int64_t n, std::uint32_t* cells,
@@ -117,7 +117,7 @@ const KernelTable* avx2_kernels();
 
 /// The best that this CPU can run; null: only ggml's own. The environment's LLAMAHERD_CPU_ISA,
 /// amx_int8, avx512_vnni, avx_vnni or avx2, keeps from better ones; with amx_bf16 those of
-/// kOfManyRows are the best for all calls.
-const KernelTable* best_kernels(Calls calls = Calls::kOfFewRows);
+/// kManyRows are the best for all calls.
+const KernelTable* best_kernels(BatchProfile calls = BatchProfile::kFewRows);
 
 }  // namespace llamaherd::kernels

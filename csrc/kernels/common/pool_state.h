@@ -21,7 +21,7 @@ enum class RowForm : std::uint8_t { kPlain, kQuantized, kSplit };
 /// What a worker remembers of the nodes before, in a graph that is being computed. All workers of a
 /// pool compute the same nodes in the same order, so they remember the same without telling each
 /// other. Tensors are only compared with those of the same run: a later graph may reuse addresses.
-struct Memory {
+struct WorkerState {
   std::uint64_t run = 0;
   const ggml_tensor* activations = nullptr;   // prepared last
   RowForm form = RowForm::kPlain;             // as what
@@ -37,9 +37,9 @@ struct PoolState {
 
   std::atomic<ggml_threadpool*> pool = nullptr;
   Mode mode = Mode::kStock;
-  Calls calls = Calls::kOfFewRows;
+  BatchProfile calls = BatchProfile::kFewRows;
   std::uint64_t run = 0;  // a number for every graph; set while it is planned
-  std::unique_ptr<std::array<Memory, kMaxThreads>> memories;
+  std::unique_ptr<std::array<WorkerState, kMaxThreads>> memories;
   Workspace activations;
   std::array<Workspace, 2> visible;
   Workspace attention;
@@ -49,9 +49,9 @@ struct PoolState {
   std::array<std::atomic<std::int64_t>, 2> next_piece{};
 
   /// The memory of worker `ith`, emptied if a new graph has begun.
-  Memory& memory(int ith) {
-    Memory& memory = (*memories)[ith];
-    if (memory.run != run) memory = Memory{run};
+  WorkerState& memory(int ith) {
+    WorkerState& memory = (*memories)[ith];
+    if (memory.run != run) memory = WorkerState{run};
     return memory;
   }
 

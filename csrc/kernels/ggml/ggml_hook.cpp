@@ -107,14 +107,14 @@ void install_hook() {
   });
 }
 
-void use(ggml_threadpool* pool, Mode mode, Calls calls) {
+void use(ggml_threadpool* pool, Mode mode, BatchProfile calls) {
   static std::mutex mutex;
   const std::lock_guard lock(mutex);
   for (PoolState& state : pools) {
     if (state.pool.load(std::memory_order_relaxed)) continue;
     state.mode = mode;
     state.calls = calls;
-    state.memories = std::make_unique<std::array<Memory, PoolState::kMaxThreads>>();
+    state.memories = std::make_unique<std::array<WorkerState, PoolState::kMaxThreads>>();
     state.pool.store(pool, std::memory_order_release);
     return;
   }

@@ -14,7 +14,7 @@ namespace llamaherd::kernels {
 void install_hook();
 
 /// Graphs computed on `pool` use kernels of `mode` until forget() is called.
-void use(ggml_threadpool* pool, Mode mode, Calls calls);
+void use(ggml_threadpool* pool, Mode mode, BatchProfile calls);
 void forget(ggml_threadpool* pool);
 
 /// While one lives, what the calling thread computes is computed on `pool`.

@@ -27,7 +27,7 @@ constexpr std::int64_t kLeastRows = 64;
 constexpr std::int64_t kRowsAtOnce = 16;
 
 const KernelTable& kernels_of(const PoolState* state) {
-  return *best_kernels(state ? state->calls : Calls::kOfFewRows);
+  return *best_kernels(state ? state->calls : BatchProfile::kFewRows);
 }
 
 RowForm form_for(ggml_type weights, const KernelTable& kernels) {
@@ -127,7 +127,7 @@ class Multiply {
 
   /// Leaves the activations where they are if the node before had the same.
   void prepare(PoolState* state, std::byte* scratch) {
-    Memory* memory = nullptr;
+    WorkerState* memory = nullptr;
     activations_ = scratch;
     if (state && state->activations.size() >= s_.all_activations(params_.nth)) {
       activations_ = state->activations.data();
@@ -165,8 +165,8 @@ class Multiply {
     return x;
   }
 
-  static std::int64_t blocks(std::int64_t n_rows, std::int64_t n_block) {
-    return (n_rows + n_block - 1) / n_block;
+  static std::int64_t blocks(std::int64_t n_rows, std::int64_t kv_save_block) {
+    return (n_rows + kv_save_block - 1) / kv_save_block;
   }
 
   /// Blocks of one size, as threads get as many pieces each: a short last block would leave one of
@@ -179,15 +179,15 @@ class Multiply {
   /// This thread's part of the products of one expert's weights with rows [begin, end) of x_of_:
   /// pieces are panels, times blocks of rows where there are many rows.
   void product(std::int64_t expert, std::int64_t begin, std::int64_t end) {
-    const std::int64_t n_block = rows_of_a_block(end - begin);
-    const std::int64_t n_pieces = blocks(end - begin, n_block) * s_.n_panels;
+    const std::int64_t kv_save_block = rows_of_a_block(end - begin);
+    const std::int64_t n_pieces = blocks(end - begin, kv_save_block) * s_.n_panels;
     std::int64_t piece = n_pieces * params_.ith / params_.nth;
     const std::int64_t last = n_pieces * (params_.ith + 1) / params_.nth;
     while (piece < last) {
-      const std::int64_t row = begin + piece / s_.n_panels * n_block;
+      const std::int64_t row = begin + piece / s_.n_panels * kv_save_block;
       const std::int64_t panel = piece % s_.n_panels;
       const std::int64_t n_panels = std::min(s_.n_panels - panel, last - piece);
-      const std::int64_t n = std::min(n_block, end - row);
+      const std::int64_t n = std::min(kv_save_block, end - row);
       kernels_.multiply({
           .type = s_.weights.type,
           .panels = static_cast<const std::byte*>(s_.weights.data) +

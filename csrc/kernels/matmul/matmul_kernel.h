@@ -147,7 +147,7 @@ void multiply_tile(const std::byte* panel, std::int64_t n_blocks, const void* co
 }
 
 template <class S, Layout L, int kRows = S::kRows>
-void multiply_tiles(const std::byte* panel, const Product& p, std::int64_t first, int n_valid,
+void multiply_tiles(const std::byte* panel, const MatmulTask& p, std::int64_t first, int n_valid,
                     std::int64_t row = 0) {
   for (; row + kRows <= p.n_rows; row += kRows) {
     multiply_tile<S, L, kRows>(panel, p.n_in / kBlockInputs, p.x + row, p.out + row, first,
@@ -159,7 +159,7 @@ void multiply_tiles(const std::byte* panel, const Product& p, std::int64_t first
 }
 
 template <class S, Layout L>
-void multiply_quantized(const Product& p) {
+void multiply_quantized(const MatmulTask& p) {
   const std::size_t bytes = p.n_in / kBlockInputs / L.n_blocks * L.group();
   for (std::int64_t i = 0; i < p.n_panels; ++i) {
     const std::int64_t first = p.first + i * kPanelOutputs;
@@ -212,8 +212,8 @@ void multiply_float_tile(const std::byte* panel, std::int64_t n_in, const void* 
 }
 
 template <class S, ggml_type kType, int kPanels, int kRows>
-void multiply_float_tiles(const std::byte* panel, const Product& p, std::int64_t first, int n_valid,
-                          std::int64_t row = 0) {
+void multiply_float_tiles(const std::byte* panel, const MatmulTask& p, std::int64_t first,
+                          int n_valid, std::int64_t row = 0) {
   for (; row + kRows <= p.n_rows; row += kRows) {
     multiply_float_tile<S, kType, kPanels, kRows>(panel, p.n_in, p.x + row, p.out + row, first,
                                                   n_valid);
@@ -226,7 +226,7 @@ void multiply_float_tiles(const std::byte* panel, const Product& p, std::int64_t
 }
 
 template <class S, ggml_type kType>
-void multiply_float(const Product& p) {
+void multiply_float(const MatmulTask& p) {
   const std::int64_t bytes = p.n_in * 16 * kBytesOf<kType>;
   // Few rows leave registers for more panels, which keep the adders busy.
   constexpr int kFew = S::kFloatRows / 4, kMore = S::kFloatRows * S::kFloatPanels / 2;
@@ -276,7 +276,7 @@ bool with_layout(int type, const F& f) {
 }
 
 template <class S>
-void multiply(const Product& p) {
+void multiply(const MatmulTask& p) {
   if (with_layout(p.type, [&]<Layout L>() { multiply_quantized<S, L>(p); })) return;
   switch (p.type) {
     case GGML_TYPE_F32:

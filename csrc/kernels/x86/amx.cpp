@@ -12,24 +12,24 @@ bool has_byte_tiles(int type) {
   return ggml_is_quantized(static_cast<ggml_type>(type)) && type != GGML_TYPE_Q6_K;
 }
 
-void multiply_bytes(const Product& p) {
+void multiply_bytes(const MatmulTask& p) {
   const std::int64_t n_tiled = has_byte_tiles(p.type) ? rows_in_tiles(p.n_rows) : 0;
   const std::int64_t stride = n_tiled > 0 ? stride_of(p.x, n_tiled) : 0;
   if (stride <= 0) return avx512_kernels()->multiply(p);
-  Product tiled = p;
+  MatmulTask tiled = p;
   tiled.n_rows = n_tiled;
   with_layout(p.type, [&]<Layout L>() {
     if constexpr (L.n_scales == 1) MultiplyBytes<L>(tiled, stride).run();
   });
   if (n_tiled == p.n_rows) return;
-  Product rest = p;
+  MatmulTask rest = p;
   rest.x += n_tiled;
   rest.out += n_tiled;
   rest.n_rows -= n_tiled;
   avx512_kernels()->multiply(rest);
 }
 
-void multiply_bytes_and_floats(const Product& p) {
+void multiply_bytes_and_floats(const MatmulTask& p) {
   switch (p.type) {
     case GGML_TYPE_F16:
       return MultiplySplit<GGML_TYPE_F16>(p).run();

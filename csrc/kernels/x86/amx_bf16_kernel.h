@@ -216,7 +216,7 @@ inline TileShape shape_of(std::int64_t n_rows) {
 template <ggml_type kType>
 class MultiplySplit {
  public:
-  explicit MultiplySplit(const Product& p)
+  explicit MultiplySplit(const MatmulTask& p)
       : p_(p),
         shape_(shape_of(p.n_rows)),
         n_group_(shape_.rows[0] + shape_.rows[1]),
@@ -337,7 +337,7 @@ class MultiplySplit {
     for (int line = 0; line < kTileBytes; line += 64) _mm_prefetch(at + line, kHint);
   }
 
-  const Product& p_;
+  const MatmulTask& p_;
   const TileShape shape_;
   const std::int64_t n_group_, n_steps_;
   const bool keeps_;  // unpacked weights, for the next group

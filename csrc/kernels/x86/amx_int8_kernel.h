@@ -133,7 +133,7 @@ class TileSums {
 template <Layout L>
 class MultiplyBytes {
  public:
-  MultiplyBytes(const Product& p, std::int64_t x_stride)
+  MultiplyBytes(const MatmulTask& p, std::int64_t x_stride)
       : p_(p),
         x_stride_(x_stride),
         n_blocks_(p.n_in / kBlockInputs),
@@ -215,7 +215,7 @@ class MultiplyBytes {
     }
   }
 
-  const Product& p_;
+  const MatmulTask& p_;
   const std::int64_t x_stride_, n_blocks_;
   UnpackedBlock* const kept_;
 };

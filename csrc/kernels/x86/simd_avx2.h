@@ -143,9 +143,9 @@ struct Avx2 {
   static I add_bits(I q, I plane) {
     const __m256i mask = _mm256_set1_epi8(kBits == 1 ? 0x10 : 0x30);
     const auto add = [&](__m256i low, __m256i bits) {
-      const __m256i moved = kAt <= 4 ? _mm256_slli_epi32(bits, kAt <= 4 ? 4 - kAt : 0)
-                                     : _mm256_srli_epi32(bits, kAt > 4 ? kAt - 4 : 0);
-      return _mm256_or_si256(low, _mm256_and_si256(moved, mask));
+      const __m256i offset_ptr = kAt <= 4 ? _mm256_slli_epi32(bits, kAt <= 4 ? 4 - kAt : 0)
+                                          : _mm256_srli_epi32(bits, kAt > 4 ? kAt - 4 : 0);
+      return _mm256_or_si256(low, _mm256_and_si256(offset_ptr, mask));
     };
     return {add(q.a, plane.a), add(q.b, plane.b)};
   }

@@ -96,9 +96,9 @@ struct Avx512 {
   template <int kAt, int kBits>
   static I add_bits(I q, I plane) {
     const I mask = _mm512_set1_epi8(kBits == 1 ? 0x10 : 0x30);
-    const I moved = kAt <= 4 ? _mm512_slli_epi32(plane, kAt <= 4 ? 4 - kAt : 0)
-                             : _mm512_srli_epi32(plane, kAt > 4 ? kAt - 4 : 0);
-    return _mm512_ternarylogic_epi32(q, moved, mask, 0xf8);  // q | (moved & mask)
+    const I offset_ptr = kAt <= 4 ? _mm512_slli_epi32(plane, kAt <= 4 ? 4 - kAt : 0)
+                                  : _mm512_srli_epi32(plane, kAt > 4 ? kAt - 4 : 0);
+    return _mm512_ternarylogic_epi32(q, offset_ptr, mask, 0xf8);  // q | (moved & mask)
   }
   static F to_float(I x) { return _mm512_cvtepi32_ps(x); }
   static I shift_left(I x, int n) { return _mm512_slli_epi32(x, static_cast<unsigned>(n)); }

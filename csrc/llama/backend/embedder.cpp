@@ -50,7 +50,7 @@ Embedder::Embedder(std::shared_ptr<const LlamaModel> model, const EngineConfig& 
                    const std::string& pooling)
     : model_(std::move(model)),
       threads_(config.n_threads.value_or(default_n_threads()), config.poll, choose_kernels(config),
-               kernels::Calls::kOfManyRows) {
+               kernels::BatchProfile::kManyRows) {
   const std::int32_t n_ctx_train = llama_model_n_ctx_train(model_->get());
   const std::int32_t longest = std::min(n_ctx_train, config.max_len.value_or(kLongestByDefault));
   n_rows_ = config.n_ubatch.value_or(std::max(kDefaultRows, longest));

@@ -58,7 +58,7 @@ LlamaBackend::LlamaBackend(std::shared_ptr<const LlamaModel> model, const Engine
   info_.n_threads = threads_.n_threads();
   info_.attends_in_tiles = threads_.mode() != kernels::Mode::kFast;
   info_.n_batch = std::max(preset.token_budget, preset.max_seqs);
-  info_.n_scored = std::clamp(kScoredBytes / (4 * info_.n_vocab), kLeastScored, kMostScored);
+  info_.max_scored_rows = std::clamp(kScoredBytes / (4 * info_.n_vocab), kLeastScored, kMostScored);
   plan_ids(config);
 
   llama_context_params params = llama_context_default_params();
@@ -87,26 +87,26 @@ LlamaBackend::LlamaBackend(std::shared_ptr<const LlamaModel> model, const Engine
 void LlamaBackend::plan_ids(const EngineConfig& config) {
   const std::string kind = model_->memory_kind();
   info_.partial_removal = kind == "plain" || kind == "sliding_window";
-  info_.first_tag = info_.n_seqs + 1;
-  n_batch_ids_ = info_.first_tag;
+  info_.first_holder = info_.n_seqs + 1;
+  n_batch_ids_ = info_.first_holder;
   if (kind == "plain") info_.pad_seq = info_.n_seqs;
   if (!config.prefix_cache) return;
   if (!info_.partial_removal) {
     // State rows exist for ids that a batch may name only.
-    info_.n_tags = kSnapshotsPerSeq * info_.n_seqs;
-    n_batch_ids_ += info_.n_tags;
+    info_.n_holders = kSnapshotsPerSeq * info_.n_seqs;
+    n_batch_ids_ += info_.n_holders;
   } else if (kind == "sliding_window") {
     first_shadow_ = LLAMA_MAX_SEQ / 2;
-    info_.n_tags = first_shadow_ - info_.first_tag;
+    info_.n_holders = first_shadow_ - info_.first_holder;
     // What one ubatch writes must have its shadow before the next one looks for cells.
     info_.n_batch = std::min(info_.n_batch, config.n_ubatch.value_or(kDefaultUbatch));
     // Of a sequence saved it leaves out what its last position does not see.
     const std::int32_t window = llama_model_n_swa(model_->get());
-    while (info_.n_block > std::max(window / 2, 1) || window % info_.n_block != 0) {
-      info_.n_block /= 2;
+    while (info_.kv_save_block > std::max(window / 2, 1) || window % info_.kv_save_block != 0) {
+      info_.kv_save_block /= 2;
     }
   } else {
-    info_.n_tags = LLAMA_MAX_SEQ - info_.first_tag;
+    info_.n_holders = LLAMA_MAX_SEQ - info_.first_holder;
   }
 }
 

@@ -43,7 +43,7 @@ class LlamaBackend final : public Backend {
   bool fill(const BatchView& batch);
   void plan_ids(const EngineConfig& config);
   SeqId scratch() const { return info_.n_seqs; }
-  std::int32_t n_outputs_max() const { return n_batch_ids_ + info_.n_scored; }
+  std::int32_t n_outputs_max() const { return n_batch_ids_ + info_.max_scored_rows; }
   void copy(SeqId from, SeqId to, Pos begin, Pos end);
   bool remove(SeqId seq, Pos begin, Pos end);
   void shadow_new_cells(const BatchView& batch);

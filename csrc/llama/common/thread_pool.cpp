@@ -42,7 +42,7 @@ struct ThreadPool::Run {
 };
 
 ThreadPool::ThreadPool(std::int32_t n_threads, std::int32_t poll, kernels::Mode mode,
-                       kernels::Calls calls)
+                       kernels::BatchProfile calls)
     : n_threads_(n_threads), mode_(mode) {
   ggml_threadpool_params params = ggml_threadpool_params_default(n_threads);
   params.poll = static_cast<std::uint32_t>(poll);

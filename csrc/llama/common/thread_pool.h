@@ -18,7 +18,7 @@ std::int32_t default_n_threads();
 class ThreadPool {
  public:
   ThreadPool(std::int32_t n_threads, std::int32_t poll, kernels::Mode mode,
-             kernels::Calls calls = kernels::Calls::kOfFewRows);
+             kernels::BatchProfile calls = kernels::BatchProfile::kFewRows);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;

@@ -142,9 +142,9 @@ LlamaModel::LlamaModel(const std::string& path, const EngineConfig& config,
                                            meta("tokenizer.ggml.pre"));
 }
 
-TokenTable LlamaModel::make_token_table() const {
+Vocabulary LlamaModel::make_token_table() const {
   const AbortGuard guard;
-  TokenTable table;
+  Vocabulary table;
   for (TokenId token = 0; token < llama_vocab_n_tokens(vocab()); ++token) {
     table.add(piece(token, false), llama_vocab_is_eog(vocab(), token), piece(token, true));
   }

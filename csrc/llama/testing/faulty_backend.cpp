@@ -198,7 +198,7 @@ void FaultyBackend::poison(SeqId seq, Pos begin, Pos end) {
   if (!info().partial_removal) throw std::logic_error("a state cannot be poisoned cell by cell");
   std::vector<std::pair<Pos, std::vector<std::byte>>> blocks;
   for (Pos pos = begin; pos < end;) {
-    const Pos block_end = std::min(end, (pos / info().n_block + 1) * info().n_block);
+    const Pos block_end = std::min(end, (pos / info().kv_save_block + 1) * info().kv_save_block);
     std::vector<std::byte>& block =
         blocks.emplace_back(block_end, inner_->save(seq, pos, block_end)).second;
     SavedCells(block).fill_with_nan();

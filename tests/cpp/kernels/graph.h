@@ -23,7 +23,7 @@ class Cpu {
     ggml_threadpool_params params = ggml_threadpool_params_default(n_threads);
     params.poll = 1;
     pool_ = ggml_threadpool_new(&params);
-    use(pool_, mode, Calls::kOfFewRows);
+    use(pool_, mode, BatchProfile::kFewRows);
     backend_ = ggml_backend_cpu_init();
     ggml_backend_cpu_set_threadpool(backend_, pool_);
     ggml_backend_cpu_set_n_threads(backend_, n_threads);

@@ -54,7 +54,7 @@ _CACHE_COUNTERS = (
     ("prefix_cache_hits", "Of them, found.",
      ("n_from_running", "n_from_finished", "n_from_in_flight", "n_from_ram", "n_from_disk")),
     ("prefix_cache_evictions", "Tokens that had to leave the KV cache.",
-     ("n_evicted_for_cells", "n_evicted_for_tags", "n_evicted_by_clear")),
+     ("n_evicted_for_cells", "n_evicted_for_holders", "n_evicted_by_clear")),
 )  # fmt: skip
 _CACHE_GAUGES = (
     ("kv_cells_reclaimable", "Cells that nobody who runs needs.", "n_cells_reclaimable"),
