@@ -86,7 +86,7 @@ def main() -> int:
     print(
         f"{len(prompts)} prompts of {min(map(len, prompts))} to {max(map(len, prompts))} tokens, "
         f"{n_tokens} in all, {n_distinct} distinct, {n_cells} cells; hit rate "
-        f"{metrics.cache['hit_rate']:.2f}, from RAM {metrics.cache['n_from_ram']}\n"
+        f"{metrics.cache.hit_rate:.2f}, from RAM {metrics.cache.n_from_ram}\n"
         f"{len(rows)} rows, noise {noise:.3f}; the likeliest token differs in {len(differ)}, "
         f"beyond the margin in {len(wrong)}"
     )

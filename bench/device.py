@@ -135,7 +135,7 @@ def main() -> None:
                 flush=True,
             )
         cache = engine.metrics().cache
-        print("hit rate", round(engine.metrics().cache["hit_rate"], 3) if cache else None)
+        print("hit rate", round(engine.metrics().cache.hit_rate, 3) if cache else None)
 
 
 if __name__ == "__main__":

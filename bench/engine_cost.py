@@ -51,7 +51,7 @@ def engine(llm: LLM, prompts: list[list[int]], n_new: int) -> float:
     begin = time.perf_counter()
     results = llm.generate(prompts, params, progress=False, cache=False)
     seconds = time.perf_counter() - begin
-    assert all(result.usage.n_completion == n_new for result in results)
+    assert all(result.usage.completion_tokens == n_new for result in results)
     return len(prompts) * n_new / seconds
 
 

@@ -57,7 +57,7 @@ def main() -> None:
                 results = llm.generate([body["messages"] for body in bodies], params)
                 seconds = time.perf_counter() - begin
                 served.append(figures["tokens_per_s"])
-                generated.append(sum(r.usage.n_completion for r in results) / seconds)
+                generated.append(sum(r.usage.completion_tokens for r in results) / seconds)
     finally:
         server.close()
     # The first turn warms up.

@@ -102,7 +102,7 @@ def run_ours(engine: BatchEngine, work: Work) -> Run:
     samples = []
     for delta in neighbours[0]:
         times[0].append(delta.timing.last_ns)
-        if late.usage.n_completion == 0:
+        if late.usage.completion_tokens == 0:
             samples.append(engine.metrics().as_dict())
     for mine, stream in zip(times, neighbours, strict=True):
         mine += collect(stream).token_ns

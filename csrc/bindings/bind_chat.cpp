@@ -11,10 +11,10 @@ namespace py = pybind11;
 namespace llamaherd {
 
 void bind_chat(py::module_& m) {
-  py::class_<ToolCall>(m, "ToolCall", "One call of a tool by the model.")
-      .def_readonly("id", &ToolCall::id, "Empty in formats that have none.")
-      .def_readonly("name", &ToolCall::name)
-      .def_readonly("arguments", &ToolCall::arguments, "JSON.");
+  py::class_<ParsedToolCall>(m, "ParsedToolCall", "One call of a tool by the model.")
+      .def_readonly("id", &ParsedToolCall::id, "Empty in formats that have none.")
+      .def_readonly("name", &ParsedToolCall::name)
+      .def_readonly("arguments", &ParsedToolCall::arguments, "JSON.");
 
   py::class_<ChatMessage>(m, "ChatMessage", "An assistant's answer, taken apart.")
       .def_readonly("content", &ChatMessage::content)

@@ -37,7 +37,7 @@ Thread safety:
 )pbdoc")
       .def("submit", &PyBatchEngine::submit, py::arg("prompt"), py::arg("params"),
            py::arg("streamed") = true, py::arg("cache_space") = CacheNamespace{0},
-           py::arg("service") = Service{}, py::arg("mask") = py::none(),
+           py::arg("scheduling") = SchedulingOptions{}, py::arg("mask") = py::none(),
            py::arg("triggers") = std::vector<std::string>{}, R"pbdoc(
 Queue one prompt for generation and return at once. Its outputs (best_of, else n) are requests
 with consecutive ids; they are let in together or not at all.
@@ -48,7 +48,7 @@ Args:
   streamed: False: only the last delta comes out, with all tokens and text.
   cache_space: Prefixes are shared within a space only, in [0, 2**64). None: shares nothing and
     leaves nothing.
-  service: Copied.
+  scheduling: Copied.
   mask: Which tokens may be the first output: bit t % 32 of the 32-bit word t / 32 for token t.
     With it every further output token waits for its set_mask(). None: any.
   triggers: Texts, names of special tokens among them. Without mask, any token may be output until

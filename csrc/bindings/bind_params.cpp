@@ -62,14 +62,14 @@ void bind_params(py::module_& m) {
           "validate", [](const SamplingParams& self) { validate(self); },
           "Raises InvalidRequestError if a value is out of range whatever the model.");
 
-  py::class_<Service>(m, "Service", "Whose request it is and by when it should be served.")
+  py::class_<SchedulingOptions>(m, "SchedulingOptions", "Whose request it is and by when it should be served.")
       .def(py::init<>())
-      .def_readwrite("priority", &Service::priority)
-      .def_readwrite("tenant", &Service::tenant)
-      .def_readwrite("deadline_s", &Service::deadline_s)
-      .def_readwrite("ttft_deadline_s", &Service::ttft_deadline_s)
+      .def_readwrite("priority", &SchedulingOptions::priority)
+      .def_readwrite("tenant", &SchedulingOptions::tenant)
+      .def_readwrite("deadline_s", &SchedulingOptions::deadline_s)
+      .def_readwrite("ttft_deadline_s", &SchedulingOptions::ttft_deadline_s)
       .def(
-          "validate", [](const Service& self) { validate(self); },
+          "validate", [](const SchedulingOptions& self) { validate(self); },
           "Raises InvalidRequestError if a value is out of range.");
 
   py::class_<Calibration>(m, "Calibration", "What decode calls cost, as measured; nanoseconds.")

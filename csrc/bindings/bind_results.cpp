@@ -44,29 +44,8 @@ double hit_rate(const CacheMetrics& m) {
 
 py::typing::Dict<py::str, py::object> as_dict(const CacheMetrics& m) {
   py::typing::Dict<py::str, py::object> d;
-#define LLAMAHERD_PUT(field) d[#field] = m.field
-  LLAMAHERD_PUT(n_looked_up);
-  LLAMAHERD_PUT(n_from_running);
-  LLAMAHERD_PUT(n_from_finished);
-  LLAMAHERD_PUT(n_from_in_flight);
-  LLAMAHERD_PUT(n_from_ram);
-  LLAMAHERD_PUT(n_from_disk);
-  LLAMAHERD_PUT(n_evicted_for_cells);
-  LLAMAHERD_PUT(n_evicted_for_holders);
-  LLAMAHERD_PUT(n_evicted_by_clear);
-  LLAMAHERD_PUT(n_saved);
-  LLAMAHERD_PUT(n_dropped_ram);
-  LLAMAHERD_PUT(n_dropped_disk);
-  LLAMAHERD_PUT(n_damaged);
-  LLAMAHERD_PUT(n_followers);
-  LLAMAHERD_PUT(follower_wait_ns);
-  LLAMAHERD_PUT(n_holders);
-  LLAMAHERD_PUT(n_holders_used);
-  LLAMAHERD_PUT(n_pins);
-  LLAMAHERD_PUT(n_nodes);
-  LLAMAHERD_PUT(n_cells_reclaimable);
-  LLAMAHERD_PUT(n_bytes_ram);
-  LLAMAHERD_PUT(n_bytes_disk);
+#define LLAMAHERD_PUT(type, name, value, text) d[#name] = m.name;
+  LLAMAHERD_CACHE_METRICS(LLAMAHERD_PUT)
 #undef LLAMAHERD_PUT
   d["hit_rate"] = hit_rate(m);
   return d;
@@ -88,49 +67,8 @@ py::typing::Dict<py::str, py::int_> as_dict(const TimeBreakdown& spent) {
 /// The metrics by name, in the header's order, derived ones last.
 py::typing::Dict<py::str, py::object> as_dict(const Metrics& m) {
   py::typing::Dict<py::str, py::object> d;
-#define LLAMAHERD_PUT(field) d[#field] = m.field
-  LLAMAHERD_PUT(n_steps);
-  LLAMAHERD_PUT(n_decode_steps);
-  LLAMAHERD_PUT(n_decode_calls);
-  LLAMAHERD_PUT(n_decode_rows);
-  LLAMAHERD_PUT(n_prefill_calls);
-  LLAMAHERD_PUT(n_prefill_rows);
-  LLAMAHERD_PUT(n_pad_rows);
-  LLAMAHERD_PUT(n_output_tokens);
-  LLAMAHERD_PUT(n_drafted);
-  LLAMAHERD_PUT(n_draft_accepted);
-  LLAMAHERD_PUT(n_known_starts);
-  LLAMAHERD_PUT(n_submitted);
-  LLAMAHERD_PUT(n_finished_stop);
-  LLAMAHERD_PUT(n_finished_length);
-  LLAMAHERD_PUT(n_finished_cancelled);
-  LLAMAHERD_PUT(n_finished_deadline);
-  LLAMAHERD_PUT(n_finished_error);
-  LLAMAHERD_PUT(n_shed);
-  LLAMAHERD_PUT(n_preempted);
-  LLAMAHERD_PUT(n_no_room);
-  LLAMAHERD_PUT(n_invalid_batch);
-  LLAMAHERD_PUT(n_aborted);
-  LLAMAHERD_PUT(n_failed);
-  LLAMAHERD_PUT(n_poisoned_rows);
-  LLAMAHERD_PUT(n_cache_rebuilds);
-  LLAMAHERD_PUT(n_sequences_dropped);
-  LLAMAHERD_PUT(step_ns);
-  LLAMAHERD_PUT(decode_ns);
-  LLAMAHERD_PUT(prefill_ns);
-  LLAMAHERD_PUT(sample_ns);
-  LLAMAHERD_PUT(n_mask_waits);
-  LLAMAHERD_PUT(mask_wait_ns);
-  LLAMAHERD_PUT(prefill_budget_ns);
-  LLAMAHERD_PUT(pace);
-  LLAMAHERD_PUT(n_threads);
-  LLAMAHERD_PUT(n_running);
-  LLAMAHERD_PUT(n_waiting);
-  LLAMAHERD_PUT(n_seqs);
-  LLAMAHERD_PUT(n_cells);
-  LLAMAHERD_PUT(n_cells_used);
-  LLAMAHERD_PUT(n_cells_reserved);
-  LLAMAHERD_PUT(n_cells_used_max);
+#define LLAMAHERD_PUT(type, name, value, text) d[#name] = m.name;
+  LLAMAHERD_METRICS(LLAMAHERD_PUT)
 #undef LLAMAHERD_PUT
   d["cache"] = as_dict(m.cache);
   d["host_ns"] = host_ns(m);
@@ -198,7 +136,7 @@ void bind_results(py::module_& m) {
       .def_readonly("predicted_ns", &TraceLog::Call::predicted_ns)
       .def_readonly("n_decode_rows", &TraceLog::Call::n_decode_rows)
       .def_readonly("n_prefill_rows", &TraceLog::Call::n_prefill_rows)
-      .def_readonly("n_pad_rows", &TraceLog::Call::n_pad_rows)
+      .def_readonly("n_padding_rows", &TraceLog::Call::n_padding_rows)
       .def_readonly("n_waiting", &TraceLog::Call::n_waiting)
       .def_readonly("n_cells_used", &TraceLog::Call::n_cells_used);
 
@@ -242,20 +180,27 @@ void bind_results(py::module_& m) {
             .format(d.request_id, token_ids(d), d.text, d.finish_reason);
       });
 
-  py::class_<Metrics>(m, "Metrics",
-                      "An engine's counters (n_*: how often; *_ns: nanoseconds of the engine's "
-                      "thread) since it was made, and how it stands. Every key of as_dict() is an "
-                      "attribute.")
+#define LLAMAHERD_CACHE_ATTRIBUTE(type, name, value, text) \
+  .def_readonly(#name, &CacheMetrics::name, text)
+#define LLAMAHERD_ATTRIBUTE(type, name, value, text) .def_readonly(#name, &Metrics::name, text)
+  py::class_<CacheMetrics>(m, "CacheMetrics",
+                           "Counters of an engine's prefix cache, in tokens unless said, since it "
+                           "was made, and how it stands.")
+      LLAMAHERD_CACHE_METRICS(LLAMAHERD_CACHE_ATTRIBUTE)
+          .def_property_readonly("hit_rate", &hit_rate, "Tokens found, of n_looked_up; 0 of none.")
+          .def("as_dict", py::overload_cast<const CacheMetrics&>(&as_dict), "All figures by name.");
+  py::class_<Metrics>(
+      m, "Metrics",
+      "An engine's counters (n_*: how often; *_ns: nanoseconds of the engine's "
+      "thread) since it was made, and how it stands.") LLAMAHERD_METRICS(LLAMAHERD_ATTRIBUTE)
+      .def_readonly("cache", &Metrics::cache)
+      .def_property_readonly("host_ns", &host_ns, "Of step_ns, outside model calls and sampling.")
+      .def_property_readonly("batch_utilisation", &batch_utilisation,
+                             "Requests that decode per step, of those that can run at once.")
+      .def_property_readonly("time_per_token_s", &time_per_token_s,
+                             "Seconds of model calls per output token.")
       .def("as_dict", py::overload_cast<const Metrics&>(&as_dict),
            "All figures by name; the prefix cache's under 'cache'.")
-      .def("__getattr__",
-           [](const Metrics& self, const std::string& name) -> py::object {
-             const py::dict all = as_dict(self);
-             if (!all.contains(name)) {
-               throw py::attribute_error("Metrics has no figure '" + name + "'");
-             }
-             return all[name.c_str()];
-           })
       .def("__repr__",
            [](const Metrics& self) { return py::str("Metrics({})").format(as_dict(self)); });
 }

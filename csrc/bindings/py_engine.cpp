@@ -91,7 +91,7 @@ void PyBatchEngine::close() {
 
 RequestId PyBatchEngine::submit(const py::object& prompt, std::shared_ptr<SamplingParams> params,
                                 bool streamed, std::optional<CacheNamespace> cache_space,
-                                const Service& service, const std::optional<py::buffer>& mask,
+                                const SchedulingOptions& scheduling, const std::optional<py::buffer>& mask,
                                 const std::vector<std::string>& triggers) {
   std::vector<TokenId> tokens = to_tokens(prompt);
   SubmitOptions options{streamed, cache_space};
@@ -101,7 +101,7 @@ RequestId PyBatchEngine::submit(const py::object& prompt, std::shared_ptr<Sampli
   }
   const ReleasedGil release;
   return engine().submit(std::move(tokens), SharedValue<SamplingParams>(std::move(params)), options,
-                         service);
+                         scheduling);
 }
 
 void PyBatchEngine::set_mask(RequestId id, std::int32_t index, const py::buffer& mask) {

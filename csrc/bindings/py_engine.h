@@ -47,7 +47,7 @@ class PyBatchEngine {
   void close();
 
   RequestId submit(const py::object& prompt, std::shared_ptr<SamplingParams> params, bool streamed,
-                   std::optional<CacheNamespace> cache_space, const Service& service,
+                   std::optional<CacheNamespace> cache_space, const SchedulingOptions& scheduling,
                    const std::optional<py::buffer>& mask, const std::vector<std::string>& triggers);
 
   void set_mask(RequestId id, std::int32_t index, const py::buffer& mask);

@@ -141,7 +141,7 @@ void validate(const SamplingParams& p) {
   }
 }
 
-void validate(const Service& s) {
+void validate(const SchedulingOptions& s) {
   require(s.priority >= 0 && s.priority <= kMaxPriority, "priority",
           "in [0, " + text(kMaxPriority) + "]", s.priority);
   require_tenant("tenant", s.tenant);

@@ -49,7 +49,7 @@ void validate(const SamplingParams& params);
 
 /// Whose request it is and by when it should be served. Docs: BatchEngine.submit in
 /// python/llamaherd/engine.py.
-struct Service {
+struct SchedulingOptions {
   std::int32_t priority = 0;
   std::string tenant;
   std::optional<double> deadline_s;
@@ -57,7 +57,7 @@ struct Service {
 };
 
 /// Throws InvalidRequestError if a value is out of range.
-void validate(const Service& service);
+void validate(const SchedulingOptions& scheduling);
 
 /// How an engine is set up. Docs: python/llamaherd/params.py.
 struct EngineConfig {

@@ -139,7 +139,7 @@ void Engine::sample_cached_prompts(const StepPlan& plan, std::vector<Delta>& out
     SampledOutput sampled = sampler_.sample(*start.request, known_logits_);
     if (sampled.poisoned) throw std::logic_error("stored logits are not finite");
     StepGuard::commit(*start.request, start.request->kv_len(), sampled);
-    ++metrics_.n_known_starts;
+    ++metrics_.n_prompt_logits_hits;
     deliver_result(*start.request, sampled, now_ns(), out);
   }
 }
@@ -231,7 +231,7 @@ DecodeStatus Engine::decode(const CallPlan& call, std::int32_t n_pad) {
       costs_.observe(sum.shape(n_cells_used), ns);
     }
   }
-  metrics_.n_pad_rows += n_pad;
+  metrics_.n_padding_rows += n_pad;
   if (n_decode_rows > 0) {
     ++metrics_.n_decode_calls;
     metrics_.decode_ns += spent_ns;

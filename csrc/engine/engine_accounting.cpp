@@ -124,7 +124,7 @@ Metrics Engine::metrics() const {
   m.n_preempted = scheduler_.n_preempted();
   m.n_mask_waits = sampler_.n_waits();
   m.mask_wait_ns = sampler_.wait_ns();
-  m.pace = costs_.pace();
+  m.slowdown_ratio = costs_.pace();
   m.n_threads = governor_.n_threads();
   m.prefill_budget_ns = static_cast<std::int64_t>(scheduler_.prefill_budget_ns());
   m.n_seqs = pool_.n_seqs();

@@ -48,10 +48,10 @@ void EngineThread::require_alive() const {
 }
 
 RequestId EngineThread::submit(std::vector<TokenId> prompt, SharedValue<SamplingParams> params,
-                               const SubmitOptions& options, const Service& service) {
+                               const SubmitOptions& options, const SchedulingOptions& scheduling) {
   validate(*params);
   validate(prompt, *params, limits_);
-  validate(service);
+  validate(scheduling);
   const std::int32_t n_outputs = params->best_of.value_or(params->n);
   if (n_outputs > 1 && !options.cache_space) {
     throw InvalidRequestError("a private request (cache=False) needs n and best_of 1; got " +
@@ -61,8 +61,8 @@ RequestId EngineThread::submit(std::vector<TokenId> prompt, SharedValue<Sampling
   const std::int64_t now = now_ns();
   const std::size_t n_tokens = prompt.size();
   Submission submission{0, std::move(prompt), std::move(params), 0, now, options, {}, n_outputs};
-  submission.options.turn = {service.priority, service.tenant, deadline_ns(service.deadline_s, now),
-                             deadline_ns(service.ttft_deadline_s, now)};
+  submission.options.turn = {scheduling.priority, scheduling.tenant, deadline_ns(scheduling.deadline_s, now),
+                             deadline_ns(scheduling.ttft_deadline_s, now)};
   submission.options.constraint = nullptr;
   for (std::int32_t i = 0; options.constraint && i < n_outputs; ++i) {
     submission.constraints.push_back(options.constraint->fresh(table_));

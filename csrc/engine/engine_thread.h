@@ -42,7 +42,7 @@ class EngineThread {
   /// consecutive ids. Deadlines count from now. Throws InvalidRequestError, QueueFullError or, once
   /// closed or dead, EngineDeadError.
   RequestId submit(std::vector<TokenId> prompt, SharedValue<SamplingParams> params,
-                   const SubmitOptions& options = {}, const Service& service = {});
+                   const SubmitOptions& options = {}, const SchedulingOptions& scheduling = {});
 
   /// While held, no new step begins, so that requests submitted meanwhile are planned together.
   /// Every hold() needs a release(). Not waiting: a step under way goes on.

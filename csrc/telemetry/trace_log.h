@@ -31,7 +31,7 @@ class TraceLog {
     double predicted_ns = 0;
     std::int32_t n_decode_rows = 0;
     std::int32_t n_prefill_rows = 0;
-    std::int32_t n_pad_rows = 0;
+    std::int32_t n_padding_rows = 0;
     std::int32_t n_waiting = 0;
     std::int32_t n_cells_used = 0;
   };

@@ -1,6 +1,7 @@
 """Run many sequences of one GGUF model at once: continuous batching over llama.cpp."""
 
 from llamaherd._core import (
+    CacheMetrics,
     Delta,
     DeviceInfo,
     EngineDeadError,
@@ -19,17 +20,19 @@ from llamaherd._core import (
 )
 from llamaherd.config.params import EngineConfig, SamplingParams
 from llamaherd.engine.batch_engine import BatchEngine
-from llamaherd.engine.prefix_cache import PrefixCache
+from llamaherd.engine.prefix_cache import PrefixCacheControl
 from llamaherd.engine.stream import Stream, as_completed
-from llamaherd.offline.embedder import Embedder, Ranked
+from llamaherd.offline.embedder import Embedder, RerankResult
 from llamaherd.offline.llm import LLM
 from llamaherd.offline.scoring import Choice, Perplexity, Score
-from llamaherd.request.chat import ChatOptions, Reply, ReplyReader, ToolCall
-from llamaherd.request.result import Result, Usage
+from llamaherd.request.chat import AssistantMessage, ChatOptions, MessageReader, ToolCall
+from llamaherd.request.result import RequestOutput, Usage
 
 __all__ = [
     "LLM",
+    "AssistantMessage",
     "BatchEngine",
+    "CacheMetrics",
     "ChatOptions",
     "Choice",
     "Delta",
@@ -41,16 +44,15 @@ __all__ = [
     "Health",
     "InvalidRequestError",
     "LlamaHerdError",
+    "MessageReader",
     "Metrics",
     "ModelLoadError",
     "NotGenerativeError",
     "Perplexity",
-    "PrefixCache",
+    "PrefixCacheControl",
     "QueueFullError",
-    "Ranked",
-    "Reply",
-    "ReplyReader",
-    "Result",
+    "RequestOutput",
+    "RerankResult",
     "SamplingParams",
     "Score",
     "Stream",

@@ -8,7 +8,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['BareModel', 'BatchEngine', 'Calibration', 'ChatFormat', 'ChatMessage', 'ChatPrompt', 'Delta', 'DeviceInfo', 'Embedder', 'EngineConfig', 'EngineDeadError', 'FaultScript', 'FinishReason', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'Metrics', 'ModelLoadError', 'NotGenerativeError', 'QueueFullError', 'SamplingParams', 'Service', 'Timing', 'TokenLogprob', 'ToolCall', 'ToolGrammar', 'TraceCall', 'TraceSpan', 'cpu_features', 'cpu_kernels', 'default_n_threads', 'drain_log', 'fail_assertion', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'reset_at_signal', 'resolve_preset', 'serve_rpc']
+__all__: list[str] = ['BareModel', 'BatchEngine', 'CacheMetrics', 'Calibration', 'ChatFormat', 'ChatMessage', 'ChatPrompt', 'Delta', 'DeviceInfo', 'Embedder', 'EngineConfig', 'EngineDeadError', 'FaultScript', 'FinishReason', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'Metrics', 'ModelLoadError', 'NotGenerativeError', 'ParsedToolCall', 'QueueFullError', 'SamplingParams', 'SchedulingOptions', 'Timing', 'TokenLogprob', 'ToolGrammar', 'TraceCall', 'TraceSpan', 'cpu_features', 'cpu_kernels', 'default_n_threads', 'drain_log', 'fail_assertion', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'reset_at_signal', 'resolve_preset', 'serve_rpc']
 class LlamaHerdError(RuntimeError):
     """
     Base of all errors that llamaherd raises.
@@ -173,7 +173,7 @@ class SamplingParams:
     @typical_p.setter
     def typical_p(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
         ...
-class Service:
+class SchedulingOptions:
     """
     Whose request it is and by when it should be served.
     """
@@ -491,7 +491,7 @@ class TraceCall:
     def n_decode_rows(self) -> int:
         ...
     @property
-    def n_pad_rows(self) -> int:
+    def n_padding_rows(self) -> int:
         ...
     @property
     def n_prefill_rows(self) -> int:
@@ -593,17 +593,366 @@ class Delta:
         """
         New output tokens, a list of int.
         """
+class CacheMetrics:
+    """
+    Counters of an engine's prefix cache, in tokens unless said, since it was made, and how it stands.
+    """
+    def as_dict(self) -> dict[str, typing.Any]:
+        """
+        All figures by name.
+        """
+    @property
+    def follower_wait_ns(self) -> int:
+        """
+        time that they waited
+        """
+    @property
+    def hit_rate(self) -> float:
+        """
+        Tokens found, of n_looked_up; 0 of none.
+        """
+    @property
+    def n_bytes_disk(self) -> int:
+        """
+        bytes of KV data on disk
+        """
+    @property
+    def n_bytes_ram(self) -> int:
+        """
+        bytes of KV data in host memory
+        """
+    @property
+    def n_cells_reclaimable(self) -> int:
+        """
+        cells that hold cached tokens no running request needs
+        """
+    @property
+    def n_damaged(self) -> int:
+        """
+        blocks that could not be restored
+        """
+    @property
+    def n_dropped_disk(self) -> int:
+        """
+        dropped from disk for want of room
+        """
+    @property
+    def n_dropped_ram(self) -> int:
+        """
+        dropped from host memory for want of room
+        """
+    @property
+    def n_evicted_by_clear(self) -> int:
+        """
+        removed by clear()
+        """
+    @property
+    def n_evicted_for_cells(self) -> int:
+        """
+        removed from the KV cache because other tokens needed the cells
+        """
+    @property
+    def n_evicted_for_holders(self) -> int:
+        """
+        removed because no sequence id was left to hold the prefix
+        """
+    @property
+    def n_followers(self) -> int:
+        """
+        requests that waited for the prefill of another
+        """
+    @property
+    def n_from_disk(self) -> int:
+        """
+        of them, restored from disk
+        """
+    @property
+    def n_from_finished(self) -> int:
+        """
+        of them, left by finished requests
+        """
+    @property
+    def n_from_in_flight(self) -> int:
+        """
+        of them, computed by another request while this one waited
+        """
+    @property
+    def n_from_ram(self) -> int:
+        """
+        of them, restored from host memory
+        """
+    @property
+    def n_from_running(self) -> int:
+        """
+        of them, shared with a running sequence
+        """
+    @property
+    def n_holders(self) -> int:
+        """
+        sequence ids that can hold cached prefixes
+        """
+    @property
+    def n_holders_used(self) -> int:
+        """
+        of them, in use
+        """
+    @property
+    def n_looked_up(self) -> int:
+        """
+        prompt tokens of admitted requests that may use the cache
+        """
+    @property
+    def n_nodes(self) -> int:
+        """
+        nodes of the tree
+        """
+    @property
+    def n_pins(self) -> int:
+        """
+        pinned prefixes
+        """
+    @property
+    def n_saved(self) -> int:
+        """
+        of the removed, saved to host memory
+        """
 class Metrics:
     """
-    An engine's counters (n_*: how often; *_ns: nanoseconds of the engine's thread) since it was made, and how it stands. Every key of as_dict() is an attribute.
+    An engine's counters (n_*: how often; *_ns: nanoseconds of the engine's thread) since it was made, and how it stands.
     """
-    def __getattr__(self, arg0: str) -> typing.Any:
-        ...
     def __repr__(self) -> str:
         ...
     def as_dict(self) -> dict[str, typing.Any]:
         """
         All figures by name; the prefix cache's under 'cache'.
+        """
+    @property
+    def batch_utilisation(self) -> float:
+        """
+        Requests that decode per step, of those that can run at once.
+        """
+    @property
+    def cache(self) -> CacheMetrics:
+        ...
+    @property
+    def decode_ns(self) -> int:
+        """
+        of it, in calls of n_decode_calls
+        """
+    @property
+    def host_ns(self) -> int:
+        """
+        Of step_ns, outside model calls and sampling.
+        """
+    @property
+    def mask_wait_ns(self) -> int:
+        """
+        of sample_ns, waiting for masks
+        """
+    @property
+    def n_aborted(self) -> int:
+        """
+        model calls that were aborted
+        """
+    @property
+    def n_cache_rebuilds(self) -> int:
+        """
+        times that the whole KV cache was cleared after a fault
+        """
+    @property
+    def n_cells(self) -> int:
+        """
+        cells of the KV cache
+        """
+    @property
+    def n_cells_reserved(self) -> int:
+        """
+        of them, reserved for running requests
+        """
+    @property
+    def n_cells_used(self) -> int:
+        """
+        of them, used
+        """
+    @property
+    def n_cells_used_max(self) -> int:
+        """
+        most that were used at once
+        """
+    @property
+    def n_decode_calls(self) -> int:
+        """
+        model calls with at least one row of such a request
+        """
+    @property
+    def n_decode_rows(self) -> int:
+        """
+        rows of such requests
+        """
+    @property
+    def n_decode_steps(self) -> int:
+        """
+        steps with at least one request that decodes
+        """
+    @property
+    def n_draft_accepted(self) -> int:
+        """
+        of them, accepted
+        """
+    @property
+    def n_drafted(self) -> int:
+        """
+        rows of draft tokens
+        """
+    @property
+    def n_failed(self) -> int:
+        """
+        model calls that failed otherwise
+        """
+    @property
+    def n_finished_cancelled(self) -> int:
+        """
+        requests that ended with CANCELLED
+        """
+    @property
+    def n_finished_deadline(self) -> int:
+        """
+        requests that ended with DEADLINE
+        """
+    @property
+    def n_finished_error(self) -> int:
+        """
+        requests that ended with ERROR
+        """
+    @property
+    def n_finished_length(self) -> int:
+        """
+        requests that ended with LENGTH
+        """
+    @property
+    def n_finished_stop(self) -> int:
+        """
+        requests that ended with STOP
+        """
+    @property
+    def n_invalid_batch(self) -> int:
+        """
+        model calls that refused their batch
+        """
+    @property
+    def n_mask_waits(self) -> int:
+        """
+        tokens whose sampling waited for their mask
+        """
+    @property
+    def n_no_room(self) -> int:
+        """
+        model calls that found no room in the KV cache
+        """
+    @property
+    def n_output_tokens(self) -> int:
+        """
+        output tokens
+        """
+    @property
+    def n_padding_rows(self) -> int:
+        """
+        rows of no request, in calls that are faster with more rows
+        """
+    @property
+    def n_poisoned_rows(self) -> int:
+        """
+        rows of logits with NaN or infinity
+        """
+    @property
+    def n_preempted(self) -> int:
+        """
+        times that a running request was preempted
+        """
+    @property
+    def n_prefill_calls(self) -> int:
+        """
+        model calls with prefill rows only
+        """
+    @property
+    def n_prefill_rows(self) -> int:
+        """
+        rows of prompt tokens
+        """
+    @property
+    def n_prompt_logits_hits(self) -> int:
+        """
+        first tokens sampled from kept logits of the same prompt
+        """
+    @property
+    def n_running(self) -> int:
+        """
+        running requests
+        """
+    @property
+    def n_seqs(self) -> int:
+        """
+        requests that can run at once
+        """
+    @property
+    def n_sequences_dropped(self) -> int:
+        """
+        sequences prefilled again, as their memory cannot be trimmed
+        """
+    @property
+    def n_shed(self) -> int:
+        """
+        of those with DEADLINE, ended before prefill
+        """
+    @property
+    def n_steps(self) -> int:
+        """
+        steps
+        """
+    @property
+    def n_submitted(self) -> int:
+        """
+        requests submitted
+        """
+    @property
+    def n_threads(self) -> int:
+        """
+        CPU threads of model calls
+        """
+    @property
+    def n_waiting(self) -> int:
+        """
+        queued requests
+        """
+    @property
+    def prefill_budget_ns(self) -> int:
+        """
+        prefill time per step beside requests that decode, at the last such step; 0: none
+        """
+    @property
+    def prefill_ns(self) -> int:
+        """
+        of it, in calls of n_prefill_calls
+        """
+    @property
+    def sample_ns(self) -> int:
+        """
+        of it, in sampling
+        """
+    @property
+    def slowdown_ratio(self) -> float:
+        """
+        duration of model calls relative to the calibration
+        """
+    @property
+    def step_ns(self) -> int:
+        """
+        in steps
+        """
+    @property
+    def time_per_token_s(self) -> float:
+        """
+        Seconds of model calls per output token.
         """
 class DeviceInfo:
     """
@@ -718,7 +1067,7 @@ class FaultScript:
         """
     def spoil(self, call: typing.SupportsInt | typing.SupportsIndex) -> None:
         """
-        Turn the K/V data that a call wrote into NaN, once it has succeeded.
+        SchedulingKey the K/V data that a call wrote into NaN, once it has succeeded.
         """
     @property
     def n_aborted(self) -> int:
@@ -737,7 +1086,7 @@ class FaultScript:
     @property
     def n_spoiled(self) -> int:
         ...
-class ToolCall:
+class ParsedToolCall:
     """
     One call of a tool by the model.
     """
@@ -765,7 +1114,7 @@ class ChatMessage:
     def reasoning(self) -> str:
         ...
     @property
-    def tool_calls(self) -> list[ToolCall]:
+    def tool_calls(self) -> list[ParsedToolCall]:
         ...
 class ToolGrammar:
     """
@@ -939,7 +1288,7 @@ class BatchEngine:
         """
         Unthreaded engines: run one step. Returns whether there is more to do. Raises EngineDeadError. Any thread; one waits for the other.
         """
-    def submit(self, prompt: typing.Any, params: SamplingParams, streamed: bool = True, cache_space: typing.SupportsInt | typing.SupportsIndex | None = 0, service: Service = ..., mask: typing_extensions.Buffer | None = None, triggers: collections.abc.Sequence[str] = []) -> int:
+    def submit(self, prompt: typing.Any, params: SamplingParams, streamed: bool = True, cache_space: typing.SupportsInt | typing.SupportsIndex | None = 0, scheduling: SchedulingOptions = ..., mask: typing_extensions.Buffer | None = None, triggers: collections.abc.Sequence[str] = []) -> int:
         """
         Queue one prompt for generation and return at once. Its outputs (best_of, else n) are requests
         with consecutive ids; they are let in together or not at all.
@@ -950,7 +1299,7 @@ class BatchEngine:
           streamed: False: only the last delta comes out, with all tokens and text.
           cache_space: Prefixes are shared within a space only, in [0, 2**64). None: shares nothing and
             leaves nothing.
-          service: Copied.
+          scheduling: Copied.
           mask: Which tokens may be the first output: bit t % 32 of the 32-bit word t / 32 for token t.
             With it every further output token waits for its set_mask(). None: any.
           triggers: Texts, names of special tokens among them. Without mask, any token may be output until

@@ -74,7 +74,7 @@ class Scrape:
 
 
 @dataclass(frozen=True)
-class Change:
+class MetricsDelta:
     """What a server did between two readings; before is None at the first one."""
 
     before: Scrape | None
@@ -166,7 +166,7 @@ def _buckets(scrape: Scrape, name: str, labels: Mapping[str, str]) -> dict[float
     return counts
 
 
-class Watched:
+class MetricsClient:
     """A server whose figures can be read.
 
     Args:
@@ -188,8 +188,8 @@ class Watched:
         except ScrapeError as error:
             raise ScrapeError(f"{self.url}: {error}") from None
 
-    def changed_since(self, before: Scrape) -> Change:
-        return Change(before, self.read())
+    def changed_since(self, before: Scrape) -> MetricsDelta:
+        return MetricsDelta(before, self.read())
 
     def _get(self, path: str) -> str:
         if not self.url.startswith(("http://", "https://")):
@@ -218,7 +218,7 @@ def _refusal(status: int) -> str:
     return f"/metrics answers with status {status}"
 
 
-def readings(server: Watched, interval_s: float) -> Iterator[Change | ScrapeError]:
+def readings(server: MetricsClient, interval_s: float) -> Iterator[MetricsDelta | ScrapeError]:
     """What a server did since the reading before, at once and then at intervals, for ever. One that
     fails is said and tried again; the first must succeed.
 
@@ -226,7 +226,7 @@ def readings(server: Watched, interval_s: float) -> Iterator[Change | ScrapeErro
       ScrapeError: The first one failed.
     """
     before = server.read()
-    yield Change(None, before)
+    yield MetricsDelta(None, before)
     while True:
         time.sleep(interval_s)
         try:
@@ -234,5 +234,5 @@ def readings(server: Watched, interval_s: float) -> Iterator[Change | ScrapeErro
         except ScrapeError as error:
             yield error
         else:
-            yield Change(before, after)
+            yield MetricsDelta(before, after)
             before = after

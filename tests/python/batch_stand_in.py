@@ -19,7 +19,7 @@ from llamaherd.server.batch_api.batch_store import Batch
 from llamaherd.server.batch_api.batches import Batches, open_batches
 from llamaherd.server.batch_api.database import UNFINISHED
 from llamaherd.server.batch_api.file_store import StoredFile
-from llamaherd.server.batch_api.internal_client import InProcess
+from llamaherd.server.batch_api.internal_client import InternalHttpClient
 from llamaherd.server.common.errors import install_handlers
 from llamaherd.server.common.limits import Limits
 from llamaherd.server.observability.spans import Spans
@@ -99,7 +99,7 @@ async def batches_in(
 ) -> AsyncIterator[Batches]:
     async with open_batches(
         folder,
-        InProcess(routes.app, Spans()),
+        InternalHttpClient(routes.app, Spans()),
         KeyRing(),
         running or Running(),
         n_lines=n_lines,

@@ -18,7 +18,7 @@ from llamaherd import (
     EngineConfig,
     FinishReason,
     InvalidRequestError,
-    Result,
+    RequestOutput,
     SamplingParams,
 )
 
@@ -198,7 +198,7 @@ def test_a_prompt_may_leave_room_for_a_single_token(model_path: Path) -> None:
     config = EngineConfig(n_ctx=256, max_len=64, max_seqs=1, n_threads=1, warmup=False)
     with BatchEngine(model_path, config) as engine:
         result = engine.submit([5] * 63, SamplingParams(ignore_eos=True)).result()
-        assert (result.finish_reason, result.usage.n_completion) == (FinishReason.LENGTH, 1)
+        assert (result.finish_reason, result.usage.completion_tokens) == (FinishReason.LENGTH, 1)
         with pytest.raises(InvalidRequestError, match="has 64 tokens; max_len is 64"):
             engine.submit([5] * 64)
 
@@ -220,7 +220,7 @@ def test_bad_prompt_among_good_ones_gives_an_error_result_for_it_only(
     assert [results[0].token_ids, results[-1].token_ids] == expected
     for result in results[1:-1]:
         assert result.finish_reason is FinishReason.ERROR
-        assert (result.text, result.token_ids, result.usage.n_completion) == ("", [], 0)
+        assert (result.text, result.token_ids, result.usage.completion_tokens) == ("", [], 0)
     rules = ["got 0", "got 49152", "has 5000 tokens", "got 'robot'"]
     assert all(rule in r.error for rule, r in zip(rules, results[1:-1], strict=True))
     assert results[0].error == ""
@@ -236,7 +236,7 @@ def assert_answers_or_refuses(llm: LLM, prompt: Any) -> None:
         result = llm.engine.submit(prompt, SamplingParams(max_tokens=1)).result()
     except (InvalidRequestError, TypeError):
         return
-    assert isinstance(result, Result)
+    assert isinstance(result, RequestOutput)
     assert result.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
     result.text.encode()
 

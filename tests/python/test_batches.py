@@ -15,7 +15,7 @@ import httpx
 import minilm
 import pytest
 from llamaherd import EngineConfig
-from llamaherd.server.access.api_keys import digest_of, new_key
+from llamaherd.server.access.api_keys import digest_of, generate_key
 from openai import BadRequestError, NotFoundError, OpenAI
 from openai.types import Batch
 from serving import Served, figure, serve, wait_until
@@ -30,7 +30,7 @@ def running(folder: Path, *models: str | Path, keys: str = "") -> Iterator[Serve
     """A server with batches, of which few lines run at once."""
     config = folder / "engine.toml"
     EngineConfig(n_ctx=4096, max_seqs=4, warmup=False).to_file(config)
-    options = ("--config", str(config), "--data-dir", str(folder / "data"), "--drain", "20")
+    options = ("--config", str(config), "--data-dir", str(folder / "data"), "--drain-timeout", "20")
     with serve(*models, options=options, keys=keys) as served:
         yield served
 
@@ -364,7 +364,7 @@ def test_a_batch_outlives_sigterm_and_its_window_does_not_wait(
 def test_lines_of_a_batch_count_among_the_requests_of_their_key(
     model_path: Path, tmp_path: Path
 ) -> None:
-    key = new_key()
+    key = generate_key()
     keys = tmp_path / "keys.json"
     keys.write_text(json.dumps([{"name": "a", "hash": digest_of(key), "max_running": 3}]))
     options = ("--data-dir", str(tmp_path / "data"), "--api-keys", str(keys), "--n-ctx", "4096")

@@ -14,12 +14,17 @@ from typing import Any
 
 import pytest
 from llamaherd import InvalidRequestError
-from llamaherd.benchmark.contestant_pool import Called, Field, Played, Served
-from llamaherd.benchmark.contestants.contestant import Absent, Setup
+from llamaherd.benchmark.contestant_pool import (
+    ContestantPool,
+    HttpContestant,
+    InProcessContestant,
+    RunResult,
+)
+from llamaherd.benchmark.contestants.contestant import ContestantConfig, Unavailable
 from llamaherd.benchmark.contestants.servers import Programs, Server
 from llamaherd.benchmark.load import scenarios, traces
-from llamaherd.benchmark.load.arrival import closed, open_loop, poisson
-from llamaherd.benchmark.load.measurements import Answered
+from llamaherd.benchmark.load.arrival import closed_loop, open_loop, poisson
+from llamaherd.benchmark.load.measurements import RequestMeasurement
 from llamaherd.benchmark.load.scenario import Scenario, n_words
 from llamaherd.benchmark.load.scenarios import KINDS, Size
 from llamaherd.benchmark.reporting import figures, report, tables
@@ -115,16 +120,16 @@ def test_what_is_no_trace_is_refused(text: str, tmp_path: Path) -> None:
 def test_loops_ask_as_they_say() -> None:
     running, most, order = 0, 0, []
 
-    async def ask(name: str) -> Answered:
+    async def ask(name: str) -> RequestMeasurement:
         nonlocal running, most
         running, most = running + 1, max(most, running + 1)
         order.append(name)
         await asyncio.sleep(0.005)
         running -= 1
-        return Answered(0.0)
+        return RequestMeasurement(0.0)
 
     chains = [[f"{chain}{i}" for i in range(3)] for chain in "abcd"]
-    assert len(asyncio.run(closed(ask, chains, 2))) == 12
+    assert len(asyncio.run(closed_loop(ask, chains, 2))) == 12
     assert most == 2
     for chain in chains:
         assert [name for name in order if name in chain] == chain
@@ -258,8 +263,8 @@ def test_contestants_answer_every_request_in_full(model_path: Path) -> None:
 def test_an_engine_that_cannot_load_is_absent(tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF")
-    setup = Setup(model=str(broken), n_threads=1, n_seqs=1, n_ctx=64)
-    with Field(("llamaherd", "llamaherd-server"), setup, Programs()) as field:
+    setup = ContestantConfig(model=str(broken), n_threads=1, n_seqs=1, n_ctx=64)
+    with ContestantPool(("llamaherd", "llamaherd-server"), setup, Programs()) as field:
         assert not field.contestants
         assert "broken.gguf" in field.absent["llamaherd"]
         assert "ended with 1" in field.absent["llamaherd-server"]
@@ -277,19 +282,19 @@ def test_a_contestant_that_dies_leaves_the_others_their_rounds(
         n_threads=1,
         n_rounds=3,
     )
-    play = Field.play
+    play = ContestantPool.play
     told: list[tuple[str, int]] = []
 
-    def kill_and_play(self: Field, name: str, scenario: Scenario) -> Played | None:
+    def kill_and_play(self: ContestantPool, name: str, scenario: Scenario) -> RunResult | None:
         if name == dying and told:
             one = self.contestants[name]
-            assert isinstance(one, Called | Served)
-            process = one.process if isinstance(one, Called) else one.server.process
+            assert isinstance(one, InProcessContestant | HttpContestant)
+            process = one.process if isinstance(one, InProcessContestant) else one.server.process
             process.kill()
             process.wait()
         return play(self, name, scenario)
 
-    monkeypatch.setattr(Field, "play", kill_and_play)
+    monkeypatch.setattr(ContestantPool, "play", kill_and_play)
     result = measure(plan, lambda name, i, _: told.append((name, i)))
     assert told == [("one-at-a-time", i) for i in range(3)]
     assert result["absent"].keys() == {dying}
@@ -298,7 +303,7 @@ def test_a_contestant_that_dies_leaves_the_others_their_rounds(
 
 
 def test_a_server_that_ends_is_absent_with_its_last_word() -> None:
-    with pytest.raises(Absent, match="ended with 3: no such thing"):
+    with pytest.raises(Unavailable, match="ended with 3: no such thing"):
         Server([sys.executable, "-c", "print('no such thing'); exit(3)"], 9, "x")
 
 

@@ -41,7 +41,7 @@ def test_it_is_measured_once_and_used_again(
     with BatchEngine(model_path, CONFIG) as engine:
         assert engine.calibration is not None
         assert engine.calibration.points == measured().points
-        assert engine.submit("Once", FEW_TOKENS).result().usage.n_completion > 0
+        assert engine.submit("Once", FEW_TOKENS).result().usage.completion_tokens > 0
 
 
 def test_what_was_kept_comes_back_for_the_same_set_up_only(model_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_without_a_warm_up_nothing_is_measured(model_path: Path, own_cache: Path
     config = EngineConfig(n_ctx=512, max_seqs=2, n_threads=1, warmup=False)
     with BatchEngine(model_path, config) as engine:
         assert engine.calibration is None
-        assert engine.submit("Once", FEW_TOKENS).result().usage.n_completion > 0
+        assert engine.submit("Once", FEW_TOKENS).result().usage.completion_tokens > 0
     assert not own_cache.exists()
 
 

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from chat_templates import TOOLS_AND_THOUGHTS
 from llamaherd import (
+    AssistantMessage,
     BatchEngine,
     ChatOptions,
     EngineConfig,
     FinishReason,
     InvalidRequestError,
-    Reply,
-    ReplyReader,
+    MessageReader,
     SamplingParams,
     ToolCall,
 )
@@ -84,13 +84,13 @@ THOUGHTS = [
 THOUGHTS.append({"role": "user", "content": "5 + 1"})
 
 
-def reader(engine: BatchEngine, chat: ChatOptions = TOOLS) -> ReplyReader:
-    return ReplyReader(engine.apply_chat_template(CALLS, chat).format)
+def reader(engine: BatchEngine, chat: ChatOptions = TOOLS) -> MessageReader:
+    return MessageReader(engine.apply_chat_template(CALLS, chat).format)
 
 
 def answer(
     engine: BatchEngine, messages: list[Any], chat: ChatOptions, params: SamplingParams = GREEDY
-) -> Reply:
+) -> AssistantMessage:
     """The answer, after its deltas were found to add up to it."""
     stream = engine.submit(messages, params, chat=chat)
     read = stream.new_reader()
@@ -106,7 +106,7 @@ def answer(
     return reply
 
 
-def added_calls(pieces: list[Reply]) -> list[tuple[str, str]]:
+def added_calls(pieces: list[AssistantMessage]) -> list[tuple[str, str]]:
     calls: list[list[str]] = []
     for added in (c for piece in pieces for c in piece.tool_calls):
         if added.index == len(calls):
@@ -224,13 +224,13 @@ def test_what_is_cut_short_loses_nothing_that_was_read(
 
 def test_what_cannot_be_read_is_content(engine: BatchEngine) -> None:
     text = '<tool_call>\n{"name": 5}'
-    assert reader(engine).read_all(text, FinishReason.STOP) == Reply(text)
+    assert reader(engine).read_all(text, FinishReason.STOP) == AssistantMessage(text)
 
 
 def test_reading_a_beginning_is_never_taken_back(engine: BatchEngine) -> None:
     text = "<think>\nHm.\n</think>\n\nOne moment. " + CALL + CALL_END
     read = reader(engine)
-    last = Reply()
+    last = AssistantMessage()
     for end in range(1, len(text)):
         reply = read.read_all(text[:end], None)
         assert reply.content.startswith(last.content)
@@ -259,7 +259,7 @@ class SlowFormat:
 
 def test_an_answer_that_takes_long_to_parse_is_parsed_seldom() -> None:
     format_: Any = SlowFormat()
-    read = ReplyReader(format_)
+    read = MessageReader(format_)
     deltas: Any = [SimpleNamespace(text=f"{i} ", finish_reason=None) for i in range(1000)]
     deltas.append(SimpleNamespace(text="end", finish_reason=FinishReason.STOP))
     pieces = [read.read(delta).content for delta in deltas]

@@ -140,11 +140,11 @@ def test_jsonl_carries_ids_options_and_usage(
         assert [record["index"] for record in written] == [0, 1, 2]
     first, second, third = sorted(written, key=lambda record: record["index"])
     assert (first["id"], first["text"], first["finish_reason"]) == ("a", capital, "length")
-    assert first["usage"] == {"n_prompt": 5, "n_cached": 0, "n_completion": 4}
-    assert (second["id"], second["usage"]["n_completion"]) == (7, 2)
-    assert second["usage"]["n_prompt"] > 10
+    assert first["usage"] == {"prompt_tokens": 5, "cached_tokens": 0, "completion_tokens": 4}
+    assert (second["id"], second["usage"]["completion_tokens"]) == (7, 2)
+    assert second["usage"]["prompt_tokens"] > 10
     assert "id" not in third
-    assert (third["usage"]["n_prompt"], third["usage"]["n_completion"]) == (3, 3)
+    assert (third["usage"]["prompt_tokens"], third["usage"]["completion_tokens"]) == (3, 3)
 
 
 @pytest.mark.parametrize("stream", [(), ("--stream",)])
@@ -253,7 +253,7 @@ def start_long_run(model_path: Path) -> subprocess.Popen[str]:
         env=ENVIRONMENT,
     )
     assert process.stdout is not None
-    assert json.loads(process.stdout.readline())["usage"]["n_completion"] == 200
+    assert json.loads(process.stdout.readline())["usage"]["completion_tokens"] == 200
     return process
 
 
@@ -284,7 +284,7 @@ def test_quantize_writes_a_model_that_loads(model_path: Path, tmp_path: Path) ->
     with BatchEngine(target, EngineConfig(n_ctx=256, max_seqs=1, warmup=False)) as engine:
         assert "Q4_0" in engine.model_info()["description"]
         result = engine.submit("The", SamplingParams(max_tokens=2, ignore_eos=True)).result()
-        assert result.usage.n_completion == 2
+        assert result.usage.completion_tokens == 2
 
 
 def test_quantize_refuses_what_it_cannot_do(model_path: Path, tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_an_engine_takes_a_config_from_a_file(model_path: Path, tmp_path: Path) 
     with LLM(model_path, config) as llm:
         assert llm.engine.model_info()["max_seqs"] == 2
         result = llm.chat([{"role": "user", "content": "Hi"}], SamplingParams(max_tokens=2))
-        assert result.usage.n_completion > 0
+        assert result.usage.completion_tokens > 0
 
 
 def test_commands_take_a_config(model_path: Path, tmp_path: Path) -> None:

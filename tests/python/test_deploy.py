@@ -197,7 +197,7 @@ def test_the_unit_waits_for_the_drain_and_names_options_that_exist() -> None:
     command = re.search(r"^ExecStart=\S+ serve (.*)$", text, re.MULTILINE)
     assert command is not None
     stop = re.search(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)
-    drain = re.search(r"--drain (\d+)", command[1])
+    drain = re.search(r"--drain-timeout (\d+)", command[1])
     assert stop is not None
     assert drain is not None
     # Running requests have the drain; uvicorn's connections as long again and 5 s, twice.

@@ -304,7 +304,7 @@ def test_nan_does_not_come_back_from_the_lower_tiers(
     assert_rows_are_those_of(herd, tiny_undisturbed)
     assert herd.script.n_spoiled == 10
     assert n_poisoned > 10
-    assert herd.engine.metrics().cache[f"n_from_{tier}"] > 0
+    assert herd.engine.metrics().cache.as_dict()[f"n_from_{tier}"] > 0
 
 
 def serve_without_memory(path: Path, prompts: list[list[int]]) -> tuple[list[list[int]], int, int]:

@@ -19,7 +19,7 @@ from llamaherd import (
     EngineConfig,
     FinishReason,
     InvalidRequestError,
-    ReplyReader,
+    MessageReader,
 )
 
 MARKS = [
@@ -146,7 +146,7 @@ def test_any_answer_is_taken_apart(
     engines: Engines, family: str, text: str, cuts: list[int]
 ) -> None:
     format_ = engines.get(family).apply_chat_template(HELLO, ChatOptions(tools=[TOOL])).format
-    reader = ReplyReader(format_)
+    reader = MessageReader(format_)
     for cut in sorted(cuts):
         reader.read_all(text[:cut], None)
     reply = reader.read_all(text, FinishReason.STOP)

@@ -33,7 +33,7 @@ def answers(model: Path, folder: Path) -> tuple[list[list[int]], int]:
     )
     with BatchEngine(model, config) as engine:
         results = [engine.submit(prompt, GREEDY).result(timeout=60) for prompt in PROMPTS]
-    return [list(r.token_ids) for r in results], sum(r.usage.n_cached for r in results)
+    return [list(r.token_ids) for r in results], sum(r.usage.cached_tokens for r in results)
 
 
 @pytest.fixture(scope="module", params=["plain", "sliding_window"])

@@ -66,14 +66,14 @@ def test_prompts_of_every_kind_in_one_call_come_back_in_order(llm: LLM) -> None:
     lengths = [5, 1, 2, 3, 4, 6]
     params = [replace(GREEDY, max_tokens=n, ignore_eos=True) for n in lengths]
     results = llm.generate(prompts, params)
-    assert [r.usage.n_completion for r in results] == lengths
+    assert [r.usage.completion_tokens for r in results] == lengths
     assert [r.finish_reason for r in results] == [FinishReason.LENGTH] * len(prompts)
     longest = results[4].token_ids
     assert [r.token_ids for r in results[1:5]] == [longest[:n] for n in lengths[1:5]]
     chat_text = llm.engine.apply_chat_template(HELLO).text
     n_prompt = [len(llm.engine.tokenize(text)) for text in (chat_text, PARIS, prompts[-1])]
     n_prompt[1:2] = [n_prompt[1]] * 4
-    assert [r.usage.n_prompt for r in results] == n_prompt
+    assert [r.usage.prompt_tokens for r in results] == n_prompt
     assert [len(r.token_ids) for r in results] == lengths
 
 
@@ -102,7 +102,7 @@ def test_integer_arrays_of_any_layout_are_token_ids(llm: LLM, paris: list[int], 
 
 def test_small_integer_arrays_are_token_ids(llm: LLM) -> None:
     results = llm.generate([[5, 100], *(np.array([5, 100], t) for t in ("int8", "uint8"))], GREEDY)
-    assert [r.usage.n_prompt for r in results] == [2, 2, 2]
+    assert [r.usage.prompt_tokens for r in results] == [2, 2, 2]
     assert llm.engine.detokenize(np.array([200, 201], "uint8")) == llm.engine.detokenize([200, 201])
 
 
@@ -118,7 +118,7 @@ def test_answer_ends_at_the_end_of_generation_token(llm: LLM) -> None:
     result = llm.chat(HELLO, replace(GREEDY, max_tokens=40))
     assert result.finish_reason is FinishReason.STOP
     assert result.token_ids[-1] == eos
-    assert result.usage.n_completion == len(result.token_ids) < 40
+    assert result.usage.completion_tokens == len(result.token_ids) < 40
     assert result.text == llm.engine.detokenize(result.token_ids)
     assert "<|im_end|>" not in result.text
     forbidden = llm.chat(HELLO, replace(GREEDY, max_tokens=40, ignore_eos=True))
@@ -209,7 +209,7 @@ def test_penalties_change_a_repetitive_answer(llm: LLM, penalty: dict[str, Any])
 def test_max_len_cuts_the_answer(templated: LLM) -> None:
     result = templated.generate(PARIS, replace(GREEDY, max_tokens=100, ignore_eos=True))[0]
     assert result.finish_reason is FinishReason.LENGTH
-    assert result.usage.n_prompt + result.usage.n_completion == 16
+    assert result.usage.prompt_tokens + result.usage.completion_tokens == 16
 
 
 def test_stream_gives_the_same_text_in_pieces(llm: LLM) -> None:
@@ -239,9 +239,9 @@ def test_chat_renders_messages_and_tools_with_the_template(templated: LLM) -> No
     text = engine.apply_chat_template(HELLO, weather).text
     assert text == "TOOL weather\nuser: Hi!\n"
     result = templated.chat(HELLO, SamplingParams(max_tokens=1), weather)
-    assert result.usage.n_prompt == len(engine.tokenize(text))
+    assert result.usage.prompt_tokens == len(engine.tokenize(text))
     plain = templated.chat(HELLO, SamplingParams(max_tokens=1))
-    assert plain.usage.n_prompt == len(engine.tokenize("user: Hi!\n"))
+    assert plain.usage.prompt_tokens == len(engine.tokenize("user: Hi!\n"))
 
 
 @pytest.mark.parametrize("text", ["hello world", "  two  spaces ", "a\n\tb\x00c", "café 🦙 日本"])

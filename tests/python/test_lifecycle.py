@@ -91,7 +91,7 @@ def test_python_threads_run_during_generation(model_path: Path) -> None:
 
         def count() -> None:
             while not stream.finished:
-                progress.append(stream.usage.n_completion)
+                progress.append(stream.usage.completion_tokens)
                 time.sleep(0.0005)
 
         thread = threading.Thread(target=count)
@@ -134,7 +134,7 @@ def test_llm_closes_its_engine(model_path: Path) -> None:
 
 async def test_async_with_closes(model_path: Path) -> None:
     async with BatchEngine(model_path, SMALL) as engine:
-        assert (await engine.submit("The", SHORT).aresult()).usage.n_completion == 4
+        assert (await engine.submit("The", SHORT).aresult()).usage.completion_tokens == 4
         running = engine.submit("The", LONG)
     assert engine.closed
     assert (await running.aresult()).finish_reason is FinishReason.CANCELLED
@@ -177,7 +177,7 @@ def test_a_dropped_engine_stops_its_threads(model_path: Path) -> None:
     (pump,) = (t for t in set(threading.enumerate()) - before if t.name == "llamaherd-pump")
     stream = engine.submit("The", LONG)
     next(iter(stream))
-    assert engine.cache.stats()["n_holders"] >= 0
+    assert engine.cache.stats().n_holders >= 0
     # Nothing may refer back to the engine: memory of this size cannot wait for the collector.
     gc.disable()
     try:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from llamaherd import InvalidRequestError
 from llamaherd.benchmark.load.generator import LoadSpec, run_load, synthetic_bodies
-from llamaherd.benchmark.load.measurements import Answered, percentiles, summary
+from llamaherd.benchmark.load.measurements import RequestMeasurement, percentiles, summary
 from serving import Served, serve
 
 
@@ -68,9 +68,9 @@ def test_errors_are_counted_and_named(served: Served) -> None:
 
 def test_figures_of_known_times() -> None:
     answers = [
-        Answered(0.0, [0.1, 0.2, 0.4], 0.4, n_prompt=5, n_completion=3),
-        Answered(0.0, [0.2, 0.3, 0.4], 1.0, n_prompt=5, n_completion=3),
-        Answered(0.0, error="gone"),
+        RequestMeasurement(0.0, [0.1, 0.2, 0.4], 0.4, n_prompt=5, n_completion=3),
+        RequestMeasurement(0.0, [0.2, 0.3, 0.4], 1.0, n_prompt=5, n_completion=3),
+        RequestMeasurement(0.0, error="gone"),
     ]
     figures = summary(answers)
     assert figures["tokens_per_s"] == 6
@@ -81,7 +81,7 @@ def test_figures_of_known_times() -> None:
     assert figures["e2e_ms"]["p90"] == pytest.approx(1000)
     assert figures["errors"] == ["gone"]
     assert percentiles([]) == {}
-    assert "seconds" not in summary([Answered(0, error="x")])
+    assert "seconds" not in summary([RequestMeasurement(0, error="x")])
 
 
 @pytest.mark.parametrize("options", [{"concurrency": 0}, {"rate": 0.0}, {"path": "embeddings"}])

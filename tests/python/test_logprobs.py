@@ -20,7 +20,7 @@ from llamaherd import (
     InvalidRequestError,
     SamplingParams,
 )
-from llamaherd.integrations.lm_eval import EvaluationModel
+from llamaherd.integrations.lm_eval import LmEvalAdapter
 from llamaherd.offline.scoring import Piece, cut, encode
 
 PARIS = "The capital of France is"
@@ -44,7 +44,7 @@ def test_a_prompts_logprobs_are_those_of_the_output_that_it_was(llm: LLM) -> Non
     again = llm.generate([[*prompt, *answer.token_ids]], params)[0]
     assert again.finish_reason == FinishReason.LENGTH
     assert again.token_ids == []
-    assert again.usage.n_prompt == len(prompt) + 8
+    assert again.usage.prompt_tokens == len(prompt) + 8
     for output, scored in zip(answer.logprobs, again.prompt_logprobs, strict=True):
         assert scored.token_id == output.token_id
         assert scored.logprob == pytest.approx(output.logprob, abs=1e-5)
@@ -84,7 +84,7 @@ def test_n_outputs_cost_one_prefill(llm: LLM) -> None:
     assert after.n_prefill_rows - before.n_prefill_rows <= len(prompt)
     assert [choice.index for choice in result.choices] == list(range(8))
     assert len({choice.text for choice in result.choices}) == 8
-    assert result.usage.n_completion == 8 * 12
+    assert result.usage.completion_tokens == 8 * 12
     assert result.token_ids == llm.generate([prompt], params)[0].token_ids
 
 
@@ -127,7 +127,7 @@ def test_each_output_of_a_prompt_takes_a_place_in_the_queue(model_path: Path) ->
         params = SamplingParams(max_tokens=3, ignore_eos=True, n=8)
         results = llm.generate(["One", "Two", "Three"], params)
     assert [len(result.choices) for result in results] == [8, 8, 8]
-    assert all(result.usage.n_completion == 24 for result in results)
+    assert all(result.usage.completion_tokens == 24 for result in results)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_perplexity_is_of_all_tokens(llm: LLM) -> None:
 
 
 def test_the_harnesss_requests(llm: LLM) -> None:
-    model = EvaluationModel(llm)
+    model = LmEvalAdapter(llm)
 
     def request(*args: object) -> SimpleNamespace:
         return SimpleNamespace(args=args)

@@ -80,11 +80,11 @@ def test_cached_logits_are_those_computed_whole(
     cache = run.metrics.cache
     share = 0.5 if shares_any else 0.75
     assert run.metrics.n_prefill_rows < share * alone.metrics.n_prefill_rows
-    assert cache["hit_rate"] > 1 - share
+    assert cache.hit_rate > 1 - share
     assert run.metrics.n_cells_reserved == run.metrics.n_no_room == run.metrics.n_failed == 0
     if n_ctx == 420:
-        assert cache["n_evicted_for_cells"] > 0
-        assert shares_any == (cache["n_from_ram"] > 0)
+        assert cache.n_evicted_for_cells > 0
+        assert shares_any == (cache.n_from_ram > 0)
 
 
 def test_a_call_of_several_ubatches_computes_the_same(path: Path, alone: Run) -> None:
@@ -96,7 +96,7 @@ def test_a_call_of_several_ubatches_computes_the_same(path: Path, alone: Run) ->
 
 def test_without_the_cache_nothing_is_shared(alone: Run) -> None:
     assert alone.info["prefix_sharing"] == "none"
-    assert alone.metrics.cache["n_looked_up"] == alone.metrics.cache["n_holders"] == 0
+    assert alone.metrics.cache.n_looked_up == alone.metrics.cache.n_holders == 0
     assert alone.metrics.n_prefill_rows == 2 * sum(map(len, conversations()))
 
 
@@ -110,5 +110,5 @@ def test_files_of_one_engine_serve_the_next(path: Path, alone: Run, tmp_path: Pa
     for run in (first, second):
         assert run.by_prompt == alone.by_prompt
         assert_rows_are_those_of(run, alone)
-    assert second.metrics.cache["n_from_disk"] > first.metrics.cache["n_from_disk"] > 0
+    assert second.metrics.cache.n_from_disk > first.metrics.cache.n_from_disk > 0
     assert second.metrics.n_prefill_rows < first.metrics.n_prefill_rows / 2

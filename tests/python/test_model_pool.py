@@ -23,7 +23,7 @@ def pool_of(tmp_path: Path, **options: Any) -> ModelPool:
 
 
 async def test_models_are_loaded_when_asked_for_and_unloaded_when_idle(tmp_path: Path) -> None:
-    pool = pool_of(tmp_path, idle_ttl_s=0.05)
+    pool = pool_of(tmp_path, unload_after_s=0.05)
     unloading = asyncio.ensure_future(pool.unload_idle())
     try:
         assert not pool.loaded

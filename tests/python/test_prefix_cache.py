@@ -37,7 +37,7 @@ def engine(model_path: Path) -> Iterator[BatchEngine]:
 
 
 def cached(engine: BatchEngine, prompt: Any, **options: Any) -> int:
-    return engine.submit(prompt, FOUR_TOKENS, **options).result().usage.n_cached
+    return engine.submit(prompt, FOUR_TOKENS, **options).result().usage.cached_tokens
 
 
 def test_a_cold_prefix_that_eight_ask_for_at_once_is_computed_once(model_path: Path) -> None:
@@ -49,10 +49,10 @@ def test_a_cold_prefix_that_eight_ask_for_at_once_is_computed_once(model_path: P
     n_outputs_run = 8 * 3
     n_computed = metrics.n_prefill_rows + metrics.n_decode_rows - n_outputs_run
     assert n_computed <= 1.01 * (640 + 8 * 30)
-    assert sorted(r.usage.n_cached for r in results) == [0] + [640] * 7
-    assert metrics.cache["n_followers"] == 7
-    assert metrics.cache["n_from_in_flight"] == 7 * 640
-    assert metrics.cache["follower_wait_ns"] > 0
+    assert sorted(r.usage.cached_tokens for r in results) == [0] + [640] * 7
+    assert metrics.cache.n_followers == 7
+    assert metrics.cache.n_from_in_flight == 7 * 640
+    assert metrics.cache.follower_wait_ns > 0
 
 
 # Agents: one system prompt, conversations that grow turn by turn ---------------------------------
@@ -138,7 +138,7 @@ def test_agents_logits_are_those_computed_whole_to_the_bit(
     whole = Replay(model_path, prompts, n_ctx=n_ctx, max_len=max_len, prefix_cache=False)
     assert [*cached.outputs.values()] == [*whole.outputs.values()]
     assert_rows_are_those_of(cached, whole)
-    assert cached.metrics.cache["hit_rate"] > 0.5
+    assert cached.metrics.cache.hit_rate > 0.5
     assert cached.metrics.n_prefill_rows < whole.metrics.n_prefill_rows / 2
 
 
@@ -149,9 +149,9 @@ def test_the_same_prompt_again_starts_at_once(engine: BatchEngine) -> None:
     prompt = some_tokens(100, seed=4)
     first = engine.submit(prompt, FOUR_TOKENS).result()
     again = engine.submit(prompt, FOUR_TOKENS).result()
-    assert (first.usage.n_cached, again.usage.n_cached) == (0, 100)
+    assert (first.usage.cached_tokens, again.usage.cached_tokens) == (0, 100)
     assert again.token_ids == first.token_ids
-    assert engine.metrics().n_known_starts == 1
+    assert engine.metrics().n_prompt_logits_hits == 1
 
 
 def test_a_conversation_goes_on_where_it_ended(engine: BatchEngine) -> None:
@@ -167,7 +167,7 @@ def test_private_requests_neither_use_nor_leave_anything(engine: BatchEngine) ->
     assert cached(engine, prompt) == 0
     assert cached(engine, prompt, cache=False) == 0
     assert cached(engine, prompt) == 60
-    assert engine.cache.stats()["n_looked_up"] == 120
+    assert engine.cache.stats().n_looked_up == 120
 
 
 def test_salts_do_not_share(engine: BatchEngine) -> None:
@@ -185,8 +185,8 @@ def test_the_offline_interface_takes_the_same_options(model_path: Path) -> None:
     with LLM(model_path, EngineConfig(n_ctx=1024, warmup=False)) as llm:
         private = llm.generate(prompts, FOUR_TOKENS, cache=False)
         salted = llm.generate(prompts, FOUR_TOKENS, cache_salt="x")
-    assert [r.usage.n_cached for r in private] == [0, 0]
-    assert sorted(r.usage.n_cached for r in salted) == [0, 60]
+    assert [r.usage.cached_tokens for r in private] == [0, 0]
+    assert sorted(r.usage.cached_tokens for r in salted) == [0, 60]
 
 
 def test_a_pinned_prefix_outlives_others(engine: BatchEngine) -> None:
@@ -195,14 +195,14 @@ def test_a_pinned_prefix_outlives_others(engine: BatchEngine) -> None:
     cached(engine, plain)
     for i in range(8):
         cached(engine, some_tokens(500, seed=20 + i), cache_salt=str(i))
-    assert engine.cache.stats()["n_pins"] == 1
+    assert engine.cache.stats().n_pins == 1
     assert cached(engine, [*pinned, 7]) == 300
     stats = engine.cache.stats()
-    assert stats["n_evicted_for_cells"] > 0
+    assert stats.n_evicted_for_cells > 0
     engine.cache.unpin("support")
     engine.cache.unpin("nobody")
     cached(engine, [1, 2])
-    assert engine.cache.stats()["n_pins"] == 0
+    assert engine.cache.stats().n_pins == 0
 
 
 def test_a_pin_may_be_messages_or_text_and_end_by_itself(engine: BatchEngine) -> None:
@@ -213,7 +213,7 @@ def test_a_pin_may_be_messages_or_text_and_end_by_itself(engine: BatchEngine) ->
     engine.cache.pin("story", "Once upon a time in the west").result()
     for _ in range(3):
         cached(engine, "Once upon a time in the west there was a llama")
-    assert engine.cache.stats()["n_pins"] == 1
+    assert engine.cache.stats().n_pins == 1
 
 
 def test_clear_forgets_all(engine: BatchEngine) -> None:
@@ -222,8 +222,8 @@ def test_clear_forgets_all(engine: BatchEngine) -> None:
     engine.cache.clear()
     assert cached(engine, prompt) == 0
     stats = engine.cache.stats()
-    assert stats["n_evicted_by_clear"] == 80
-    assert stats["n_pins"] == 0
+    assert stats.n_evicted_by_clear == 80
+    assert stats.n_pins == 0
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_bad_pins_are_refused(
     with pytest.raises(error, match=rule):
         engine.cache.pin(*arguments)
     assert cached(engine, [1, 2, 3]) == 0
-    assert engine.cache.stats()["n_pins"] == 0
+    assert engine.cache.stats().n_pins == 0
 
 
 def test_bad_options_are_refused(engine: BatchEngine) -> None:
@@ -282,7 +282,7 @@ def test_a_restarted_engine_knows_the_prefix(model_path: Path, tmp_path: Path) -
     assert list(folder.glob("*.llkv"))
     with on_disk(model_path, folder) as engine:
         again = engine.submit(prompt, FOUR_TOKENS).result()
-        assert engine.cache.stats()["n_from_disk"] == again.usage.n_cached == 299
+        assert engine.cache.stats().n_from_disk == again.usage.cached_tokens == 299
         assert again.token_ids == first.token_ids
         engine.cache.clear()
         cached(engine, [1, 2])
@@ -301,8 +301,8 @@ def test_a_damaged_file_is_not_used(
         file.write_bytes(data)
     with caplog.at_level(logging.WARNING, "llamaherd"), on_disk(model_path, tmp_path) as engine:
         again = engine.submit(prompt, FOUR_TOKENS).result()
-        assert engine.cache.stats()["n_damaged"] > 0
-    assert (again.usage.n_cached, again.token_ids) == (0, first.token_ids)
+        assert engine.cache.stats().n_damaged > 0
+    assert (again.usage.cached_tokens, again.token_ids) == (0, first.token_ids)
     assert any("llkv" in record.message for record in caplog.records)
 
 

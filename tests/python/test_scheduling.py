@@ -121,7 +121,7 @@ def test_a_list_waits_for_places_in_the_queue(model_path: Path) -> None:
         results = llm.generate(prompts, greedy(4), priority=3, tenant="lists")
         alone = [llm.generate([prompt], greedy(4))[0] for prompt in PROMPTS]
     assert [len(r.token_ids) for r in results] == [4] * 12 + [0]
-    assert [r.usage.n_prompt for r in results[:12]] == [len(prompt) for prompt in PROMPTS]
+    assert [r.usage.prompt_tokens for r in results[:12]] == [len(prompt) for prompt in PROMPTS]
     assert results[12].finish_reason is FinishReason.ERROR
     assert len(alone) == 12
 

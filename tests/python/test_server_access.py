@@ -13,7 +13,7 @@ import httpx
 import pytest
 from llamaherd import InvalidRequestError
 from llamaherd.server import ServerSettings
-from llamaherd.server.access.api_keys import ApiKey, KeyRing, digest_of, new_key
+from llamaherd.server.access.api_keys import ApiKey, KeyRing, digest_of, generate_key
 from llamaherd.server.access.browser_origins import Origins
 from llamaherd.server.common.errors import ApiError
 from llamaherd.server.jobs.generation import cache_salt
@@ -28,7 +28,7 @@ ASK: dict[str, Any] = {**ENDLESS, "max_tokens": 3}
 
 
 def test_keys_open_the_server_to_those_who_have_one(model_path: Path, tmp_path: Path) -> None:
-    key = new_key()
+    key = generate_key()
     entry = {"name": "team", "hash": digest_of(key), "max_running": 1, "priority": 5}
     keys = tmp_path / "keys.json"
     keys.write_text(json.dumps([entry]))
@@ -105,12 +105,12 @@ def test_wider_than_this_machine_only_with_keys_or_said_so() -> None:
         with pytest.raises(InvalidRequestError, match="other machines"):
             ServerSettings(host=host).require_guarded(False)
         ServerSettings(host=host).require_guarded(True)
-        ServerSettings(host=host, open_access=True).require_guarded(False)
+        ServerSettings(host=host, no_auth=True).require_guarded(False)
     for host in ("127.0.0.1", "::1", "localhost"):
         ServerSettings(host=host).require_guarded(False)
     for options, expected in (
         ({"port": 70000}, "port"),
-        ({"drain_s": -1}, "drain_s"),
+        ({"drain_timeout_s": -1}, "drain_timeout_s"),
         ({"default_max_tokens": 0}, "default_max_tokens"),
         ({"tls_key": Path("k")}, "go together"),
     ):
@@ -227,13 +227,13 @@ def test_there_is_one_host() -> None:
 
 
 def test_open_servers_go_by_addresses_and_names_that_were_allowed() -> None:
-    settings = ServerSettings(host="0.0.0.0", open_access=True, allowed_hosts=("herd.lan",))
+    settings = ServerSettings(host="0.0.0.0", no_auth=True, allowed_hosts=("herd.lan",))
     origins = Origins(settings, has_keys=False)
     for host in ("192.168.1.4:8000", "[fe80::1]", "Herd.lan:8000", "localhost"):
         origins.require_own(scope_of(("host", host)))
     with pytest.raises(ApiError, match="--allowed-host"):
         origins.require_own(scope_of(("host", "evil.example")))
-    anything = ServerSettings(host="0.0.0.0", open_access=True, allowed_hosts=("*",))
+    anything = ServerSettings(host="0.0.0.0", no_auth=True, allowed_hosts=("*",))
     Origins(anything, has_keys=False).require_own(scope_of(("host", "evil.example")))
 
 

@@ -179,7 +179,7 @@ def test_log_lines_are_bounded_printable_ascii() -> None:
 
 
 def test_sigterm_lets_running_answers_end_and_nothing_new_in(model_path: Path) -> None:
-    with serve(model_path, options=("--drain", "60", "--n-ctx", "8192")) as served:
+    with serve(model_path, options=("--drain-timeout", "60", "--n-ctx", "8192")) as served:
         with httpx.Client(base_url=served.url, timeout=60) as http:
             body = {**ENDLESS, "max_tokens": 150, "stream": True}
             with http.stream("POST", "/v1/chat/completions", json=body) as answer:
@@ -196,7 +196,7 @@ def test_sigterm_lets_running_answers_end_and_nothing_new_in(model_path: Path) -
 
 
 def test_what_outlasts_the_drain_ends_with_an_event_that_says_so(model_path: Path) -> None:
-    with serve(model_path, options=("--drain", "0.3", "--n-ctx", "8192")) as served:
+    with serve(model_path, options=("--drain-timeout", "0.3", "--n-ctx", "8192")) as served:
         with (
             httpx.Client(base_url=served.url, timeout=60) as http,
             http.stream("POST", "/v1/chat/completions", json={**ENDLESS, "stream": True}) as answer,

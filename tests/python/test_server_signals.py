@@ -18,7 +18,7 @@ from llamaherd.server import ModelPool, ModelSpec, ServerSettings, create_app
 from llamaherd.server.server_process import Server
 
 config = EngineConfig(n_ctx=256, max_seqs=1, n_threads=1, warmup=False)
-settings = ServerSettings(port=0, drain_s=0)
+settings = ServerSettings(port=0, drain_timeout_s=0)
 pool = ModelPool([ModelSpec("m", sys.argv[1], config)])
 server = Server(create_app(pool, settings), settings)
 startup = server.startup

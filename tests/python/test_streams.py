@@ -16,7 +16,7 @@ from llamaherd import (
     EngineConfig,
     EngineDeadError,
     FinishReason,
-    Result,
+    RequestOutput,
     SamplingParams,
     Stream,
     as_completed,
@@ -160,7 +160,7 @@ def test_as_completed_gives_each_stream_once_it_has_ended(engine: BatchEngine) -
     done = []
     for stream in as_completed(streams):
         assert stream.finished
-        done.append(stream.usage.n_completion)
+        done.append(stream.usage.completion_tokens)
     assert sorted(done) == sorted(lengths)
     assert done[0] == 2
     assert len(list(as_completed(streams))) == 3
@@ -171,8 +171,8 @@ def test_timeout_leaves_the_request_running(engine: BatchEngine) -> None:
     stream = engine.submit(PROMPTS[0], LONG)
     with pytest.raises(TimeoutError, match="did not end"):
         stream.result(timeout=0.01)
-    first = stream.usage.n_completion
-    wait_for(lambda: stream.usage.n_completion > first)
+    first = stream.usage.completion_tokens
+    wait_for(lambda: stream.usage.completion_tokens > first)
     stream.cancel()
     assert stream.result(WAIT_S).finish_reason is FinishReason.CANCELLED
 
@@ -181,16 +181,16 @@ def test_usage_while_running_counts_up(engine: BatchEngine) -> None:
     stream = engine.submit(PROMPTS[0], LONG)
     seen = []
     for delta in stream:
-        assert delta.n_completion <= stream.usage.n_completion
+        assert delta.n_completion <= stream.usage.completion_tokens
         seen.append(delta.n_completion)
         if len(seen) == 5:
             stream.cancel()
             break
     assert seen == [1, 2, 3, 4, 5]
-    assert stream.usage.n_prompt == len(engine.tokenize(PROMPTS[0]))
+    assert stream.usage.prompt_tokens == len(engine.tokenize(PROMPTS[0]))
     result = stream.result(WAIT_S)
     assert result.usage == stream.usage
-    assert result.usage.n_completion == len(result.token_ids) >= 5
+    assert result.usage.completion_tokens == len(result.token_ids) >= 5
 
 
 def test_cancel_while_running_keeps_what_was_generated(engine: BatchEngine) -> None:
@@ -233,7 +233,7 @@ async def test_waiting_for_a_result_leaves_the_event_loop_free(engine: BatchEngi
     seen: set[int] = set()
     while not waiting.done():
         await asyncio.sleep(0)
-        seen.add(stream.usage.n_completion)
+        seen.add(stream.usage.completion_tokens)
     assert (await waiting).finish_reason is FinishReason.LENGTH
     assert len(seen) > 5
 
@@ -254,7 +254,7 @@ async def test_a_cancelled_task_does_not_disturb_others(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    results: list[Result] = await asyncio.wait_for(asyncio.gather(*others), WAIT_S)
+    results: list[RequestOutput] = await asyncio.wait_for(asyncio.gather(*others), WAIT_S)
     assert [r.token_ids for r in results] == list(alone.values())
 
 

@@ -84,7 +84,7 @@ def test_a_rule_that_cannot_end_is_cut_by_max_tokens(engine: BatchEngine) -> Non
     params = SamplingParams(max_tokens=7, regex="a{100}")
     result = engine.submit(MESSAGES, params).result()
     assert result.finish_reason is FinishReason.LENGTH
-    assert result.usage.n_completion == 7
+    assert result.usage.completion_tokens == 7
 
 
 def test_no_way_on_ends_that_request_alone(engine: BatchEngine) -> None:

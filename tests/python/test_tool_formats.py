@@ -18,7 +18,7 @@ from llamaherd import (
     EngineConfig,
     FinishReason,
     InvalidRequestError,
-    ReplyReader,
+    MessageReader,
 )
 from llamaherd.structured_output.guides import Guide, mask_of
 
@@ -101,7 +101,7 @@ def test_calls_obey_their_schema(family: str, engine: BatchEngine) -> None:
     begin = "".join(rendered.format.grammar.words[:1])
     texts = [written_by(engine, guide, begin, seed) for seed in range(6)]
     for text in filter(None, texts):
-        reply = ReplyReader(rendered.format).read_all(text, FinishReason.STOP)
+        reply = MessageReader(rendered.format).read_all(text, FinishReason.STOP)
         assert reply.tool_calls or family not in WITH_SCHEMAS, text
         for call in reply.tool_calls:
             arguments = json.loads(call.arguments)

@@ -13,7 +13,14 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llamaherd.server_metrics_client import Change, Scrape, ScrapeError, Watched, quantile, readings
+from llamaherd.server_metrics_client import (
+    MetricsClient,
+    MetricsDelta,
+    Scrape,
+    ScrapeError,
+    quantile,
+    readings,
+)
 from serving import serve
 from test_cli import run
 
@@ -25,9 +32,9 @@ def exported(*lines: str) -> str:
     return "\n".join(["# TYPE llamaherd_x gauge", *lines, ""])
 
 
-def change(before: list[str] | None, after: list[str], seconds: float = 2.0) -> Change:
+def change(before: list[str] | None, after: list[str], seconds: float = 2.0) -> MetricsDelta:
     first = None if before is None else Scrape.parse(exported(*before), 10.0)
-    return Change(first, Scrape.parse(exported(*after), 10.0 + seconds))
+    return MetricsDelta(first, Scrape.parse(exported(*after), 10.0 + seconds))
 
 
 @contextmanager
@@ -152,7 +159,7 @@ def test_what_is_no_export_of_ours_is_refused(text: str) -> None:
 
 
 def test_a_reading_that_fails_is_said_and_the_next_one_counts_from_the_last_good() -> None:
-    class Flaky(Watched):
+    class Flaky(MetricsClient):
         answers = iter(["5", None, "9"])
 
         def read(self) -> Scrape:
@@ -163,10 +170,10 @@ def test_a_reading_that_fails_is_said_and_the_next_one_counts_from_the_last_good
 
     found = readings(Flaky("x"), 0)
     first, second, third = next(found), next(found), next(found)
-    assert isinstance(first, Change)
+    assert isinstance(first, MetricsDelta)
     assert first.before is None
     assert isinstance(second, ScrapeError)
-    assert isinstance(third, Change)
+    assert isinstance(third, MetricsDelta)
     assert third.increase("c_total") == 4
 
 
@@ -183,7 +190,7 @@ def test_a_reading_that_fails_is_said_and_the_next_one_counts_from_the_last_good
 )
 def test_other_servers_are_told_apart(text: str | bytes, status: int, said: str) -> None:
     with answering(text, status) as url, pytest.raises(ScrapeError, match=said):
-        Watched(url).read()
+        MetricsClient(url).read()
 
 
 @pytest.mark.parametrize(
@@ -191,7 +198,7 @@ def test_other_servers_are_told_apart(text: str | bytes, status: int, said: str)
 )
 def test_no_server_is_one_line_on_stderr(url: str) -> None:
     with pytest.raises(ScrapeError) as error:
-        Watched(url, timeout_s=2).read()
+        MetricsClient(url, timeout_s=2).read()
     assert "\n" not in str(error.value)
 
 

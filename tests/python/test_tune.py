@@ -16,11 +16,11 @@ from llamaherd import BatchEngine, EngineConfig, InvalidRequestError, LlamaHerdE
 from llamaherd.percentiles import percentile
 from llamaherd.tuning.replay import Measurement, Replayer, replay
 from llamaherd.tuning.search_space import (
-    KNOBS,
     OBJECTIVES,
     PRESETS,
-    Room,
-    Setting,
+    TUNED_OPTIONS,
+    EffectiveConfig,
+    SearchBounds,
     is_better,
     neighbours,
 )
@@ -30,7 +30,7 @@ from test_cli import ENVIRONMENT, WAIT_S, command, records, run
 from tiny_models import write
 
 START = EngineConfig(n_threads=2)
-ROOM = Room(n_threads=4, max_seqs=64, token_budget=65536)
+ROOM = SearchBounds(n_threads=4, max_seqs=64, token_budget=65536)
 THROUGHPUT = OBJECTIVES["throughput"]
 
 
@@ -51,7 +51,7 @@ def measurement(ms_per_token: float = 10.0) -> Measurement:
 class FakeEngines:
     """Engines whose costs are a function of their setting; they say how long things took."""
 
-    def __init__(self, cost: Callable[[Setting], float], noise: Sequence[float] = (1.0,)):
+    def __init__(self, cost: Callable[[EffectiveConfig], float], noise: Sequence[float] = (1.0,)):
         self.now_s = 0.0
         self.n_open = 0
         self.n_runs = 0
@@ -61,7 +61,7 @@ class FakeEngines:
 
     def open(self, config: EngineConfig) -> FakeEngine:
         self.now_s += 2
-        cost = self._cost(Setting.of(config))
+        cost = self._cost(EffectiveConfig.of(config))
         if math.isnan(cost):
             raise ModelLoadError("no memory")
         self.n_open += 1
@@ -97,10 +97,10 @@ class FakeEngine:
         self.engines.n_open -= 1
 
 
-def far_from(best: Setting) -> Callable[[Setting], float]:
+def far_from(best: EffectiveConfig) -> Callable[[EffectiveConfig], float]:
     """A cost with one minimum, and a way down to it."""
 
-    def cost(setting: Setting) -> float:
+    def cost(setting: EffectiveConfig) -> float:
         pairs = zip(vars(setting).values(), vars(best).values(), strict=True)
         return 10 + sum(abs(math.log2(1 + a) - math.log2(1 + b)) for a, b in pairs)
 
@@ -110,22 +110,22 @@ def far_from(best: Setting) -> Callable[[Setting], float]:
 @pytest.mark.parametrize(
     "best",
     [
-        Setting(8, 1024, 512, 2, 1),
-        Setting(16, 2048, 512, 4, 50),
-        Setting(1, 512, 64, 1, 0),
-        Setting(32, 8192, 2048, 3, 0),
+        EffectiveConfig(8, 1024, 512, 2, 1),
+        EffectiveConfig(16, 2048, 512, 4, 50),
+        EffectiveConfig(1, 512, 64, 1, 0),
+        EffectiveConfig(32, 8192, 2048, 3, 0),
     ],
 )
-def test_the_search_finds_the_bottom_and_tries_nothing_twice(best: Setting) -> None:
+def test_the_search_finds_the_bottom_and_tries_nothing_twice(best: EffectiveConfig) -> None:
     engines = FakeEngines(far_from(best))
     tuner = engines.tuner()
     tuner.run(START)
     assert tuner.best is not None
-    assert Setting.of(tuner.best.config) == best
-    settings = [Setting.of(trial.config) for trial in tuner.trials]
+    assert EffectiveConfig.of(tuner.best.config) == best
+    settings = [EffectiveConfig.of(trial.config) for trial in tuner.trials]
     assert len(set(settings)) == len(settings)
     assert engines.n_open == 0
-    start = far_from(best)(Setting.of(START))
+    start = far_from(best)(EffectiveConfig.of(START))
     assert tuner.gain == pytest.approx(start / 10)
     assert all(trial.ratio >= 1 for trial in tuner.trials if trial.verdict == "dropped")
     accepted = [trial for trial in tuner.trials if trial.verdict == "better"]
@@ -153,14 +153,14 @@ def test_a_config_that_cannot_be_loaded_is_left_out() -> None:
     tuner = engines.tuner()
     tuner.run(START)
     assert tuner.best is not None
-    assert Setting.of(tuner.best.config).max_seqs == 4
+    assert EffectiveConfig.of(tuner.best.config).max_seqs == 4
     failed = [trial for trial in tuner.trials if trial.verdict == "failed"]
     assert {trial.error for trial in failed} == {"no memory"}
     assert engines.n_open == 0
 
 
 def test_a_run_that_takes_far_too_long_is_not_waited_for() -> None:
-    engines = FakeEngines(lambda setting: 10.0 if setting == Setting.of(START) else 1e6)
+    engines = FakeEngines(lambda setting: 10.0 if setting == EffectiveConfig.of(START) else 1e6)
     tuner = engines.tuner()
     tuner.run(START)
     assert {trial.verdict for trial in tuner.trials[1:]} == {"dropped"}
@@ -170,7 +170,7 @@ def test_a_run_that_takes_far_too_long_is_not_waited_for() -> None:
 
 @pytest.mark.parametrize("limit_s", [5, 8, 17, 40, 100])
 def test_it_ends_in_time_with_what_it_has(limit_s: float) -> None:
-    engines = FakeEngines(far_from(Setting(32, 8192, 2048, 4, 0)))
+    engines = FakeEngines(far_from(EffectiveConfig(32, 8192, 2048, 4, 0)))
     tuner = engines.tuner(limit_s)
     tuner.run(START)
     assert tuner.best is not None
@@ -188,7 +188,7 @@ def test_a_start_that_does_not_work_is_an_error() -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 3, 20])
 def test_what_was_found_outlives_an_interrupt(n: int) -> None:
-    engines = FakeEngines(far_from(Setting(32, 8192, 2048, 4, 0)))
+    engines = FakeEngines(far_from(EffectiveConfig(32, 8192, 2048, 4, 0)))
     engines.interrupt_at = n
     tuner = engines.tuner()
     with pytest.raises(KeyboardInterrupt):
@@ -198,7 +198,7 @@ def test_what_was_found_outlives_an_interrupt(n: int) -> None:
     assert tuner.trials[-1].verdict == "stopped"
 
 
-@pytest.mark.parametrize("knob", KNOBS)
+@pytest.mark.parametrize("knob", TUNED_OPTIONS)
 @pytest.mark.parametrize(
     "config",
     [
@@ -208,11 +208,13 @@ def test_what_was_found_outlives_an_interrupt(n: int) -> None:
     ],
 )
 def test_neighbours_differ_in_one_thing(config: EngineConfig, knob: str) -> None:
-    now = Setting.of(config)
+    now = EffectiveConfig.of(config)
     found = list(neighbours(config, knob, ROOM))
     assert found
     for other in found:
-        changed = {n for n, value in vars(Setting.of(other)).items() if getattr(now, n) != value}
+        changed = {
+            n for n, value in vars(EffectiveConfig.of(other)).items() if getattr(now, n) != value
+        }
         if knob == "preset":
             assert changed <= {"max_seqs", "token_budget", "n_ubatch"}
         else:
@@ -223,12 +225,14 @@ def test_neighbours_differ_in_one_thing(config: EngineConfig, knob: str) -> None
 
 
 def test_nothing_is_tried_that_can_make_no_difference() -> None:
-    room = Room.of(Workload.builtin("throughput", n_requests=3))
+    room = SearchBounds.of(Workload.builtin("throughput", n_requests=3))
     assert room.max_seqs == 3
     config = EngineConfig(max_seqs=4, token_budget=1024)
     for knob in ("max_seqs", "token_budget"):
-        now = getattr(Setting.of(config), knob)
-        assert all(getattr(Setting.of(c), knob) < now for c in neighbours(config, knob, room))
+        now = getattr(EffectiveConfig.of(config), knob)
+        assert all(
+            getattr(EffectiveConfig.of(c), knob) < now for c in neighbours(config, knob, room)
+        )
 
 
 def test_objectives() -> None:
@@ -289,7 +293,7 @@ def test_every_candidate_runs_all_requests(tiny: Path, tmp_path: Path) -> None:
     tuner = Tuner(
         lambda config: Replayer(tiny, config, workload),
         OBJECTIVES["balanced"],
-        Room.of(workload),
+        SearchBounds.of(workload),
         limit_s=600,
     )
     tuner.run(TINY)
@@ -327,7 +331,7 @@ def test_tune_prints_what_it_tried_and_writes_a_config_that_generate_takes(
     assert EngineConfig.from_file(tuned).warmup is False
     again = run("generate", *args, tuned, stdin=jobs)
     assert (again.returncode, again.stderr) == (0, "")
-    assert [record["usage"]["n_completion"] for record in records(again.stdout)] == [3, 3, 3]
+    assert [record["usage"]["completion_tokens"] for record in records(again.stdout)] == [3, 3, 3]
 
 
 def test_ctrl_c_writes_the_best_so_far(tiny: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from llamaherd import BatchEngine, EngineConfig, InvalidRequestError, Result, SamplingParams
+from llamaherd import BatchEngine, EngineConfig, InvalidRequestError, RequestOutput, SamplingParams
 from llamaherd.tuning.workload import BUILT_IN, Recorder, Request, Workload
 from test_cli import ENGINE, run
 
@@ -23,7 +23,7 @@ PARAMS = SamplingParams(max_tokens=2, temperature=0, ignore_eos=True)
 
 
 @pytest.fixture(scope="module")
-def result(model_path: Path) -> Result:
+def result(model_path: Path) -> RequestOutput:
     """A request's real result; only its times and its number of tokens matter here."""
     config = EngineConfig(n_ctx=512, max_seqs=1, n_threads=1, warmup=False)
     with BatchEngine(model_path, config) as engine:
@@ -37,7 +37,7 @@ def file_of(folder: Path, *lines: str | dict[str, Any]) -> Path:
     return file
 
 
-def record(file: Path, prompts: list[list[int]], result: Result, block_size: int = 4) -> str:
+def record(file: Path, prompts: list[list[int]], result: RequestOutput, block_size: int = 4) -> str:
     with Recorder(file, block_size=block_size) as recorder:
         for prompt in prompts:
             recorder.add(prompt, result)
@@ -53,7 +53,7 @@ def common_blocks(a: list[int], b: list[int], block_size: int) -> int:
 
 
 def test_a_record_says_how_long_prompts_were_and_what_they_shared(
-    tmp_path: Path, result: Result
+    tmp_path: Path, result: RequestOutput
 ) -> None:
     file = tmp_path / "workload.jsonl"
     with Recorder(file, block_size=4) as recorder:
@@ -85,7 +85,7 @@ TOKENS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=14), min_size
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(prompts=TOKENS, block_size=st.integers(1, 5), seed=st.integers(0, 9))
 def test_replayed_prompts_share_what_the_recorded_ones_did(
-    tmp_path: Path, result: Result, prompts: list[list[int]], block_size: int, seed: int
+    tmp_path: Path, result: RequestOutput, prompts: list[list[int]], block_size: int, seed: int
 ) -> None:
     record(tmp_path / "w.jsonl", prompts, result, block_size)
     workload = Workload.load(tmp_path / "w.jsonl")
@@ -106,7 +106,7 @@ def test_replayed_prompts_share_what_the_recorded_ones_did(
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(prompts=TOKENS)
 def test_no_token_can_be_told_from_a_record(
-    tmp_path: Path, result: Result, prompts: list[list[int]]
+    tmp_path: Path, result: RequestOutput, prompts: list[list[int]]
 ) -> None:
     other_tokens = [[900 + 7 * token for token in prompt] for prompt in prompts]
     texts = []
@@ -116,7 +116,7 @@ def test_no_token_can_be_told_from_a_record(
     assert texts[0] == texts[1]
 
 
-def test_a_recorder_is_fed_from_many_threads(tmp_path: Path, result: Result) -> None:
+def test_a_recorder_is_fed_from_many_threads(tmp_path: Path, result: RequestOutput) -> None:
     file = tmp_path / "w.jsonl"
     with Recorder(file) as recorder:
         threads = [
@@ -303,7 +303,7 @@ def test_generate_records_what_it_ran(
     usages = {u["index"]: u["usage"] for u in map(json.loads, done.stdout.splitlines())}
     workload = Workload.load(file)
     assert sorted((r.n_prompt, r.n_output) for r in workload.requests) == sorted(
-        (usages[i]["n_prompt"], usages[i]["n_completion"]) for i in range(4)
+        (usages[i]["prompt_tokens"], usages[i]["completion_tokens"]) for i in range(4)
     )
     longest, second = sorted(workload.requests, key=lambda r: -r.n_prompt)[:2]
     assert longest.blocks[:2] == second.blocks[:2]

@@ -11,6 +11,7 @@ import llamaherd
 import numpy as np
 from llamaherd import (
     LLM,
+    AssistantMessage,
     BatchEngine,
     ChatOptions,
     Delta,
@@ -24,8 +25,7 @@ from llamaherd import (
     Metrics,
     ModelLoadError,
     QueueFullError,
-    Reply,
-    Result,
+    RequestOutput,
     SamplingParams,
     Stream,
     Timing,
@@ -85,7 +85,7 @@ TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "
 
 def offline(model: str | Path) -> list[str]:
     with LLM(model, CONFIG, progress=False) as llm:
-        results: list[Result] = llm.generate("Hi", PARAMS)
+        results: list[RequestOutput] = llm.generate("Hi", PARAMS)
         mixed: list[Prompt] = ["Hi", [5, 6], MESSAGES, np.array([5, 6])]
         results += llm.generate(mixed, [PARAMS] * 4)
         results += llm.generate([5, 6], PARAMS, progress=False)
@@ -101,7 +101,7 @@ def tuned(path: Path) -> EngineConfig:
     return config
 
 
-def replayed(path: str, ids: list[int], result: Result) -> list[list[int]]:
+def replayed(path: str, ids: list[int], result: RequestOutput) -> list[list[int]]:
     with Recorder(path) as recorder:
         recorder.add(ids, result, priority=1, tenant="acme")
     workload: Workload = Workload.load(path)
@@ -109,7 +109,7 @@ def replayed(path: str, ids: list[int], result: Result) -> list[list[int]]:
     return prompts + Workload.builtin("mixed", n_requests=2).prompts(1000)
 
 
-def describe(result: Result) -> tuple[int, int, int, float]:
+def describe(result: RequestOutput) -> tuple[int, int, int, float]:
     usage: Usage = result.usage
     timing: Timing | None = result.timing
     spent_ns: dict[str, int] = {} if timing is None else timing.spent_ns
@@ -117,12 +117,12 @@ def describe(result: Result) -> tuple[int, int, int, float]:
     reason: FinishReason = result.finish_reason
     token_ids: list[int] = result.token_ids
     assert reason in (FinishReason.STOP, FinishReason.LENGTH)
-    assert len(token_ids) == usage.n_completion
+    assert len(token_ids) == usage.completion_tokens
     ttft_s = 0.0 if timing is None else (timing.first_token_ns - timing.submit_ns) * 1e-9
-    return usage.n_prompt, usage.n_cached, usage.n_completion, ttft_s
+    return usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, ttft_s
 
 
-async def serve(engine: BatchEngine) -> Result:
+async def serve(engine: BatchEngine) -> RequestOutput:
     async with engine.submit("Hi", PARAMS) as stream:
         async for delta in stream:
             reason: FinishReason | None = delta.finish_reason
@@ -148,7 +148,7 @@ def application(model: str | Path) -> int:
             chat = engine.apply_chat_template(
                 MESSAGES, ChatOptions(thinking=False), add_generation_prompt=True
             )
-            reply: Reply | None = engine.submit(MESSAGES).result().reply
+            reply: AssistantMessage | None = engine.submit(MESSAGES).result().reply
             assert reply is None or reply.content or reply.tool_calls
             metrics: Metrics = engine.metrics()
             figures: dict[str, float] = metrics.as_dict()

@@ -11,7 +11,7 @@ struct common_chat_parser_params;
 
 namespace llamaherd {
 
-struct ToolCall {
+struct ParsedToolCall {
   std::string id;  // empty in formats that have none
   std::string name;
   std::string arguments;  // JSON
@@ -21,7 +21,7 @@ struct ToolCall {
 struct ChatMessage {
   std::string content;
   std::string reasoning;
-  std::vector<ToolCall> tool_calls;
+  std::vector<ParsedToolCall> tool_calls;
 };
 
 /// What calls of tools must obey.

@@ -76,7 +76,7 @@ common_chat_tool_choice tool_choice_of(const std::string& text) {
   throw InvalidRequestError("tool_choice must be one of auto, required, none; got '" + text + "'");
 }
 
-common_chat_templates_inputs inputs_of(const ChatOptions& options) {
+common_chat_templates_inputs inputs_of(const ChatTemplateInputs& options) {
   common_chat_templates_inputs inputs;
   const common_json messages = parse(options.messages_json, "messages");
   const common_json tools = parse(text_or(options.tools_json, "[]"), "tools");
@@ -124,7 +124,7 @@ ChatTemplate::ChatTemplate(const LlamaModel& model, const std::string& source)
 
 ChatTemplate::~ChatTemplate() = default;
 
-ChatPrompt ChatTemplate::apply(const LlamaModel& model, const ChatOptions& options) const {
+ChatPrompt ChatTemplate::apply(const LlamaModel& model, const ChatTemplateInputs& options) const {
   if (!exists_) {
     throw InvalidRequestError(
         "this model has no chat template; pass one as "

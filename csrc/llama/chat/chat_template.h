@@ -14,7 +14,7 @@ namespace llamaherd {
 
 /// What a chat template is given. Docs: BatchEngine.apply_chat_template and submit in
 /// python/llamaherd/engine.py.
-struct ChatOptions {
+struct ChatTemplateInputs {
   std::string messages_json;  // OpenAI's chat format
   std::string tools_json;     // the same; may be empty
   std::string tool_choice = "auto";
@@ -45,7 +45,7 @@ class ChatTemplate {
 
   /// Throws InvalidRequestError with the template's or the parser's word. `model` is the one it was
   /// made with.
-  ChatPrompt apply(const LlamaModel& model, const ChatOptions& options) const;
+  ChatPrompt apply(const LlamaModel& model, const ChatTemplateInputs& options) const;
 
  private:
   std::shared_ptr<common_chat_templates> templates_;

@@ -11,22 +11,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from llamaherd.benchmark.contestants.contestant import Absent, Setup
+from llamaherd.benchmark.contestants.contestant import ContestantConfig, Unavailable
 from llamaherd.benchmark.contestants.process_log import LoggedProcess
 from llamaherd.benchmark.contestants.servers import SERVERS, Programs, Server
 from llamaherd.benchmark.contestants.worker import ENGINES, play
 from llamaherd.benchmark.load.generator import HttpClient
-from llamaherd.benchmark.load.measurements import Answered
-from llamaherd.benchmark.load.scenario import Ask, Scenario
+from llamaherd.benchmark.load.measurements import RequestMeasurement
+from llamaherd.benchmark.load.scenario import BenchmarkRequest, Scenario
 
 CONTESTANTS = (*ENGINES, *SERVERS)
 
 
 @dataclass
-class Played:
+class RunResult:
     """What a contestant answered, and its gauges meanwhile if it has any."""
 
-    answers: list[Answered]
+    answers: list[RequestMeasurement]
     samples: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -39,7 +39,7 @@ class Contestant(Protocol):
 
     version: str
 
-    def play(self, scenario: Scenario) -> Played:
+    def play(self, scenario: Scenario) -> RunResult:
         """Asks it all requests of a scenario and waits for the answers.
 
         Raises:
@@ -50,10 +50,10 @@ class Contestant(Protocol):
         """Ends its process."""
 
 
-class Called:
+class InProcessContestant:
     """An engine in a process of its own, driven through its stdin and stdout."""
 
-    def __init__(self, name: str, setup: Setup) -> None:
+    def __init__(self, name: str, setup: ContestantConfig) -> None:
         command = [sys.executable, "-m", "llamaherd.benchmark.contestants.worker", name]
         self.process = LoggedProcess(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         try:
@@ -63,12 +63,14 @@ class Called:
             raise
         if "absent" in loaded:
             self.close()
-            raise Absent(loaded["absent"])
+            raise Unavailable(loaded["absent"])
         self.version: str = loaded["version"]
 
-    def play(self, scenario: Scenario) -> Played:
+    def play(self, scenario: Scenario) -> RunResult:
         reply = self._exchange(scenario.to_json())
-        return Played([Answered(**answer) for answer in reply["answers"]], reply["samples"])
+        return RunResult(
+            [RequestMeasurement(**answer) for answer in reply["answers"]], reply["samples"]
+        )
 
     def close(self) -> None:
         assert self.process.stdin is not None
@@ -84,27 +86,27 @@ class Called:
         line = self.process.stdout.readline()
         if not line:
             code = self.process.wait()
-            raise Absent(f"its process ended with {code}: {self.process.last_line()}")
+            raise Unavailable(f"its process ended with {code}: {self.process.last_line()}")
         return dict(json.loads(line))
 
 
-class Served:
+class HttpContestant:
     """A server, asked over HTTP from this process; each request has a connection of its own."""
 
-    def __init__(self, name: str, setup: Setup, programs: Programs) -> None:
+    def __init__(self, name: str, setup: ContestantConfig, programs: Programs) -> None:
         self.server: Server = SERVERS[name](setup, programs)
         self.version = self.server.version
 
-    def play(self, scenario: Scenario) -> Played:
+    def play(self, scenario: Scenario) -> RunResult:
         try:
-            return Played(asyncio.run(self._play(scenario)))
+            return RunResult(asyncio.run(self._play(scenario)))
         finally:
             self.server.check()
 
-    async def _play(self, scenario: Scenario) -> list[Answered]:
+    async def _play(self, scenario: Scenario) -> list[RequestMeasurement]:
         async with HttpClient(f"{self.server.url}/v1", "completions") as client:
 
-            async def ask(one: Ask) -> Answered:
+            async def ask(one: BenchmarkRequest) -> RequestMeasurement:
                 return await client.ask(
                     {
                         "prompt": one.prompt,
@@ -120,10 +122,10 @@ class Served:
         self.server.close()
 
 
-class Field:
+class ContestantPool:
     """Contestants by name; those that cannot take part are in `absent` with the reason."""
 
-    def __init__(self, names: Sequence[str], setup: Setup, programs: Programs) -> None:
+    def __init__(self, names: Sequence[str], setup: ContestantConfig, programs: Programs) -> None:
         self.contestants: dict[str, Contestant] = {}
         self.absent: dict[str, str] = {}
         try:
@@ -133,20 +135,20 @@ class Field:
             self.close()
             raise
 
-    def _load(self, name: str, setup: Setup, programs: Programs) -> None:
+    def _load(self, name: str, setup: ContestantConfig, programs: Programs) -> None:
         try:
             if name in ENGINES:
-                self.contestants[name] = Called(name, setup)
+                self.contestants[name] = InProcessContestant(name, setup)
             else:
-                self.contestants[name] = Served(name, setup, programs)
-        except Absent as absent:
+                self.contestants[name] = HttpContestant(name, setup, programs)
+        except Unavailable as absent:
             self.absent[name] = str(absent)
 
-    def play(self, name: str, scenario: Scenario) -> Played | None:
+    def play(self, name: str, scenario: Scenario) -> RunResult | None:
         """As `Contestant.play()`; None: its process ended, and it is absent from now on."""
         try:
             return self.contestants[name].play(scenario)
-        except Absent as absent:
+        except Unavailable as absent:
             self.absent[name] = str(absent)
             self.contestants.pop(name).close()
             return None
@@ -155,7 +157,7 @@ class Field:
         for contestant in self.contestants.values():
             contestant.close()
 
-    def __enter__(self) -> Field:
+    def __enter__(self) -> ContestantPool:
         return self
 
     def __exit__(self, *_: object) -> None:

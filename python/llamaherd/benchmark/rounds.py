@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llamaherd.benchmark.contestant_pool import Field, Played
-from llamaherd.benchmark.contestants.contestant import Setup
+from llamaherd.benchmark.contestant_pool import ContestantPool, RunResult
+from llamaherd.benchmark.contestants.contestant import ContestantConfig
 from llamaherd.benchmark.contestants.servers import Programs
 from llamaherd.benchmark.load import scenarios, traces
 from llamaherd.benchmark.load.measurements import summary
@@ -72,10 +72,10 @@ def measure(plan: Plan, on_round: Callable[[str, int, dict[str, Any]], None]) ->
     first = plan.scenario(0)
     n_seqs = first.n_clients
     n_ctx = n_seqs * (first.max_len + _SPARE_TOKENS)
-    setup = Setup(model=plan.model, n_threads=plan.n_threads, n_seqs=n_seqs, n_ctx=n_ctx)
+    setup = ContestantConfig(model=plan.model, n_threads=plan.n_threads, n_seqs=n_seqs, n_ctx=n_ctx)
     figures: dict[str, list[dict[str, Any]]] = {}
     samples: dict[str, list[dict[str, float]]] = {}
-    with Field(plan.contestants, setup, plan.programs) as field_:
+    with ContestantPool(plan.contestants, setup, plan.programs) as field_:
         for name, i, played in _play(plan, field_):
             figures.setdefault(name, []).append(summary(played.answers))
             samples[name] = _from_begin(played)
@@ -99,7 +99,7 @@ def measure(plan: Plan, on_round: Callable[[str, int, dict[str, Any]], None]) ->
         }
 
 
-def _play(plan: Plan, field_: Field) -> Iterator[tuple[str, int, Played]]:
+def _play(plan: Plan, field_: ContestantPool) -> Iterator[tuple[str, int, RunResult]]:
     """All rounds, each of which begins with another contestant."""
     for name in list(field_.contestants):
         field_.play(name, _warm_up(plan))
@@ -118,7 +118,7 @@ def _warm_up(plan: Plan) -> Scenario:
     return scenarios.make("unshared", _WARM_UP_SEED, size)
 
 
-def _from_begin(played: Played) -> list[dict[str, float]]:
+def _from_begin(played: RunResult) -> list[dict[str, float]]:
     """Samples with times since the first request."""
     begin_s = min(answer.asked_s for answer in played.answers)
     return [{**sample, "at_s": sample["at_s"] - begin_s} for sample in played.samples]

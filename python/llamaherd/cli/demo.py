@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from llamaherd import LLM, FinishReason, Result, SamplingParams
+from llamaherd import LLM, FinishReason, RequestOutput, SamplingParams
 from llamaherd.cli import options
 
 QUESTIONS = [
@@ -38,12 +38,12 @@ QUESTIONS = [
 class Pass:
     """One run over all questions."""
 
-    results: list[Result]
+    results: list[RequestOutput]
     seconds: float
 
     @property
     def tokens_per_s(self) -> float:
-        return sum(result.usage.n_completion for result in self.results) / self.seconds
+        return sum(result.usage.completion_tokens for result in self.results) / self.seconds
 
 
 def demo(

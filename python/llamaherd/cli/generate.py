@@ -16,7 +16,7 @@ from llamaherd import (
     BatchEngine,
     FinishReason,
     InvalidRequestError,
-    Result,
+    RequestOutput,
     SamplingParams,
     TokenLogprob,
     Usage,
@@ -198,12 +198,12 @@ def _parse_job(index: int, where: str, line: str, params: SamplingParams) -> _Jo
         raise typer.BadParameter(f"{where}: {error}") from None
 
 
-def _submit_all(engine: BatchEngine, jobs: list[_Job]) -> list[Stream | Result]:
-    def submit(job: _Job) -> Stream | Result:
+def _submit_all(engine: BatchEngine, jobs: list[_Job]) -> list[Stream | RequestOutput]:
+    def submit(job: _Job) -> Stream | RequestOutput:
         try:
             return engine.submit(job.prompt, job.params)
         except (InvalidRequestError, TypeError) as error:
-            return Result("", [], FinishReason.ERROR, str(error), Usage(0, 0, 0), None)
+            return RequestOutput("", [], FinishReason.ERROR, str(error), Usage(0, 0, 0), None)
 
     return [submit(job) for job in jobs]
 
@@ -249,7 +249,7 @@ def _write_jsonl(
     return ok
 
 
-def _as_record(result: Result) -> dict[str, Any]:
+def _as_record(result: RequestOutput) -> dict[str, Any]:
     record: dict[str, Any] = {
         "text": result.text,
         "finish_reason": result.finish_reason.name.lower(),
@@ -264,12 +264,16 @@ def _as_record(result: Result) -> dict[str, Any]:
     return record
 
 
-def _in_order(jobs: list[_Job], items: list[Stream | Result]) -> Iterator[tuple[_Job, Result]]:
+def _in_order(
+    jobs: list[_Job], items: list[Stream | RequestOutput]
+) -> Iterator[tuple[_Job, RequestOutput]]:
     for job, item in zip(jobs, items, strict=True):
         yield job, item.result() if isinstance(item, Stream) else item
 
 
-def _as_ready(jobs: list[_Job], items: list[Stream | Result]) -> Iterator[tuple[_Job, Result]]:
+def _as_ready(
+    jobs: list[_Job], items: list[Stream | RequestOutput]
+) -> Iterator[tuple[_Job, RequestOutput]]:
     running: dict[Stream, _Job] = {}
     for job, item in zip(jobs, items, strict=True):
         if isinstance(item, Stream):
@@ -289,7 +293,9 @@ def _recorder(path: Path | None) -> AbstractContextManager[Recorder | None]:
         raise typer.BadParameter(f"cannot write {path}: {error.strerror}") from None
 
 
-def _record(recorder: Recorder | None, engine: BatchEngine, job: _Job, result: Result) -> None:
+def _record(
+    recorder: Recorder | None, engine: BatchEngine, job: _Job, result: RequestOutput
+) -> None:
     if recorder is None or not result.token_ids:
         return
     prompt = job.prompt
@@ -300,7 +306,7 @@ def _record(recorder: Recorder | None, engine: BatchEngine, job: _Job, result: R
         recorder.add(token_ids, choice)
 
 
-def _report(job: _Job, result: Result) -> bool:
+def _report(job: _Job, result: RequestOutput) -> bool:
     if result.finish_reason is not FinishReason.ERROR:
         return True
     print(f"llamaherd: prompt {job.index + 1} failed: {result.error}", file=sys.stderr)

@@ -27,11 +27,11 @@ def serve(
     api_keys: Annotated[
         Path | None, typer.Option(help="JSON file of keys; or keys in LLAMAHERD_API_KEYS.")
     ] = None,
-    new_key: Annotated[
-        bool, typer.Option("--new-key", help="Print a new key and its hash, and end.")
+    generate_key: Annotated[
+        bool, typer.Option("--generate-key", help="Print a new key and its hash, and end.")
     ] = False,
-    open_access: Annotated[
-        bool, typer.Option("--open-access", help="Whoever reaches the port needs no key.")
+    no_auth: Annotated[
+        bool, typer.Option("--no-auth", help="Whoever reaches the port needs no key.")
     ] = False,
     default_max_tokens: Annotated[
         int, typer.Option(help="Output tokens of a chat answer that says nothing else.")
@@ -43,7 +43,9 @@ def serve(
     request_timeout: Annotated[
         float | None, typer.Option(help="Seconds a request may take.")
     ] = None,
-    drain: Annotated[float, typer.Option(help="Seconds for running requests at SIGTERM.")] = 30,
+    drain_timeout: Annotated[
+        float, typer.Option(help="Seconds that running requests get at SIGTERM.")
+    ] = 30,
     cors_origin: Annotated[
         list[str] | None, typer.Option(help="Origin whose pages may call; repeatable.")
     ] = None,
@@ -57,7 +59,7 @@ def serve(
     ] = False,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM file.")] = None,
-    idle_ttl: Annotated[
+    unload_after: Annotated[
         float | None, typer.Option(help="Unload a model unused for so many seconds.")
     ] = None,
     max_models_mib: Annotated[
@@ -91,13 +93,13 @@ def serve(
     try:
         from llamaherd.server import ModelPool, ModelSpec, ServerSettings, create_app
         from llamaherd.server.access.api_keys import KeyRing, digest_of
-        from llamaherd.server.access.api_keys import new_key as make_key
+        from llamaherd.server.access.api_keys import generate_key as make_key
         from llamaherd.server.common.limits import Limits
         from llamaherd.server.observability.json_logs import set_up_logs
         from llamaherd.server.server_process import Server
     except ModuleNotFoundError as error:
         options.needs_extra(error, "serve")
-    if new_key:
+    if generate_key:
         key = make_key()
         print(f"key   {key}\nhash  {digest_of(key)}")
         return
@@ -105,11 +107,11 @@ def serve(
     settings = ServerSettings(
         host=host,
         port=port,
-        open_access=open_access,
+        no_auth=no_auth,
         default_max_tokens=default_max_tokens,
         limits=limits,
         request_timeout_s=request_timeout,
-        drain_s=drain,
+        drain_timeout_s=drain_timeout,
         cors_origins=tuple(cors_origin or ()),
         allowed_hosts=tuple(allowed_host or ()),
         shared_cache=shared_cache,
@@ -137,7 +139,9 @@ def serve(
     specs = [ModelSpec(*_named(model), engine) for model in models or [options.default_model]]
     set_up_logs()
     spans = _otel() if otel else None
-    pool = ModelPool(specs, idle_ttl_s=idle_ttl, max_mib=max_models_mib, restart=restart_engine)
+    pool = ModelPool(
+        specs, unload_after_s=unload_after, max_mib=max_models_mib, restart=restart_engine
+    )
     server = Server(create_app(pool, settings, keys, spans=spans), settings)
     server.run()
     if not server.started:

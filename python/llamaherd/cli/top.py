@@ -15,7 +15,7 @@ from rich.text import Text
 from llamaherd.cli import options
 
 if TYPE_CHECKING:
-    from llamaherd.server_metrics_client import Change
+    from llamaherd.server_metrics_client import MetricsDelta
 
 _WIDTH = 24  # of bars
 _NONE = "-"
@@ -34,10 +34,10 @@ def top(
 ) -> None:
     """Watch a running server; Ctrl-C ends."""
     try:
-        from llamaherd.server_metrics_client import ScrapeError, Watched, readings
+        from llamaherd.server_metrics_client import MetricsClient, ScrapeError, readings
     except ModuleNotFoundError as error:
         options.needs_extra(error, "serve")
-    server = Watched(url, api_key)
+    server = MetricsClient(url, api_key)
     console = Console(highlight=False)
     if once:
         before = server.read()
@@ -54,18 +54,18 @@ def top(
                 live.update(shown, refresh=True)
 
 
-def _view(url: str, change: Change) -> RenderableType:
+def _view(url: str, change: MetricsDelta) -> RenderableType:
     models = change.after.values_of("num_requests_running", "model_name")
     panels: list[RenderableType] = [_model(model, change) for model in models]
     return Group(_title(url, change), *(panels or ["no model is loaded"]), _server(change))
 
 
-def _title(url: str, change: Change) -> Text:
+def _title(url: str, change: MetricsDelta) -> Text:
     of = f", over {change.seconds:.1f} s" if change.before else ""
     return Text.assemble(("llamaherd top  ", "bold"), f"{url}  {time.strftime('%H:%M:%S')}{of}")
 
 
-def _model(model: str, change: Change) -> Panel:
+def _model(model: str, change: MetricsDelta) -> Panel:
     """One model's figures."""
     table = _grid()
     table.add_row("tokens/s", _throughput(model, change))
@@ -87,7 +87,7 @@ def _model(model: str, change: Change) -> Panel:
     return Panel(table, title=title, title_align="left", expand=False)
 
 
-def _server(change: Change) -> Panel:
+def _server(change: MetricsDelta) -> Panel:
     """Figures of all models together."""
     table = _grid()
     own = change.rates_by("http_requests_total", "status", path="/metrics")
@@ -118,7 +118,7 @@ def _grid() -> Table:
     return table
 
 
-def _throughput(model: str, change: Change) -> str:
+def _throughput(model: str, change: MetricsDelta) -> str:
     out = change.rate("generation_tokens_total", model_name=model)
     prompt = change.rate("prefill_rows_total", model_name=model)
     found = change.rate("prefix_cache_hits_total", model_name=model)
@@ -128,7 +128,7 @@ def _throughput(model: str, change: Change) -> str:
     )
 
 
-def _requests(model: str, change: Change) -> str:
+def _requests(model: str, change: MetricsDelta) -> str:
     running, waiting, places = (
         _number(change.after.value(name, model_name=model))
         for name in ("num_requests_running", "num_requests_waiting", "max_num_seqs")
@@ -136,14 +136,14 @@ def _requests(model: str, change: Change) -> str:
     return f"{running} of {places} running   {waiting} waiting"
 
 
-def _batch(model: str, change: Change) -> Text | str:
+def _batch(model: str, change: MetricsDelta) -> Text | str:
     """Next tokens of each call, of as many as can run."""
     rows = change.part("decode_rows_total", "decode_calls_total", model_name=model)
     places = change.after.value("max_num_seqs", model_name=model)
     return _NONE if rows is None or not places else _bar([(rows / places, "green")])
 
 
-def _hits(model: str, change: Change) -> Text | str:
+def _hits(model: str, change: MetricsDelta) -> Text | str:
     hits = ("prefix_cache_hits_total", "prefix_cache_queries_total")
     part = change.part(*hits, model_name=model)
     if part is not None:
@@ -152,7 +152,7 @@ def _hits(model: str, change: Change) -> Text | str:
     return _NONE if ever is None else f"{ever:.0%} since the start"
 
 
-def _cells(model: str, change: Change) -> Text | str:
+def _cells(model: str, change: MetricsDelta) -> Text | str:
     """Cells that running requests need, those of cached prefixes, and free ones."""
     cells, used, spare = (
         change.after.value(name, model_name=model)
@@ -164,7 +164,7 @@ def _cells(model: str, change: Change) -> Text | str:
     return bar.append(f" {used - spare:.0f} needed, {spare:.0f} cached of {cells:.0f}")
 
 
-def _steps(model: str, change: Change) -> str:
+def _steps(model: str, change: MetricsDelta) -> str:
     rates = {
         part: change.rate("step_seconds_total", model_name=model, part=part) for part in _PARTS
     }
@@ -175,7 +175,7 @@ def _steps(model: str, change: Change) -> str:
     return f"{busy:.0%} busy: {parts}"
 
 
-def _trouble(model: str, change: Change) -> Text | str:
+def _trouble(model: str, change: MetricsDelta) -> Text | str:
     """What must not happen often, in the interval."""
     counted = {
         "preempted": change.increase("num_preemptions_total", model_name=model),

@@ -15,7 +15,13 @@ from llamaherd import __version__
 from llamaherd.cli import options
 from llamaherd.config.params import EngineConfig
 from llamaherd.tuning.replay import Replayer
-from llamaherd.tuning.search_space import OBJECTIVE_OF, OBJECTIVES, Objective, Room, Setting
+from llamaherd.tuning.search_space import (
+    OBJECTIVE_OF,
+    OBJECTIVES,
+    EffectiveConfig,
+    Objective,
+    SearchBounds,
+)
 from llamaherd.tuning.tuner import Trial, Tuner
 from llamaherd.tuning.workload import BUILT_IN, Workload
 
@@ -85,7 +91,7 @@ def tune(
         tuner = Tuner(
             lambda candidate: Replayer(model, candidate, requests),
             chosen,
-            Room.of(requests),
+            SearchBounds.of(requests),
             limit_s=60 * minutes,
             on_trial=on_trial,
         )
@@ -142,7 +148,9 @@ def _print_trials(console: Console, tuner: Tuner, objective: Objective) -> None:
     console.print(table)
     for trial in tuner.trials:
         if trial.error:
-            console.print(f"failed: {Setting.of(trial.config)}: {trial.error}", markup=False)
+            console.print(
+                f"failed: {EffectiveConfig.of(trial.config)}: {trial.error}", markup=False
+            )
     console.print(
         "TTFT, ITL: p50/p99; medians of all runs. /best: cost / cost of the best so far, by the "
         "runs that alternated: only these can be compared."
@@ -151,7 +159,7 @@ def _print_trials(console: Console, tuner: Tuner, objective: Objective) -> None:
 
 
 def _row(trial: Trial, objective: Objective, is_best: bool) -> list[str]:
-    row = [str(value) for value in vars(Setting.of(trial.config)).values()]
+    row = [str(value) for value in vars(EffectiveConfig.of(trial.config)).values()]
     row.append(str(len(trial.runs)))
     if trial.runs:
         m = trial.median()

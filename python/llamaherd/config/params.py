@@ -182,7 +182,7 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Service:
+class SchedulingOptions:
     """Whose request it is and by when it should be served; see `BatchEngine.submit`."""
 
     priority: int = 0
@@ -190,8 +190,8 @@ class Service:
     deadline_s: float | None = None
     ttft_deadline_s: float | None = None
 
-    def _to_core(self) -> _core.Service:
-        core = _core.Service()
+    def _to_core(self) -> _core.SchedulingOptions:
+        core = _core.SchedulingOptions()
         _fill(core, self)
         return core
 

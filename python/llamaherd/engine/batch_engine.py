@@ -13,11 +13,11 @@ from typing import Any
 
 from llamaherd import _core
 from llamaherd._core import EngineDeadError, Health, Metrics
-from llamaherd.config.params import EngineConfig, SamplingParams, Service
+from llamaherd.config.params import EngineConfig, SamplingParams, SchedulingOptions
 from llamaherd.engine import calibration_cache, native_log, trace
 from llamaherd.engine.delivery import StreamTable, close, pump
 from llamaherd.engine.model_loading import load_core
-from llamaherd.engine.prefix_cache import PrefixCache, request_space
+from llamaherd.engine.prefix_cache import PrefixCacheControl, request_space
 from llamaherd.engine.prepared_request import Prepared, Preparer
 from llamaherd.engine.stream import Stream
 from llamaherd.models import resolve
@@ -132,14 +132,14 @@ class BatchEngine:
           EngineDeadError: The engine is closed or stopped.
         """
         space = request_space(cache=cache, cache_salt=cache_salt)
-        service = Service(
+        scheduling = SchedulingOptions(
             priority=priority,
             tenant=tenant,
             deadline_s=deadline_s,
             ttft_deadline_s=ttft_deadline_s,
         )
         prepared = self._prepare(prompt, params, chat)
-        return self._queue(prepared, space, service, keep_deltas=True)
+        return self._queue(prepared, space, scheduling, keep_deltas=True)
 
     def check(self, params: SamplingParams) -> None:
         """Make ready what outputs must obey.
@@ -160,7 +160,7 @@ class BatchEngine:
         if is_messages(prefix):
             prefix = self.apply_chat_template(prefix, add_generation_prompt=False).text
         prepared = self._prepare(prefix, _ONE_TOKEN)
-        stream = self._queue(prepared, space, Service(), keep_deltas=True)
+        stream = self._queue(prepared, space, SchedulingOptions(), keep_deltas=True)
         return [int(token) for token in prepared.token_ids], stream
 
     def _prepare(
@@ -171,9 +171,14 @@ class BatchEngine:
         return self._preparer.prepare(prompt, params, chat)
 
     def _queue(
-        self, prepared: Prepared, space: int | None, service: Service, *, keep_deltas: bool
+        self,
+        prepared: Prepared,
+        space: int | None,
+        scheduling: SchedulingOptions,
+        *,
+        keep_deltas: bool,
     ) -> Stream:
-        core_service = service._to_core()
+        core_scheduling = scheduling._to_core()
         params, obeyed = prepared.params, prepared.obeyed
         n_outputs = params.best_of or params.n
         keep_logprobs = params.logprobs is not None
@@ -187,7 +192,7 @@ class BatchEngine:
                 params,
                 streamed=keep_deltas or obeyed is not None,
                 cache_space=space,
-                service=core_service,
+                scheduling=core_scheduling,
                 mask=obeyed.first_mask if obeyed else None,
                 triggers=obeyed.words if obeyed else [],
             )
@@ -299,10 +304,10 @@ class BatchEngine:
             native_log.forward()
 
     @property
-    def cache(self) -> PrefixCache:
+    def cache(self) -> PrefixCacheControl:
         """What the engine remembers of prompts and answers, to look at and to steer."""
         # Made anew: kept here it would hold the engine, which could then never be dropped.
-        return PrefixCache(self._core, self._compute_prefix)
+        return PrefixCacheControl(self._core, self._compute_prefix)
 
     @property
     def calibration(self) -> _core.Calibration | None:

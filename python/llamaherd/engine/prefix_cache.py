@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from llamaherd import _core
-from llamaherd._core import InvalidRequestError
+from llamaherd._core import CacheMetrics, InvalidRequestError
 
 if TYPE_CHECKING:
     from llamaherd.engine.stream import Stream
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _Compute = Callable[[Any, int], "tuple[list[int], Stream]"]
 
 
-class PrefixCache:
+class PrefixCacheControl:
     """What an engine remembers of prompts and answers: ``engine.cache``.
 
     Requests share what they begin with without being told to: with those that run, with those that
@@ -79,10 +79,9 @@ class PrefixCache:
         """
         self._core.clear_cache()
 
-    def stats(self) -> dict[str, Any]:
-        """The cache's figures as of the last step: see the README's table."""
-        stats: dict[str, Any] = self._core.metrics().as_dict()["cache"]
-        return stats
+    def stats(self) -> CacheMetrics:
+        """The cache's figures as of the last step."""
+        return self._core.metrics().cache
 
 
 def cache_space(salt: str) -> int:

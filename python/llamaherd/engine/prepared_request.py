@@ -9,7 +9,7 @@ from typing import cast
 from llamaherd import _core
 from llamaherd._core import InvalidRequestError
 from llamaherd.config.params import SamplingParams
-from llamaherd.request.chat import ChatOptions, ChatPrompt, ReplyReader
+from llamaherd.request.chat import ChatOptions, ChatPrompt, MessageReader
 from llamaherd.request.prompt import Message, Prompt, TokenIds, is_messages
 from llamaherd.structured_output.guides import Guides
 from llamaherd.structured_output.rule import Rule
@@ -27,9 +27,9 @@ class Prepared:
     is_chat: bool = False
     chat_format: _core.ChatFormat | None = None
 
-    def reader(self) -> ReplyReader | None:
+    def reader(self) -> MessageReader | None:
         """What takes an output apart; of prompts that are no conversation, none."""
-        return ReplyReader(self.chat_format) if self.is_chat else None
+        return MessageReader(self.chat_format) if self.is_chat else None
 
 
 class Preparer:

@@ -12,8 +12,8 @@ from dataclasses import replace
 from queue import SimpleQueue
 
 from llamaherd._core import Delta, EngineDeadError, FinishReason, Timing, TokenLogprob
-from llamaherd.request.chat import Reply, ReplyReader
-from llamaherd.request.result import Result, Usage
+from llamaherd.request.chat import AssistantMessage, MessageReader
+from llamaherd.request.result import RequestOutput, Usage
 
 Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
 
@@ -21,7 +21,7 @@ Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
 class _Output:
     """What has come of one output."""
 
-    def __init__(self, reader: ReplyReader | None) -> None:
+    def __init__(self, reader: MessageReader | None) -> None:
         self.reader = reader
         self.last: Delta | None = None
         self.text: list[str] = []
@@ -46,12 +46,12 @@ class _Output:
         last = self.last
         return Usage(last.n_prompt, last.n_cached, last.n_completion) if last else Usage(0, 0, 0)
 
-    def result(self) -> Result:
+    def result(self) -> RequestOutput:
         last = self.last
         assert last is not None
         reason = last.finish_reason
         assert isinstance(reason, FinishReason)
-        return Result(
+        return RequestOutput(
             text="".join(self.text),
             token_ids=list(self.token_ids),
             finish_reason=reason,
@@ -64,14 +64,14 @@ class _Output:
             reply=self._reply(),
         )
 
-    def _reply(self) -> Reply | None:
+    def _reply(self) -> AssistantMessage | None:
         if self.reader is None:
             return None
         assert self.last is not None
         return self.reader.read_all("".join(self.text), self.last.finish_reason)
 
 
-def _mean_logprob(result: Result) -> float:
+def _mean_logprob(result: RequestOutput) -> float:
     n = len(result.logprobs)
     return sum(token.logprob for token in result.logprobs) / n if n else -math.inf
 
@@ -97,7 +97,7 @@ class Stream:
         n_kept: int = 1,
         keep_deltas: bool = True,
         keep_logprobs: bool = True,
-        new_reader: Callable[[], ReplyReader | None] = lambda: None,
+        new_reader: Callable[[], MessageReader | None] = lambda: None,
     ) -> None:
         self.request_id = request_ids[0]
         self._request_ids = request_ids
@@ -121,7 +121,7 @@ class Stream:
             if not output.finished:
                 self._cancel(request_id)
 
-    def new_reader(self) -> ReplyReader | None:
+    def new_reader(self) -> MessageReader | None:
         """What takes one output apart as its deltas come; None if the prompt is no conversation."""
         return self._new_reader()
 
@@ -134,8 +134,8 @@ class Stream:
     def usage(self) -> Usage:
         """Token counts so far, of all outputs; zeros before the first delta."""
         first = self._outputs[0].usage
-        n_completion = sum(output.usage.n_completion for output in self._outputs)
-        return Usage(first.n_prompt, first.n_cached, n_completion)
+        n_completion = sum(output.usage.completion_tokens for output in self._outputs)
+        return Usage(first.prompt_tokens, first.cached_tokens, n_completion)
 
     @property
     def timing(self) -> Timing | None:
@@ -143,7 +143,7 @@ class Stream:
         last = self._outputs[0].last
         return last.timing if last else None
 
-    def result(self, timeout: float | None = None) -> Result:
+    def result(self, timeout: float | None = None) -> RequestOutput:
         """Wait for the request's end.
 
         Args:
@@ -162,7 +162,7 @@ class Stream:
                 raise TimeoutError(f"request {self.request_id} did not end in {timeout} s")
             return self._make_result()
 
-    async def aresult(self) -> Result:
+    async def aresult(self) -> RequestOutput:
         """As `result()`, for asyncio."""
         await self.await_end()
         return self._make_result()
@@ -250,7 +250,7 @@ class Stream:
             else:
                 self._done_queues.append(queue)
 
-    def _make_result(self) -> Result:
+    def _make_result(self) -> RequestOutput:
         results = [output.result() for output in self._outputs]
         if len(results) == 1:
             return results[0]

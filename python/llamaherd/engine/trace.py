@@ -31,7 +31,7 @@ def _events(
             "args": {
                 "decode rows": call.n_decode_rows,
                 "prefill rows": call.n_prefill_rows,
-                "pad rows": call.n_pad_rows,
+                "pad rows": call.n_padding_rows,
                 "predicted ms": round(call.predicted_ns / 1e6, 3),
             }
         }

@@ -21,7 +21,7 @@ class EvaluationRequest(Protocol):
     def args(self) -> tuple[Any, ...]: ...
 
 
-class EvaluationModel:
+class LmEvalAdapter:
     """The three request types of EleutherAI's lm-evaluation-harness, batched.
 
     Derive a class from this one and the harness's ``lm_eval.api.model.LM`` to register it there.

@@ -26,7 +26,7 @@ _N_NAMED = 10
 
 
 @dataclass(frozen=True)
-class Ranked:
+class RerankResult:
     """One document of `Embedder.rerank()`.
 
     Attributes:
@@ -125,7 +125,7 @@ class Embedder:
 
     def rerank(
         self, query: str, documents: Sequence[str], *, truncate: bool = False
-    ) -> list[Ranked]:
+    ) -> list[RerankResult]:
         """Documents by how well they answer a query, the best first.
 
         A model with a ranking head reads the query with each document; of other models the cosine
@@ -151,7 +151,7 @@ class Embedder:
             _warn_of_cuts(cut, self.max_len)
             scores = ranks[:, 0]
         order = np.argsort(-scores, kind="stable")
-        return [Ranked(int(i), float(scores[i])) for i in order]
+        return [RerankResult(int(i), float(scores[i])) for i in order]
 
 
 def _as_texts(name: str, texts: str | Sequence[str]) -> list[str]:

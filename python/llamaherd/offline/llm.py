@@ -10,18 +10,18 @@ from numbers import Integral
 from typing import cast
 
 from llamaherd._core import Delta, InvalidRequestError, NotGenerativeError
-from llamaherd.config.params import EngineConfig, SamplingParams, Service
+from llamaherd.config.params import EngineConfig, SamplingParams, SchedulingOptions
 from llamaherd.engine.batch_engine import BatchEngine
 from llamaherd.engine.model_loading import shows_progress
 from llamaherd.engine.prefix_cache import request_space
 from llamaherd.offline import scoring
-from llamaherd.offline.embedder import Embedder, Ranked, Vectors
+from llamaherd.offline.embedder import Embedder, RerankResult, Vectors
 from llamaherd.offline.progress import Bar, RichBar
-from llamaherd.offline.prompt_batch import Run
+from llamaherd.offline.prompt_batch import PromptBatch
 from llamaherd.offline.scoring import Choice, Continuation, Perplexity, Piece, Score
 from llamaherd.request.chat import ChatOptions
 from llamaherd.request.prompt import Message, Prompt, is_messages
-from llamaherd.request.result import Result
+from llamaherd.request.result import RequestOutput
 
 
 class LLM:
@@ -98,7 +98,7 @@ class LLM:
         cache_salt: str = "",
         priority: int = 0,
         tenant: str = "",
-    ) -> list[Result]:
+    ) -> list[RequestOutput]:
         """Generate for all prompts at once.
 
         Prompts that begin alike run beside or after each other, so that their beginnings are
@@ -126,9 +126,9 @@ class LLM:
         """
         batch = _as_list(prompts)
         space = request_space(cache=cache, cache_salt=cache_salt)
-        service = Service(priority=priority, tenant=tenant)
+        scheduling = SchedulingOptions(priority=priority, tenant=tenant)
         jobs = list(zip(batch, _per_prompt(params, len(batch)), strict=True))
-        return self._run(jobs, progress, chat=chat, space=space, service=service)
+        return self._run(jobs, progress, chat=chat, space=space, scheduling=scheduling)
 
     def score(
         self,
@@ -224,13 +224,13 @@ class LLM:
         progress: bool | None,
         *,
         space: int | None,
-        service: Service,
+        scheduling: SchedulingOptions,
         chat: ChatOptions | None = None,
         stop: threading.Event | None = None,
-    ) -> list[Result]:
+    ) -> list[RequestOutput]:
         with (
             self._bar(len(jobs), progress) as bar,
-            Run(self.engine, len(jobs), chat, space, service, bar, stop) as run,
+            PromptBatch(self.engine, len(jobs), chat, space, scheduling, bar, stop) as run,
         ):
             return run.of(jobs)
 
@@ -244,7 +244,9 @@ class LLM:
         """What is a score already stays as it is."""
         jobs = [(p.tokens, p.params) for some in pieces for p in some if isinstance(p, Piece)]
         space = request_space(cache=True, cache_salt=cache_salt)
-        results = iter(self._run(jobs, progress, space=space, service=Service(), stop=stop))
+        results = iter(
+            self._run(jobs, progress, space=space, scheduling=SchedulingOptions(), stop=stop)
+        )
         return [
             [p if isinstance(p, Score) else scoring.score_of(next(results)) for p in some]
             for some in pieces
@@ -258,7 +260,7 @@ class LLM:
 
     def rerank(
         self, query: str, documents: Sequence[str], *, truncate: bool = False
-    ) -> list[Ranked]:
+    ) -> list[RerankResult]:
         """Documents by how well they answer a query: see `Embedder.rerank`."""
         return self.embedder.rerank(query, documents, truncate=truncate)
 
@@ -278,7 +280,7 @@ class LLM:
         messages: Sequence[Message],
         params: SamplingParams | None = None,
         chat: ChatOptions | None = None,
-    ) -> Result:
+    ) -> RequestOutput:
         """Generate the assistant's next message of one conversation.
 
         Args:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-from llamaherd.request.result import Result
+from llamaherd.request.result import RequestOutput
 
 
 class Bar:
     """Counts finished requests; this one shows nothing."""
 
-    def count(self, result: Result) -> None:
+    def count(self, result: RequestOutput) -> None:
         pass
 
 
@@ -36,8 +36,8 @@ class RichBar(Bar, AbstractContextManager["RichBar"]):
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def count(self, result: Result) -> None:
-        self._n_tokens += result.usage.n_completion
+    def count(self, result: RequestOutput) -> None:
+        self._n_tokens += result.usage.completion_tokens
         elapsed = self._progress.tasks[0].elapsed or 0.0
         speed = f"{self._n_tokens / elapsed:.0f} tokens/s" if elapsed > 0 else ""
         self._progress.update(self._task, advance=1, speed=speed)

@@ -9,22 +9,22 @@ from queue import Empty, SimpleQueue
 from threading import Event
 
 from llamaherd._core import FinishReason, InvalidRequestError, QueueFullError
-from llamaherd.config.params import SamplingParams, Service
+from llamaherd.config.params import SamplingParams, SchedulingOptions
 from llamaherd.engine.batch_engine import BatchEngine
 from llamaherd.engine.prepared_request import Prepared
 from llamaherd.engine.stream import Stream
 from llamaherd.offline.progress import Bar
 from llamaherd.request.chat import ChatOptions
 from llamaherd.request.prompt import Prompt, is_messages
-from llamaherd.request.result import Result, Usage
+from llamaherd.request.result import RequestOutput, Usage
 
 # Prompts that are prepared and put in order before the first of them is queued.
 _WINDOW = 512
 _LOOK_S = 0.1  # how often for a stop from outside
-_CANCELLED = Result("", [], FinishReason.CANCELLED, "", Usage(0, 0, 0), None)
+_CANCELLED = RequestOutput("", [], FinishReason.CANCELLED, "", Usage(0, 0, 0), None)
 
 
-class Run:
+class PromptBatch:
     """One list of prompts on its way through the engine; leaving it by an exception cancels it, and
     so does `stop` once it is set."""
 
@@ -34,21 +34,21 @@ class Run:
         n_jobs: int,
         chat: ChatOptions | None,
         space: int | None,
-        service: Service,
+        scheduling: SchedulingOptions,
         bar: Bar,
         stop: Event | None = None,
     ) -> None:
         self._engine = engine
         self._chat = chat
         self._space = space
-        self._service = service
+        self._scheduling = scheduling
         self._bar = bar
         self._stop = stop
-        self._items: list[Stream | Result | None] = [None] * n_jobs
+        self._items: list[Stream | RequestOutput | None] = [None] * n_jobs
         self._n_open = 0
         self._ended: SimpleQueue[Stream] = SimpleQueue()
 
-    def of(self, jobs: Sequence[tuple[Prompt, SamplingParams | None]]) -> list[Result]:
+    def of(self, jobs: Sequence[tuple[Prompt, SamplingParams | None]]) -> list[RequestOutput]:
         """The results of all jobs, in their order."""
         self._submit(jobs)
         while self._n_open > 0:
@@ -62,7 +62,7 @@ class Run:
             prepared = [self._prepare_or_refuse(*job) for job in jobs[begin : begin + _WINDOW]]
             ready: list[tuple[int, Prepared]] = []
             for i, item in enumerate(prepared, begin):
-                if isinstance(item, Result):
+                if isinstance(item, RequestOutput):
                     self._items[i] = item
                 else:
                     ready.append((i, item))
@@ -77,7 +77,7 @@ class Run:
 
     def _prepare_or_refuse(
         self, prompt: Prompt, params: SamplingParams | None
-    ) -> Prepared | Result:
+    ) -> Prepared | RequestOutput:
         try:
             chat = self._chat if is_messages(prompt) else None
             return self._engine._prepare(prompt, params, chat)
@@ -91,7 +91,7 @@ class Run:
                 i, prepared = waiting[0]
                 try:
                     stream = self._engine._queue(
-                        prepared, self._space, self._service, keep_deltas=False
+                        prepared, self._space, self._scheduling, keep_deltas=False
                     )
                 except QueueFullError as full:
                     return full
@@ -110,7 +110,7 @@ class Run:
             self._n_open -= 1
             self._bar.count(stream.result())
 
-    def __enter__(self) -> Run:
+    def __enter__(self) -> PromptBatch:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -131,5 +131,5 @@ class Run:
                 item.cancel()
 
 
-def _refused(error: InvalidRequestError) -> Result:
-    return Result("", [], FinishReason.ERROR, str(error), Usage(0, 0, 0), None)
+def _refused(error: InvalidRequestError) -> RequestOutput:
+    return RequestOutput("", [], FinishReason.ERROR, str(error), Usage(0, 0, 0), None)

@@ -12,7 +12,7 @@ from llamaherd._core import FinishReason, InvalidRequestError, TokenLogprob
 from llamaherd.config.params import SamplingParams
 from llamaherd.engine.batch_engine import BatchEngine
 from llamaherd.request.prompt import Prompt, TokenIds, is_messages
-from llamaherd.request.result import Result
+from llamaherd.request.result import RequestOutput
 
 Continuation: TypeAlias = "str | TokenIds"
 
@@ -98,7 +98,7 @@ class Piece:
         )
 
 
-def score_of(result: Result) -> Score:
+def score_of(result: RequestOutput) -> Score:
     if result.finish_reason is FinishReason.CANCELLED:
         return _CANCELLED
     return Score(result.prompt_logprobs, result.error)

@@ -190,7 +190,7 @@ class ToolCall:
 
 
 @dataclass(frozen=True)
-class Reply:
+class AssistantMessage:
     """The assistant's answer, taken apart, or what one delta adds to it.
 
     Attributes:
@@ -207,7 +207,7 @@ class Reply:
         return bool(self.content or self.reasoning or self.tool_calls)
 
 
-class ReplyReader:
+class MessageReader:
     """Takes an answer apart as it comes. Used by one thread at a time."""
 
     def __init__(self, format_: _core.ChatFormat | None) -> None:
@@ -215,14 +215,14 @@ class ReplyReader:
         self._text: list[str] = []  # so far, in pieces
         self._ids: list[str] = []
         self._parse_again_s = 0.0  # on the monotonic clock
-        self._reply = Reply()  # of what was parsed
+        self._reply = AssistantMessage()  # of what was parsed
 
     @property
-    def reply(self) -> Reply:
+    def reply(self) -> AssistantMessage:
         """The answer so far, as far as it was taken apart."""
-        return Reply("".join(self._text)) if self._format is None else self._reply
+        return AssistantMessage("".join(self._text)) if self._format is None else self._reply
 
-    def read(self, delta: Delta) -> Reply:
+    def read(self, delta: Delta) -> AssistantMessage:
         """What the next delta of the output adds to the answer.
 
         An answer that is not in the model's format for thoughts and calls, or is cut short, keeps
@@ -231,20 +231,20 @@ class ReplyReader:
         thirtieth of the time.
         """
         if not delta.text and delta.finish_reason is None:
-            return Reply()
+            return AssistantMessage()
         self._text.append(delta.text)
         if self._format is None:
-            return Reply(delta.text)
+            return AssistantMessage(delta.text)
         begin_s = time.monotonic()
         if delta.finish_reason is None and begin_s < self._parse_again_s:
-            return Reply()
+            return AssistantMessage()
         before = self._reply
         self.read_all("".join(self._text), delta.finish_reason)
         took_s = time.monotonic() - begin_s
         self._parse_again_s = begin_s + (_REST * took_s if took_s > _QUICK_S else 0)
         return _added(before, self._reply)
 
-    def read_all(self, text: str, finish_reason: FinishReason | None) -> Reply:
+    def read_all(self, text: str, finish_reason: FinishReason | None) -> AssistantMessage:
         """The answer so far, whose text this is."""
         self._text = [text]
         if self._format is None:
@@ -253,9 +253,9 @@ class ReplyReader:
             parsed = self._format.parse(text, finish_reason is FinishReason.STOP)
         except LlamaHerdError:
             if finish_reason is not None and not self._reply:
-                self._reply = Reply(text)
+                self._reply = AssistantMessage(text)
         else:
-            self._reply = Reply(parsed.content, parsed.reasoning, self._calls(parsed))
+            self._reply = AssistantMessage(parsed.content, parsed.reasoning, self._calls(parsed))
         return self._reply
 
     def _calls(self, parsed: _core.ChatMessage) -> tuple[ToolCall, ...]:
@@ -269,8 +269,8 @@ class ReplyReader:
         return tuple(calls)
 
 
-def _added(before: Reply, after: Reply) -> Reply:
-    return Reply(
+def _added(before: AssistantMessage, after: AssistantMessage) -> AssistantMessage:
+    return AssistantMessage(
         after.content[len(before.content) :],
         after.reasoning[len(before.reasoning) :],
         tuple(_added_calls(before.tool_calls, after.tool_calls)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from llamaherd._core import FinishReason, Timing, TokenLogprob
-from llamaherd.request.chat import Reply
+from llamaherd.request.chat import AssistantMessage
 
 
 @dataclass(frozen=True)
@@ -13,18 +13,18 @@ class Usage:
     """Tokens of one request.
 
     Attributes:
-      n_prompt: Prompt tokens.
-      n_cached: Of these, tokens that did not have to be computed.
-      n_completion: Output tokens, an end-of-generation token included.
+      prompt_tokens: Prompt tokens.
+      cached_tokens: Of these, tokens that did not have to be computed.
+      completion_tokens: Output tokens, an end-of-generation token included.
     """
 
-    n_prompt: int
-    n_cached: int
-    n_completion: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
 
 
 @dataclass(frozen=True)
-class Result:
+class RequestOutput:
     """A finished request.
 
     Attributes:
@@ -54,5 +54,5 @@ class Result:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     index: int = 0
-    choices: tuple[Result, ...] = ()
-    reply: Reply | None = None
+    choices: tuple[RequestOutput, ...] = ()
+    reply: AssistantMessage | None = None

@@ -18,7 +18,7 @@ from llamaherd.server.access.concurrency_limit import Running
 from llamaherd.server.access.request_gate import Guard
 from llamaherd.server.batch_api import batch_routes, file_routes
 from llamaherd.server.batch_api.batches import Batches, lines_at_once, open_batches
-from llamaherd.server.batch_api.internal_client import InProcess
+from llamaherd.server.batch_api.internal_client import InternalHttpClient
 from llamaherd.server.common.errors import install_handlers
 from llamaherd.server.common.settings import ServerSettings
 from llamaherd.server.jobs.generation import Context
@@ -152,7 +152,7 @@ async def _batches(
         return
     async with open_batches(
         settings.data_dir,
-        InProcess(_line_app(context), spans),
+        InternalHttpClient(_line_app(context), spans),
         keys,
         running,
         n_lines=lines_at_once([spec.config for spec in context.pool.specs]),

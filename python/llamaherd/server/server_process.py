@@ -29,8 +29,8 @@ _END_S = 30.0  # after the drain; threads that are stuck then do not keep the pr
 
 
 class Server(uvicorn.Server):
-    """Listens until it is told to stop. At SIGTERM or SIGINT nothing new is let in; what runs has
-    drain_s seconds, and what runs then ends with an error that says so. A second signal ends the
+    """Listens until it is told to stop. At SIGTERM or SIGINT new requests are refused; running
+    requests get drain_timeout_s seconds and then end with an error. A second signal ends the
     process at once, whatever its threads do; so does a drain that is not over _END_S later."""
 
     def __init__(self, app: FastAPI, settings: ServerSettings) -> None:
@@ -46,7 +46,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                timeout_graceful_shutdown=int(settings.drain_s) + 5,
+                timeout_graceful_shutdown=int(settings.drain_timeout_s) + 5,
                 http="httptools",
                 lifespan="off",
                 ws="none",
@@ -102,7 +102,7 @@ class Server(uvicorn.Server):
         """Begins the drain. The signals' default actions, which end the process, are back."""
         for number in HANDLED_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        faulthandler.dump_traceback_later(self._settings.drain_s + _END_S, exit=True)
+        faulthandler.dump_traceback_later(self._settings.drain_timeout_s + _END_S, exit=True)
         self._app.state.draining = True
         _logger.info("stopping on %s", signal.Signals(sig).name)
         loop = asyncio.get_running_loop()
@@ -113,7 +113,7 @@ class Server(uvicorn.Server):
 
     async def _drain(self) -> None:
         context: Context = self._app.state.context
-        until = time.monotonic() + self._settings.drain_s
+        until = time.monotonic() + self._settings.drain_timeout_s
         batches: Batches | None = self._app.state.batches
         if batches is not None:
             # Whatever ends the process from now on, it was not a line of a batch.

@@ -14,7 +14,7 @@ from llamaherd.tuning.replay import Measurement
 from llamaherd.tuning.workload import Workload
 
 PRESETS = ("low_latency", "balanced", "high_throughput")
-KNOBS = ("n_threads", "preset", "max_seqs", "n_ubatch", "token_budget", "poll")
+TUNED_OPTIONS = ("n_threads", "preset", "max_seqs", "n_ubatch", "token_budget", "poll")
 
 # Tokens until the end of which the latency objective counts.
 _N_TOKENS = 20
@@ -40,7 +40,7 @@ def _ms_per_token(m: Measurement) -> float:
     return 1e3 / m.tokens_per_s
 
 
-def _unlucky_ms(m: Measurement) -> float:
+def _p99_latency_ms(m: Measurement) -> float:
     return m.ttft_p99_ms + (_N_TOKENS - 1) * m.itl_p99_ms
 
 
@@ -49,18 +49,18 @@ OBJECTIVES = {
     "latency": Objective(
         f"ms until an unlucky request has {_N_TOKENS} tokens: p99 of time to first token "
         f"+ {_N_TOKENS - 1} x p99 of time between tokens",
-        _unlucky_ms,
+        _p99_latency_ms,
     ),
     "balanced": Objective(
         "geometric mean of the throughput and the latency objective, ms",
-        lambda m: math.sqrt(_ms_per_token(m) * _unlucky_ms(m)),
+        lambda m: math.sqrt(_ms_per_token(m) * _p99_latency_ms(m)),
     ),
 }
 OBJECTIVE_OF = {"interactive": "latency", "throughput": "throughput", "mixed": "balanced"}
 
 
 @dataclass(frozen=True)
-class Setting:
+class EffectiveConfig:
     """The values in force of what is tuned: configs that agree in them are the same."""
 
     max_seqs: int
@@ -70,7 +70,7 @@ class Setting:
     poll: int
 
     @classmethod
-    def of(cls, config: EngineConfig) -> Setting:
+    def of(cls, config: EngineConfig) -> EffectiveConfig:
         max_seqs, token_budget = _core.resolve_preset(config._to_core())
         return cls(
             max_seqs,
@@ -82,7 +82,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Room:
+class SearchBounds:
     """Values beyond these change nothing."""
 
     n_threads: int
@@ -90,7 +90,7 @@ class Room:
     token_budget: int
 
     @classmethod
-    def of(cls, workload: Workload) -> Room:
+    def of(cls, workload: Workload) -> SearchBounds:
         return cls(
             n_threads=_core.default_n_threads(),
             max_seqs=min(_MAX_SEQS, len(workload.requests)),
@@ -98,9 +98,9 @@ class Room:
         )
 
 
-def neighbours(config: EngineConfig, knob: str, room: Room) -> Iterator[EngineConfig]:
+def neighbours(config: EngineConfig, knob: str, room: SearchBounds) -> Iterator[EngineConfig]:
     """The configs to try next by changing one thing, the likelier to be better first."""
-    now = Setting.of(config)
+    now = EffectiveConfig.of(config)
     if knob == "preset":
         for preset in PRESETS:
             yield replace(config, preset=preset, max_seqs=None, token_budget=None, n_ubatch=None)
@@ -113,7 +113,7 @@ def neighbours(config: EngineConfig, knob: str, room: Room) -> Iterator[EngineCo
             yield replace(config, **changes)  # type: ignore[arg-type]
 
 
-def _values(now: Setting, knob: str, room: Room) -> list[int]:
+def _values(now: EffectiveConfig, knob: str, room: SearchBounds) -> list[int]:
     value: int = getattr(now, knob)
     if knob == "poll":
         return [poll for poll in _POLLS if poll != value]

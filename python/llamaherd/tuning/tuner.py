@@ -12,7 +12,14 @@ from typing import Protocol
 from llamaherd._core import LlamaHerdError
 from llamaherd.config.params import EngineConfig
 from llamaherd.tuning.replay import Measurement
-from llamaherd.tuning.search_space import KNOBS, Objective, Room, Setting, is_better, neighbours
+from llamaherd.tuning.search_space import (
+    TUNED_OPTIONS,
+    EffectiveConfig,
+    Objective,
+    SearchBounds,
+    is_better,
+    neighbours,
+)
 
 # Runs of each of the two that are compared, at most: by chance alone one in 70 would win.
 N_ROUNDS = 4
@@ -48,7 +55,7 @@ class Trial:
         )
 
 
-class Contestant(Protocol):
+class TuningCandidate(Protocol):
     """An engine with a workload to run."""
 
     def run(self, limit_s: float) -> Measurement:
@@ -62,7 +69,7 @@ class _TimeIsOver(Exception):
 
 
 class Tuner:
-    """Coordinate descent from one config over `KNOBS`.
+    """Coordinate descent from one config over `TUNED_OPTIONS`.
 
     A candidate's runs and the best's alternate, so that both see the same machine. A candidate is
     dropped with its first run that is no better than each of the best's since they met, and becomes
@@ -78,9 +85,9 @@ class Tuner:
 
     def __init__(
         self,
-        open_contestant: Callable[[EngineConfig], Contestant],
+        open_contestant: Callable[[EngineConfig], TuningCandidate],
         objective: Objective,
-        room: Room,
+        room: SearchBounds,
         *,
         limit_s: float,
         clock: Callable[[], float] = time.monotonic,
@@ -92,8 +99,8 @@ class Tuner:
         self._clock = clock
         self._end_s = clock() + limit_s
         self._on_trial = on_trial
-        self._engine: Contestant | None = None  # the best's
-        self._settings: set[Setting] = set()
+        self._engine: TuningCandidate | None = None  # the best's
+        self._settings: set[EffectiveConfig] = set()
         self._load_s = 0.0  # the longest so far
         self._run_s = 0.0
         self.trials: list[Trial] = []
@@ -112,7 +119,7 @@ class Tuner:
             helped = True
             while helped:
                 helped = False
-                for knob in KNOBS:
+                for knob in TUNED_OPTIONS:
                     helped |= self._climb(knob)
         except _TimeIsOver:
             if self.best is None:
@@ -143,14 +150,14 @@ class Tuner:
     def _step(self, knob: str) -> bool:
         assert self.best is not None
         for config in neighbours(self.best.config, knob, self._room):
-            if Setting.of(config) not in self._settings and self._try(config):
+            if EffectiveConfig.of(config) not in self._settings and self._try(config):
                 return True
         return False
 
     def _try(self, config: EngineConfig) -> bool:
         self._require_time(self._load_s + 2 * self._run_s)
         trial = self._new_trial(config)
-        engine: Contestant | None = None
+        engine: TuningCandidate | None = None
         try:
             engine = self._load(trial)
             if self._compare(trial, engine):
@@ -164,7 +171,7 @@ class Tuner:
         self._on_trial(trial)
         return self.best is trial
 
-    def _compare(self, trial: Trial, engine: Contestant) -> bool:
+    def _compare(self, trial: Trial, engine: TuningCandidate) -> bool:
         assert self.best is not None
         assert self._engine is not None
         best_costs: list[float] = []
@@ -190,16 +197,16 @@ class Tuner:
     def _new_trial(self, config: EngineConfig) -> Trial:
         trial = Trial(config)
         self.trials.append(trial)
-        self._settings.add(Setting.of(config))
+        self._settings.add(EffectiveConfig.of(config))
         return trial
 
-    def _load(self, trial: Trial) -> Contestant:
+    def _load(self, trial: Trial) -> TuningCandidate:
         begin_s = self._clock()
         engine = self._open(trial.config)
         self._load_s = max(self._load_s, self._clock() - begin_s)
         return engine
 
-    def _measure(self, engine: Contestant, trial: Trial, limit_s: float) -> Measurement:
+    def _measure(self, engine: TuningCandidate, trial: Trial, limit_s: float) -> Measurement:
         begin_s = self._clock()
         left_s = self._end_s - begin_s
         try:

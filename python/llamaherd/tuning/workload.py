@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamaherd._core import InvalidRequestError
-from llamaherd.request.result import Result
+from llamaherd.request.result import RequestOutput
 from llamaherd.tuning import workload_file
 from llamaherd.tuning.workload_file import MAX_BLOCK_SIZE, Request
 
@@ -159,7 +159,7 @@ class Recorder:
     def add(
         self,
         token_ids: TokenIds,
-        result: Result,
+        result: RequestOutput,
         *,
         priority: int = 0,
         tenant: str | None = None,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from llamaherd.benchmark.load.measurements import Answered
-from llamaherd.benchmark.load.scenario import Ask
+from llamaherd.benchmark.load.measurements import RequestMeasurement
+from llamaherd.benchmark.load.scenario import BenchmarkRequest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setup:
+class ContestantConfig:
     """What every contestant is given alike.
 
     Attributes:
@@ -29,11 +29,11 @@ class Setup:
         return asdict(self)
 
 
-class Absent(Exception):
+class Unavailable(Exception):
     """A contestant that is not installed here; the message says what it needs."""
 
 
-class InProcess(Protocol):
+class InProcessEngine(Protocol):
     """An engine that is called, in a process of its own; loaded when it is made.
 
     Attributes:
@@ -42,7 +42,7 @@ class InProcess(Protocol):
 
     version: str
 
-    async def ask(self, ask: Ask) -> Answered:
+    async def ask(self, ask: BenchmarkRequest) -> RequestMeasurement:
         """The answer with the moments at which its tokens came; an error is in it."""
 
     def sample(self) -> dict[str, float]:

@@ -6,20 +6,20 @@ import asyncio
 import time
 from importlib.metadata import version
 
-from llamaherd.benchmark.contestants.contestant import Absent, Setup
-from llamaherd.benchmark.load.measurements import Answered
-from llamaherd.benchmark.load.scenario import Ask
+from llamaherd.benchmark.contestants.contestant import ContestantConfig, Unavailable
+from llamaherd.benchmark.load.measurements import RequestMeasurement
+from llamaherd.benchmark.load.scenario import BenchmarkRequest
 
 try:
     import llama_cpp
 except ModuleNotFoundError as error:
-    raise Absent("needs the package llama-cpp-python") from error
+    raise Unavailable("needs the package llama-cpp-python") from error
 
 
 class LlamaCppPython:
     """What a prompt begins with as the one before it did is not computed again, as always there."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: ContestantConfig) -> None:
         self.version = f"llama-cpp-python {version('llama-cpp-python')}"
         self._llama = llama_cpp.Llama(
             setup.model,
@@ -30,14 +30,14 @@ class LlamaCppPython:
         )
         self._turn = asyncio.Lock()
 
-    async def ask(self, ask: Ask) -> Answered:
-        answered = Answered(time.perf_counter())
+    async def ask(self, ask: BenchmarkRequest) -> RequestMeasurement:
+        answered = RequestMeasurement(time.perf_counter())
         async with self._turn:
             await asyncio.to_thread(self._answer, ask, answered)
         answered.ended_s = time.perf_counter()
         return answered
 
-    def _answer(self, ask: Ask, answered: Answered) -> None:
+    def _answer(self, ask: BenchmarkRequest, answered: RequestMeasurement) -> None:
         tokens = self._llama.tokenize(ask.prompt.encode())
         answered.n_prompt = len(tokens)
         for _ in self._llama.generate(tokens, temp=0.0):

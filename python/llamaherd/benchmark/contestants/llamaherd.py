@@ -9,12 +9,12 @@ from dataclasses import replace
 from importlib.metadata import version
 
 from llamaherd import BatchEngine, EngineConfig, LlamaHerdError, SamplingParams, Stream
-from llamaherd.benchmark.contestants.contestant import Setup
-from llamaherd.benchmark.load.measurements import Answered
-from llamaherd.benchmark.load.scenario import Ask
+from llamaherd.benchmark.contestants.contestant import ContestantConfig
+from llamaherd.benchmark.load.measurements import RequestMeasurement
+from llamaherd.benchmark.load.scenario import BenchmarkRequest
 
 
-class Herd:
+class LlamaherdContestant:
     """An engine with its default options and room for all requests that are asked at once.
 
     Args:
@@ -23,7 +23,7 @@ class Herd:
     """
 
     def __init__(
-        self, setup: Setup, *, preset: str | None = None, one_at_a_time: bool = False
+        self, setup: ContestantConfig, *, preset: str | None = None, one_at_a_time: bool = False
     ) -> None:
         self.version = f"llamaherd {version('llamaherd')}"
         config = EngineConfig(n_threads=setup.n_threads, n_ctx=setup.n_ctx)
@@ -38,8 +38,8 @@ class Herd:
         self._cache = not one_at_a_time
         self._running: set[Stream] = set()
 
-    async def ask(self, ask: Ask) -> Answered:
-        answered = Answered(time.perf_counter())
+    async def ask(self, ask: BenchmarkRequest) -> RequestMeasurement:
+        answered = RequestMeasurement(time.perf_counter())
         try:
             async with self._turn:
                 await self._answer(ask, answered)
@@ -48,7 +48,7 @@ class Herd:
         answered.ended_s = time.perf_counter()
         return answered
 
-    async def _answer(self, ask: Ask, answered: Answered) -> None:
+    async def _answer(self, ask: BenchmarkRequest, answered: RequestMeasurement) -> None:
         params = SamplingParams(temperature=0, max_tokens=ask.max_tokens, ignore_eos=True)
         tokens = self._engine.tokenize(ask.prompt)
         stream = self._engine.submit(tokens, params, cache=self._cache)
@@ -70,7 +70,8 @@ class Herd:
         return {
             "n_cells": metrics["n_cells_used"] - cache["n_cells_reclaimable"],
             "n_cells_alone": sum(
-                stream.usage.n_prompt + stream.usage.n_completion for stream in self._running
+                stream.usage.prompt_tokens + stream.usage.completion_tokens
+                for stream in self._running
             ),
             "n_rows": metrics["n_decode_rows"],
             "n_rows_possible": metrics["n_decode_steps"] * metrics["n_seqs"],

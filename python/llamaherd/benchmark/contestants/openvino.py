@@ -11,22 +11,22 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from llamaherd.benchmark.contestants.contestant import Absent, Setup
-from llamaherd.benchmark.load.measurements import Answered
-from llamaherd.benchmark.load.scenario import Ask
+from llamaherd.benchmark.contestants.contestant import ContestantConfig, Unavailable
+from llamaherd.benchmark.load.measurements import RequestMeasurement
+from llamaherd.benchmark.load.scenario import BenchmarkRequest
 
 try:
     import openvino_genai
 except ModuleNotFoundError as error:
-    raise Absent("needs the package openvino-genai") from error
+    raise Unavailable("needs the package openvino-genai") from error
 
 
 @dataclass
 class _Running:
     """A request between the thread that steps and the loop that waits."""
 
-    ask: Ask
-    answered: Answered
+    ask: BenchmarkRequest
+    answered: RequestMeasurement
     ended: asyncio.Future[None]
     loop: asyncio.AbstractEventLoop
     handle: Any = None
@@ -41,7 +41,7 @@ class OpenVino:
     It reads a GGUF file's weights into a graph of its own.
     """
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: ContestantConfig) -> None:
         self.version = f"OpenVINO GenAI {version('openvino-genai')}"
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.enable_prefix_caching = True
@@ -59,9 +59,9 @@ class OpenVino:
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
-    async def ask(self, ask: Ask) -> Answered:
+    async def ask(self, ask: BenchmarkRequest) -> RequestMeasurement:
         loop = asyncio.get_running_loop()
-        running = _Running(ask, Answered(time.perf_counter()), loop.create_future(), loop)
+        running = _Running(ask, RequestMeasurement(time.perf_counter()), loop.create_future(), loop)
         self._inbox.put(running)
         await running.ended
         running.answered.ended_s = time.perf_counter()

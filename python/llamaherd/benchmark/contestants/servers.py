@@ -19,7 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from llamaherd.benchmark.contestants.contestant import Absent, Setup
+from llamaherd.benchmark.contestants.contestant import ContestantConfig, Unavailable
 from llamaherd.benchmark.contestants.process_log import LoggedProcess
 
 _START_S = 300
@@ -39,7 +39,7 @@ class Programs:
 
 
 class Server:
-    """A process that answers on a port; raises `Absent` if it ends before it does.
+    """A process that answers on a port; raises `Unavailable` if it ends before it does.
 
     Attributes:
       url: Without a path.
@@ -57,10 +57,10 @@ class Server:
             raise
 
     def check(self) -> None:
-        """Raises `Absent` with its last word if it has ended."""
+        """Raises `Unavailable` with its last word if it has ended."""
         code = self.process.poll()
         if code is not None:
-            raise Absent(f"{self._name} ended with {code}: {self.process.last_line()}")
+            raise Unavailable(f"{self._name} ended with {code}: {self.process.last_line()}")
 
     def _wait(self) -> None:
         end_s = time.monotonic() + _START_S
@@ -69,7 +69,7 @@ class Server:
             if self._answers():
                 return
             time.sleep(0.1)
-        raise Absent(f"{self._name} did not listen within {_START_S} s")
+        raise Unavailable(f"{self._name} did not listen within {_START_S} s")
 
     def _answers(self) -> bool:
         try:
@@ -88,7 +88,7 @@ class Server:
         self.process.end()
 
 
-def _herd(setup: Setup, programs: Programs) -> Server:
+def _herd(setup: ContestantConfig, programs: Programs) -> Server:
     port = free_port()
     command = [sys.executable, "-m", "llamaherd.cli", "serve", setup.model, "--port", str(port)]
     command += ["--threads", str(setup.n_threads), "--max-seqs", str(setup.n_seqs)]
@@ -96,25 +96,25 @@ def _herd(setup: Setup, programs: Programs) -> Server:
     return Server(command, port, f"llamaherd {version('llamaherd')}")
 
 
-def _llama_server(setup: Setup, programs: Programs) -> Server:
+def _llama_server(setup: ContestantConfig, programs: Programs) -> Server:
     """With its defaults."""
     return _start_llama_server(setup, programs, [])
 
 
-def _llama_server_tuned(setup: Setup, programs: Programs) -> Server:
+def _llama_server_tuned(setup: ContestantConfig, programs: Programs) -> Server:
     """With a slot for each request that is asked at once, and one KV cache for all of them."""
     options = ["-np", str(setup.n_seqs), "--kv-unified", "-c", str(setup.n_ctx)]
     return _start_llama_server(setup, programs, options)
 
 
-def _start_llama_server(setup: Setup, programs: Programs, options: list[str]) -> Server:
+def _start_llama_server(setup: ContestantConfig, programs: Programs, options: list[str]) -> Server:
     found = programs.llama_server or shutil.which("llama-server")
     if found is None:
-        raise Absent("needs llama-server on PATH or --llama-server")
+        raise Unavailable("needs llama-server on PATH or --llama-server")
     try:
         said = subprocess.run([str(found), "--version"], capture_output=True, text=True)
     except OSError as error:
-        raise Absent(f"cannot run {found}: {error.strerror}") from None
+        raise Unavailable(f"cannot run {found}: {error.strerror}") from None
     build = re.search(r"version: (.+)", said.stderr + said.stdout)
     port = free_port()
     command = [str(found), "-m", setup.model, "-t", str(setup.n_threads), "--port", str(port)]
@@ -123,12 +123,12 @@ def _start_llama_server(setup: Setup, programs: Programs, options: list[str]) ->
     )
 
 
-def _xllamacpp(setup: Setup, programs: Programs) -> Server:
+def _xllamacpp(setup: ContestantConfig, programs: Programs) -> Server:
     """llama.cpp's server in a Python process; slots and KV cache as for llama-server-tuned."""
     try:
         name = f"xllamacpp {version('xllamacpp')}"
     except PackageNotFoundError:
-        raise Absent("needs the package xllamacpp") from None
+        raise Unavailable("needs the package xllamacpp") from None
     port = free_port()
     script = (
         "import sys, time, xllamacpp\n"
@@ -145,13 +145,13 @@ def _xllamacpp(setup: Setup, programs: Programs) -> Server:
     return Server([sys.executable, "-c", script, *map(str, values)], port, name)
 
 
-def _llama_cpp_server(setup: Setup, programs: Programs) -> Server:
+def _llama_cpp_server(setup: ContestantConfig, programs: Programs) -> Server:
     """llama-cpp-python's example server: batching and a prefix cache in Python. It knows no way to
     go on behind a model's end of text, so that its answers may be shorter."""
     if programs.llama_cpp_server is None:
-        raise Absent("needs --llama-cpp-server")
+        raise Unavailable("needs --llama-cpp-server")
     if find_spec("llama_cpp") is None:
-        raise Absent("needs the package llama-cpp-python")
+        raise Unavailable("needs the package llama-cpp-python")
     port = free_port()
     model = {
         "path": setup.model,
@@ -175,7 +175,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-SERVERS: dict[str, Callable[[Setup, Programs], Server]] = {
+SERVERS: dict[str, Callable[[ContestantConfig, Programs], Server]] = {
     "llamaherd-server": _herd,
     "llama-server": _llama_server,
     "llama-server-tuned": _llama_server_tuned,

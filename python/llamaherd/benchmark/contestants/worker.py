@@ -15,36 +15,40 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from llamaherd.benchmark.contestants.contestant import Absent, InProcess, Setup
-from llamaherd.benchmark.load.arrival import closed, open_loop
-from llamaherd.benchmark.load.measurements import Answered
+from llamaherd.benchmark.contestants.contestant import (
+    ContestantConfig,
+    InProcessEngine,
+    Unavailable,
+)
+from llamaherd.benchmark.load.arrival import closed_loop, open_loop
+from llamaherd.benchmark.load.measurements import RequestMeasurement
 from llamaherd.benchmark.load.scenario import Scenario
 
 _SAMPLE_S = 0.05
 
 
-def _herd(**options: Any) -> Callable[[Setup], InProcess]:
-    def load(setup: Setup) -> InProcess:
-        from llamaherd.benchmark.contestants.llamaherd import Herd
+def _herd(**options: Any) -> Callable[[ContestantConfig], InProcessEngine]:
+    def load(setup: ContestantConfig) -> InProcessEngine:
+        from llamaherd.benchmark.contestants.llamaherd import LlamaherdContestant
 
-        return Herd(setup, **options)
+        return LlamaherdContestant(setup, **options)
 
     return load
 
 
-def _openvino(setup: Setup) -> InProcess:
+def _openvino(setup: ContestantConfig) -> InProcessEngine:
     from llamaherd.benchmark.contestants.openvino import OpenVino
 
     return OpenVino(setup)
 
 
-def _llama_cpp_python(setup: Setup) -> InProcess:
+def _llama_cpp_python(setup: ContestantConfig) -> InProcessEngine:
     from llamaherd.benchmark.contestants.llama_cpp_python import LlamaCppPython
 
     return LlamaCppPython(setup)
 
 
-ENGINES: dict[str, Callable[[Setup], InProcess]] = {
+ENGINES: dict[str, Callable[[ContestantConfig], InProcessEngine]] = {
     "llamaherd": _herd(),
     "one-at-a-time": _herd(one_at_a_time=True),
     "low-latency": _herd(preset="low_latency"),
@@ -64,10 +68,10 @@ def main() -> None:
     def reply(values: dict[str, Any]) -> None:
         print(json.dumps(values), file=answers, flush=True)
 
-    setup = Setup(**json.loads(sys.stdin.readline()))
+    setup = ContestantConfig(**json.loads(sys.stdin.readline()))
     try:
         engine = ENGINES[sys.argv[1]](setup)
-    except Absent as absent:
+    except Unavailable as absent:
         reply({"absent": str(absent)})
         return
     except Exception as error:  # whatever a package of others raises
@@ -81,7 +85,7 @@ def main() -> None:
     engine.close()
 
 
-async def _run(engine: InProcess, scenario: Scenario) -> dict[str, Any]:
+async def _run(engine: InProcessEngine, scenario: Scenario) -> dict[str, Any]:
     samples: list[dict[str, float]] = []
     watching = asyncio.ensure_future(_watch(engine, samples))
     answers = await play(engine.ask, scenario)
@@ -89,14 +93,14 @@ async def _run(engine: InProcess, scenario: Scenario) -> dict[str, Any]:
     return {"answers": [asdict(answer) for answer in answers], "samples": samples}
 
 
-async def play(ask: Callable[..., Any], scenario: Scenario) -> list[Answered]:
+async def play(ask: Callable[..., Any], scenario: Scenario) -> list[RequestMeasurement]:
     """Asks a scenario's requests as it says."""
     if scenario.arrivals_s:
         return await open_loop(ask, [chain[0] for chain in scenario.chains], scenario.arrivals_s)
-    return await closed(ask, scenario.chains, scenario.n_clients)
+    return await closed_loop(ask, scenario.chains, scenario.n_clients)
 
 
-async def _watch(engine: InProcess, samples: list[dict[str, float]]) -> None:
+async def _watch(engine: InProcessEngine, samples: list[dict[str, float]]) -> None:
     while True:
         sample = engine.sample()
         if not sample:

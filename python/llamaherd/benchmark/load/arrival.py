@@ -8,21 +8,21 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
-from llamaherd.benchmark.load.measurements import Answered
+from llamaherd.benchmark.load.measurements import RequestMeasurement
 
 _Request = TypeVar("_Request")
 
 
-async def closed(
-    ask: Callable[[_Request], Awaitable[Answered]],
+async def closed_loop(
+    ask: Callable[[_Request], Awaitable[RequestMeasurement]],
     chains: Iterable[Sequence[_Request]],
     n_clients: int,
-) -> list[Answered]:
+) -> list[RequestMeasurement]:
     """So many clients, each of which takes the next chain and asks its requests one after another,
     each when the one before it is answered."""
     waiting = iter(chains)
 
-    async def client() -> list[Answered]:
+    async def client() -> list[RequestMeasurement]:
         return [await ask(request) for chain in waiting for request in chain]
 
     answers = await asyncio.gather(*[client() for _ in range(n_clients)])
@@ -30,10 +30,10 @@ async def closed(
 
 
 async def open_loop(
-    ask: Callable[[_Request], Awaitable[Answered]],
+    ask: Callable[[_Request], Awaitable[RequestMeasurement]],
     requests: Sequence[_Request],
     arrivals_s: Sequence[float],
-) -> list[Answered]:
+) -> list[RequestMeasurement]:
     """Each request at its moment, in seconds from now, however those before it are doing."""
     begin_s = time.perf_counter()
     tasks = []

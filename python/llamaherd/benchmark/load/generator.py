@@ -13,9 +13,9 @@ from typing import Any
 import aiohttp
 
 from llamaherd._core import InvalidRequestError
-from llamaherd.benchmark.load.arrival import closed, open_loop, poisson
-from llamaherd.benchmark.load.measurements import Answered
-from llamaherd.benchmark.load.synthetic_text import words as made_up
+from llamaherd.benchmark.load.arrival import closed_loop, open_loop, poisson
+from llamaherd.benchmark.load.measurements import RequestMeasurement
+from llamaherd.benchmark.load.synthetic_text import synthetic_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +65,10 @@ def synthetic_bodies(
     """Requests whose texts begin with the same words and go on with words of their own; greedy.
     llamaherd, vLLM and llama-server go on to max_tokens whatever the model says."""
     rng = random.Random(seed)
-    shared = made_up(rng, shared_words)
+    shared = synthetic_text(rng, shared_words)
     bodies = []
     for _ in range(n):
-        own = made_up(rng, words)
+        own = synthetic_text(rng, words)
         body: dict[str, Any] = {"max_tokens": max_tokens, "temperature": 0, "ignore_eos": True}
         if path == "completions":
             body["prompt"] = f"{shared} {own}".strip()
@@ -119,9 +119,9 @@ class HttpClient:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def ask(self, body: Mapping[str, Any]) -> Answered:
+    async def ask(self, body: Mapping[str, Any]) -> RequestMeasurement:
         """Sends a request body, to which model and stream are added, and reads the answer."""
-        answered = Answered(time.perf_counter())
+        answered = RequestMeasurement(time.perf_counter())
         whole = {
             **body,
             "model": self._model,
@@ -140,13 +140,13 @@ class HttpClient:
         return answered
 
 
-async def run_load(spec: LoadSpec) -> list[Answered]:
+async def run_load(spec: LoadSpec) -> list[RequestMeasurement]:
     """Sends all requests of a load."""
     async with HttpClient(
         spec.url, spec.path, model=spec.model, api_key=spec.api_key, timeout_s=spec.timeout_s
     ) as client:
         if spec.rate is None:
-            return await closed(client.ask, [[body] for body in spec.bodies], spec.concurrency)
+            return await closed_loop(client.ask, [[body] for body in spec.bodies], spec.concurrency)
         arrivals_s = poisson(len(spec.bodies), spec.rate, spec.seed)
         return await open_loop(client.ask, spec.bodies, arrivals_s)
 
@@ -160,7 +160,7 @@ async def _first_model(session: aiohttp.ClientSession, url: str) -> str:
         raise InvalidRequestError(f"{url}/models names no model: {body}") from None
 
 
-async def _read(answer: aiohttp.ClientResponse, answered: Answered) -> None:
+async def _read(answer: aiohttp.ClientResponse, answered: RequestMeasurement) -> None:
     done = False
     async for data in _events(answer):
         if data == b"[DONE]":

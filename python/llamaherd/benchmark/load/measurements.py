@@ -13,7 +13,7 @@ PERCENTILES = (50, 90, 99)
 
 
 @dataclass
-class Answered:
+class RequestMeasurement:
     """One request and what came of it; times of time.perf_counter()."""
 
     asked_s: float
@@ -24,7 +24,7 @@ class Answered:
     error: str = ""
 
 
-def summary(answers: Sequence[Answered]) -> dict[str, Any]:
+def summary(answers: Sequence[RequestMeasurement]) -> dict[str, Any]:
     """The figures of a load: seconds, tokens per second, and percentiles in milliseconds of time to
     first token (ttft), between pieces (itl), of whole requests (e2e), and per token after the first
     (tpot)."""

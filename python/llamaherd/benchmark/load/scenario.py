@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Ask:
+class BenchmarkRequest:
     """One request: a prompt, continued greedily by exactly `max_tokens` tokens."""
 
     prompt: str
@@ -28,12 +28,12 @@ class Scenario:
         Empty: closed.
     """
 
-    chains: tuple[tuple[Ask, ...], ...]
+    chains: tuple[tuple[BenchmarkRequest, ...], ...]
     n_clients: int
     arrivals_s: tuple[float, ...] = ()
 
     @property
-    def asks(self) -> Iterator[Ask]:
+    def asks(self) -> Iterator[BenchmarkRequest]:
         return (ask for chain in self.chains for ask in chain)
 
     @property
@@ -46,7 +46,9 @@ class Scenario:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Scenario:
-        chains = tuple(tuple(Ask(**ask) for ask in chain) for chain in values["chains"])
+        chains = tuple(
+            tuple(BenchmarkRequest(**ask) for ask in chain) for chain in values["chains"]
+        )
         return cls(
             chains=chains, n_clients=values["n_clients"], arrivals_s=tuple(values["arrivals_s"])
         )

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 from llamaherd._core import InvalidRequestError
 from llamaherd.benchmark.load.arrival import poisson
-from llamaherd.benchmark.load.scenario import Ask, Scenario
-from llamaherd.benchmark.load.synthetic_text import words
+from llamaherd.benchmark.load.scenario import BenchmarkRequest, Scenario
+from llamaherd.benchmark.load.synthetic_text import synthetic_text
 
 
 @dataclass(frozen=True)
@@ -55,29 +55,30 @@ def _questions(
     """Prompts that begin with the same words and end with some of their own."""
 
     def make(rng: random.Random, size: Size) -> Scenario:
-        shared = words(rng, n_shared)
+        shared = synthetic_text(rng, n_shared)
         asks = [
-            Ask(f"{shared} {words(rng, n_own)}".strip(), n_output) for _ in range(size.n_chains)
+            BenchmarkRequest(f"{shared} {synthetic_text(rng, n_own)}".strip(), n_output)
+            for _ in range(size.n_chains)
         ]
         return Scenario(chains=_single(asks), n_clients=size.n_clients)
 
     return make
 
 
-def _single(asks: Sequence[Ask]) -> tuple[tuple[Ask, ...], ...]:
+def _single(asks: Sequence[BenchmarkRequest]) -> tuple[tuple[BenchmarkRequest, ...], ...]:
     """Each a chain by itself."""
     return tuple((ask,) for ask in asks)
 
 
 def _agents(rng: random.Random, size: Size) -> Scenario:
-    system = words(rng, 1200)
+    system = synthetic_text(rng, 1200)
 
-    def conversation() -> tuple[Ask, ...]:
+    def conversation() -> tuple[BenchmarkRequest, ...]:
         turns, text = [], system
         for _ in range(3):
-            text = f"{text} {words(rng, rng.randint(40, 120))}"
-            turns.append(Ask(text, 48))
-            text = f"{text} {words(rng, 48)}"  # stands for the answer
+            text = f"{text} {synthetic_text(rng, rng.randint(40, 120))}"
+            turns.append(BenchmarkRequest(text, 48))
+            text = f"{text} {synthetic_text(rng, 48)}"  # stands for the answer
         return tuple(turns)
 
     return Scenario(
@@ -86,13 +87,13 @@ def _agents(rng: random.Random, size: Size) -> Scenario:
 
 
 def _code_completion(rng: random.Random, size: Size) -> Scenario:
-    shared = words(rng, 512)
+    shared = synthetic_text(rng, 512)
 
-    def developer() -> tuple[Ask, ...]:
-        text, asks = f"{shared} {words(rng, 128)}", []
+    def developer() -> tuple[BenchmarkRequest, ...]:
+        text, asks = f"{shared} {synthetic_text(rng, 128)}", []
         for _ in range(4):
-            text = f"{text} {words(rng, 12)}"  # typed since
-            asks.append(Ask(text, 24))
+            text = f"{text} {synthetic_text(rng, 12)}"  # typed since
+            asks.append(BenchmarkRequest(text, 24))
         return tuple(asks)
 
     return Scenario(
@@ -101,8 +102,8 @@ def _code_completion(rng: random.Random, size: Size) -> Scenario:
 
 
 def _long_prompt(rng: random.Random, size: Size) -> Scenario:
-    asks = [Ask(words(rng, 32), 300) for _ in range(size.n_chains - 1)]
-    asks.append(Ask(words(rng, 4000), 16))
+    asks = [BenchmarkRequest(synthetic_text(rng, 32), 300) for _ in range(size.n_chains - 1)]
+    asks.append(BenchmarkRequest(synthetic_text(rng, 4000), 16))
     arrivals_s = (*[0.0] * (size.n_chains - 1), 0.5)
     return Scenario(chains=_single(asks), n_clients=size.n_chains, arrivals_s=arrivals_s)
 

@@ -13,6 +13,6 @@ _TEXT = (
 WORDS = _TEXT.split()
 
 
-def words(rng: random.Random, n: int) -> str:
+def synthetic_text(rng: random.Random, n: int) -> str:
     """`n` words, drawn one by one."""
     return " ".join(rng.choice(WORDS) for _ in range(n))

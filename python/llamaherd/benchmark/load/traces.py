@@ -15,9 +15,9 @@ from datetime import datetime
 from pathlib import Path
 
 from llamaherd._core import InvalidRequestError
-from llamaherd.benchmark.load.scenario import Ask, Scenario
+from llamaherd.benchmark.load.scenario import BenchmarkRequest, Scenario
 from llamaherd.benchmark.load.scenarios import Size
-from llamaherd.benchmark.load.synthetic_text import words
+from llamaherd.benchmark.load.synthetic_text import synthetic_text
 
 _BLOCK_TOKENS = 512  # of Mooncake
 _MAX_PROMPT = 2000
@@ -87,12 +87,14 @@ def _scenario(recorded: list[_Recorded], seed: int, size: Size) -> Scenario:
         n_prompt = max(1, round(one.n_prompt * prompt_scale))
         n_block = max(1, round(_BLOCK_TOKENS * prompt_scale))
         prompt = " ".join(
-            words(random.Random(f"{seed} block {block}"), n_block) for block in one.blocks
+            synthetic_text(random.Random(f"{seed} block {block}"), n_block) for block in one.blocks
         )
         # The last block is hardly ever full; without blocks all is the request's own.
         kept = prompt.split()[:n_prompt]
-        kept += words(random.Random(f"{seed} request {i}"), n_prompt - len(kept)).split()
-        chains.append((Ask(" ".join(kept), max(1, round(one.n_output * output_scale))),))
+        kept += synthetic_text(random.Random(f"{seed} request {i}"), n_prompt - len(kept)).split()
+        chains.append(
+            (BenchmarkRequest(" ".join(kept), max(1, round(one.n_output * output_scale))),)
+        )
     return Scenario(
         chains=tuple(chains),
         n_clients=size.n_clients,

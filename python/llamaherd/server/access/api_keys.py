@@ -43,7 +43,7 @@ class ApiKey:
 ANYONE = ApiKey(tenant="")
 
 
-def new_key() -> str:
+def generate_key() -> str:
     """A key that nobody guesses."""
     return "sk-" + secrets.token_urlsafe(32)
 
@@ -85,7 +85,8 @@ class KeyRing:
 
         Args:
           path: JSON, a list of objects: name, hash (SHA-256 of the key in hex, as
-            ``llamaherd serve --new-key`` prints it), and if need be priority, weight, max_running.
+            ``llamaherd serve --generate-key`` prints it), and optionally priority, weight,
+            max_running.
           environment: The variable holds keys as they are, with commas between them.
 
         Raises:

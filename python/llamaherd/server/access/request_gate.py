@@ -65,7 +65,7 @@ class Guard:
         headers = {name.lower(): value for name, value in scope["headers"]}
         request_id = _request_id(headers.get(b"x-request-id", b""))
         scope.setdefault("state", {})["request_id"] = request_id
-        answer = _Answer(send, request_id, is_upload=scope["path"] == _BATCH_FILES)
+        answer = _ResponseRecorder(send, request_id, is_upload=scope["path"] == _BATCH_FILES)
         span = self._spans.begin(scope["method"], scope["path"], headers)
         scope["state"]["span"] = span
         begin = time.monotonic()
@@ -133,7 +133,7 @@ class Guard:
         else:
             self._limits.require("max_body_mib", n_bytes, what="a body must hold")
 
-    def _bounded(self, scope: Scope, receive: Receive, answer: _Answer) -> Receive:
+    def _bounded(self, scope: Scope, receive: Receive, answer: _ResponseRecorder) -> Receive:
         n_bytes = 0
 
         async def bounded() -> Message:
@@ -147,7 +147,7 @@ class Guard:
 
         return bounded
 
-    def _hold(self, scope: Scope, n_bytes: int, answer: _Answer) -> None:
+    def _hold(self, scope: Scope, n_bytes: int, answer: _ResponseRecorder) -> None:
         """Count a body that is kept in memory until its request ends."""
         if n_bytes <= _SMALL_BYTES or scope["path"] == _BATCH_FILES:
             return
@@ -156,7 +156,7 @@ class Guard:
         self._n_held, answer.n_held = n_held, n_bytes
 
 
-class _Answer:
+class _ResponseRecorder:
     """Notes an answer's status on its way, and adds the request's id."""
 
     def __init__(self, send: Send, request_id: str, *, is_upload: bool) -> None:

@@ -19,7 +19,7 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Service(Body):
+class SchedulingOptions(Body):
     """llamaherd's own: whose turn it is, and what is remembered."""
 
     priority: int | None = Field(
@@ -32,7 +32,7 @@ class Service(Body):
     user: str | None = Field(None, description="On whose account it runs.")
 
 
-class Sampling(Service):
+class Sampling(SchedulingOptions):
     """How tokens are chosen: OpenAI's fields, and below them llamaherd's own."""
 
     temperature: float | None = None
@@ -58,7 +58,9 @@ class Sampling(Service):
     grammar: str | None = Field(None, description="GBNF.")
 
 
-SAMPLING_FIELDS = tuple(name for name in Sampling.model_fields if name not in Service.model_fields)
+SAMPLING_FIELDS = tuple(
+    name for name in Sampling.model_fields if name not in SchedulingOptions.model_fields
+)
 
 
 class StreamOptions(Body):
@@ -271,7 +273,7 @@ class Reasoning(Body):
     summary: None = None
 
 
-class ResponsesRequest(Service):
+class ResponsesRequest(SchedulingOptions):
     """The part of OpenAI's /v1/responses that keeps nothing between requests."""
 
     model: str | None = Field(None, description="None: the server's first.")

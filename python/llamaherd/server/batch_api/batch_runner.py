@@ -33,7 +33,7 @@ from llamaherd.server.batch_api.batch_input import (
 from llamaherd.server.batch_api.batch_output import answered_line, failed_line
 from llamaherd.server.batch_api.batch_store import CRASHED, MOST_CRASHES, Batch, BatchStore, Ended
 from llamaherd.server.batch_api.file_store import Draft, FileStore, StoredFile
-from llamaherd.server.batch_api.internal_client import Answer, InProcess
+from llamaherd.server.batch_api.internal_client import InternalHttpClient, InternalResponse
 from llamaherd.server.common.errors import ApiError
 from llamaherd.server.common.isolation import Isolation, wait
 from llamaherd.server.common.limits import Limits
@@ -56,7 +56,7 @@ _NO_INPUT = LineError("input_file_lost", "the input file is gone")
 
 
 @dataclass(eq=False)
-class _Run:
+class _JobState:
     """A batch that goes on in this process."""
 
     task: asyncio.Task[None] | None = None
@@ -88,7 +88,7 @@ class BatchRunner:
         self,
         batches: BatchStore,
         files: FileStore,
-        routes: InProcess,
+        routes: InternalHttpClient,
         running: Running,
         *,
         key_of: Callable[[str], ApiKey],
@@ -106,12 +106,12 @@ class BatchRunner:
         self._slots = asyncio.Semaphore(n_lines)  # gives in the order in which it was asked
         self._embedding = asyncio.Semaphore(_N_EMBEDDINGS)
         self._isolation = Isolation()
-        self._runs: dict[str, _Run] = {}
+        self._runs: dict[str, _JobState] = {}
         self._closing = asyncio.Event()
 
     def start(self, batch: Batch) -> None:
         """Go on with a batch in the background."""
-        run = self._runs[batch.id] = _Run()
+        run = self._runs[batch.id] = _JobState()
         run.task = asyncio.ensure_future(self._drive(batch.id, run))
 
     def halt(self, batch: Batch) -> None:
@@ -127,7 +127,7 @@ class BatchRunner:
         tasks = [run.task for run in self._runs.values() if run.task]
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _drive(self, batch_id: str, run: _Run) -> None:
+    async def _drive(self, batch_id: str, run: _JobState) -> None:
         pause_s = _FIRST_PAUSE_S
         try:
             while not self._closing.is_set():
@@ -141,7 +141,7 @@ class BatchRunner:
         finally:
             del self._runs[batch_id]
 
-    async def _advance(self, batch_id: str, run: _Run) -> None:
+    async def _advance(self, batch_id: str, run: _JobState) -> None:
         batch = await self._batches.get(batch_id)
         if batch.n_crashes >= MOST_CRASHES:
             await self._batches.fail(batch, [(None, CRASHED)])
@@ -175,7 +175,7 @@ class BatchRunner:
                 await self._batches.mark(batch, begun=False)
                 raise
 
-    async def _validate(self, batch: Batch, run: _Run) -> Batch:
+    async def _validate(self, batch: Batch, run: _JobState) -> Batch:
         await self._batches.clear_lines(batch)
         errors: list[tuple[int | None, LineError]] = []
         is_json = False
@@ -200,7 +200,7 @@ class BatchRunner:
             await self._batches.fail(batch, errors or [(None, empty)])
         return await self._batches.move(batch, ["validating"], "in_progress")
 
-    async def _run_lines(self, batch: Batch, run: _Run) -> Batch:
+    async def _run_lines(self, batch: Batch, run: _JobState) -> Batch:
         left_s = max(0.0, batch.expires_at - time.time())
         expiry = asyncio.get_running_loop().call_later(left_s, run.expire)
         try:
@@ -227,7 +227,7 @@ class BatchRunner:
             return batch  # the server stops
         return await self._batches.move(batch, ["in_progress"], "finalizing")
 
-    async def _feed(self, batch: Batch, run: _Run) -> None:
+    async def _feed(self, batch: Batch, run: _JobState) -> None:
         """Begins lines as there is room for them."""
         key = self._key_of(batch.tenant)
 
@@ -252,7 +252,7 @@ class BatchRunner:
             after = 0 if suspects else page[-1].number
             suspects = []
 
-    async def _input_of(self, batch: Batch, run: _Run) -> Path | None:
+    async def _input_of(self, batch: Batch, run: _JobState) -> Path | None:
         """The input file; None: it is lost, which is the run's failure."""
         try:
             file = await self._files.find(batch.input_file_id, batch.tenant)
@@ -266,7 +266,7 @@ class BatchRunner:
             return None
         return path
 
-    async def _take_slot(self, key: ApiKey, run: _Run) -> bool:
+    async def _take_slot(self, key: ApiKey, run: _JobState) -> bool:
         """Waits until a line may begin. False: none may any more."""
         while not self._running.begin_line(key):
             if self._stops(run):
@@ -282,7 +282,7 @@ class BatchRunner:
         self._slots.release()
         self._running.end_line(key)
 
-    def _stops(self, run: _Run) -> bool:
+    def _stops(self, run: _JobState) -> bool:
         return run.halt.is_set() or run.failure is not None or self._draining()
 
     async def _run_line(
@@ -322,7 +322,7 @@ class BatchRunner:
 
     async def _ask(
         self, batch: Batch, line: InputLine, path: Path, halt: asyncio.Event
-    ) -> Answer | None:
+    ) -> InternalResponse | None:
         """None: it was not asked."""
         body = await asyncio.to_thread(_request, path, line, batch.endpoint)
         gate = self._embedding if batch.endpoint == _EMBEDDINGS else contextlib.nullcontext()
@@ -377,7 +377,7 @@ def _request(path: Path, line: InputLine, endpoint: str) -> bytes:
     return json.dumps(body).encode()
 
 
-async def _ended(line: InputLine, answer: Answer) -> Ended:
+async def _ended(line: InputLine, answer: InternalResponse) -> Ended:
     assert line.custom_id is not None
     values = line.custom_id, answer.request_id, answer.status, answer.body
     if len(answer.body) > _BIG:
@@ -396,7 +396,7 @@ def _take(lines: Iterator[InputLine]) -> list[InputLine]:
     return list(itertools.islice(lines, _PAGE))
 
 
-def _is_passing(answer: Answer) -> bool:
+def _is_passing(answer: InternalResponse) -> bool:
     """Whether the same request may be answered otherwise later."""
     if answer.status == 503:
         return answer.error_code != "model_load_failed"

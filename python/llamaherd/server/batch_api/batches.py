@@ -20,7 +20,7 @@ from llamaherd.server.batch_api.batch_runner import BatchRunner
 from llamaherd.server.batch_api.batch_store import BatchStore
 from llamaherd.server.batch_api.database import Database
 from llamaherd.server.batch_api.file_store import FileStore
-from llamaherd.server.batch_api.internal_client import InProcess
+from llamaherd.server.batch_api.internal_client import InternalHttpClient
 from llamaherd.server.common.errors import ApiError
 from llamaherd.server.common.limits import Limits
 
@@ -40,7 +40,7 @@ class Batches:
 @contextlib.asynccontextmanager
 async def open_batches(
     folder: Path,
-    routes: InProcess,
+    routes: InternalHttpClient,
     keys: KeyRing,
     running: Running,
     *,

@@ -18,7 +18,7 @@ _logger = logging.getLogger("llamaherd.server")
 
 
 @dataclass(frozen=True)
-class Answer:
+class InternalResponse:
     """What a route has answered."""
 
     request_id: str
@@ -34,14 +34,16 @@ class Answer:
         return error.get("code") if isinstance(error, dict) else None
 
 
-class InProcess:
+class InternalHttpClient:
     """Calls an application's routes without a connection."""
 
     def __init__(self, app: ASGIApp, spans: Spans) -> None:
         self._app = app
         self._spans = spans
 
-    async def post(self, path: str, body: bytes, key: ApiKey, gone: asyncio.Event) -> Answer:
+    async def post(
+        self, path: str, body: bytes, key: ApiKey, gone: asyncio.Event
+    ) -> InternalResponse:
         """The answer to a request.
 
         Args:
@@ -81,7 +83,7 @@ class InProcess:
         if exchange.is_whole:
             return exchange.answer(request_id)
         error = cancelled() if gone.is_set() else ApiError(500, "the server failed")
-        return Answer(request_id, error.status, json.dumps(error.body).encode(), 1)
+        return InternalResponse(request_id, error.status, json.dumps(error.body).encode(), 1)
 
 
 class _Exchange:
@@ -110,6 +112,6 @@ class _Exchange:
             self._pieces.append(message.get("body", b""))
             self.is_whole = not message.get("more_body", False)
 
-    def answer(self, request_id: str) -> Answer:
+    def answer(self, request_id: str) -> InternalResponse:
         after_s = float(self._headers.get(b"retry-after", b"1"))
-        return Answer(request_id, self.status, b"".join(self._pieces), after_s)
+        return InternalResponse(request_id, self.status, b"".join(self._pieces), after_s)

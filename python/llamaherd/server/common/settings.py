@@ -19,15 +19,15 @@ class ServerSettings:
     """How a server is set up.
 
     Args:
-      host: Address to listen on. Wider than this machine only with keys, or with open_access.
+      host: Address to listen on. Wider than this machine only with keys, or with no_auth.
       port: In [0, 65535]; 0: any that is free.
-      open_access: Whoever reaches the port may use it, with no key.
+      no_auth: Whoever reaches the port may use it, with no key.
       default_max_tokens: Output tokens of a chat answer that says no max_tokens, >= 1.
       limits: The bounds of requests, connections, queues and files.
       request_timeout_s: A request that takes longer ends as at its deadline, > 0. None: none.
-      drain_s: Seconds that running requests have at SIGTERM, >= 0.
+      drain_timeout_s: Seconds that running requests have at SIGTERM, >= 0.
       allowed_hosts: Names by which clients may call a server without keys (the Host header), beside
-        localhost, addresses, and with open_access the machine's own name; "*": any.
+        localhost, addresses, and with no_auth the machine's own name; "*": any.
       shared_cache: Requests of different keys may share cached prefixes. Usage and response times
         then tell a key what others have asked.
       cors_origins: Origins whose pages may call the server, as scheme://host:port; "*": all.
@@ -42,11 +42,11 @@ class ServerSettings:
 
     host: str = "127.0.0.1"
     port: int = 8000
-    open_access: bool = False
+    no_auth: bool = False
     default_max_tokens: int = 2048
     limits: Limits = field(default_factory=Limits)
     request_timeout_s: float | None = None
-    drain_s: float = 30
+    drain_timeout_s: float = 30
     cors_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     shared_cache: bool = False
@@ -59,7 +59,7 @@ class ServerSettings:
         for name, good, rule in (
             ("port", 0 <= self.port <= 65535, "in [0, 65535]"),
             ("default_max_tokens", self.default_max_tokens >= 1, ">= 1"),
-            ("drain_s", self.drain_s >= 0, ">= 0"),
+            ("drain_timeout_s", self.drain_timeout_s >= 0, ">= 0"),
             ("request_timeout_s", (self.request_timeout_s or 1) > 0, "> 0"),
         ):
             if not good:
@@ -80,11 +80,11 @@ class ServerSettings:
 
     def require_guarded(self, has_keys: bool) -> None:
         """Raises InvalidRequestError if strangers could use the server."""
-        if has_keys or self.open_access or is_this_machine(self.host):
+        if has_keys or self.no_auth or is_this_machine(self.host):
             return
         raise InvalidRequestError(
             f"host {self.host} can be reached from other machines: set API keys, or say that "
-            "anyone may use the server (--open-access)"
+            "anyone may use the server (--no-auth)"
         )
 
 

@@ -8,7 +8,7 @@ from threading import Event
 import numpy as np
 
 from llamaherd._core import InvalidRequestError
-from llamaherd.offline.embedder import Embedder, Ranked, Vectors
+from llamaherd.offline.embedder import Embedder, RerankResult, Vectors
 from llamaherd.server.common.errors import cancelled
 
 _PIECE_CHARS = 1 << 15  # several calls of the model
@@ -34,14 +34,14 @@ def embed(embedder: Embedder, texts: Sequence[str], *, truncate: bool, gone: Eve
 
 def rerank(
     embedder: Embedder, query: str, documents: Sequence[str], *, truncate: bool, gone: Event
-) -> list[Ranked]:
+) -> list[RerankResult]:
     """Documents by how well they answer a query, the best first.
 
     Raises:
       ApiError: The client is gone.
       InvalidRequestError: As `Embedder.rerank`.
     """
-    ranked: list[Ranked] = []
+    ranked: list[RerankResult] = []
     for begin, end in _pieces(documents):
         _require_there(gone)
         try:
@@ -49,7 +49,7 @@ def rerank(
         except InvalidRequestError:
             embedder.rerank(query, documents, truncate=truncate)  # as above
             raise
-        ranked += [Ranked(begin + entry.index, entry.score) for entry in some]
+        ranked += [RerankResult(begin + entry.index, entry.score) for entry in some]
     return sorted(ranked, key=lambda entry: (-entry.score, entry.index))
 
 

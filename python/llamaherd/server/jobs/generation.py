@@ -20,7 +20,7 @@ from llamaherd.engine.stream import Stream
 from llamaherd.offline.llm import LLM
 from llamaherd.request.chat import ChatOptions
 from llamaherd.request.prompt import Prompt
-from llamaherd.request.result import Result, Usage
+from llamaherd.request.result import RequestOutput, Usage
 from llamaherd.server.access.api_keys import ApiKey
 from llamaherd.server.api.body_reader import BodyReader
 from llamaherd.server.api.request_schemas import (
@@ -30,7 +30,7 @@ from llamaherd.server.api.request_schemas import (
     JsonSchemaText,
     ResponseFormat,
     Sampling,
-    Service,
+    SchedulingOptions,
 )
 from llamaherd.server.common.errors import ApiError, api_error, cancelled
 from llamaherd.server.common.settings import ServerSettings
@@ -103,7 +103,9 @@ def format_options(
     return {}
 
 
-def service_options(body: Service, key: ApiKey, settings: ServerSettings) -> dict[str, Any]:
+def scheduling_options(
+    body: SchedulingOptions, key: ApiKey, settings: ServerSettings
+) -> dict[str, Any]:
     """Options of BatchEngine.submit: a key's bounds win over what the request asks for."""
     priority = key.priority if body.priority is None else max(body.priority, key.priority)
     deadlines = [s for s in (body.deadline_s, settings.request_timeout_s) if s is not None]
@@ -132,7 +134,7 @@ class Job:
         context: Context,
         model: str,
         llm: LLM,
-        service: dict[str, Any],
+        scheduling: dict[str, Any],
         request_id: str,
         span: Span,
         n_bytes: int,
@@ -142,7 +144,7 @@ class Job:
         self.streams: list[Stream] = []
         self.begin_s = time.monotonic()
         self._context = context
-        self._service = service
+        self._scheduling = scheduling
         self._request_id = request_id
         self._span = span
         self._n_bytes = n_bytes
@@ -153,7 +155,7 @@ class Job:
 
     @classmethod
     async def begin(
-        cls, context: Context, stack: AsyncExitStack, request: Request, body: Service
+        cls, context: Context, stack: AsyncExitStack, request: Request, body: SchedulingOptions
     ) -> Job:
         """A job on the model that a request names; the stack gives it back.
 
@@ -164,10 +166,10 @@ class Job:
         request.state.span.model(model)
         llm = await stack.enter_async_context(context.pool.use(model))
         key: ApiKey = request.state.key
-        service = service_options(body, key, context.settings)
+        scheduling = scheduling_options(body, key, context.settings)
         state = request.state
         n_bytes = len(await request.body())
-        job = cls(context, model, llm, service, state.request_id, state.span, n_bytes)
+        job = cls(context, model, llm, scheduling, state.request_id, state.span, n_bytes)
         context.jobs.add(job)
         stack.callback(job._leave)
         return job
@@ -185,7 +187,7 @@ class Job:
             for prompt in prompts:
                 if self._is_given_up:
                     raise cancelled()
-                stream = self.llm.engine.submit(prompt, params, chat=chat, **self._service)
+                stream = self.llm.engine.submit(prompt, params, chat=chat, **self._scheduling)
                 self.streams.append(stream)
 
         self._span.params(params)
@@ -202,7 +204,7 @@ class Job:
             self._log("prompt", prompts)
         self._obeys = params.rule is not None
         self._n_without_token = len(self.streams)
-        self._context.metrics.waits(self._service["priority"], self._n_without_token)
+        self._context.metrics.waits(self._scheduling["priority"], self._n_without_token)
 
     def give_up(self) -> None:
         """End `submit`: nobody waits for it any more, so it keeps no place before others."""
@@ -221,12 +223,12 @@ class Job:
 
     @property
     def priority(self) -> int:
-        priority: int = self._service["priority"]
+        priority: int = self._scheduling["priority"]
         return priority
 
     @property
     def tenant(self) -> str:
-        tenant: str = self._service["tenant"]
+        tenant: str = self._scheduling["tenant"]
         return tenant
 
     def cancel(self) -> None:
@@ -261,7 +263,7 @@ class Job:
                 if delta.index == 0:
                     self._prompt(delta.n_prompt, delta.n_cached)
 
-    async def ends(self) -> list[Result]:
+    async def ends(self) -> list[RequestOutput]:
         """How all streams ended.
 
         Raises:
@@ -271,13 +273,13 @@ class Job:
         ended = []
         for stream in self.streams:
             await stream.await_end()
-            if stream.usage.n_prompt + stream.usage.n_completion <= _FEW_TOKENS:
+            if stream.usage.prompt_tokens + stream.usage.completion_tokens <= _FEW_TOKENS:
                 result = stream.result()
             else:
                 result = await self._context.pools.answers.run(stream.result)
             self._begun(1)
             ended.append(result)
-            self._prompt(result.usage.n_prompt, result.usage.n_cached)
+            self._prompt(result.usage.prompt_tokens, result.usage.cached_tokens)
             for choice in result.choices or (result,):
                 metrics.first_token(model, choice.timing)
                 n_completion, reason = len(choice.token_ids), choice.finish_reason
@@ -303,7 +305,7 @@ class Job:
 
     def _begun(self, n: int) -> None:
         self._n_without_token -= n
-        self._context.metrics.waits(self._service["priority"], -n)
+        self._context.metrics.waits(self._scheduling["priority"], -n)
 
     def _log(self, what: str, texts: Sequence[Any]) -> None:
         _logger.info(what, extra={"request_id": self._request_id, "texts": list(texts)})
@@ -351,13 +353,13 @@ async def merged(streams: Sequence[Stream]) -> AsyncIterator[tuple[int, Delta]]:
 
 
 def usage_of(usages: Sequence[Usage]) -> dict[str, Any]:
-    n_prompt = sum(usage.n_prompt for usage in usages)
-    n_completion = sum(usage.n_completion for usage in usages)
+    n_prompt = sum(usage.prompt_tokens for usage in usages)
+    n_completion = sum(usage.completion_tokens for usage in usages)
     return {
         "prompt_tokens": n_prompt,
         "completion_tokens": n_completion,
         "total_tokens": n_prompt + n_completion,
-        "prompt_tokens_details": {"cached_tokens": sum(usage.n_cached for usage in usages)},
+        "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in usages)},
     }
 
 

@@ -93,7 +93,7 @@ class ModelPool:
 
     Args:
       specs: At least one; the first is the default of requests that name none.
-      idle_ttl_s: Unload a model that nobody has used for so many seconds. None: never.
+      unload_after_s: Unload a model that nobody has used for so many seconds. None: never.
       max_mib: Size of the files of loaded models together, in MiB; those longest unused give way.
         None: no bound.
       restart: Load a model again whose engine has stopped after a fatal error, a second later, then
@@ -112,7 +112,7 @@ class ModelPool:
         self,
         specs: Sequence[ModelSpec],
         *,
-        idle_ttl_s: float | None = None,
+        unload_after_s: float | None = None,
         max_mib: float | None = None,
         restart: bool = False,
     ) -> None:
@@ -122,7 +122,7 @@ class ModelPool:
                 f"models must be one or several of different names; got {names}"
             )
         self._slots = {spec.name: _Slot(spec) for spec in specs}
-        self._idle_ttl_s = idle_ttl_s
+        self._unload_after_s = unload_after_s
         self._max_mib = max_mib
         self._restart = restart
         self._threads = BoundedPool("models", 2, 64, stuck_after_s=_STUCK_S)
@@ -260,13 +260,13 @@ class ModelPool:
 
     async def unload_idle(self) -> None:
         """Unload what nobody has used for long; runs until it is cancelled."""
-        if self._idle_ttl_s is None:
+        if self._unload_after_s is None:
             return
         while True:
-            await asyncio.sleep(min(1.0, self._idle_ttl_s))
+            await asyncio.sleep(min(1.0, self._unload_after_s))
             for slot in self._slots.values():
                 idle_s = time.monotonic() - slot.used_at
-                if slot.llm is not None and slot.n_users == 0 and idle_s > self._idle_ttl_s:
+                if slot.llm is not None and slot.n_users == 0 and idle_s > self._unload_after_s:
                     await self._unload(slot)
 
     async def restart_dead(self) -> None:

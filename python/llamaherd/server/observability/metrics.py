@@ -47,7 +47,11 @@ _GAUGES = (
     ("batch_utilisation", "Rows used of rows possible in steps with next tokens.",
      "batch_utilisation"),
     ("time_per_token_seconds", "Model time of a next token.", "time_per_token_s"),
-    ("pace", "How much longer model calls take now than on an idle machine.", "pace"),
+    (
+        "slowdown_ratio",
+        "Duration of model calls relative to an idle machine.",
+        "slowdown_ratio",
+    ),
 )  # fmt: skip
 _CACHE_COUNTERS = (
     ("prefix_cache_queries", "Prompt tokens looked up.", ("n_looked_up",)),

@@ -13,8 +13,8 @@ from starlette.responses import Response
 from llamaherd._core import Delta, FinishReason, InvalidRequestError
 from llamaherd.config.params import SamplingParams
 from llamaherd.engine.batch_engine import BatchEngine
-from llamaherd.request.chat import ChatOptions, Reply, ReplyReader, ToolCall
-from llamaherd.request.result import Result
+from llamaherd.request.chat import AssistantMessage, ChatOptions, MessageReader, ToolCall
+from llamaherd.request.result import RequestOutput
 from llamaherd.server.api import response_schemas
 from llamaherd.server.api.json_stream import Items
 from llamaherd.server.api.logprobs import TokenTexts, chat_logprobs
@@ -89,7 +89,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
         body,
         [messages_of(body.messages)],
         params,
-        lambda job: _Answer(job, body),
+        lambda job: _ChatResponseWriter(job, body),
         stream=body.stream,
         chat=_chat_options(body),
     )
@@ -99,11 +99,11 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
 class _Choice:
     """One choice of a streamed answer."""
 
-    reader: ReplyReader
+    reader: MessageReader
     called: bool = False
 
 
-class _Answer:
+class _ChatResponseWriter:
     """One answer, whole or in pieces."""
 
     def __init__(self, job: Job, body: ChatRequest) -> None:
@@ -118,7 +118,7 @@ class _Answer:
         self._texts = TokenTexts(self._engine)
         self._include_usage = bool(body.stream_options and body.stream_options.include_usage)
 
-    def whole(self, results: Sequence[Result]) -> dict[str, Any]:
+    def whole(self, results: Sequence[RequestOutput]) -> dict[str, Any]:
         (result,) = results
         choices = result.choices or (result,)
         return {
@@ -128,8 +128,8 @@ class _Answer:
             "usage": usage_of([result.usage]),
         }
 
-    def _choice(self, index: int, result: Result) -> dict[str, Any]:
-        reply = result.reply or Reply(result.text)
+    def _choice(self, index: int, result: RequestOutput) -> dict[str, Any]:
+        reply = result.reply or AssistantMessage(result.text)
         message: dict[str, Any] = {"role": "assistant", "content": reply.content, "refusal": None}
         if reply.reasoning:
             message["reasoning_content"] = reply.reasoning
@@ -198,7 +198,7 @@ def _tool_call(call: ToolCall) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": function}
 
 
-def _delta_of(added: Reply) -> dict[str, Any]:
+def _delta_of(added: AssistantMessage) -> dict[str, Any]:
     delta: dict[str, Any] = {}
     if added.content:
         delta["content"] = added.content

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from llamaherd._core import Delta, FinishReason, InvalidRequestError, TokenLogprob
 from llamaherd.config.params import SamplingParams
 from llamaherd.request.prompt import Prompt
-from llamaherd.request.result import Result
+from llamaherd.request.result import RequestOutput
 from llamaherd.server.api import response_schemas
 from llamaherd.server.api.json_stream import Items
 from llamaherd.server.api.logprobs import TokenTexts, completion_logprobs
@@ -74,12 +74,12 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
         body,
         prompts,
         params,
-        lambda job: _Answer(job, body, prompts, request.app.state.context),
+        lambda job: _CompletionResponseWriter(job, body, prompts, request.app.state.context),
         stream=body.stream,
     )
 
 
-class _Answer:
+class _CompletionResponseWriter:
     """One answer, whole or in pieces."""
 
     def __init__(
@@ -99,11 +99,11 @@ class _Answer:
         self._n = body.n or 1
         self._include_usage = bool(body.stream_options and body.stream_options.include_usage)
 
-    def whole(self, results: Sequence[Result]) -> dict[str, Any]:
+    def whole(self, results: Sequence[RequestOutput]) -> dict[str, Any]:
         usage = usage_of([result.usage for result in results])
         return {**self._head, "choices": Items(self._choices(results)), "usage": usage}
 
-    def _choices(self, results: Sequence[Result]) -> Iterator[dict[str, Any]]:
+    def _choices(self, results: Sequence[RequestOutput]) -> Iterator[dict[str, Any]]:
         index = 0
         for prompt, result in zip(self._prompts, results, strict=True):
             for choice in result.choices or (result,):

@@ -61,9 +61,9 @@ def _request(job: Job, stream: Stream) -> dict[str, Any]:
         "model": job.model,
         "priority": job.priority,
         "tenant": job.tenant,
-        "n_prompt": usage.n_prompt,
-        "n_cached": usage.n_cached,
-        "n_completion": usage.n_completion,
+        "n_prompt": usage.prompt_tokens,
+        "n_cached": usage.cached_tokens,
+        "n_completion": usage.completion_tokens,
         "age_s": time.monotonic() - job.begin_s,
         "spent_s": timing and {part: ns * _NS for part, ns in timing.spent_ns.items()},
     }

@@ -12,18 +12,18 @@ from starlette.responses import Response
 from llamaherd.config.params import SamplingParams
 from llamaherd.request.chat import ChatOptions
 from llamaherd.request.prompt import Prompt
-from llamaherd.request.result import Result
+from llamaherd.request.result import RequestOutput
 from llamaherd.server.api.json_stream import JsonStream, json_answer
-from llamaherd.server.api.request_schemas import Service
+from llamaherd.server.api.request_schemas import SchedulingOptions
 from llamaherd.server.api.sse import EventStream
 from llamaherd.server.common.disconnect import watching
 from llamaherd.server.jobs.generation import Context, Job
 
 
-class Answer(Protocol):
+class ResponseWriter(Protocol):
     """How an endpoint writes what has come."""
 
-    def whole(self, results: Sequence[Result]) -> dict[str, Any]:
+    def whole(self, results: Sequence[RequestOutput]) -> dict[str, Any]:
         """The answer; `Items` may stand for arrays."""
 
     def events(self) -> AsyncIterator[bytes]: ...
@@ -31,10 +31,10 @@ class Answer(Protocol):
 
 async def respond(
     request: Request,
-    body: Service,
+    body: SchedulingOptions,
     prompts: Sequence[Prompt],
     params: SamplingParams,
-    answer_of: Callable[[Job], Answer],
+    answer_of: Callable[[Job], ResponseWriter],
     *,
     stream: bool,
     chat: ChatOptions | None = None,
@@ -62,7 +62,7 @@ async def respond(
         return events
 
 
-def _n_values(results: Sequence[Result]) -> int:
+def _n_values(results: Sequence[RequestOutput]) -> int:
     n = 0
     for result in results:
         for choice in result.choices or (result,):

@@ -11,8 +11,8 @@ from starlette.responses import Response
 
 from llamaherd._core import FinishReason
 from llamaherd.config.params import SamplingParams
-from llamaherd.request.chat import ChatOptions, Reply, ToolCall
-from llamaherd.request.result import Result, Usage
+from llamaherd.request.chat import AssistantMessage, ChatOptions, ToolCall
+from llamaherd.request.result import RequestOutput, Usage
 from llamaherd.server.api import response_schemas
 from llamaherd.server.api.request_schemas import (
     FunctionCallItem,
@@ -90,7 +90,7 @@ async def responses(body: ResponsesRequest, request: Request) -> Response:
         body,
         [_messages_of(body)],
         params,
-        lambda job: _Answer(job, body),
+        lambda job: _ResponsesWriter(job, body),
         stream=body.stream,
         chat=_chat_options(body),
     )
@@ -128,7 +128,7 @@ def _reasoning(id_: str, text: str) -> dict[str, Any]:
     return {"id": id_, "type": "reasoning", "summary": [], "content": content}
 
 
-class _Answer:
+class _ResponsesWriter:
     """One answer, whole or in pieces."""
 
     def __init__(self, job: Job, body: ResponsesRequest) -> None:
@@ -138,9 +138,9 @@ class _Answer:
         self._created = now()
         self._n_events = 0
 
-    def whole(self, results: Sequence[Result]) -> dict[str, Any]:
+    def whole(self, results: Sequence[RequestOutput]) -> dict[str, Any]:
         (result,) = results
-        reply = result.reply or Reply(result.text)
+        reply = result.reply or AssistantMessage(result.text)
         output = []
         if reply.reasoning:
             output.append(_reasoning(_id("rs"), reply.reasoning))
@@ -211,7 +211,7 @@ class _Answer:
 class _Items:
     """The output items of a streamed answer: one is open at a time."""
 
-    def __init__(self, answer: _Answer) -> None:
+    def __init__(self, answer: _ResponsesWriter) -> None:
         self._answer = answer
         self.done: list[dict[str, Any]] = []
         self._kind: Any = None  # of the open one: reasoning, message, or a call's index
@@ -220,7 +220,7 @@ class _Items:
         self._call: ToolCall | None = None
         self._next_call: ToolCall | None = None
 
-    def add(self, added: Reply) -> list[bytes]:
+    def add(self, added: AssistantMessage) -> list[bytes]:
         events = []
         if added.reasoning:
             events += self._open("reasoning")
@@ -304,9 +304,9 @@ class _Items:
 
 def _usage(usage: Usage) -> dict[str, Any]:
     return {
-        "input_tokens": usage.n_prompt,
-        "input_tokens_details": {"cached_tokens": usage.n_cached},
-        "output_tokens": usage.n_completion,
+        "input_tokens": usage.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "output_tokens": usage.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": usage.n_prompt + usage.n_completion,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
     }

@@ -169,8 +169,8 @@ TEST_F(EngineThreadQueue, ADeadlineCountsFromSubmission) {
 
 TEST_F(EngineThreadQueue, RefusesWhatIsOutOfRange) {
   start();
-  const auto submit_with = [this](const Service& service) {
-    engine_->submit({1}, SamplingParams{}, {}, service);
+  const auto submit_with = [this](const SchedulingOptions& scheduling) {
+    engine_->submit({1}, SamplingParams{}, {}, scheduling);
   };
   EXPECT_THROW(submit_with({.priority = -1}), InvalidRequestError);
   EXPECT_THROW(submit_with({.priority = 101}), InvalidRequestError);

@@ -19,7 +19,7 @@ struct Setup {
 struct Tally {
   Ends ends;
   CacheMetrics cache;
-  std::int64_t n_known_starts = 0;
+  std::int64_t n_prompt_logits_hits = 0;
 };
 
 HerdOptions random_herd(std::mt19937& rng, const Setup& setup, const TempFolder& folder) {
@@ -123,7 +123,7 @@ void run_schedule(std::uint32_t seed, const Setup& setup, Tally& tally) {
   expect_outputs_of_each_alone(herd, schedule, setup.n_faults_in_100 > 0, options, tally.ends);
   herd.engine.flush_cache();
   const Metrics m = herd.engine.metrics();
-  tally.n_known_starts += m.n_known_starts;
+  tally.n_prompt_logits_hits += m.n_prompt_logits_hits;
   tally.cache.n_followers += m.cache.n_followers;
   tally.cache.n_from_running += m.cache.n_from_running;
   tally.cache.n_from_finished += m.cache.n_from_finished;
@@ -143,7 +143,7 @@ TEST(SharedPrefixFuzz, SharingChangesNoOutput) {
   Tally tally;
   run_schedules(1, 1200, {}, tally);
   EXPECT_GT(tally.ends.n_whole, 8500);
-  EXPECT_GT(tally.n_known_starts, 100);
+  EXPECT_GT(tally.n_prompt_logits_hits, 100);
   EXPECT_GT(tally.cache.n_followers, 500);
   EXPECT_GT(tally.cache.n_from_running, 17100);
   EXPECT_GT(tally.cache.n_from_finished, 17100);

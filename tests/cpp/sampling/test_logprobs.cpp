@@ -172,7 +172,7 @@ TEST(ScoredRequest, OfOneTokenBehindAKnownPromptComputesNothing) {
   for (std::size_t i = 0; i < specs.size(); ++i) expect_scores(outcomes[i], specs[i]);
   const Metrics m = herd.engine.metrics();
   EXPECT_EQ(m.n_prefill_rows + m.n_decode_rows, 20);
-  EXPECT_EQ(m.n_known_starts, 3);
+  EXPECT_EQ(m.n_prompt_logits_hits, 3);
 }
 
 TEST(ScoredRequest, LogprobsAreThoseBeforePenaltiesAndBiases) {

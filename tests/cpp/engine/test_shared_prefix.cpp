@@ -158,7 +158,7 @@ TEST_P(SharedPrefix, OfIdenticalPromptsOneIsComputed) {
     EXPECT_EQ(outcomes[i], run_alone(specs[i], options_));
   }
   EXPECT_NE(outcomes[0], outcomes[1]);
-  EXPECT_EQ(herd.engine.metrics().n_known_starts, 7);
+  EXPECT_EQ(herd.engine.metrics().n_prompt_logits_hits, 7);
   EXPECT_EQ(n_rows(herd), kPrefix + kTail + 8 * (kOutput - 1));
 }
 
@@ -168,7 +168,7 @@ TEST_P(SharedPrefix, AKnownStartMayEndAtItsFirstToken) {
   Herd herd(options_);
   const auto outcomes = run_together(herd, {spec, spec, spec});
   for (const Outcome& o : outcomes) EXPECT_EQ(o, run_alone(spec, options_));
-  EXPECT_EQ(herd.engine.metrics().n_known_starts, 2);
+  EXPECT_EQ(herd.engine.metrics().n_prompt_logits_hits, 2);
   EXPECT_EQ(n_rows(herd), kPrefix + kTail);
 }
 
@@ -200,7 +200,7 @@ TEST_P(SharedPrefix, SpacesShareNothing) {
   Herd herd(options_);
   for (const CacheNamespace space : {1, 2, 2}) herd.submit(spec, {.cache_space = space});
   herd.run();
-  EXPECT_EQ(herd.engine.metrics().n_known_starts, 1);
+  EXPECT_EQ(herd.engine.metrics().n_prompt_logits_hits, 1);
   EXPECT_EQ(n_rows(herd), 2 * (kPrefix + kTail) + 3 * (kOutput - 1));
 }
 
