@@ -58,10 +58,7 @@ def options_table(options: type) -> Iterator[str]:
     texts = arguments(options)
     yield from table("option", "type", "default", "meaning")
     for field in dataclasses.fields(options):
-        if field.default is not dataclasses.MISSING:
-            default = f"`{field.default!r}`"
-        else:
-            default = ""
+        default = "" if field.default is dataclasses.MISSING else f"`{field.default!r}`"
         kind = str(field.type).replace(" | ", " or ")
         yield row(f"`{field.name}`", f"`{kind}`", default, texts[field.name])
 
@@ -69,8 +66,8 @@ def options_table(options: type) -> Iterator[str]:
 def engine_options() -> Iterator[str]:
     yield "# Engine options"
     yield ""
-    yield "Fields of `llamaherd.EngineConfig`. The same names are keys of the TOML files that `--config`"
-    yield "and `EngineConfig.from_file` read. Out-of-range values raise `InvalidRequestError`."
+    yield "Fields of `llamaherd.EngineConfig`. The same names are keys of the TOML files of"
+    yield "`--config` and `EngineConfig.from_file`. Out-of-range values raise `InvalidRequestError`."
     yield ""
     yield from options_table(EngineConfig)
     yield ""
@@ -85,9 +82,9 @@ def engine_options() -> Iterator[str]:
 def sampling_parameters() -> Iterator[str]:
     yield "# Sampling parameters"
     yield ""
-    yield "Fields of `llamaherd.SamplingParams`. Lines of `llamaherd generate --jsonl` have the same names,"
-    yield "and so have the fields of [HTTP requests](http-api.md) that are not OpenAI's. Steps are applied"
-    yield "in llama.cpp's order: penalties and biases, top_k, typical_p, top_p, min_p, temperature."
+    yield "Fields of `llamaherd.SamplingParams`. Lines of `llamaherd generate --jsonl` and the"
+    yield "fields of [HTTP requests](http-api.md) that are not OpenAI's have the same names. Steps are"
+    yield "applied in llama.cpp's order: penalties and biases, top_k, typical_p, top_p, min_p, temperature."
     yield ""
     yield from options_table(SamplingParams)
 
@@ -162,8 +159,8 @@ def http_api(app: FastAPI) -> Iterator[str]:
     }
     yield "# HTTP API"
     yield ""
-    yield "A running server has the same as an OpenAPI schema at `/openapi.json`. Requests with unknown"
-    yield "fields are refused. Errors have the form of [`ErrorAnswer`](#erroranswer)."
+    yield "A running server has the same as an OpenAPI schema at `/openapi.json`. Requests with"
+    yield "unknown fields are refused. Errors have the form of [`ErrorAnswer`](#erroranswer)."
     yield ""
     yield from table("endpoint", "")
     for path, methods in schema["paths"].items():
@@ -207,7 +204,8 @@ def describe(operation: Mapping[str, Any], schemas: Mapping[str, Any]) -> Iterat
     yield summary(operation)
     for parameter in operation.get("parameters", ()):
         yield ""
-        yield f"Parameter `{parameter['name']}` ({parameter['in']}): {type_of(parameter['schema'])}."
+        name, place = parameter["name"], parameter["in"]
+        yield f"Parameter `{name}` ({place}): {type_of(parameter['schema'])}."
     for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
         yield ""
         yield f"Request (`{media_type}`):"
@@ -276,8 +274,8 @@ def metrics(app: FastAPI) -> Iterator[str]:
     yield "# Metrics"
     yield ""
     yield "All metrics of `GET /metrics`. What the important ones mean, bad values and remedies:"
-    yield "[monitoring](../operations/monitoring.md). Histograms have the suffixes `_bucket`, `_sum` and"
-    yield "`_count`. `process_*` are those of the Prometheus client library."
+    yield "[monitoring](../operations/monitoring.md). Histograms have the suffixes `_bucket`,"
+    yield "`_sum` and `_count`. `process_*` are those of the Prometheus client library."
     yield ""
     yield from table("metric", "type", "labels", "meaning")
     registry = app.state.context.metrics.registry
