@@ -67,7 +67,7 @@ def engine_options() -> Iterator[str]:
     yield "# Engine options"
     yield ""
     yield "Fields of `llamaherd.EngineConfig`. The same names are keys of the TOML files of"
-    yield "`--config` and `EngineConfig.from_file`. Out-of-range values raise `InvalidRequestError`."
+    yield "`--config` and `EngineConfig.from_file`. A value out of range raises InvalidRequestError."
     yield ""
     yield from options_table(EngineConfig)
     yield ""
@@ -82,9 +82,9 @@ def engine_options() -> Iterator[str]:
 def sampling_parameters() -> Iterator[str]:
     yield "# Sampling parameters"
     yield ""
-    yield "Fields of `llamaherd.SamplingParams`. Lines of `llamaherd generate --jsonl` and the"
-    yield "fields of [HTTP requests](http-api.md) that are not OpenAI's have the same names. Steps are"
-    yield "applied in llama.cpp's order: penalties and biases, top_k, typical_p, top_p, min_p, temperature."
+    yield "Fields of `llamaherd.SamplingParams`, of lines of `llamaherd generate --jsonl`, and, beside"
+    yield "OpenAI's, of [HTTP requests](http-api.md). Steps are applied in llama.cpp's order: penalties"
+    yield "and biases, top_k, typical_p, top_p, min_p, temperature."
     yield ""
     yield from options_table(SamplingParams)
 
