@@ -66,8 +66,8 @@ def options_table(options: type) -> Iterator[str]:
 def engine_options() -> Iterator[str]:
     yield "# Engine options"
     yield ""
-    yield "Fields of `llamaherd.EngineConfig`. The same names are keys of the TOML files of"
-    yield "`--config` and `EngineConfig.from_file`. A value out of range raises InvalidRequestError."
+    yield "Fields of `llamaherd.EngineConfig`, and keys of the TOML files that `--config` and"
+    yield "`EngineConfig.from_file` read. Values out of range raise `InvalidRequestError`."
     yield ""
     yield from options_table(EngineConfig)
     yield ""
@@ -82,9 +82,9 @@ def engine_options() -> Iterator[str]:
 def sampling_parameters() -> Iterator[str]:
     yield "# Sampling parameters"
     yield ""
-    yield "Fields of `llamaherd.SamplingParams`, of lines of `llamaherd generate --jsonl`, and, beside"
-    yield "OpenAI's, of [HTTP requests](http-api.md). Steps are applied in llama.cpp's order: penalties"
-    yield "and biases, top_k, typical_p, top_p, min_p, temperature."
+    yield "Fields of `llamaherd.SamplingParams`, of lines of `llamaherd generate --jsonl`, and,"
+    yield "beside OpenAI's, of [HTTP requests](http-api.md). Order of the steps, as in llama.cpp:"
+    yield "penalties and biases, top_k, typical_p, top_p, min_p, temperature."
     yield ""
     yield from options_table(SamplingParams)
 
