@@ -1,4 +1,4 @@
-"""Write the generated pages of docs/reference: command line, HTTP API, metrics and options.
+"""Write the generated pages of docs/reference: Python, command line, HTTP, metrics and options.
 
 python tools/make_reference.py            # rewrite them
 python tools/make_reference.py --check    # exit 1 with a diff if one is stale
@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import llamaherd
 import typer
 from fastapi import FastAPI
 from llamaherd import EngineConfig, SamplingParams
@@ -40,6 +41,49 @@ def row(*cells: str) -> str:
 def table(*names: str) -> Iterator[str]:
     yield row(*names)
     yield "|" + "---|" * len(names)
+
+
+# Python ---------------------------------------------------------------------------------------
+
+# Public names by heading, in this order; names that are in none come last.
+_GROUPS = {
+    "Engine and LLM": (
+        "LLM", "BatchEngine", "Stream", "as_completed", "PrefixCacheControl", "Embedder",
+    ),
+    "Options": ("EngineConfig", "SamplingParams", "ChatOptions"),
+    "Outputs": (
+        "RequestOutput", "Usage", "Delta", "FinishReason", "Timing", "AssistantMessage",
+        "ReplyReader", "ToolCall", "TokenLogprob", "Score", "Choice", "Perplexity", "RerankResult",
+    ),
+    "State": ("Metrics", "Health", "DeviceInfo", "list_devices"),
+    "Errors": (
+        "LlamaHerdError", "InvalidRequestError", "ModelLoadError", "NotGenerativeError",
+        "QueueFullError", "EngineDeadError",
+    ),
+}  # fmt: skip
+
+
+def python_api() -> Iterator[str]:
+    yield "# Python API"
+    yield ""
+    yield "Public names of the package `llamaherd`. Options have pages of their own:"
+    yield "[engine options](engine-options.md), [sampling parameters](sampling-parameters.md)."
+    public = [name for name in llamaherd.__all__ if not name.startswith("_")]
+    grouped = {name for group in _GROUPS.values() for name in group}
+    groups = _GROUPS | {"More": tuple(name for name in public if name not in grouped)}
+    for heading, names in groups.items():
+        if not set(names) & set(public):
+            continue
+        yield ""
+        yield f"## {heading}"
+        for name in names:
+            if name not in public:
+                continue
+            yield ""
+            yield f"::: llamaherd.{name}"
+            if getattr(llamaherd, name).__module__ == "llamaherd._core":
+                yield "    options:"
+                yield "      show_if_no_docstring: true"
 
 
 # Options --------------------------------------------------------------------------------------
@@ -294,6 +338,7 @@ def pages() -> dict[str, str]:
         "engine-options.md": engine_options(),
         "http-api.md": http_api(app),
         "metrics.md": metrics(app),
+        "python-api.md": python_api(),
         "sampling-parameters.md": sampling_parameters(),
     }
     return {name: "\n".join([_NOTE, "", *lines]) + "\n" for name, lines in generated.items()}
