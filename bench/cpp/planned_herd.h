@@ -57,9 +57,9 @@ class PlannedHerd {
       auto request = std::make_unique<Request>(next_id_++, std::move(prompt), params, 0, kLimits,
                                                table_, now_ns_);
       request->cache_space = 0;
-      request->turn = {static_cast<std::int32_t>(random_() % 10),
-                       "tenant " + std::to_string(random_() % 50),
-                       random_() % 2 ? kNever : now_ns_ + 3'600'000'000'000, kNever};
+      request->queue_entry.key = {static_cast<std::int32_t>(random_() % 10),
+                                  "tenant " + std::to_string(random_() % 50),
+                                  random_() % 2 ? kNever : now_ns_ + 3'600'000'000'000, kNever};
       scheduler_->submit(std::move(request), now_ns_);
     }
   }

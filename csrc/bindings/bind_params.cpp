@@ -62,7 +62,8 @@ void bind_params(py::module_& m) {
           "validate", [](const SamplingParams& self) { validate(self); },
           "Raises InvalidRequestError if a value is out of range whatever the model.");
 
-  py::class_<SchedulingOptions>(m, "SchedulingOptions", "Whose request it is and by when it should be served.")
+  py::class_<SchedulingOptions>(m, "SchedulingOptions",
+                                "Whose request it is and by when it should be served.")
       .def(py::init<>())
       .def_readwrite("priority", &SchedulingOptions::priority)
       .def_readwrite("tenant", &SchedulingOptions::tenant)

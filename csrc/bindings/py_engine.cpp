@@ -91,7 +91,8 @@ void PyBatchEngine::close() {
 
 RequestId PyBatchEngine::submit(const py::object& prompt, std::shared_ptr<SamplingParams> params,
                                 bool streamed, std::optional<CacheNamespace> cache_space,
-                                const SchedulingOptions& scheduling, const std::optional<py::buffer>& mask,
+                                const SchedulingOptions& scheduling,
+                                const std::optional<py::buffer>& mask,
                                 const std::vector<std::string>& triggers) {
   std::vector<TokenId> tokens = to_tokens(prompt);
   SubmitOptions options{streamed, cache_space};

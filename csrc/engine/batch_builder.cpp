@@ -42,7 +42,7 @@ BatchView BatchBuilder::build(const CallPlan& call, std::int32_t n_pad) {
           "logits row", item);
     wants_logits_.back() = 1;
     for (Pos i = 0; i < item.n_drafted; ++i) {
-      tokens_.push_back(item.request->draft_tokens[i]);
+      tokens_.push_back(item.request->draft.tokens[i]);
       positions_.push_back(item.end + i);
       seqs_.push_back(item.seq);
       wants_logits_.push_back(1);

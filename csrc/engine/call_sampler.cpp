@@ -63,7 +63,7 @@ void CallSampler::list_rows(const CallPlan& call, Backend& backend) {
                      item.request,
                      backend.logits(item.logits_row),
                      std::nullopt,
-                     std::span(item.request->draft_tokens).first(n_drafted),
+                     std::span(item.request->draft.tokens).first(n_drafted),
                      drafts_.size(),
                      {}});
     for (std::int32_t d = 1; d <= item.n_drafted; ++d) {
@@ -71,13 +71,13 @@ void CallSampler::list_rows(const CallPlan& call, Backend& backend) {
     }
   }
   for (Row& row : rows_) {
-    const Constraint* constraint = row.scored ? nullptr : row.request->constraint.get();
+    const Constraint* constraint = row.scored ? nullptr : row.request->constrained.constraint.get();
     (constraint && !constraint->ready() ? late_ : ready_).push_back(&row);
   }
 }
 
 SampledOutput CallSampler::sample(const Request& request, std::span<float> logits) {
-  if (!request.constraint || request.constraint->ready()) {
+  if (!request.constrained.constraint || request.constrained.constraint->ready()) {
     return sample(request, logits, scratch_.front());
   }
   SampledOutput sampled;
@@ -89,7 +89,8 @@ SampledOutput CallSampler::sample(const Request& request, std::span<float> logit
 void CallSampler::sample_late() {
   const auto begin = std::chrono::steady_clock::now();
   for (Row* row : late_) {
-    row->request->constraint->wait(begin + kPatience - std::chrono::steady_clock::now());
+    row->request->constrained.constraint->wait(begin + kPatience -
+                                               std::chrono::steady_clock::now());
     row->result = sample(*row->request, row->logits);
   }
   wait_ns_ += (std::chrono::steady_clock::now() - begin) / std::chrono::nanoseconds(1);
@@ -129,13 +130,14 @@ SampledOutput CallSampler::sample(const Request& request, std::span<float> logit
   } else {
     const Sampler& sampler = request.sampler();
     std::span<const float> raw = logits;
-    const bool constrained = request.constraint && !request.constraint->allows_all();
+    const bool constrained =
+        request.constrained.constraint && !request.constrained.constraint->allows_all();
     if (request.n_logprobs() && (sampler.edits() || constrained)) {
       scratch.raw.assign(logits.begin(), logits.end());
       raw = scratch.raw;
     }
     if (constrained) {
-      sampled = sample_constrained(sampler, *request.constraint, logits, scratch);
+      sampled = sample_constrained(sampler, *request.constrained.constraint, logits, scratch);
     } else {
       sampled.token = sampler.sample(logits, scratch);
     }

@@ -45,12 +45,12 @@ void Engine::submit(RequestId id, SharedValue<std::vector<TokenId>> prompt,
                     const SubmitOptions& options) {
   auto request = std::make_unique<Request>(id, std::move(prompt), std::move(params), seed, limits_,
                                            table_, submit_ns);
-  request->streamed = options.streamed;
+  request->delivery.streamed = options.streamed;
   if (caches_) request->cache_space = options.cache_space;
-  request->turn = options.turn;
-  request->index = options.index;
-  request->constraint = options.constraint;
-  request->trace = &trace_;
+  request->queue_entry.key = options.key;
+  request->delivery.index = options.index;
+  request->constrained.constraint = options.constraint;
+  request->delivery.trace = &trace_;
   scheduler_.submit(std::move(request), submit_ns);
   ++metrics_.n_submitted;
 }
@@ -110,14 +110,14 @@ void Engine::restore(const StepPlan& plan) {
   spend_all(TimeCategory::kEngine, now_ns());
   for (Request* request : plan.restores) {
     do {
-      const auto tokens = request->tokens().first(request->n_restorable);
+      const auto tokens = request->tokens().first(request->admission.n_restorable);
       const std::int32_t n_cells = cache_->n_cells_to_restore(request->seq(), tokens);
       // Before the piece is asked for: what makes room may move it, or forget it.
       const bool fits = n_cells > 0 && cache_->make_room(n_cells, ops_);
       apply(ops_);
       const auto piece = fits ? cache_->next_restore(request->seq(), tokens) : std::nullopt;
       if (!piece) {
-        request->n_restorable = 0;  // the rest is computed
+        request->admission.n_restorable = 0;  // the rest is computed
         break;
       }
       const bool loaded = backend_.load(request->seq(), piece->begin, piece->end, piece->data());
@@ -126,7 +126,7 @@ void Engine::restore(const StepPlan& plan) {
       cache_->publish(request->seq(), tokens.first(piece->end), false, ops_);
       apply(ops_);
       request->share(piece->end);
-    } while (request->n_restorable > request->kv_len() && !plan.any_decode);
+    } while (request->admission.n_restorable > request->kv_len() && !plan.any_decode);
     const std::int64_t now = now_ns();
     request->spend(TimeCategory::kPrefillShared, now);
     spend_all(TimeCategory::kOthersPrefill, now);
@@ -277,7 +277,7 @@ void Engine::publish(const CallPlan& call) {
     if (staged_[i].poisoned) continue;
     const Request& request = *call.items[i].request;
     const Pos n = request.kv_len();
-    const bool at_boundary = n == request.n_prompt() || request.cuts.contains(n);
+    const bool at_boundary = n == request.n_prompt() || request.admission.cuts.contains(n);
     cache_->publish(request.seq(), request.tokens().first(n), at_boundary, ops_);
   }
   apply(ops_);
@@ -308,7 +308,7 @@ void Engine::emit(Request& request, std::int64_t now, std::vector<Delta>& out) {
   if (!request.forced()) metrics_.n_output_tokens += delta.n_completion - n_before;
   const auto reason = delta.finish_reason;
   const auto request_ns = static_cast<double>(now - delta.timing.start_ns);
-  if (!reason && !request.streamed) {
+  if (!reason && !request.delivery.streamed) {
     request.hold(std::move(delta));
     return;
   }
@@ -376,7 +376,7 @@ Snapshot Engine::snapshot() const {
   Snapshot s;
   for (const auto& r : scheduler_.running()) {
     s.running.push_back({r->id(), r->seq(), r->n_prompt(), r->n_tokens(), r->kv_len(),
-                         r->n_cells_needed(), !r->late_row.empty()});
+                         r->n_cells_needed(), !r->constrained.late_row.empty()});
   }
   for (const PrefixCache::ExpectedLength& belief : cache_->expected_lengths()) {
     const bool in_use = belief.seq < pool_.n_seqs() && pool_.in_use(belief.seq);

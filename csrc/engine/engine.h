@@ -31,7 +31,7 @@ namespace llamaherd {
 struct SubmitOptions {
   bool streamed = true;                           // false: only the last delta comes out, with all
   std::optional<CacheNamespace> cache_space = 0;  // none: shares nothing and leaves nothing
-  SchedulingKey turn = {};
+  SchedulingKey key = {};
   std::int32_t index = 0;  // among the requests made of one prompt
   std::shared_ptr<Constraint> constraint = nullptr;
 };

@@ -33,7 +33,7 @@ QueueForecast Engine::forecast() const {
   std::vector<Remaining> running;
   for (const auto& r : scheduler_.running()) {
     running.push_back({r->n_pending(), lengths_.expected_left(r->n_output(), r->max_tokens()),
-                       static_cast<double>(r->turn.deadline_ns - now)});
+                       static_cast<double>(r->queue_entry.key.deadline_ns - now)});
   }
   QueueForecast::Pace pace{costs_.mean_step_ns(), mean_prefill_rows_, mean_request_ns_, 0};
   if (pace.request_ns == 0) pace.request_ns = kDefaultMaxTokens * costs_.costs().step_ns;

@@ -61,7 +61,7 @@ bool Engine::bisect(const CallPlan& call, Outcome outcome, std::vector<Delta>& o
 bool Engine::strike(Request& request, Outcome outcome, std::vector<Delta>& out) {
   // Validation has no luck: refused alone is refused for ever.
   const bool hopeless = outcome == Outcome::kInvalidBatch;
-  if (!hopeless && ++request.n_strikes < kMaxStrikes) return false;
+  if (!hopeless && ++request.recovery.n_strikes < kMaxStrikes) return false;
   end(request, FinishReason::kError, failure_, out);
   return true;
 }

@@ -61,8 +61,9 @@ RequestId EngineThread::submit(std::vector<TokenId> prompt, SharedValue<Sampling
   const std::int64_t now = now_ns();
   const std::size_t n_tokens = prompt.size();
   Submission submission{0, std::move(prompt), std::move(params), 0, now, options, {}, n_outputs};
-  submission.options.turn = {scheduling.priority, scheduling.tenant, deadline_ns(scheduling.deadline_s, now),
-                             deadline_ns(scheduling.ttft_deadline_s, now)};
+  submission.options.key = {scheduling.priority, scheduling.tenant,
+                            deadline_ns(scheduling.deadline_s, now),
+                            deadline_ns(scheduling.ttft_deadline_s, now)};
   submission.options.constraint = nullptr;
   for (std::int32_t i = 0; options.constraint && i < n_outputs; ++i) {
     submission.constraints.push_back(options.constraint->fresh(table_));

@@ -23,13 +23,13 @@ void Engine::sample_late(std::vector<Delta>& out) {
   late_.clear();
   for (const auto& request : scheduler_.running()) {
     // Of one that was preempted meanwhile the row is computed again.
-    if (request->n_pending() > 0) request->late_row.clear();
-    if (!request->late_row.empty()) late_.push_back(request.get());
+    if (request->n_pending() > 0) request->constrained.late_row.clear();
+    if (!request->constrained.late_row.empty()) late_.push_back(request.get());
   }
   std::erase_if(late_, [&](Request* request) {
     const std::int64_t now = now_ns();
-    SampledOutput sampled = sampler_.sample(*request, request->late_row);
-    if (sampled.late && now - request->late_since_ns < kLongestWaitNs) return false;
+    SampledOutput sampled = sampler_.sample(*request, request->constrained.late_row);
+    if (sampled.late && now - request->constrained.late_since_ns < kLongestWaitNs) return false;
     if (sampled.late) {
       sampled.error = "what output token " + std::to_string(request->n_output()) +
                       " may be was not known within " + std::to_string(kLongestWaitS) + " s";
@@ -37,7 +37,7 @@ void Engine::sample_late(std::vector<Delta>& out) {
       sampled.error =
           "the logits of output token " + std::to_string(request->n_output()) + " are not finite";
     }
-    request->late_row.clear();
+    request->constrained.late_row.clear();
     StepGuard::commit(*request, request->kv_len(), sampled);
     deliver_result(*request, sampled, now, out);
     return true;
@@ -49,14 +49,14 @@ void Engine::keep_late(const CallPlan& call) {
     if (!staged_[i].late || staged_[i].poisoned) continue;
     const std::span<const float> row = backend_.logits(call.items[i].logits_row);
     Request& request = *call.items[i].request;
-    request.late_row.assign(row.begin(), row.end());
-    request.late_since_ns = now_ns();
+    request.constrained.late_row.assign(row.begin(), row.end());
+    request.constrained.late_since_ns = now_ns();
   }
 }
 
 /// For a step that has no rows: without it the engine's thread would spin until the mask is there.
 void Engine::wait_for_mask() {
-  if (!late_.empty()) late_.front()->constraint->wait(kStepWait);
+  if (!late_.empty()) late_.front()->constrained.constraint->wait(kStepWait);
 }
 
 }  // namespace llamaherd

@@ -65,11 +65,11 @@ class StepGuard {
     const auto n_right = static_cast<std::int32_t>(sampled.further.size());
     Request& request = *item.request;
     if (item.n_drafted > 0) {
-      request.drafts.observe(item.n_drafted, n_right);
-    } else if (sampled.token && !request.draft_tokens.empty()) {
-      request.drafts.observe(1, request.draft_tokens.front() == *sampled.token);
+      request.draft.acceptance.observe(item.n_drafted, n_right);
+    } else if (sampled.token && !request.draft.tokens.empty()) {
+      request.draft.acceptance.observe(1, request.draft.tokens.front() == *sampled.token);
     }
-    request.draft_tokens.clear();
+    request.draft.tokens.clear();
     commit(request, item.end, sampled);
     if (n_right == item.n_drafted) return;
     backend_.apply({KvOp::Kind::kRemove, item.seq, item.end + n_right, -1});

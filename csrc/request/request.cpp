@@ -61,7 +61,7 @@ void Request::prepare_output() {
   tokens_.reserve(prompt.size() + max_tokens_);
   if (params_->prompt_logprobs) prompt_logprobs_.reserve(n_prompt_ + 1 - n_scored_);
   if (params_->logprobs) logprobs_.reserve(1);
-  if (params_->prompt_lookup) draft_tokens.reserve(kMostDrafted);
+  if (params_->prompt_lookup) draft.tokens.reserve(kMostDrafted);
   tokens_.assign(prompt.begin(), prompt.end());
   sampler_.emplace(params_, seed_, table_, tokens_, max_tokens_);
 }
@@ -69,7 +69,7 @@ void Request::prepare_output() {
 void Request::start(SeqId seq, Pos kv_len, std::int64_t now_ns) {
   if (!sampler_) prepare_output();
   spend(waiting_kind(), now_ns);
-  following.reset();
+  admission.following.reset();
   seq_ = seq;
   state_ = State::kRunning;
   if (timing_.start_ns == 0) timing_.start_ns = now_ns;
@@ -83,7 +83,7 @@ void Request::stop(std::int64_t now_ns) {
   state_ = State::kWaiting;
   n_computed_ = std::max(n_computed_, kv_len_);
   kv_len_ = started_at_ = 0;
-  n_restorable = 0;
+  admission.n_restorable = 0;
 }
 
 void Request::preempt(std::int64_t now_ns) {
@@ -98,14 +98,14 @@ void Request::share(Pos kv_len) {
 }
 
 TimeCategory Request::waiting_kind() const {
-  if (following) return TimeCategory::kFollowing;
+  if (admission.following) return TimeCategory::kFollowing;
   return timing_.start_ns == 0 ? TimeCategory::kQueued : TimeCategory::kPreempted;
 }
 
 void Request::spend(TimeCategory kind, std::int64_t now_ns) {
   if (now_ns <= spent_until_ns_) return;
   timing_.spent[static_cast<std::size_t>(kind)] += now_ns - spent_until_ns_;
-  if (trace != nullptr) trace->spent(id_, kind, spent_until_ns_, now_ns);
+  if (delivery.trace != nullptr) delivery.trace->spent(id_, kind, spent_until_ns_, now_ns);
   spent_until_ns_ = now_ns;
 }
 
@@ -125,18 +125,18 @@ void Request::commit_step(Pos kv_len, const TokenId* sampled) noexcept {
   kv_len_ = kv_len;
   if (kv_len > n_computed_) {
     n_computed_ = kv_len;
-    n_strikes = 0;
+    recovery.n_strikes = 0;
   }
   if (sampled == nullptr) return;
   tokens_.push_back(*sampled);
   sampler_->accept(*sampled);
-  if (constraint) constraint->accept(*sampled);
+  if (constrained.constraint) constrained.constraint->accept(*sampled);
 }
 
 /// A guess's log-probability would have to be kept until it is known to be right, and penalties and
 /// grammars know what is output only: such requests do without.
 std::int32_t Request::n_guessable() const {
-  if (!params_->prompt_lookup || !decodes() || params_->logprobs || constraint ||
+  if (!params_->prompt_lookup || !decodes() || params_->logprobs || constrained.constraint ||
       sampler_->has_penalties()) {
     return 0;
   }
@@ -175,7 +175,7 @@ Delta Request::make_delta(std::int64_t now_ns) {
   timing_.last_ns = now_ns;
   Delta delta = std::exchange(held_, {});
   delta.request_id = id_;
-  delta.index = index;
+  delta.index = delivery.index;
   delta.n_prompt = n_given();
   delta.n_cached = n_cached_;
   delta.timing = timing_;

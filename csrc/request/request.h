@@ -30,6 +30,57 @@ struct SchedulingKey {
   std::int64_t ttft_deadline_ns = kNever;  // by when it should have its first token
 };
 
+/// Its place in the queue: written by RequestQueue, but n_passed by the scheduler's admission.
+struct QueueEntry {
+  SchedulingKey key;
+  std::int64_t ages_ns = kNever;          // when its priority rises
+  std::int64_t latest_start_ns = kNever;  // a later start would miss a deadline
+  std::int32_t n_charged = 0;             // tokens its tenant was charged in advance
+  std::int32_t n_passed = 0;              // later requests admitted while it did not fit
+};
+
+/// What the scheduler notes for admission and packing.
+struct AdmissionState {
+  /// While it waits for tokens that another request computes: whose, and up to which.
+  struct Following {
+    RequestId leader = 0;
+    Pos until = 0;
+    Pos n_had = 0;  // cached tokens it could have used without waiting
+    std::int64_t since_ns = 0;
+  };
+
+  std::optional<Following> following;
+  std::set<Pos> cuts;    // where its prefill stops, so that others can share up to there
+  Pos n_restorable = 0;  // tokens it will have once the lower cache tiers are loaded
+  std::int64_t last_missed_step = 0;  // when other requests last had the rows it could have had
+};
+
+/// Draft tokens of the step under way: written by the scheduler, judged by StepGuard.
+struct DraftState {
+  std::vector<TokenId> tokens;
+  AcceptanceTracker acceptance;
+};
+
+/// What its output must obey: the row of logits is kept by the engine while its mask is late, and
+/// no token is pending then.
+struct ConstraintState {
+  std::shared_ptr<Constraint> constraint;
+  std::vector<float> late_row;
+  std::int64_t late_since_ns = 0;
+};
+
+/// Failures, counted by the engine's recovery.
+struct RecoveryState {
+  int n_strikes = 0;  // alone, since it last got further than before
+};
+
+/// How results leave: fixed at submission.
+struct DeliveryOptions {
+  std::int32_t index = 0;     // among the requests made of one prompt
+  bool streamed = true;       // false: only the last delta is delivered, with everything
+  TraceLog* trace = nullptr;  // is told what spend() is told
+};
+
 /// One request's cursors and state. The token axis, with 0 <= kv_len <= n_tokens:
 ///
 ///   [0, n_prompt)          the prompt
@@ -46,38 +97,15 @@ class Request {
           SharedValue<SamplingParams> params, std::uint64_t seed, const Limits& limits,
           const Vocabulary& table, std::int64_t submit_ns);
 
-  SchedulingKey turn;
+  QueueEntry queue_entry;
+  AdmissionState admission;
+  DraftState draft;
+  ConstraintState constrained;
+  RecoveryState recovery;
+  DeliveryOptions delivery;
 
-  /// Where it stands in the queue: see RequestQueue, which sets these.
-  std::int64_t ages_ns = kNever;
-  std::int64_t latest_start_ns = kNever;
-
-  /// The last step that it could have had a row in, and others had it instead.
-  std::int64_t last_missed = 0;
-
-  /// Tokens its tenant has been charged in advance.
-  std::int32_t n_charged = 0;
-
-  /// Requests behind it that were admitted while it did not fit.
-  std::int32_t n_passed = 0;
-
-  /// How it uses the prefix cache; none: privately.
+  /// Which cached prefixes it shares; none: it shares nothing and leaves nothing.
   std::optional<CacheNamespace> cache_space;
-
-  /// While it waits for tokens that another request is computing: whose, and up to which.
-  struct Following {
-    RequestId leader = 0;
-    Pos until = 0;
-    Pos n_had = 0;  // what it could have had without waiting
-    std::int64_t since_ns = 0;
-  };
-  std::optional<Following> following;
-
-  /// Where its prefill should stop for a moment, so that others can share up to there.
-  std::set<Pos> cuts;
-
-  /// Tokens it will have once what lies in the cache's lower tiers is loaded.
-  Pos n_restorable = 0;
 
   RequestId id() const { return id_; }
   State state() const { return state_; }
@@ -138,24 +166,8 @@ class Request {
   void spend(std::initializer_list<std::pair<TimeCategory, double>> weights, std::int64_t now_ns);
   std::int64_t spent_until_ns() const { return spent_until_ns_; }
 
-  /// Among the requests made of one prompt.
-  std::int32_t index = 0;
-
-  /// What its next tokens may be, for this step, and how that went before.
-  std::vector<TokenId> draft_tokens;
-  AcceptanceTracker drafts;
   /// Tokens that may be guessed behind the next one.
   std::int32_t n_guessable() const;
-
-  /// What its output must obey, if anything.
-  std::shared_ptr<Constraint> constraint;
-
-  /// The logits of its last token, while their mask is late: no token is pending then.
-  std::vector<float> late_row;
-  std::int64_t late_since_ns = 0;
-
-  /// Is told what spend() is told.
-  TraceLog* trace = nullptr;
 
   /// What waiting is now.
   TimeCategory waiting_kind() const;
@@ -176,12 +188,6 @@ class Request {
     if (kv_len_ > n_computed_) n_computed_ = kv_len_;
     kv_len_ = started_at_ = 0;
   }
-
-  /// Failures this request met alone since it last got further than ever before.
-  int n_strikes = 0;
-
-  /// Whether somebody wants each delta as it is made, or only the last one with everything.
-  bool streamed = true;
 
   /// Keeps what a delta holds for the next one.
   void hold(Delta delta) { held_ = std::move(delta); }

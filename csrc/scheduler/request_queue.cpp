@@ -15,32 +15,34 @@ constexpr std::size_t kMaxIdle = 1024;
 
 void RequestQueue::push(std::unique_ptr<Request> request, std::int64_t now_ns) {
   Request& r = *request;
-  r.ages_ns =
-      r.turn.priority > 0 && options_.aging_ns != kNever ? now_ns + options_.aging_ns : kNever;
+  r.queue_entry.ages_ns = r.queue_entry.key.priority > 0 && options_.aging_ns != kNever
+                              ? now_ns + options_.aging_ns
+                              : kNever;
   n_tokens_ += r.n_tokens();
   requests_.emplace(r.id(), std::move(request));
-  if (r.latest_start_ns != kNever) overdue_.emplace(r.latest_start_ns, r.id());
+  if (r.queue_entry.latest_start_ns != kNever)
+    overdue_.emplace(r.queue_entry.latest_start_ns, r.id());
   enter(r);
 }
 
 void RequestQueue::enter(Request& r) {
-  Class& c = classes_[r.turn.priority];
+  Class& c = classes_[r.queue_entry.key.priority];
   forget_idle(c);
-  Account& a = account(c, r.turn.tenant);
-  unfile(c, r.turn.tenant, a);
+  Account& a = account(c, r.queue_entry.key.tenant);
+  unfile(c, r.queue_entry.key.tenant, a);
   if (a.waiting.empty() && a.n_running == 0) a.served = std::max(a.served, c.floor);
-  a.waiting.emplace(r.turn.deadline_ns, r.id());
-  file(c, r.turn.tenant, a);
-  if (r.ages_ns != kNever) aging_.emplace(r.ages_ns, r.id());
+  a.waiting.emplace(r.queue_entry.key.deadline_ns, r.id());
+  file(c, r.queue_entry.key.tenant, a);
+  if (r.queue_entry.ages_ns != kNever) aging_.emplace(r.queue_entry.ages_ns, r.id());
 }
 
 void RequestQueue::leave(Request& r) {
-  Class& c = classes_.at(r.turn.priority);
-  Account& a = account(c, r.turn.tenant);
-  unfile(c, r.turn.tenant, a);
-  a.waiting.erase({r.turn.deadline_ns, r.id()});
-  file(c, r.turn.tenant, a);
-  if (r.ages_ns != kNever) aging_.erase({r.ages_ns, r.id()});
+  Class& c = classes_.at(r.queue_entry.key.priority);
+  Account& a = account(c, r.queue_entry.key.tenant);
+  unfile(c, r.queue_entry.key.tenant, a);
+  a.waiting.erase({r.queue_entry.key.deadline_ns, r.id()});
+  file(c, r.queue_entry.key.tenant, a);
+  if (r.queue_entry.ages_ns != kNever) aging_.erase({r.queue_entry.ages_ns, r.id()});
 }
 
 Request* RequestQueue::first_but(std::span<Request* const> but) const {
@@ -66,7 +68,7 @@ std::unique_ptr<Request> RequestQueue::take(RequestId id) {
   std::unique_ptr<Request> request = std::move(it->second);
   requests_.erase(it);
   leave(*request);
-  overdue_.erase({request->latest_start_ns, id});
+  overdue_.erase({request->queue_entry.latest_start_ns, id});
   n_tokens_ -= request->n_tokens();
   return request;
 }
@@ -77,44 +79,45 @@ void RequestQueue::age(std::int64_t now_ns) {
     if (ages_ns > now_ns) return;
     Request& request = *requests_.at(id);
     leave(request);
-    --request.turn.priority;
-    request.ages_ns = request.turn.priority > 0 ? ages_ns + options_.aging_ns : kNever;
+    --request.queue_entry.key.priority;
+    request.queue_entry.ages_ns =
+        request.queue_entry.key.priority > 0 ? ages_ns + options_.aging_ns : kNever;
     enter(request);
   }
 }
 
 void RequestQueue::charge(Request& request, std::int32_t n_tokens) {
-  Class& c = classes_[request.turn.priority];
-  Account& a = account(c, request.turn.tenant);
-  unfile(c, request.turn.tenant, a);
+  Class& c = classes_[request.queue_entry.key.priority];
+  Account& a = account(c, request.queue_entry.key.tenant);
+  unfile(c, request.queue_entry.key.tenant, a);
   c.floor = std::max(c.floor, a.served);
   a.served += n_tokens / a.weight;
   ++a.n_running;
-  request.n_charged = n_tokens;
-  file(c, request.turn.tenant, a);
+  request.queue_entry.n_charged = n_tokens;
+  file(c, request.queue_entry.key.tenant, a);
   forget_idle(c);
 }
 
 void RequestQueue::settle(Request& request, std::int32_t n_tokens) {
-  Class& c = classes_.at(request.turn.priority);
-  Account& a = account(c, request.turn.tenant);
-  unfile(c, request.turn.tenant, a);
-  a.served += (n_tokens - request.n_charged) / a.weight;
+  Class& c = classes_.at(request.queue_entry.key.priority);
+  Account& a = account(c, request.queue_entry.key.tenant);
+  unfile(c, request.queue_entry.key.tenant, a);
+  a.served += (n_tokens - request.queue_entry.n_charged) / a.weight;
   --a.n_running;
-  file(c, request.turn.tenant, a);
+  file(c, request.queue_entry.key.tenant, a);
   forget_idle(c);
 }
 
 void RequestQueue::raise(Request& request, std::int32_t priority) {
-  const std::int32_t n_charged = request.n_charged;
+  const std::int32_t n_charged = request.queue_entry.n_charged;
   settle(request, 0);
-  request.turn.priority = priority;
+  request.queue_entry.key.priority = priority;
   charge(request, n_charged);
 }
 
 void RequestQueue::set_latest_start(Request& request, std::int64_t latest_ns) {
-  overdue_.erase({request.latest_start_ns, request.id()});
-  request.latest_start_ns = latest_ns;
+  overdue_.erase({request.queue_entry.latest_start_ns, request.id()});
+  request.queue_entry.latest_start_ns = latest_ns;
   if (latest_ns != kNever) overdue_.emplace(latest_ns, request.id());
 }
 

@@ -54,14 +54,14 @@ bool Scheduler::make_way(const Request& request, const Admission& admission, con
                          std::int64_t now_ns) {
   Room most = room(reserved);
   for (const auto& other : running_) {
-    if (other->turn.priority <= request.turn.priority) continue;
+    if (other->queue_entry.key.priority <= request.queue_entry.key.priority) continue;
     if (!may_be_preempted(other->n_preempted(), other->n_progress())) continue;
     ++most.n_seqs;
     most.n_cells += other->kv_len() + n_promised(*other);
   }
   if (!fits(admission, most)) return false;
   while (!fits(admission, room(reserved))) {
-    Request* other = victim(request.turn.priority, false);
+    Request* other = victim(request.queue_entry.key.priority, false);
     if (other == nullptr) return false;
     preempt(*other, now_ns);
   }
@@ -73,8 +73,8 @@ Request* Scheduler::victim(std::int32_t above_priority, bool whoever) {
   runners_.clear();
   runner_requests_.clear();
   for (const auto& r : running_) {
-    if (r->turn.priority <= above_priority) continue;
-    runners_.push_back({r->id(), r->turn.priority, r->n_preempted(), r->n_progress()});
+    if (r->queue_entry.key.priority <= above_priority) continue;
+    runners_.push_back({r->id(), r->queue_entry.key.priority, r->n_preempted(), r->n_progress()});
     runner_requests_.push_back(r.get());
   }
   const auto chosen = choose_victim(runners_, whoever);
@@ -119,8 +119,8 @@ std::unique_ptr<Request> Scheduler::take_running(Request& request) {
 
 Request* Scheduler::overdue(std::int64_t now_ns) {
   for (const auto& r : running_) {
-    if (now_ns >= r->turn.deadline_ns) return r.get();
-    if (r->n_output() == 0 && now_ns >= r->turn.ttft_deadline_ns) return r.get();
+    if (now_ns >= r->queue_entry.key.deadline_ns) return r.get();
+    if (r->n_output() == 0 && now_ns >= r->queue_entry.key.ttft_deadline_ns) return r.get();
   }
   while (Request* request = queue_.overdue(now_ns)) {
     const std::int64_t latest_ns = latest_start_ns(*request, match_reusable(*request).n_held);
@@ -140,7 +140,7 @@ void Scheduler::pack() {
       request->share(cache_.advance(request->seq(), reusable, plan_.kv_ops));
     }
     if (request->n_pending() == 0) continue;  // a known start
-    if (request->n_restorable > request->kv_len()) {
+    if (request->admission.n_restorable > request->kv_len()) {
       plan_.restores.push_back(request.get());
       continue;
     }
@@ -148,11 +148,11 @@ void Scheduler::pack() {
     plan_.any_decode |= request->n_pending() == 1;
   }
   std::ranges::sort(packable_, {}, [](const Request* r) {
-    return std::tuple(r->turn.priority, r->turn.deadline_ns, r->id());
+    return std::tuple(r->queue_entry.key.priority, r->queue_entry.key.deadline_ns, r->id());
   });
   candidates_.clear();
   for (const Request* r : packable_) {
-    candidates_.push_back({r->n_pending(), r->kv_len(), r->last_missed});
+    candidates_.push_back({r->n_pending(), r->kv_len(), r->admission.last_missed_step});
   }
   has_rows_.assign(packable_.size(), false);
   const QueueState load{static_cast<std::int32_t>(queue_.size()), cache_.n_cells_used()};
@@ -166,7 +166,8 @@ void Scheduler::pack() {
     draft(call);
   }
   for (std::size_t i = 0; i < packable_.size(); ++i) {
-    if (!has_rows_[i] && packable_[i]->n_pending() == 1) packable_[i]->last_missed = n_steps_;
+    if (!has_rows_[i] && packable_[i]->n_pending() == 1)
+      packable_[i]->admission.last_missed_step = n_steps_;
   }
 }
 
@@ -179,10 +180,10 @@ void Scheduler::draft(CallPlan& call) {
   for (const PlannedRequest& item : call.items) {
     Request& request = *item.request;
     if (!request.decodes()) return;
-    propose_ngram(request.tokens(), request.n_guessable(), request.draft_tokens);
-    draft_candidates_.push_back({static_cast<std::int32_t>(request.draft_tokens.size()),
-                                 request.drafts.acceptance(), item.begin});
-    n_guessed += request.draft_tokens.size();
+    propose_ngram(request.tokens(), request.n_guessable(), request.draft.tokens);
+    draft_candidates_.push_back({static_cast<std::int32_t>(request.draft.tokens.size()),
+                                 request.draft.acceptance.acceptance(), item.begin});
+    n_guessed += request.draft.tokens.size();
     sum.add(item.begin, 1);
   }
   if (n_guessed == 0) return;
@@ -196,8 +197,8 @@ void Scheduler::draft(CallPlan& call) {
 
 /// The next n tokens of the request, or as many as there are before a cut, or may want logits.
 void Scheduler::add(CallPlan& call, Request& request, std::int32_t n) const {
-  const auto cut = request.cuts.upper_bound(request.kv_len());
-  if (cut != request.cuts.end()) n = std::min(n, *cut - request.kv_len());
+  const auto cut = request.admission.cuts.upper_bound(request.kv_len());
+  if (cut != request.admission.cuts.end()) n = std::min(n, *cut - request.kv_len());
   add_rows(call, request, request.kv_len() + n, options_.max_scored_rows);
 }
 

@@ -107,7 +107,7 @@ class Scheduler {
   PrefixCache::Match match_reusable(const Request& request) const;
   static Pos n_shareable(const Request& request, const Request& other);
   Request* leader_of(const Request& request, Pos n_have);
-  bool still_leads(const Request::Following& following) const;
+  bool still_leads(const AdmissionState::Following& following) const;
   void follow(Request& request, Request& leader, Pos n_have, std::int64_t now_ns);
   void start(Request& request, const Admission& admission, std::int64_t now_ns,
              std::vector<KvOp>& ops);

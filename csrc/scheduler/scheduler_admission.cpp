@@ -18,13 +18,13 @@ constexpr std::int32_t kMaxPassed = 16;
 }  // namespace
 
 void Scheduler::submit(std::unique_ptr<Request> request, std::int64_t now_ns) {
-  request->latest_start_ns = latest_start_ns(*request, 0);
+  request->queue_entry.latest_start_ns = latest_start_ns(*request, 0);
   queue_.push(std::move(request), now_ns);
 }
 
 /// When the request must have started to keep its deadlines, if steps go on as they do now.
 std::int64_t Scheduler::latest_start_ns(const Request& request, Pos n_have) const {
-  const SchedulingKey& turn = request.turn;
+  const SchedulingKey& turn = request.queue_entry.key;
   if (turn.deadline_ns == kNever && turn.ttft_deadline_ns == kNever) return kNever;
   if (!model_.measured()) return std::min(turn.deadline_ns, turn.ttft_deadline_ns);
   const auto n_beside = static_cast<std::int32_t>(running_.size());
@@ -55,7 +55,7 @@ void Scheduler::admit(std::int64_t now_ns) {
     if (!fits(admission, room(reserved))) {
       passed_.push_back(request);
       blocked_.push_back(request);
-      if (request->n_passed >= kMaxPassed || blocked_.size() == kMaxBlocked) return;
+      if (request->queue_entry.n_passed >= kMaxPassed || blocked_.size() == kMaxBlocked) return;
     } else if (admission.follows) {
       passed_.push_back(request);
       ++reserved.n_seqs;
@@ -66,7 +66,7 @@ void Scheduler::admit(std::int64_t now_ns) {
       passed_.push_back(request);
     } else {
       start(*request, admission, now_ns, plan_.kv_ops);
-      for (Request* blocked : blocked_) ++blocked->n_passed;
+      for (Request* blocked : blocked_) ++blocked->queue_entry.n_passed;
     }
   }
 }
@@ -74,7 +74,7 @@ void Scheduler::admit(std::int64_t now_ns) {
 /// Whether somebody would have to make way for it, if all ids are in use.
 bool Scheduler::could_start(const Request& request) const {
   return std::ranges::any_of(running_, [&request](const auto& other) {
-    return other->turn.priority > request.turn.priority;
+    return other->queue_entry.key.priority > request.queue_entry.key.priority;
   });
 }
 
@@ -85,7 +85,7 @@ bool Scheduler::fits(const Admission& admission, const Room& room) {
 /// What the request would begin with, or whom it should wait for, and what it would need.
 Scheduler::Admission Scheduler::assess(Request& request, std::int64_t now_ns) {
   Admission admission;
-  std::optional<Request::Following>& following = request.following;
+  std::optional<AdmissionState::Following>& following = request.admission.following;
   admission.follows = following && still_leads(*following);
   if (!admission.follows) {
     admission = look_up(request);
@@ -118,7 +118,7 @@ PrefixCache::Match Scheduler::match_reusable(const Request& request) const {
   return cache_.match(*request.cache_space, request.tokens().first(request.n_reusable()));
 }
 
-bool Scheduler::still_leads(const Request::Following& following) const {
+bool Scheduler::still_leads(const AdmissionState::Following& following) const {
   return std::ranges::any_of(running_, [&](const auto& r) {
     return r->id() == following.leader && r->kv_len() < following.until;
   });
@@ -149,15 +149,16 @@ Request* Scheduler::leader_of(const Request& request, Pos n_have) {
 }
 
 void Scheduler::follow(Request& request, Request& leader, Pos n_have, std::int64_t now_ns) {
-  if (!request.following) {
+  if (!request.admission.following) {
     request.spend(request.waiting_kind(), now_ns);
-    request.following = {0, 0, n_have, now_ns};
+    request.admission.following = {0, 0, n_have, now_ns};
     ++n_followers_;
   }
-  request.following->leader = leader.id();
-  request.following->until = n_shareable(request, leader);
-  if (options_.shares_at_cuts) leader.cuts.insert(request.following->until);
-  if (request.turn.priority < leader.turn.priority) queue_.raise(leader, request.turn.priority);
+  request.admission.following->leader = leader.id();
+  request.admission.following->until = n_shareable(request, leader);
+  if (options_.shares_at_cuts) leader.admission.cuts.insert(request.admission.following->until);
+  if (request.queue_entry.key.priority < leader.queue_entry.key.priority)
+    queue_.raise(leader, request.queue_entry.key.priority);
 }
 
 void Scheduler::start(Request& request, const Admission& admission, std::int64_t now_ns,
@@ -166,16 +167,17 @@ void Scheduler::start(Request& request, const Admission& admission, std::int64_t
   const SeqId seq = pool_.acquire();
   const Pos n_held = admission.match.n_held;
   Pos waited_from = n_held;
-  if (request.following) {
-    follower_wait_ns_ += now_ns - request.following->since_ns;
-    waited_from = request.following->n_had;
+  if (request.admission.following) {
+    follower_wait_ns_ += now_ns - request.admission.following->since_ns;
+    waited_from = request.admission.following->n_had;
   }
   if (request.cache_space) n_looked_up_ += request.n_tokens();
   cache_.attach(seq, request.cache_space, request.tokens().first(n_held), waited_from, ops);
   request.start(seq, n_held, now_ns);
-  request.n_passed = 0;
-  request.n_restorable = admission.match.n_restorable;
-  if (admission.match.divergence_pos > 0) request.cuts.insert(admission.match.divergence_pos);
+  request.queue_entry.n_passed = 0;
+  request.admission.n_restorable = admission.match.n_restorable;
+  if (admission.match.divergence_pos > 0)
+    request.admission.cuts.insert(admission.match.divergence_pos);
   if (!admission.logits.empty()) plan_.known_starts.push_back({&request, admission.logits});
   queue_.charge(request, request.n_cells_needed() - n_held);
 }

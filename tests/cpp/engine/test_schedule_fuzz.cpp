@@ -35,7 +35,7 @@ struct Tally {
 /// Any class and tenant; a deadline changes outputs, not their order.
 SubmitOptions random_turn(std::mt19937& rng) {
   const auto priority = static_cast<std::int32_t>(rng() % 3);
-  return {.turn = {priority, std::string(1, static_cast<char>('a' + rng() % 3)), kNever, kNever}};
+  return {.key = {priority, std::string(1, static_cast<char>('a' + rng() % 3)), kNever, kNever}};
 }
 
 /// A schedule of arrivals and cancellations; every request's output is compared with its own when

@@ -11,7 +11,7 @@
 namespace llamaherd {
 namespace {
 
-SubmitOptions of_class(std::int32_t priority) { return {.turn = {priority, "", kNever, kNever}}; }
+SubmitOptions of_class(std::int32_t priority) { return {.key = {priority, "", kNever, kNever}}; }
 
 /// Whether the memory can be trimmed.
 class Scheduling : public ::testing::TestWithParam<bool> {
@@ -143,16 +143,16 @@ TEST_P(Scheduling, WhatMissedItsDeadlineEnds) {
   Herd herd(options_);
   const std::int64_t now = now_ns();
   const Spec spec = endless({5, 6, 7}, 40);
-  const RequestId late = herd.submit(spec, {.turn = {0, "", now - 1, kNever}});
-  const RequestId late_start = herd.submit(spec, {.turn = {0, "", kNever, now - 1}});
-  const RequestId fine = herd.submit(spec, {.turn = {0, "", now + 3'600'000'000'000, kNever}});
+  const RequestId late = herd.submit(spec, {.key = {0, "", now - 1, kNever}});
+  const RequestId late_start = herd.submit(spec, {.key = {0, "", kNever, now - 1}});
+  const RequestId fine = herd.submit(spec, {.key = {0, "", now + 3'600'000'000'000, kNever}});
   herd.step();
   EXPECT_EQ(herd[late].reason, FinishReason::kDeadline);
   EXPECT_EQ(herd[late_start].reason, FinishReason::kDeadline);
   EXPECT_EQ(herd.backend.n_calls(), 1) << "nothing was computed for them";
   EXPECT_EQ(herd.engine.metrics().n_shed, 2);
   for (int i = 0; i < 5; ++i) herd.step();
-  herd.engine.find(fine)->turn.deadline_ns = now;
+  herd.engine.find(fine)->queue_entry.key.deadline_ns = now;
   herd.step();
   EXPECT_EQ(herd[fine].reason, FinishReason::kDeadline);
   EXPECT_EQ(herd[fine].token_ids.size(), 6u) << "keeps what it has";
@@ -166,11 +166,11 @@ TEST_P(Scheduling, WhatIsPredictedToMissItsDeadlineIsNotStarted) {
   const std::int64_t now = now_ns();
   const std::int64_t in_30_s = now + 30'000'000'000;
   const std::vector<TokenId> prompt(20, 9);
-  const RequestId can = herd.submit(endless(prompt, 5), {.turn = {0, "", in_30_s, kNever}});
-  const RequestId cannot = herd.submit(endless(prompt, 20), {.turn = {0, "", in_30_s, kNever}});
+  const RequestId can = herd.submit(endless(prompt, 5), {.key = {0, "", in_30_s, kNever}});
+  const RequestId cannot = herd.submit(endless(prompt, 20), {.key = {0, "", in_30_s, kNever}});
   Spec may = greedy(prompt, 60);  // it may stop early
-  const RequestId could = herd.submit(may, {.turn = {0, "", in_30_s, kNever}});
-  const RequestId no_start = herd.submit(may, {.turn = {0, "", kNever, now + 5'000'000'000}});
+  const RequestId could = herd.submit(may, {.key = {0, "", in_30_s, kNever}});
+  const RequestId no_start = herd.submit(may, {.key = {0, "", kNever, now + 5'000'000'000}});
   herd.step();
   EXPECT_FALSE(herd[can].reason);
   EXPECT_FALSE(herd[could].reason);
@@ -180,7 +180,7 @@ TEST_P(Scheduling, WhatIsPredictedToMissItsDeadlineIsNotStarted) {
   herd.run();
   if (!GetParam()) return;  // snapshots cannot be shared up to the last token but one
   // With its prompt in the cache the first token can be had in time.
-  const RequestId cached = herd.submit(may, {.turn = {0, "", kNever, now_ns() + 5'000'000'000}});
+  const RequestId cached = herd.submit(may, {.key = {0, "", kNever, now_ns() + 5'000'000'000}});
   herd.step();
   EXPECT_NE(herd[cached].reason, FinishReason::kDeadline);
   herd.run();
@@ -200,7 +200,7 @@ TEST_P(Scheduling, AnUrgentFollowerMakesItsLeaderUrgent) {
   const RequestId follower = herd.submit(endless(prompt, 4), of_class(1));
   herd.step();
   ASSERT_EQ(herd.engine.metrics().cache.n_followers, 1);
-  EXPECT_EQ(herd.engine.find(leader)->turn.priority, 1);
+  EXPECT_EQ(herd.engine.find(leader)->queue_entry.key.priority, 1);
   herd.run();
   EXPECT_EQ(herd[follower], run_alone(endless(prompt, 4), options_));
 }

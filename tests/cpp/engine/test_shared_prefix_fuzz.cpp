@@ -100,7 +100,7 @@ void run_schedule(std::uint32_t seed, const Setup& setup, Tally& tally) {
     SubmitOptions submit;
     if (rng() % 8 == 0) submit.cache_space = 1;
     if (rng() % 16 == 0) submit.cache_space.reset();
-    submit.turn.priority = static_cast<std::int32_t>(rng() % 3);
+    submit.key.priority = static_cast<std::int32_t>(rng() % 3);
     const RequestId id = herd.submit(spec, submit);
     schedule.specs[id] = spec;
     if (spoil) schedule.spoiled.insert(id);

@@ -20,7 +20,7 @@ class RequestQueueTest : public ::testing::Test {
   Request* push(RequestId id, const SchedulingKey& turn, std::int64_t now_ns = 0) {
     auto request = std::make_unique<Request>(id, std::vector<TokenId>{1, 2}, SamplingParams{}, 0,
                                              Limits{kVocab, 100}, table_, 0);
-    request->turn = turn;
+    request->queue_entry.key = turn;
     Request* pushed = request.get();
     queue_.push(std::move(request), now_ns);
     return pushed;
@@ -79,7 +79,7 @@ TEST_F(RequestQueueTest, TenantsAreServedByTheirWeights) {
   std::map<std::string, int> n_served;
   for (int i = 0; i < 350; ++i) {
     pop(10);
-    ++n_served[taken_.back()->turn.tenant];
+    ++n_served[taken_.back()->queue_entry.key.tenant];
   }
   EXPECT_NEAR(n_served["heavy"], 200, 2);
   EXPECT_NEAR(n_served["plain"], 100, 2);
@@ -104,7 +104,7 @@ TEST_F(RequestQueueTest, WhoWasAwayHasNothingSaved) {
   std::map<std::string, int> n_served;
   for (int i = 0; i < 10; ++i) {
     pop(10);
-    ++n_served[taken_.back()->turn.tenant];
+    ++n_served[taken_.back()->queue_entry.key.tenant];
   }
   EXPECT_NEAR(n_served["away"], 5, 1);
 }
@@ -129,12 +129,12 @@ TEST_F(RequestQueueTest, WaitingRaisesTheClass) {
   push(3, {0, "", kNever, kNever}, 500);
   queue_.age(kAging - 1);
   EXPECT_EQ(queue_.first_but({})->id(), 3u);
-  EXPECT_EQ(queue_.find(1)->turn.priority, 2);
+  EXPECT_EQ(queue_.find(1)->queue_entry.key.priority, 2);
   queue_.age(kAging);
-  EXPECT_EQ(queue_.find(1)->turn.priority, 1);
+  EXPECT_EQ(queue_.find(1)->queue_entry.key.priority, 1);
   queue_.age(2 * kAging);
-  EXPECT_EQ(queue_.find(1)->turn.priority, 0);
-  EXPECT_EQ(queue_.find(2)->turn.priority, 0);
+  EXPECT_EQ(queue_.find(1)->queue_entry.key.priority, 0);
+  EXPECT_EQ(queue_.find(2)->queue_entry.key.priority, 0);
   queue_.age(100 * kAging);
   EXPECT_EQ(pop_all(), (std::vector<RequestId>{1, 2, 3}));
 }
@@ -143,7 +143,7 @@ TEST_F(RequestQueueTest, ACrowdAgesInBoundedPieces) {
   for (RequestId id = 1; id <= 1000; ++id) push(id, {1, "", kNever, kNever});
   const auto n_aged = [this] {
     int n = 0;
-    for (RequestId id = 1; id <= 1000; ++id) n += queue_.find(id)->turn.priority == 0;
+    for (RequestId id = 1; id <= 1000; ++id) n += queue_.find(id)->queue_entry.key.priority == 0;
     return n;
   };
   queue_.age(kAging);
@@ -180,8 +180,8 @@ TEST_F(RequestQueueTest, ARaisedRequestIsOnTheNewClassesAccount) {
   taken_.push_back(queue_.take(1));
   queue_.charge(*runner, 50);
   queue_.raise(*runner, 0);
-  EXPECT_EQ(runner->turn.priority, 0);
-  EXPECT_EQ(runner->n_charged, 50);
+  EXPECT_EQ(runner->queue_entry.key.priority, 0);
+  EXPECT_EQ(runner->queue_entry.n_charged, 50);
   EXPECT_EQ(pop(10), 6u) << "a has 50 tokens in class 0 now";
   queue_.settle(*runner, 50);
 }
@@ -218,7 +218,8 @@ TEST_F(RequestQueueTest, AgreesWithANaiveTwin) {
       if (t.priority == turn.priority && t.tenant == turn.tenant) return true;
     }
     for (const auto& [r, n] : running) {
-      if (r->turn.priority == turn.priority && r->turn.tenant == turn.tenant) return true;
+      if (r->queue_entry.key.priority == turn.priority && r->queue_entry.key.tenant == turn.tenant)
+        return true;
     }
     return false;
   };
@@ -236,8 +237,8 @@ TEST_F(RequestQueueTest, AgreesWithANaiveTwin) {
       Request* first = queue_.first_but({});
       ASSERT_EQ(first->id(), expected);
       const auto n = static_cast<std::int32_t>(1 + rng() % 50);
-      double& had = naive.served[{first->turn.priority, first->turn.tenant}];
-      double& floor = floors[first->turn.priority];
+      double& had = naive.served[{first->queue_entry.key.priority, first->queue_entry.key.tenant}];
+      double& floor = floors[first->queue_entry.key.priority];
       floor = std::max(floor, had);
       had += n;
       naive.waiting.erase(expected);
@@ -255,7 +256,7 @@ TEST_F(RequestQueueTest, AgreesWithANaiveTwin) {
       const auto n = static_cast<std::int32_t>(rng() % 60);
       running.erase(running.begin() + static_cast<std::ptrdiff_t>(i));
       queue_.settle(*r, n);
-      naive.served[{r->turn.priority, r->turn.tenant}] += n - n_charged;
+      naive.served[{r->queue_entry.key.priority, r->queue_entry.key.tenant}] += n - n_charged;
     }
     ASSERT_EQ(queue_.size(), naive.waiting.size());
   }

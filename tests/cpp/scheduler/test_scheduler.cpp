@@ -57,7 +57,7 @@ class SchedulerTest : public ::testing::Test {
                                              0, Limits{kVocab, 1000}, table_, 0);
     request->cache_space = 0;
     Request* submitted = request.get();
-    request->turn = turn_;
+    request->queue_entry.key = turn_;
     scheduler_->submit(std::move(request), now_ns_);
     return submitted;
   }

@@ -138,7 +138,7 @@ TEST_P(Lookup, GuessesAreJudgedThoughNoneIsWorthItsRow) {
   const RequestId id = herd.submit(spec);
   for (int i = 0; i < 50; ++i) herd.step();
   EXPECT_EQ(herd.engine.metrics().n_drafted, 0);
-  EXPECT_GT(herd.engine.find(id)->drafts.acceptance(), 0.8);
+  EXPECT_GT(herd.engine.find(id)->draft.acceptance.acceptance(), 0.8);
 }
 
 TEST_P(Lookup, IsOffWhereItIsNotAskedForOrCannotBe) {
