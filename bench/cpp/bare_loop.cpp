@@ -68,7 +68,7 @@ int main(int argc, char** argv) {
 
   LoadProgress progress;
   LlamaBackend backend(std::make_shared<LlamaModel>(argv[1], config, progress), config);
-  warm_up(backend, {.now_ns = now_ns});
+  warm_up(backend, {});
 
   char line[16];
   while (std::fgets(line, sizeof line, stdin)) run(backend, n_seqs, n_prompt, n_new);

@@ -39,9 +39,9 @@ class Machine {
     config.cpu_kernels = kernels;
     name_ = kernels_name(config);
     LoadProgress progress;
-    const std::int64_t begin = now_ns();
+    const std::int64_t begin = steady_clock().now_ns();
     auto model = std::make_shared<LlamaModel>(path, config, progress);
-    load_ms_ = 1e-6 * static_cast<double>(now_ns() - begin);
+    load_ms_ = 1e-6 * static_cast<double>(steady_clock().now_ns() - begin);
     backend_ = std::make_unique<LlamaBackend>(std::move(model), config);
   }
 
@@ -50,9 +50,9 @@ class Machine {
 
   /// Milliseconds.
   double decode(const Rows& rows) {
-    const std::int64_t begin = now_ns();
+    const std::int64_t begin = steady_clock().now_ns();
     rows.decode(*backend_);
-    return 1e-6 * static_cast<double>(now_ns() - begin);
+    return 1e-6 * static_cast<double>(steady_clock().now_ns() - begin);
   }
 
   void remove(SeqId seq, Pos begin) { backend_->apply({KvOp::Kind::kRemove, seq, begin, -1}); }

@@ -12,6 +12,6 @@ void bind_testing(pybind11::module_& m);
 void bind_chat(pybind11::module_& m);
 void bind_engine(pybind11::module_& m);
 void bind_embedder(pybind11::module_& m);
-void bind_signals(pybind11::module_& m);
+void bind_process(pybind11::module_& m);
 
 }  // namespace llamaherd

@@ -14,5 +14,5 @@ PYBIND11_MODULE(_core, m) {
   llamaherd::bind_chat(m);
   llamaherd::bind_engine(m);
   llamaherd::bind_embedder(m);
-  llamaherd::bind_signals(m);
+  llamaherd::bind_process(m);
 }

@@ -7,8 +7,6 @@
 #include "bindings/values.h"
 #include "common/error.h"
 #include "llama/common/log_sink.h"
-#include "llama/model/fingerprint.h"
-#include "llama/testing/faulty_backend.h"
 
 namespace llamaherd {
 namespace {
@@ -19,48 +17,15 @@ constexpr double kMaxDrainS = 0.1;
 }  // namespace
 
 PyBatchEngine::PyBatchEngine(const std::string& path, const EngineConfig& config,
-                             LoadProgress& progress, bool threaded,
-                             std::optional<std::shared_ptr<LogitsRecord>> record,
-                             std::optional<Calibration> calibration,
-                             std::optional<std::shared_ptr<FaultScript>> faults)
-    : pid_(getpid()), calibration_(std::move(calibration)) {
-  validate(config);
+                             LoadProgress& progress, EngineInputs inputs)
+    : pid_(getpid()) {
   const ReleasedGil release;
-  model_ = std::make_shared<Model>(path, config, progress);
-  auto llama = std::make_unique<LlamaBackend>(
-      std::shared_ptr<const LlamaModel>(model_, &model_->llama), config);
-  info_ = llama->info();
-  CacheOptions cache = cache_options(path, config);
-  if (calibration_) {
-    validate(*calibration_);
-    warm_up(*llama, {.now_ns = now_ns});
-  } else if (config.warmup) {
-    calibration_ = calibrate(*llama, {.now_ns = now_ns});
-  }
-  if (calibration_) cache.costs = CostModel(*calibration_).costs();
-  PlanOptions plan;
-  plan.calibration = calibration_;
-  plan.prompt_lookup = config.prompt_lookup;
-  std::unique_ptr<Backend> backend;
-  if (faults) {
-    backend = std::make_unique<FaultyBackend>(std::move(llama), *faults);
-  } else {
-    backend = std::move(llama);
-  }
-  if (record) backend = std::make_unique<RecordingBackend>(std::move(backend), *record);
-  const Limits limits{info_.n_vocab, resolve_max_len(config), config.max_queued,
-                      config.max_queued_tokens};
-  plan.packing.n_rows = std::min(resolve_preset(config).token_budget, info_.n_batch);
-  plan.packing.n_batch = info_.n_batch;
-  plan.packing.target_itl_ns = config.target_itl_ms.value_or(0) * 1e6;
-  plan.packing.may_pad = info_.pad_seq != kNoSeq;
-  plan.queue.weights = {config.tenant_weights.begin(), config.tenant_weights.end()};
-  // Longer than an engine lives is never.
-  const double aging_ns = config.aging_s * 1e9;
-  if (aging_ns < 1e18) plan.queue.aging_ns = static_cast<std::int64_t>(aging_ns);
-  engine_ = std::make_unique<EngineThread>(
-      std::move(backend), model_->llama.make_token_table(), limits, plan,
-      threaded ? EngineThread::Mode::kThreaded : EngineThread::Mode::kStepped, cache);
+  inputs.build = LLAMAHERD_LLAMA_COMMIT;
+  MadeEngine made = make_engine(path, config, progress, std::move(inputs));
+  calibration_ = std::move(made.calibration);
+  info_ = made.info;
+  model_ = std::move(made.model);
+  engine_ = std::move(made.engine);
 }
 
 PyBatchEngine::~PyBatchEngine() {
@@ -122,7 +87,7 @@ void PyBatchEngine::pin(const std::string& name, const py::object& prefix,
   std::vector<TokenId> tokens = to_tokens(prefix);
   const ReleasedGil release;
   const auto ttl_ns = static_cast<std::int64_t>(ttl_s.value_or(0) * 1e9);
-  engine().pin(name, cache_space, std::move(tokens), ttl_s ? now_ns() + ttl_ns : 0);
+  engine().pin(name, cache_space, std::move(tokens), ttl_s ? steady_clock().now_ns() + ttl_ns : 0);
 }
 
 std::vector<TokenId> PyBatchEngine::tokenize(const std::string& text, bool add_special,
@@ -201,29 +166,6 @@ py::typing::Dict<py::str, py::object> PyBatchEngine::model_info() {
 std::string PyBatchEngine::prefix_sharing() const {
   if (info_.n_holders == 0) return "none";
   return info_.partial_removal ? "any_prefix" : "snapshots";
-}
-
-CacheOptions PyBatchEngine::cache_options(const std::string& path,
-                                          const EngineConfig& config) const {
-  CacheOptions options;
-  options.enabled = config.prefix_cache && info_.n_holders > 0;
-  if (!options.enabled) return options;
-  options.max_ram_bytes = std::int64_t{config.cache_ram_mib} << 20;
-  options.warn = [](const std::string& text) { log_sink::add(LogLevel::kWarning, text); };
-  if (config.cache_dir.empty()) return options;
-  options.disk_folder = config.cache_dir;
-  options.max_disk_bytes = std::int64_t{config.cache_disk_mib} << 20;
-  options.fingerprint = kv_fingerprint(model_->llama, path, config, LLAMAHERD_LLAMA_COMMIT);
-  return options;
-}
-
-std::int32_t PyBatchEngine::resolve_max_len(const EngineConfig& config) const {
-  if (!config.max_len) return std::min(info_.n_ctx, info_.n_ctx_train);
-  if (*config.max_len > info_.n_ctx) {
-    throw InvalidRequestError("max_len must be <= n_ctx (" + std::to_string(info_.n_ctx) +
-                              "); got " + std::to_string(*config.max_len));
-  }
-  return *config.max_len;
 }
 
 std::shared_ptr<Model> PyBatchEngine::model() {

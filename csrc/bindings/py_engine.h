@@ -10,33 +10,17 @@
 #include <string>
 #include <vector>
 
-#include "backend/fault_script.h"
-#include "backend/recording_backend.h"
-#include "cost/calibration.h"
-#include "engine/engine_thread.h"
-#include "llama/backend/llama_backend.h"
-#include "llama/chat/chat_template.h"
-#include "llama/model/llama_model.h"
+#include "runtime/engine_factory.h"
 
 namespace llamaherd {
 
 namespace py = pybind11;
 
-struct Model {
-  LlamaModel llama;
-  ChatTemplate chat;
-
-  Model(const std::string& path, const EngineConfig& config, LoadProgress& progress)
-      : llama(path, config, progress), chat(llama, config.chat_template) {}
-};
-
 /// What Python holds. Calls that use the model share it, so that close() may free it any time.
 class PyBatchEngine {
  public:
   PyBatchEngine(const std::string& path, const EngineConfig& config, LoadProgress& progress,
-                bool threaded, std::optional<std::shared_ptr<LogitsRecord>> record,
-                std::optional<Calibration> calibration,
-                std::optional<std::shared_ptr<FaultScript>> faults);
+                EngineInputs inputs);
 
   ~PyBatchEngine();
 
@@ -83,10 +67,6 @@ class PyBatchEngine {
 
   /// What the model's memory allows, and the caller.
   std::string prefix_sharing() const;
-
-  CacheOptions cache_options(const std::string& path, const EngineConfig& config) const;
-
-  std::int32_t resolve_max_len(const EngineConfig& config) const;
 
   pid_t pid_;
   std::optional<Calibration> calibration_;

@@ -37,7 +37,7 @@ class Calibrator {
         options_(options),
         info_(backend.info()),
         n_chunk_max_(std::min(info_.n_batch, info_.n_ctx)),
-        begin_ns_(options.now_ns()),
+        begin_ns_(options.clock.now_ns()),
         budget_ns_(options.budget_s * 1e9) {}
 
   void warm_up() {
@@ -156,9 +156,9 @@ class Calibrator {
   void measure_loading(Pos n) {
     const std::vector<std::byte> data = backend_.save(0, 0, n);
     forget(1);
-    const std::int64_t begin_ns = options_.now_ns();
+    const std::int64_t begin_ns = options_.clock.now_ns();
     backend_.load(0, 0, n, data);
-    result_.load_token_ns = static_cast<double>(options_.now_ns() - begin_ns) / n;
+    result_.load_token_ns = static_cast<double>(options_.clock.now_ns() - begin_ns) / n;
   }
 
   /// For each cell and row, of calls of n rows behind `depth` cells; 0: not known.
@@ -182,7 +182,7 @@ class Calibrator {
       }
     }
     const std::vector<TokenId> tokens(positions.size(), 0);
-    const std::int64_t begin_ns = options_.now_ns();
+    const std::int64_t begin_ns = options_.clock.now_ns();
     try {
       if (backend_.decode({tokens, positions, seqs, wants_logits}) != DecodeStatus::kOk) {
         throw ModelLoadError("it was refused");
@@ -191,7 +191,7 @@ class Calibrator {
       throw ModelLoadError("the model cannot decode " + std::to_string(tokens.size()) +
                            " rows: " + error.what());
     }
-    return static_cast<double>(std::max<std::int64_t>(options_.now_ns() - begin_ns, 1));
+    return static_cast<double>(std::max<std::int64_t>(options_.clock.now_ns() - begin_ns, 1));
   }
 
   /// What of the time of a chunk on an empty cache was attention to its own rows.
@@ -211,7 +211,7 @@ class Calibrator {
 
   /// Whether a call of n rows is expected to end in time, if rows cost no more than in one known.
   bool fits(std::int32_t n_rows) const {
-    const double elapsed_ns = static_cast<double>(options_.now_ns() - begin_ns_);
+    const double elapsed_ns = static_cast<double>(options_.clock.now_ns() - begin_ns_);
     const auto above = best_ns_.upper_bound(n_rows);
     const bool any_known = above != best_ns_.begin();
     const std::int32_t n_known = any_known ? std::prev(above)->first : last_.first;

@@ -1,9 +1,9 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 
 #include "backend/backend.h"
+#include "common/clock.h"
 #include "cost/cost_model.h"
 
 namespace llamaherd {
@@ -11,7 +11,7 @@ namespace llamaherd {
 struct CalibrationOptions {
   double budget_s = 2;  // or, for slow models, as long as n_steps calls of one row take
   std::int32_t n_steps = 12;
-  std::function<std::int64_t()> now_ns;  // a clock in nanoseconds
+  const Clock& clock = steady_clock();
 };
 
 /// Runs each shape of decode call that the engine will use, so that the first user does not pay for

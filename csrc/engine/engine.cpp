@@ -1,7 +1,6 @@
 #include "engine/engine.h"
 
 #include <algorithm>
-#include <chrono>
 #include <stdexcept>
 #include <utility>
 
@@ -16,13 +15,10 @@ bool may_draft(const BackendInfo& info) { return info.partial_removal && info.pa
 
 }  // namespace
 
-std::int64_t now_ns() {
-  return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
-}
-
 Engine::Engine(Backend& backend, const Vocabulary& table, const Limits& limits,
-               const PlanOptions& plan, const CacheOptions& cache)
-    : backend_(backend),
+               const PlanOptions& plan, const CacheOptions& cache, const Clock& clock)
+    : clock_(clock),
+      backend_(backend),
       table_(table),
       limits_(limits),
       pool_(backend.info().n_seqs),
@@ -56,7 +52,7 @@ void Engine::submit(RequestId id, SharedValue<std::vector<TokenId>> prompt,
 }
 
 void Engine::step(std::vector<Delta>& out) {
-  const std::int64_t begin_ns = now_ns();
+  const std::int64_t begin_ns = clock_.now_ns();
   const std::int64_t n_prefill_rows = metrics_.n_prefill_rows;
   cache_->expire_pins(begin_ns);
   end_overdue(begin_ns, out);
@@ -77,7 +73,7 @@ void Engine::step(std::vector<Delta>& out) {
     if (!execute(call, out)) break;
   }
   ++metrics_.n_steps;
-  metrics_.step_ns += now_ns() - begin_ns;
+  metrics_.step_ns += clock_.now_ns() - begin_ns;
   watch_step(begin_ns, metrics_.n_prefill_rows - n_prefill_rows, any_decode);
 }
 
@@ -107,7 +103,7 @@ void Engine::save(const KvOp& op) {
 /// for their next token.
 void Engine::restore(const StepPlan& plan) {
   if (plan.restores.empty()) return;
-  spend_all(TimeCategory::kEngine, now_ns());
+  spend_all(TimeCategory::kEngine, clock_.now_ns());
   for (Request* request : plan.restores) {
     do {
       const auto tokens = request->tokens().first(request->admission.n_restorable);
@@ -127,7 +123,7 @@ void Engine::restore(const StepPlan& plan) {
       apply(ops_);
       request->share(piece->end);
     } while (request->admission.n_restorable > request->kv_len() && !plan.any_decode);
-    const std::int64_t now = now_ns();
+    const std::int64_t now = clock_.now_ns();
     request->spend(TimeCategory::kPrefillShared, now);
     spend_all(TimeCategory::kOthersPrefill, now);
   }
@@ -140,7 +136,7 @@ void Engine::sample_cached_prompts(const StepPlan& plan, std::vector<Delta>& out
     if (sampled.poisoned) throw std::logic_error("stored logits are not finite");
     StepGuard::commit(*start.request, start.request->kv_len(), sampled);
     ++metrics_.n_prompt_logits_hits;
-    deliver_result(*start.request, sampled, now_ns(), out);
+    deliver_result(*start.request, sampled, clock_.now_ns(), out);
   }
 }
 
@@ -205,7 +201,7 @@ DecodeStatus Engine::decode(const CallPlan& call, std::int32_t n_pad) {
   const std::int32_t n_cells_used = cache_->n_cells_used();
   const double predicted_ns = costs_.measured() ? costs_.call_ns(sum.shape(n_cells_used)) : 0;
   backend_.use_threads(governor_.n_threads());
-  const std::int64_t begin_ns = now_ns();
+  const std::int64_t begin_ns = clock_.now_ns();
   spend_all(TimeCategory::kEngine, begin_ns);
   watchdog_.call_begins(begin_ns, predicted_ns, n_decode_rows, n_prefill_rows);
   DecodeStatus status = DecodeStatus::kFailed;
@@ -215,7 +211,7 @@ DecodeStatus Engine::decode(const CallPlan& call, std::int32_t n_pad) {
   } catch (const std::exception& error) {
     failure_ = std::string("the decode call failed: ") + error.what();
   }
-  const std::int64_t end_ns = now_ns();
+  const std::int64_t end_ns = clock_.now_ns();
   const std::int64_t spent_ns = end_ns - begin_ns;
   watchdog_.call_ends(end_ns, status == DecodeStatus::kOk);
   account_for(call, end_ns);
@@ -247,7 +243,7 @@ DecodeStatus Engine::decode(const CallPlan& call, std::int32_t n_pad) {
 
 /// Fills staged_; returns whether a row was poisoned. Changes no request.
 bool Engine::sample(const CallPlan& call) {
-  const std::int64_t begin_ns = now_ns();
+  const std::int64_t begin_ns = clock_.now_ns();
   const auto ends_prompt = [](const PlannedRequest& item) {
     const Request& request = *item.request;
     return item.logits_row >= 0 && item.end == request.n_prompt() && request.cache_space;
@@ -265,7 +261,7 @@ bool Engine::sample(const CallPlan& call) {
     ++metrics_.n_poisoned_rows;
     any_poisoned = true;
   }
-  const std::int64_t end_ns = now_ns();
+  const std::int64_t end_ns = clock_.now_ns();
   metrics_.sample_ns += end_ns - begin_ns;
   spend_all(TimeCategory::kSampling, end_ns);
   return any_poisoned;
@@ -285,7 +281,7 @@ void Engine::publish(const CallPlan& call) {
 
 /// Hands out what the committed call gained and retires who is done.
 void Engine::emit(const CallPlan& call, std::vector<Delta>& out) {
-  const std::int64_t now = now_ns();
+  const std::int64_t now = clock_.now_ns();
   for (std::size_t i = 0; i < call.items.size(); ++i) {
     deliver_result(*call.items[i].request, staged_[i], now, out);
   }
@@ -341,7 +337,7 @@ void Engine::finish_all(FinishReason reason, const std::string& error, std::vect
 
 void Engine::end(Request& request, FinishReason reason, const std::string& error,
                  std::vector<Delta>& out) {
-  out.push_back(request.finish(reason, error, now_ns()));
+  out.push_back(request.finish(reason, error, clock_.now_ns()));
   count_finish(reason);
   retire(request);
 }

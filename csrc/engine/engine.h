@@ -11,6 +11,7 @@
 #include "cache/prefix_cache_factory.h"
 #include "cache/prompt_logits_cache.h"
 #include "cache/sequence_id_pool.h"
+#include "common/clock.h"
 #include "common/vocabulary.h"
 #include "cost/cost_model.h"
 #include "engine/batch_builder.h"
@@ -49,9 +50,9 @@ struct PlanOptions {
 /// thread, tests drive it directly.
 class Engine {
  public:
-  /// `backend` and `table` must outlive the engine.
+  /// `backend`, `table` and `clock` must outlive the engine.
   Engine(Backend& backend, const Vocabulary& table, const Limits& limits, const PlanOptions& plan,
-         const CacheOptions& cache = {});
+         const CacheOptions& cache = {}, const Clock& clock = steady_clock());
 
   /// `prompt` and `params` must be valid for `limits`; ids must grow from call to call.
   void submit(RequestId id, SharedValue<std::vector<TokenId>> prompt,
@@ -137,6 +138,7 @@ class Engine {
   void retire(Request& request);
   void count_finish(FinishReason reason);
 
+  const Clock& clock_;
   Backend& backend_;
   const Vocabulary& table_;
   Limits limits_;
@@ -165,8 +167,5 @@ class Engine {
   TraceLog trace_;
   Metrics metrics_;
 };
-
-/// Nanoseconds of the steady clock.
-std::int64_t now_ns();
 
 }  // namespace llamaherd

@@ -18,18 +18,18 @@ void learn(double& mean, double value) { mean += (mean == 0 ? 1 : kMeanRate) * (
 /// Keeps the means that forecasts are made of. Prefill alone takes larger chunks.
 void Engine::watch_step(std::int64_t begin_ns, std::int64_t n_prefill_rows, bool any_decode) {
   if (!learns_ || !any_decode) return;
-  costs_.observe_step(static_cast<double>(now_ns() - begin_ns));
+  costs_.observe_step(static_cast<double>(clock_.now_ns() - begin_ns));
   learn(mean_prefill_rows_, static_cast<double>(n_prefill_rows));
 }
 
 void Engine::report_load() {
-  watchdog_.loads(now_ns(), {static_cast<std::int32_t>(scheduler_.running().size()),
-                             static_cast<std::int32_t>(scheduler_.queue().size()),
-                             cache_->n_cells_used(), backend_.info().n_ctx});
+  watchdog_.loads(clock_.now_ns(), {static_cast<std::int32_t>(scheduler_.running().size()),
+                                    static_cast<std::int32_t>(scheduler_.queue().size()),
+                                    cache_->n_cells_used(), backend_.info().n_ctx});
 }
 
 QueueForecast Engine::forecast() const {
-  const std::int64_t now = now_ns();
+  const std::int64_t now = clock_.now_ns();
   std::vector<Remaining> running;
   for (const auto& r : scheduler_.running()) {
     running.push_back({r->n_pending(), lengths_.expected_left(r->n_output(), r->max_tokens()),

@@ -155,7 +155,7 @@ Engine::Outcome Engine::run_alone(Request& request, Pos end, std::vector<Delta>&
 }
 
 bool Engine::admit_now(const Request& request) {
-  const bool fits = scheduler_.admit_now(request.id(), now_ns(), ops_);
+  const bool fits = scheduler_.admit_now(request.id(), clock_.now_ns(), ops_);
   apply(ops_);
   return fits;
 }
@@ -174,7 +174,7 @@ void Engine::rebuild_cache() {
   cache_->forget_all();
   logits_.clear();
   while (!scheduler_.running().empty()) {
-    scheduler_.requeue(*scheduler_.running().back(), now_ns());
+    scheduler_.requeue(*scheduler_.running().back(), clock_.now_ns());
   }
 }
 

@@ -27,12 +27,14 @@ std::uint64_t seed_of(std::uint64_t seed, std::int32_t index) {
 }  // namespace
 
 EngineThread::EngineThread(std::unique_ptr<Backend> backend, Vocabulary table, const Limits& limits,
-                           const PlanOptions& plan, Mode mode, const CacheOptions& cache)
+                           const PlanOptions& plan, Mode mode, const CacheOptions& cache,
+                           const Clock& clock)
     : backend_(std::move(backend)),
       table_(std::move(table)),
       limits_(limits),
       mode_(mode),
-      engine_(*backend_, table_, limits_, plan, cache),
+      clock_(clock),
+      engine_(*backend_, table_, limits_, plan, cache, clock),
       metrics_(engine_.metrics()),
       seeds_((static_cast<std::uint64_t>(std::random_device{}()) << 32) | std::random_device{}()) {
   if (mode_ == Mode::kThreaded) thread_ = std::thread([this] { run(); });
@@ -58,7 +60,7 @@ RequestId EngineThread::submit(std::vector<TokenId> prompt, SharedValue<Sampling
                               std::to_string(n_outputs) + " outputs");
   }
   if (options.constraint) require_mask_words(options.constraint->n_words());
-  const std::int64_t now = now_ns();
+  const std::int64_t now = clock_.now_ns();
   const std::size_t n_tokens = prompt.size();
   Submission submission{0, std::move(prompt), std::move(params), 0, now, options, {}, n_outputs};
   submission.options.key = {scheduling.priority, scheduling.tenant,
@@ -177,7 +179,7 @@ void EngineThread::command(CacheCommand command) {
 void EngineThread::pin(const std::string& name, CacheNamespace space, std::vector<TokenId> tokens,
                        std::int64_t expires_ns) {
   const std::lock_guard lock(mutex_);
-  pins_.require_place(name, now_ns());
+  pins_.require_place(name, clock_.now_ns());
   command([=](Engine& engine) { engine.pin(name, space, tokens, expires_ns); });
   pins_.put(name, expires_ns);
 }
@@ -324,7 +326,7 @@ void EngineThread::publish(bool ended) {
   }
   metrics_ = engine_.metrics();
   forecast_ = std::move(forecast);
-  published_ns_ = now_ns();
+  published_ns_ = clock_.now_ns();
   n_tokens_queued_ = engine_.n_tokens_waiting();
   for (const Submission& s : inbox_.submissions) {
     n_tokens_queued_ += static_cast<std::int64_t>(s.prompt->size()) * s.n_outputs;
@@ -407,9 +409,11 @@ Health EngineThread::health() const {
     health.ok = health.reason.empty();
     if (!health.ok) return health;
   }
-  return engine_.watchdog().health(now_ns());
+  return engine_.watchdog().health(clock_.now_ns());
 }
 
-std::string EngineThread::take_incident() { return engine_.watchdog().take_incident(now_ns()); }
+std::string EngineThread::take_incident() {
+  return engine_.watchdog().take_incident(clock_.now_ns());
+}
 
 }  // namespace llamaherd

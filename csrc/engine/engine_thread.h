@@ -33,7 +33,8 @@ class EngineThread {
   };
 
   EngineThread(std::unique_ptr<Backend> backend, Vocabulary table, const Limits& limits,
-               const PlanOptions& plan, Mode mode, const CacheOptions& cache = {});
+               const PlanOptions& plan, Mode mode, const CacheOptions& cache = {},
+               const Clock& clock = steady_clock());
   ~EngineThread();  // closes
   EngineThread(const EngineThread&) = delete;
   EngineThread& operator=(const EngineThread&) = delete;
@@ -140,6 +141,7 @@ class EngineThread {
   const Vocabulary table_;
   const Limits limits_;
   const Mode mode_;
+  const Clock& clock_;
   Engine engine_;              // engine thread only
   std::vector<Delta> deltas_;  // engine thread only
 

@@ -27,7 +27,7 @@ void Engine::sample_late(std::vector<Delta>& out) {
     if (!request->constrained.late_row.empty()) late_.push_back(request.get());
   }
   std::erase_if(late_, [&](Request* request) {
-    const std::int64_t now = now_ns();
+    const std::int64_t now = clock_.now_ns();
     SampledOutput sampled = sampler_.sample(*request, request->constrained.late_row);
     if (sampled.late && now - request->constrained.late_since_ns < kLongestWaitNs) return false;
     if (sampled.late) {
@@ -50,7 +50,7 @@ void Engine::keep_late(const CallPlan& call) {
     const std::span<const float> row = backend_.logits(call.items[i].logits_row);
     Request& request = *call.items[i].request;
     request.constrained.late_row.assign(row.begin(), row.end());
-    request.constrained.late_since_ns = now_ns();
+    request.constrained.late_since_ns = clock_.now_ns();
   }
 }
 

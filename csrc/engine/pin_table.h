@@ -7,7 +7,7 @@
 namespace llamaherd {
 
 /// Which names of pinned prefixes are in use, so that a pin too many is refused before the engine
-/// is asked for it. Times are those of now_ns(); an expiry of 0 is never.
+/// is asked for it. Times are the clock's; an expiry of 0 is never.
 class PinTable {
  public:
   /// Throws InvalidRequestError if a pin of this name cannot be added.

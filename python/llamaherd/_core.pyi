@@ -8,7 +8,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['BareModel', 'BatchEngine', 'CacheMetrics', 'Calibration', 'ChatFormat', 'ChatMessage', 'ChatPrompt', 'Delta', 'DeviceInfo', 'Embedder', 'EngineConfig', 'EngineDeadError', 'FaultScript', 'FinishReason', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'Metrics', 'ModelLoadError', 'NotGenerativeError', 'ParsedToolCall', 'QueueFullError', 'SamplingParams', 'SchedulingOptions', 'Timing', 'TokenLogprob', 'ToolGrammar', 'TraceCall', 'TraceSpan', 'cpu_features', 'cpu_kernels', 'default_n_threads', 'drain_log', 'fail_assertion', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'reset_at_signal', 'resolve_preset', 'serve_rpc']
+__all__: list[str] = ['BareModel', 'BatchEngine', 'CacheMetrics', 'Calibration', 'ChatFormat', 'ChatMessage', 'ChatPrompt', 'Delta', 'DeviceInfo', 'Embedder', 'EngineConfig', 'EngineDeadError', 'FaultScript', 'FinishReason', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'Metrics', 'ModelLoadError', 'NotGenerativeError', 'ParsedToolCall', 'QueueFullError', 'SamplingParams', 'SchedulingOptions', 'Timing', 'TokenLogprob', 'ToolGrammar', 'TraceCall', 'TraceSpan', 'cpu_features', 'cpu_kernels', 'default_n_threads', 'drain_log', 'fail_assertion', 'limit_malloc_arenas', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'reset_at_signal', 'resolve_preset', 'serve_rpc']
 class LlamaHerdError(RuntimeError):
     """
     Base of all errors that llamaherd raises.
@@ -1192,7 +1192,7 @@ class BatchEngine:
     """
     The core of llamaherd.BatchEngine.
     """
-    def __init__(self, path: str, config: EngineConfig, progress: LoadProgress, threaded: bool, record: LogitsRecord | None = None, calibration: Calibration | None = None, faults: FaultScript | None = None) -> None:
+    def __init__(self, path: str, config: EngineConfig, progress: LoadProgress, threaded: bool, record: LogitsRecord = None, calibration: Calibration | None = None, faults: FaultScript = None) -> None:
         """
         Load a model and start its engine.
         
@@ -1404,6 +1404,12 @@ def drain_log() -> list[tuple[int, str]]:
 def fail_assertion() -> None:
     """
     Ends the process as a failed check of llama.cpp does. For tests.
+    """
+def limit_malloc_arenas(n: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Threads that are started from now on share at most n arenas of malloc, where that is glibc's. Its
+    default is eight for each core, of which each keeps what its threads once freed: large requests
+    then hold memory several times.
     """
 def list_devices() -> list[DeviceInfo]:
     """

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "manual_clock.h"
 
 namespace llamaherd {
 
@@ -61,6 +62,9 @@ class FakeBackend : public Backend {
   static TokenId cursed_token(std::int32_t n_vocab) { return n_vocab - 2; }
 
   const BackendInfo& info() const override { return options_.info; }
+
+  /// Calls take time of this clock instead of real time.
+  void use_clock(ManualClock& clock) { clock_ = &clock; }
 
   bool apply(const KvOp& op) override {
     if (n_calls_ >= options_.apply_throws_from) throw std::logic_error("apply is broken");
@@ -114,7 +118,9 @@ class FakeBackend : public Backend {
   DecodeStatus decode(const BatchView& batch) override {
     const std::int64_t call = n_calls_++;
     rows_.clear();
-    if (options_.decode_ns > 0) {
+    if (clock_ != nullptr) {
+      clock_->advance(options_.decode_ns);
+    } else if (options_.decode_ns > 0) {
       std::this_thread::sleep_for(std::chrono::nanoseconds(options_.decode_ns));
     }
     hanging_ = hang_.load();
@@ -280,6 +286,7 @@ class FakeBackend : public Backend {
   }
 
   FakeOptions options_;
+  ManualClock* clock_ = nullptr;
   std::vector<Cell> cells_;
   std::vector<std::map<Pos, std::int32_t>> seqs_;  // position -> cell
   std::map<std::int32_t, std::vector<float>> rows_;

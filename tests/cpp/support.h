@@ -197,12 +197,14 @@ class Herd {
   explicit Herd(const HerdOptions& options)
       : backend(options.fake),
         table(make_table()),
-        engine(backend, table, options.limits, options.plan, options.cache) {}
+        engine(backend, table, options.limits, options.plan, options.cache, clock) {
+    backend.use_clock(clock);
+  }
 
   RequestId submit(const Spec& spec, const SubmitOptions& options = {}) {
     const RequestId id = next_id_++;
     collector.expect(id);
-    engine.submit(id, spec.prompt, spec.params, spec.seed, now_ns(), options);
+    engine.submit(id, spec.prompt, spec.params, spec.seed, clock.now_ns(), options);
     return id;
   }
 
@@ -235,6 +237,7 @@ class Herd {
 
   const Outcome& operator[](RequestId id) const { return collector[id]; }
 
+  ManualClock clock;
   FakeBackend backend;
   Vocabulary table;
   Engine engine;

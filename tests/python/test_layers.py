@@ -36,9 +36,13 @@ FOLDERS: dict[str, str] = {
     "llama/chat": "common llama/common llama/model",
     "llama/backend": "backend common config kernels/ggml llama/common llama/model",
     "llama/testing": "backend llama/backend",
-    "bindings": (
+    "runtime": (
         "backend common config cost engine llama/backend llama/chat llama/common llama/model"
-        " llama/testing sampling telemetry"
+        " llama/testing"
+    ),
+    "bindings": (
+        "backend common config cost llama/backend llama/chat llama/common llama/model runtime"
+        " sampling telemetry"
     ),
 }
 MOST_UNITS = 16  # a header and its source are one

@@ -142,7 +142,7 @@ LlamaModel::LlamaModel(const std::string& path, const EngineConfig& config,
                                            meta("tokenizer.ggml.pre"));
 }
 
-Vocabulary LlamaModel::make_token_table() const {
+Vocabulary LlamaModel::make_vocabulary() const {
   const AbortGuard guard;
   Vocabulary table;
   for (TokenId token = 0; token < llama_vocab_n_tokens(vocab()); ++token) {

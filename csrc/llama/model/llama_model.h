@@ -30,7 +30,7 @@ class LlamaModel {
   const llama_vocab* vocab() const { return llama_model_get_vocab(model_.get()); }
   bool on_gpu() const { return on_gpu_; }
 
-  Vocabulary make_token_table() const;
+  Vocabulary make_vocabulary() const;
 
   /// A token's bytes; with `special`, of a special token its name, else nothing.
   std::string piece(TokenId token, bool special) const;

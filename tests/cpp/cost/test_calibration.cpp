@@ -29,21 +29,22 @@ class TimedBackend : public FakeBackend {
     ns += logits_ns * static_cast<double>(std::ranges::count(batch.wants_logits, 1));
     if (seen_.insert(n).second) ns += first_call_ns;
     if (n_calls() % 3 == 1) ns += interruption_ns;
-    now_ns_ += static_cast<std::int64_t>(ns);
+    clock_.advance(static_cast<std::int64_t>(ns));
     return FakeBackend::decode(batch);
   }
   bool load(SeqId seq, Pos begin, Pos end, std::span<const std::byte> data) override {
-    now_ns_ += static_cast<std::int64_t>(load_token_ns * (end - begin));
+    clock_.advance(static_cast<std::int64_t>(load_token_ns * (end - begin)));
     return FakeBackend::load(seq, begin, end, data);
   }
 
   Calibration calibrate(double budget_s = 1e9) {
-    return llamaherd::calibrate(*this, {budget_s, 12, [this] { return now_ns_; }});
+    return llamaherd::calibrate(*this, {budget_s, 12, clock_});
   }
-  double spent_s() const { return static_cast<double>(now_ns_) * 1e-9; }
+  double spent_s() const { return 1e-9 * static_cast<double>(clock_.now_ns() - begin_ns_); }
 
  private:
-  std::int64_t now_ns_ = 0;
+  ManualClock clock_;
+  std::int64_t begin_ns_ = clock_.now_ns();
   std::set<std::int32_t> seen_;
 };
 
