@@ -15,7 +15,7 @@ from llamaherd.server.batch_api.batches import batches_of
 from llamaherd.server.batch_api.file_store import StoredFile
 from llamaherd.server.batch_api.uploads import Form, receive_form
 from llamaherd.server.common.errors import ApiError
-from llamaherd.server.jobs.generation import Context
+from llamaherd.server.jobs.context import Context
 
 router = APIRouter()
 SHORTEST_S, LONGEST_S = 3600, 30 * 24 * 3600  # of expires_after
