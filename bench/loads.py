@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import random
 import statistics
 import subprocess
@@ -13,8 +12,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice, takewhile
 
 from llamaherd import BatchEngine, FinishReason, SamplingParams, Stream, Timing
+from llamaherd.benchmark.load.arrival import poisson
 from llamaherd.benchmark.load.synthetic_text import WORDS
 from llamaherd.models import DEFAULT_MODEL
 
@@ -114,15 +115,10 @@ def sleep_until(moment_s: float, meanwhile: Callable[[], None] | None = None) ->
         time.sleep(left)
 
 
-def poisson(per_s: float, seconds: float, seed: int) -> list[float]:
-    """Moments of arrival in [0, seconds)."""
-    rng = random.Random(seed)
-    moments = []
-    moment = rng.expovariate(per_s)
-    while moment < seconds:
-        moments.append(moment)
-        moment += rng.expovariate(per_s)
-    return moments
+def arrivals_within(rate: float, seconds: float, seed: int) -> list[float]:
+    """Moments of random arrivals in (0, seconds), `rate` a second on average."""
+    moments = islice(poisson(rate, seed), 1, None)
+    return list(takewhile(lambda moment: moment < seconds, moments))
 
 
 class StepWatch:
@@ -162,12 +158,6 @@ def busy_neighbour() -> Iterator[None]:
     finally:
         process.kill()
         process.wait()
-
-
-def percentile(values: Iterable[float], percent: float) -> float:
-    """The smallest value that at least so many percent do not exceed; NaN of none."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)] if ordered else math.nan
 
 
 def summary(values: list[float], unit: str = "", digits: int = 2) -> str:

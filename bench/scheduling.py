@@ -20,18 +20,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from llamaherd import BatchEngine, EngineConfig, FinishReason, QueueFullError, Stream, Timing
+from llamaherd.percentiles import percentile
 from loads import (
     Backlog,
     Output,
     Prompts,
     StepWatch,
     add_options,
+    arrivals_within,
     busy_neighbour,
     cancel,
     collect,
     greedy,
-    percentile,
-    poisson,
     sleep_until,
     summary,
     tokens_per_s,
@@ -140,7 +140,7 @@ def interactive(args: argparse.Namespace) -> None:
 
         quiet, alone, both = [], [], []
         for i in range(args.runs):
-            arrivals = poisson(1.0, args.seconds, seed=i)
+            arrivals = arrivals_within(1.0, args.seconds, seed=i)
             quiet.append(serve(engine, args.seconds, None, urgent, arrivals))
             alone.append(serve(engine, args.seconds, job, urgent, []))
             both.append(serve(engine, args.seconds, job, urgent, arrivals))
@@ -328,7 +328,7 @@ def overload(args: argparse.Namespace) -> None:
         outputs: list[Output] = []
         with StepWatch(engine) as watch:
             for seed in range(args.runs):
-                arrivals = poisson(3 * per_s, args.seconds, seed)
+                arrivals = arrivals_within(3 * per_s, args.seconds, seed)
                 runs.append(offer(submit, lambda: prompts.make(n_prompt), arrivals))
                 outputs += [collect(a.stream) for a in runs[-1] if a.stream is not None]
     judge_refusals(runs)

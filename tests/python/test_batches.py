@@ -242,6 +242,18 @@ def test_lists_are_read_page_by_page(client: OpenAI) -> None:
     page = client.batches.list(limit=2, after=ids[1])
     assert [batch.id for batch in page.data] == ids[2:4]
     everything = list(client.batches.list(limit=2))
+    for listing in (client.batches, client.files):
+        whole = listing.list().model_dump()
+        last = whole["data"][-1]["id"]
+        assert (whole["first_id"], whole["last_id"]) == (whole["data"][0]["id"], last)
+        assert not whole["has_more"]
+        none = listing.list(after=last).model_dump()
+        assert [none[key] for key in ("data", "first_id", "last_id", "has_more")] == [
+            [],
+            None,
+            None,
+            False,
+        ]
     assert [batch.id for batch in everything][:5] == ids
     assert len({batch.id for batch in everything}) == len(everything)
     files = list(client.files.list(purpose="batch", limit=3))

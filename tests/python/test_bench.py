@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import itertools
 import json
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -29,6 +31,7 @@ from llamaherd.benchmark.load.scenario import Scenario, n_words
 from llamaherd.benchmark.load.scenarios import KINDS, Size
 from llamaherd.benchmark.reporting import figures, report, tables
 from llamaherd.benchmark.rounds import Plan, measure
+from llamaherd.percentiles import percentile
 from test_cli import ENVIRONMENT, WAIT_S, command, run
 
 SMALL = Size(3, 2, 50.0)
@@ -136,10 +139,35 @@ def test_loops_ask_as_they_say() -> None:
     running, most = 0, 0
     assert len(asyncio.run(open_loop(ask, list("abcde"), [0.0] * 5))) == 5
     assert most == 5
-    moments = poisson(2000, 10.0, 1)
+    moments, again = (list(itertools.islice(poisson(10.0, 1), 2000)) for _ in range(2))
     assert moments[0] == 0
-    assert moments == sorted(moments) == poisson(2000, 10.0, 1)
+    assert moments == sorted(moments) == again
     assert 180 < moments[-1] < 220
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """What the scripts in bench/ share."""
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2] / "bench")
+    return importlib.import_module("loads")
+
+
+def test_arrivals_within_a_time(loads: ModuleType) -> None:
+    moments = list(itertools.islice(poisson(10.0, 1), 2000))
+    within = loads.arrivals_within(10.0, 50.0, seed=1)
+    assert within == moments[1 : len(within) + 1]
+    assert within[-1] < 50 <= moments[len(within) + 1]
+    assert loads.arrivals_within(10.0, 0.0, seed=1) == []
+
+
+def test_a_bar_is_not_met_without_data(
+    loads: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for values, result in (([], "NOT MET"), ([1.0], "met"), ([3.0], "NOT MET")):
+        loads.verdict("p99", percentile(values, 99), most=2)
+        assert capsys.readouterr().out.endswith(f"<= 2: {result}\n")
+    loads.verdict("p50", percentile([], 50), least=0)
+    assert capsys.readouterr().out.endswith(">= 0: NOT MET\n")
 
 
 def made_up(tokens_per_s: dict[str, list[float]]) -> dict[str, Any]:

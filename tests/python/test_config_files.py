@@ -167,7 +167,7 @@ def test_options_of_the_command_line_win_over_the_file(tmp_path: Path) -> None:
     file = written(tmp_path, text)
     in_file = EngineConfig.from_file(file)
     assert options.EngineOptions(config=file).to_config(preset="high_throughput") == in_file
-    given = options.EngineOptions(config=file, preset="balanced", threads=1, deterministic=False)
+    given = options.EngineOptions(config=file, preset="balanced", n_threads=1, deterministic=False)
     changed = {"preset": "balanced", "n_threads": 1, "deterministic": False}
     assert given.to_config() == dataclasses.replace(in_file, **changed)
     default = options.EngineOptions().to_config(preset="high_throughput")

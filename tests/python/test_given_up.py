@@ -10,8 +10,9 @@ import pytest
 from llamaherd import SamplingParams
 from llamaherd.bounded_pool import BoundedPool
 from llamaherd.server.common.errors import ApiError
-from llamaherd.server.common.settings import ServerSettings
-from llamaherd.server.jobs.generation import Context, Job, Pools
+from llamaherd.server.jobs.generation_job import GenerationJob
+from llamaherd.server.jobs.job_request import JobRequest
+from llamaherd.server.jobs.thread_pools import LARGE_BYTES, ThreadPools
 from llamaherd.server.observability.spans import Span
 
 RULE = SamplingParams(regex="[a-z]+")
@@ -38,16 +39,15 @@ class Engine:
         pass
 
 
-def job_of(engine: Engine, pools: Pools) -> Job:
-    unused: Any = None
+def job_of(engine: Engine, pools: ThreadPools, n_bytes: int = 0) -> GenerationJob:
     llm: Any = type("Llm", (), {"engine": engine})
     metrics: Any = type("Metrics", (), {"waits": lambda *_: None})()
-    context = Context(ServerSettings(), unused, metrics, pools=pools)
-    return Job(context, "model", llm, {"priority": 0, "tenant": ""}, "id", Span(), 0)
+    request = JobRequest("model", {"priority": 0, "tenant": ""}, "id", n_bytes, Span())
+    return GenerationJob(request, llm, pools, metrics, log_prompts=False)
 
 
 async def test_who_waits_for_a_thread_is_taken_out_of_the_queue() -> None:
-    pools, held, engine = Pools(), Event(), Engine(ready=False)
+    pools, held, engine = ThreadPools(), Event(), Engine(ready=False)
     pools.constraints = BoundedPool("one", 1, 1)
     pools.constraints.submit(held.wait)
     job = job_of(engine, pools)
@@ -62,7 +62,7 @@ async def test_who_waits_for_a_thread_is_taken_out_of_the_queue() -> None:
 
 
 async def test_prompts_behind_the_one_under_way_are_not_submitted() -> None:
-    pools, engine = Pools(), Engine(ready=False)
+    pools, engine = ThreadPools(), Engine(ready=False)
     job = job_of(engine, pools)
     submitting = asyncio.ensure_future(job.submit(["a", "b"], RULE))
     await asyncio.to_thread(engine.begun.wait)
@@ -75,7 +75,7 @@ async def test_prompts_behind_the_one_under_way_are_not_submitted() -> None:
 
 async def test_who_is_given_up_before_submits_nothing() -> None:
     engine = Engine(ready=True)
-    job = job_of(engine, Pools())
+    job = job_of(engine, ThreadPools())
     job.give_up()
     with pytest.raises(ApiError, match="cancelled"):
         await job.submit(["a"], RULE)
@@ -83,10 +83,20 @@ async def test_who_is_given_up_before_submits_nothing() -> None:
 
 
 async def test_a_rule_that_is_ready_waits_for_none_that_is_not() -> None:
-    pools, held, engine = Pools(), Event(), Engine(ready=True)
+    pools, held, engine = ThreadPools(), Event(), Engine(ready=True)
     pools.constraints = BoundedPool("one", 1, 1)
     pools.constraints.submit(held.wait)
     engine.may_end.set()
     await job_of(engine, pools).submit(["a"], RULE)
+    assert engine.submitted == ["a"]
+    held.set()
+
+
+async def test_a_large_body_waits_for_no_rule() -> None:
+    pools, held, engine = ThreadPools(), Event(), Engine(ready=False)
+    pools.constraints = BoundedPool("one", 1, 1)
+    pools.constraints.submit(held.wait)
+    engine.may_end.set()
+    await job_of(engine, pools, LARGE_BYTES).submit(["a"], RULE)
     assert engine.submitted == ["a"]
     held.set()

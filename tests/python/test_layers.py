@@ -67,8 +67,7 @@ PACKAGES: dict[str, str] = {
     "llamaherd": "config engine models offline request",
     "integrations": "config offline",
     "server/jobs": (
-        ". config engine models offline request server/access server/api server/common"
-        " server/observability"
+        ". config engine models offline request server/api server/common server/observability"
     ),
     "benchmark/load": ".",
     "benchmark/contestants": "benchmark/load llamaherd",
@@ -185,6 +184,13 @@ def packages_imported(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", package_files(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_module_imports_only_what_its_folder_allows(path: Path) -> None:
     assert packages_imported(path) <= set(PACKAGES[package_of(path)].split())
+
+
+def test_jobs_can_be_made_by_any_protocol() -> None:
+    files = [*PACKAGE.joinpath("server", "jobs").glob("*.py")]
+    assert files
+    for path in files:
+        assert not re.search(r"^(from|import) (starlette|fastapi)", path.read_text(), re.MULTILINE)
 
 
 def test_the_folders_of_the_package_are_exact_small_and_without_a_circle() -> None:

@@ -16,7 +16,7 @@ from llamaherd.server import ServerSettings
 from llamaherd.server.access.api_keys import ApiKey, KeyRing, digest_of, generate_key
 from llamaherd.server.access.browser_origins import Origins
 from llamaherd.server.common.errors import ApiError
-from llamaherd.server.jobs.generation import cache_salt
+from llamaherd.server.routes.request_options import cache_salt
 from serving import serve
 
 ENDLESS: dict[str, Any] = {

@@ -243,7 +243,8 @@ def test_objectives() -> None:
 
 
 def test_percentiles_are_values_that_were_seen() -> None:
-    assert [percentile([], 50), percentile([3.0], 99)] == [0.0, 3.0]
+    assert math.isnan(percentile([], 50))
+    assert percentile([3.0], 99) == 3
     values = [float(n) for n in range(100, 0, -1)]
     assert [percentile(values, p) for p in (0, 50, 99, 100)] == [1.0, 50.0, 99.0, 100.0]
 
@@ -270,6 +271,16 @@ def test_a_replay_runs_every_request_as_it_was_and_alike_each_time(tiny: Path, n
         assert 0 < run_.itl_p50_ms <= run_.itl_p99_ms
         assert run_.tokens_per_s == pytest.approx(run_.n_tokens / run_.seconds)
         assert (run_.n_cached > 0) == (name != "throughput")
+
+
+def test_requests_of_one_token_have_no_time_between_tokens(tiny: Path) -> None:
+    workload = Workload.builtin("interactive", n_requests=2)
+    short = tuple(dataclasses.replace(request, n_output=1) for request in workload.requests)
+    with BatchEngine(tiny, TINY) as engine:
+        measured = replay(engine, dataclasses.replace(workload, requests=short))
+    assert measured.n_tokens == 2
+    assert (measured.itl_p50_ms, measured.itl_p99_ms) == (0, 0)
+    assert all(objective.cost(measured) > 0 for objective in OBJECTIVES.values())
 
 
 def test_a_replay_that_takes_too_long_ends_with_an_error(tiny: Path) -> None:

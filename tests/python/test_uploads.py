@@ -22,7 +22,7 @@ from llamaherd.server.batch_api import batch_routes, batches, file_routes, file_
 from llamaherd.server.common.errors import install_handlers
 from llamaherd.server.common.limits import Limits
 from llamaherd.server.common.settings import ServerSettings
-from llamaherd.server.jobs.generation import Context
+from llamaherd.server.jobs.context import Context
 
 LIMITS = Limits(max_file_mib=1000 / (1 << 20), max_batch_lines=50)
 

@@ -10,32 +10,27 @@ import typer
 from llamaherd.cli import options
 
 
+@options.with_engine_options
 def chat(
     model: options.Model = options.default_model,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = 0.7,
-    config: options.Config = None,
-    n_ctx: options.NCtx = None,
-    threads: options.Threads = None,
-    n_gpu_layers: options.GpuLayers = None,
-    device: options.Device = None,
+    *,
+    engine: options.EngineOptions,
 ) -> None:
-    """Talk to a model. An empty line or Ctrl-D ends; Ctrl-C stops an answer."""
+    """Talk to a model. An empty line or Ctrl-D ends; Ctrl-C stops an answer.
+
+    The preset is low_latency unless it or --config is given.
+    """
     from llamaherd import LLM, SamplingParams
 
-    engine_config = options.EngineOptions(
-        config=config,
-        n_ctx=n_ctx,
-        threads=threads,
-        n_gpu_layers=n_gpu_layers,
-        device=device,
-    ).to_config(preset="low_latency")
+    config = engine.to_config(preset="low_latency")
     params = SamplingParams(**options.given(max_tokens=max_tokens), temperature=temperature)
     messages: list[dict[str, str]] = []
     if system is not None:
         messages.append({"role": "system", "content": system})
-    with LLM(model, engine_config) as llm:
+    with LLM(model, config) as llm:
         while question := _ask():
             messages.append({"role": "user", "content": question})
             answer = _answer(llm, messages, params)

@@ -46,36 +46,24 @@ class Pass:
         return sum(result.usage.completion_tokens for result in self.results) / self.seconds
 
 
+@options.with_engine_options
 def demo(
     model: options.Model = options.default_model,
     max_tokens: Annotated[int, typer.Option(help="Output tokens of each answer.")] = 64,
     rounds: Annotated[int, typer.Option(help="Times both ways; medians count.", min=1)] = 1,
-    config: options.Config = None,
-    preset: options.Preset = None,
-    n_ctx: options.NCtx = None,
-    max_seqs: options.MaxSeqs = None,
-    threads: options.Threads = None,
-    n_gpu_layers: options.GpuLayers = None,
-    device: options.Device = None,
+    *,
+    engine: options.EngineOptions,
 ) -> None:
     """Answer 16 questions one at a time, then batched; print answers and figures.
 
     The preset is high_throughput unless it or --config is given.
     """
     console = Console(highlight=False)
-    engine_config = options.EngineOptions(
-        config=config,
-        preset=preset,
-        n_ctx=n_ctx,
-        max_seqs=max_seqs,
-        threads=threads,
-        n_gpu_layers=n_gpu_layers,
-        device=device,
-    ).to_config(preset="high_throughput")
+    config = engine.to_config(preset="high_throughput")
     params = SamplingParams(max_tokens=max_tokens, temperature=0)
     alone: list[Pass] = []
     batched: list[Pass] = []
-    with LLM(model, engine_config) as llm:
+    with LLM(model, config) as llm:
         prompts = [_prompt(llm, question) for question in QUESTIONS]
         for _ in range(rounds):
             alone.append(_one_at_a_time(llm, prompts, params, console))

@@ -37,6 +37,7 @@ class _Job:
     id: Any = None
 
 
+@options.with_engine_options
 def generate(
     prompts: Annotated[
         list[str] | None, typer.Argument(help="Prompts; none: --file or stdin.")
@@ -81,20 +82,12 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="For reproducible output.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Stop string; repeatable.")] = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos")] = False,
-    config: options.Config = None,
-    preset: options.Preset = None,
-    n_ctx: options.NCtx = None,
-    max_seqs: options.MaxSeqs = None,
-    threads: options.Threads = None,
-    n_gpu_layers: options.GpuLayers = None,
-    device: options.Device = None,
-    kv_type: options.KvType = None,
-    cpu_kernels: options.CpuKernels = None,
-    deterministic: options.Deterministic = None,
     trace: Annotated[
         Path | None,
         typer.Option(help="Write what happened when, for ui.perfetto.dev.", dir_okay=False),
     ] = None,
+    *,
+    engine: options.EngineOptions,
 ) -> None:
     """Generate for many prompts at once; exits with 1 if a request failed.
 
@@ -114,28 +107,17 @@ def generate(
     )
     is_jsonl = jsonl or (file is not None and file.suffix == ".jsonl")
     jobs = list(_read_jobs(prompts or [], file, is_jsonl, chat, params))
-    engine_config = options.EngineOptions(
-        config=config,
-        preset=preset,
-        n_ctx=n_ctx,
-        max_seqs=max_seqs,
-        threads=threads,
-        n_gpu_layers=n_gpu_layers,
-        device=device,
-        kv_type=kv_type,
-        cpu_kernels=cpu_kernels,
-        deterministic=deterministic,
-    ).to_config(preset="high_throughput")
+    config = engine.to_config(preset="high_throughput")
     # All prompts are in memory already: bounds on what waits are for servers.
-    engine_config = replace(engine_config, max_queued=None, max_queued_tokens=None)
+    config = replace(config, max_queued=None, max_queued_tokens=None)
     as_jsonl = is_jsonl if output is None else output == "jsonl"
     write = _write_jsonl if as_jsonl else _write_text
-    with _recorder(record) as recorder, BatchEngine(model, engine_config) as engine:
+    with _recorder(record) as recorder, BatchEngine(model, config) as batch_engine:
         if trace is not None:
-            engine.start_trace()
-        ok = write(engine, jobs, stream, recorder)
+            batch_engine.start_trace()
+        ok = write(batch_engine, jobs, stream, recorder)
         if trace is not None:
-            _save_trace(engine, trace)
+            _save_trace(batch_engine, trace)
     if not ok:
         raise typer.Exit(1)
 

@@ -17,6 +17,7 @@ _BAR_WIDTH = 28
 _SAMPLING_PREFIX = "general.sampling."
 
 
+@options.with_engine_options
 def info(
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Also show this model's facts.")
@@ -38,8 +39,8 @@ def info(
             "time and memory, and say whether it can be used: for files of unknown origin.",
         ),
     ] = None,
-    config: options.Config = None,
-    preset: options.Preset = None,
+    *,
+    engine: options.EngineOptions,
 ) -> None:
     """Show versions, devices and CPU features, and a model's facts."""
     if check is not None:
@@ -47,9 +48,9 @@ def info(
         models.check_model(path)
         print(f"{path} can be used: it was loaded and answered in a process of its own")
         return
-    if not calibrate and (config is not None or preset is not None):
-        raise typer.BadParameter("--config and --preset are for --calibrate")
-    engine_config = options.EngineOptions(config=config, preset=preset).to_config()
+    if not calibrate and engine != options.EngineOptions():
+        raise typer.BadParameter("engine options are for --calibrate")
+    config = engine.to_config()
     console = Console(highlight=False)
     console.print(f"llamaherd   {_core.__version__}")
     console.print(f"llama.cpp   {_core.llama_cpp_version} (commit {_core.llama_cpp_commit})")
@@ -57,14 +58,14 @@ def info(
     console.print(f"backends    {', '.join(backends)}")
     features = [name for name, value in _core.cpu_features() if value == "1"]
     console.print(f"CPU         {' '.join(features)}")
-    console.print(f"CPU kernels {_core.cpu_kernels(engine_config._to_core())}")
+    console.print(f"CPU kernels {_core.cpu_kernels(config._to_core())}")
     console.print(f"threads     {_core.default_n_threads()} by default")
     console.print(f"models in   {models.cache_dir()}")
     console.print(_devices_table())
     if model is not None:
         _print_model(console, model)
     if calibrate:
-        _print_costs(console, model or models.DEFAULT_MODEL, engine_config)
+        _print_costs(console, model or models.DEFAULT_MODEL, config)
 
 
 def _devices_table() -> Table:

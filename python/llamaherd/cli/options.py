@@ -2,90 +2,56 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, get_type_hints
 
 import typer
 
 from llamaherd.config.params import EngineConfig
 from llamaherd.models import DEFAULT_MODEL
 
-_PANEL = "Engine"
-
 Model = Annotated[
     str,
     typer.Option("--model", "-m", help="GGUF file, catalogue name or hf:org/repo/file.gguf."),
 ]
-# Engine options have no defaults here, so that those of a file can win over what was not given.
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        help="TOML file of engine options, as tune writes it; the options below win over it.",
-        rich_help_panel=_PANEL,
-    ),
-]
-Preset = Annotated[
-    str | None,
-    typer.Option(help="low_latency, balanced or high_throughput.", rich_help_panel=_PANEL),
-]
-NCtx = Annotated[
-    int | None, typer.Option(help="KV cells shared by all requests.", rich_help_panel=_PANEL)
-]
-MaxSeqs = Annotated[
-    int | None, typer.Option(help="Requests that run at once.", rich_help_panel=_PANEL)
-]
-Threads = Annotated[int | None, typer.Option(help="CPU threads.", rich_help_panel=_PANEL)]
-GpuLayers = Annotated[
-    int | None,
-    typer.Option(
-        help="Layers on GPUs; -1: all that fit.",
-        rich_help_panel=_PANEL,
-    ),
-]
-Device = Annotated[
-    list[str] | None,
-    typer.Option(help="Device to use, as info lists it; repeatable.", rich_help_panel=_PANEL),
-]
-KvType = Annotated[
-    str | None,
-    typer.Option(help="Type of the KV cache.", rich_help_panel=_PANEL),
-]
-CpuKernels = Annotated[
-    str | None,
-    typer.Option(help="auto, stock or reference.", rich_help_panel=_PANEL),
-]
-Deterministic = Annotated[
-    bool | None,
-    typer.Option(
-        "--deterministic/--no-deterministic",
-        help="Bit-exact whatever runs beside; slow.",
-        rich_help_panel=_PANEL,
-    ),
-]
-
 MaxTokens = Annotated[int | None, typer.Option(help="Output tokens at most.")]
 Temperature = Annotated[float, typer.Option(help="0: greedy.")]
 
 default_model = DEFAULT_MODEL
 
 
+def _option(help: str, *names: str) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel="Engine")
+
+
+Threads = Annotated[int | None, _option("CPU threads.", "--threads")]
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """The engine options of one command line; None: not given."""
+    """The engine options of one command line: `config`, and fields of EngineConfig that win over
+    those of that file; None: not given."""
 
-    config: Path | None = None
-    preset: str | None = None
-    n_ctx: int | None = None
-    max_seqs: int | None = None
-    threads: int | None = None
-    n_gpu_layers: int | None = None
-    device: list[str] | None = None
-    kv_type: str | None = None
-    cpu_kernels: str | None = None
-    deterministic: bool | None = None
+    config: Annotated[
+        Path | None,
+        _option("TOML file of engine options, as tune writes it; the options below win over it."),
+    ] = None
+    preset: Annotated[str | None, _option("low_latency, balanced or high_throughput.")] = None
+    n_ctx: Annotated[int | None, _option("KV cells shared by all requests.")] = None
+    max_seqs: Annotated[int | None, _option("Requests that run at once.")] = None
+    n_threads: Threads = None
+    n_gpu_layers: Annotated[int | None, _option("Layers on GPUs; -1: all that fit.")] = None
+    devices: Annotated[
+        list[str] | None, _option("Device to use, as info lists it; repeatable.", "--device")
+    ] = None
+    kv_type: Annotated[str | None, _option("Type of the KV cache.")] = None
+    cpu_kernels: Annotated[str | None, _option("auto, stock or reference.")] = None
+    deterministic: Annotated[bool | None, _option("Bit-exact whatever runs beside; slow.")] = None
 
     def to_config(self, *, preset: str = "balanced") -> EngineConfig:
         """The file's options with those given put over them; `preset`: for when there is no file
@@ -93,18 +59,26 @@ class EngineOptions:
         base = EngineConfig(preset=preset)
         if self.config is not None:
             base = EngineConfig.from_file(self.config)
-        options = given(
-            preset=self.preset,
-            n_ctx=self.n_ctx,
-            max_seqs=self.max_seqs,
-            n_threads=self.threads,
-            n_gpu_layers=self.n_gpu_layers,
-            devices=self.device or None,
-            kv_type=self.kv_type,
-            cpu_kernels=self.cpu_kernels,
-            deterministic=self.deterministic,
-        )
-        return replace(base, **options)
+        return replace(base, **given(**{**vars(self), "config": None}))
+
+
+def with_engine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with an option for each field of EngineOptions, its parameter `engine`."""
+    # No defaults, so that those of a file can win over what was not given.
+    group = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
+        for name, hint in get_type_hints(EngineOptions, include_extras=True).items()
+    ]
+
+    @functools.wraps(command)
+    def expanded(**arguments: Any) -> None:
+        engine = EngineOptions(**{option.name: arguments.pop(option.name) for option in group})
+        command(**arguments, engine=engine)
+
+    parameters = inspect.signature(command, eval_str=True).parameters.values()
+    own = [parameter for parameter in parameters if parameter.annotation is not EngineOptions]
+    expanded.__signature__ = inspect.Signature([*own, *group])  # type: ignore[attr-defined]
+    return expanded
 
 
 def needs_extra(error: ModuleNotFoundError, extra: str) -> NoReturn:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from llamaherd.server.observability.spans import Spans
 
 
+@options.with_engine_options
 def serve(
     models: Annotated[
         list[str] | None,
@@ -79,15 +80,8 @@ def serve(
         bool,
         typer.Option("--otel", help="Trace requests, as the OTEL_... variables say where to."),
     ] = False,
-    config: options.Config = None,
-    preset: options.Preset = None,
-    n_ctx: options.NCtx = None,
-    max_seqs: options.MaxSeqs = None,
-    threads: options.Threads = None,
-    n_gpu_layers: options.GpuLayers = None,
-    device: options.Device = None,
-    kv_type: options.KvType = None,
-    cpu_kernels: options.CpuKernels = None,
+    *,
+    engine: options.EngineOptions,
 ) -> None:
     """Serve models over an OpenAI-compatible API."""
     try:
@@ -122,21 +116,10 @@ def serve(
     )
     keys = KeyRing.load(api_keys)
     settings.require_guarded(bool(keys))
-    engine = options.EngineOptions(
-        config=config,
-        preset=preset,
-        n_ctx=n_ctx,
-        max_seqs=max_seqs,
-        threads=threads,
-        n_gpu_layers=n_gpu_layers,
-        device=device,
-        kv_type=kv_type,
-        cpu_kernels=cpu_kernels,
-    ).to_config()
-    engine = dataclasses.replace(
-        limits.bound_queue(engine), tenant_weights={**(engine.tenant_weights or {}), **keys.weights}
-    )
-    specs = [ModelSpec(*_named(model), engine) for model in models or [options.default_model]]
+    config = limits.bound_queue(engine.to_config())
+    weights = {**(config.tenant_weights or {}), **keys.weights}
+    config = dataclasses.replace(config, tenant_weights=weights)
+    specs = [ModelSpec(*_named(model), config) for model in models or [options.default_model]]
     set_up_logs()
     spans = _otel() if otel else None
     pool = ModelPool(

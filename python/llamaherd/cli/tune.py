@@ -26,6 +26,7 @@ from llamaherd.tuning.tuner import Trial, Tuner
 from llamaherd.tuning.workload import BUILT_IN, Workload
 
 
+@options.with_engine_options
 def tune(
     model: Annotated[
         str, typer.Argument(help="GGUF file, catalogue name or hf:org/repo/file.gguf.")
@@ -52,12 +53,8 @@ def tune(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="File for the best options, for --config.")
     ] = Path("tuned.toml"),
-    config: options.Config = None,
-    preset: options.Preset = None,
-    n_ctx: options.NCtx = None,
-    n_gpu_layers: options.GpuLayers = None,
-    device: options.Device = None,
-    kv_type: options.KvType = None,
+    *,
+    engine: options.EngineOptions,
 ) -> None:
     """Run a workload with many engine options and write the best to a file.
 
@@ -71,14 +68,7 @@ def tune(
         raise typer.BadParameter(f"must be > 0; got {minutes}", param_hint="--minutes")
     _require_writable(output)
     requests = _workload(workload, n_requests)
-    start = options.EngineOptions(
-        config=config,
-        preset=preset,
-        n_ctx=n_ctx,
-        n_gpu_layers=n_gpu_layers,
-        device=device,
-        kv_type=kv_type,
-    ).to_config()
+    start = engine.to_config()
     console = Console(highlight=False)
     interrupted = False
 

@@ -21,7 +21,7 @@ from llamaherd.server.batch_api.batches import Batches, lines_at_once, open_batc
 from llamaherd.server.batch_api.internal_client import InternalHttpClient
 from llamaherd.server.common.errors import install_handlers
 from llamaherd.server.common.settings import ServerSettings
-from llamaherd.server.jobs.generation import Context
+from llamaherd.server.jobs.context import Context
 from llamaherd.server.jobs.model_pool import ModelPool
 from llamaherd.server.observability.metrics import ServerMetrics
 from llamaherd.server.observability.spans import Spans

@@ -22,7 +22,7 @@ from llamaherd.server.access.descriptors import fit_connections
 from llamaherd.server.access.http_protocol import BoundedProtocol
 from llamaherd.server.batch_api.batches import Batches
 from llamaherd.server.common.settings import ServerSettings
-from llamaherd.server.jobs.generation import Context
+from llamaherd.server.jobs.context import Context
 
 _logger = logging.getLogger("llamaherd.server")
 _END_S = 30.0  # after the drain; threads that are stuck then do not keep the process

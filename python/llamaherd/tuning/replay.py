@@ -152,6 +152,7 @@ def _measure(workload: Workload, outputs: list[list[Delta]]) -> Measurement:
             timing = deltas[-1].timing
             ttfts.append((timing.first_token_ns - timing.submit_ns) * 1e-6)
             itls += _gaps_ms(deltas)
+    itls = itls or [0.0]
     return Measurement(
         n_requests=len(last),
         n_tokens=n_tokens,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from llamaherd.benchmark.load.measurements import RequestMeasurement
@@ -43,10 +43,10 @@ async def open_loop(
     return list(await asyncio.gather(*tasks))
 
 
-def poisson(n: int, rate: float, seed: int) -> list[float]:
-    """Moments of `n` arrivals, `rate` a second on average, the first at 0."""
+def poisson(rate: float, seed: int) -> Iterator[float]:
+    """Moments of arrivals in seconds, `rate` a second on average, the first at 0; endless."""
     rng = random.Random(seed)
-    moments = [0.0]
-    while len(moments) < n:
-        moments.append(moments[-1] + rng.expovariate(rate))
-    return moments[:n]
+    moment = 0.0
+    while True:
+        yield moment
+        moment += rng.expovariate(rate)

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import aiohttp
@@ -147,7 +148,7 @@ async def run_load(spec: LoadSpec) -> list[RequestMeasurement]:
     ) as client:
         if spec.rate is None:
             return await closed_loop(client.ask, [[body] for body in spec.bodies], spec.concurrency)
-        arrivals_s = poisson(len(spec.bodies), spec.rate, spec.seed)
+        arrivals_s = list(islice(poisson(spec.rate, spec.seed), len(spec.bodies)))
         return await open_loop(client.ask, spec.bodies, arrivals_s)
 
 

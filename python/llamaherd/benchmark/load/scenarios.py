@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from llamaherd._core import InvalidRequestError
 from llamaherd.benchmark.load.arrival import poisson
@@ -112,8 +113,8 @@ _CHAT = _questions(640, 24, 64)
 
 
 def _poisson(rng: random.Random, size: Size) -> Scenario:
-    arrivals_s = poisson(size.n_chains, size.rate, rng.randrange(2**31))
-    return replace(_CHAT(rng, size), arrivals_s=tuple(arrivals_s))
+    arrivals_s = tuple(islice(poisson(size.rate, rng.randrange(2**31)), size.n_chains))
+    return replace(_CHAT(rng, size), arrivals_s=arrivals_s)
 
 
 KINDS = {

@@ -13,7 +13,13 @@ from llamaherd.server.api.request_schemas import Body
 from llamaherd.server.api.response_schemas import ERRORS
 from llamaherd.server.batch_api.batch_store import Batch
 from llamaherd.server.batch_api.batches import batches_of
-from llamaherd.server.batch_api.file_routes import LONGEST_S, SHORTEST_S, require_expiry, tenant_of
+from llamaherd.server.batch_api.file_routes import (
+    LONGEST_S,
+    SHORTEST_S,
+    page_of,
+    require_expiry,
+    tenant_of,
+)
 from llamaherd.server.common.errors import ApiError
 from llamaherd.server.routes.body_route import BodyRoute
 
@@ -105,14 +111,12 @@ class BatchPage(BaseModel):
 
 
 def _answer(batch: Batch) -> BatchAnswer:
-    fields = {
-        name: getattr(batch, name) for name in BatchAnswer.model_fields if name in vars(batch)
-    }
-    errors = None if batch.errors is None else BatchErrors(data=json.loads(batch.errors))
-    counts = RequestCounts(total=batch.n_total, completed=batch.n_completed, failed=batch.n_failed)
+    n = {"total": batch.n_total, "completed": batch.n_completed, "failed": batch.n_failed}
+    errors = None if batch.errors is None else {"data": json.loads(batch.errors)}
     metadata = json.loads(batch.metadata)
-    return BatchAnswer(
-        **{**fields, "errors": errors, "metadata": metadata, "request_counts": counts}
+    # Fields of the record that the answer does not have are left out.
+    return BatchAnswer.model_validate(
+        {**vars(batch), "errors": errors, "request_counts": n, "metadata": metadata}
     )
 
 
@@ -156,13 +160,7 @@ async def list_batches(
 ) -> BatchPage:
     """Batches, the newest first."""
     found = await batches_of(request).store.page(tenant_of(request), after=after, limit=limit + 1)
-    data = [_answer(batch) for batch in found[:limit]]
-    return BatchPage(
-        data=data,
-        first_id=data[0].id if data else None,
-        last_id=data[-1].id if data else None,
-        has_more=len(found) > limit,
-    )
+    return BatchPage(**page_of([_answer(batch) for batch in found], limit))
 
 
 @router.get("/v1/batches/{batch_id}", response_model=BatchAnswer, responses=ERRORS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -15,7 +16,7 @@ from llamaherd.server.batch_api.batches import batches_of
 from llamaherd.server.batch_api.file_store import StoredFile
 from llamaherd.server.batch_api.uploads import Form, receive_form
 from llamaherd.server.common.errors import ApiError
-from llamaherd.server.jobs.generation import Context
+from llamaherd.server.jobs.context import Context
 
 router = APIRouter()
 SHORTEST_S, LONGEST_S = 3600, 30 * 24 * 3600  # of expires_after
@@ -76,6 +77,13 @@ def _answer(file: StoredFile) -> FileAnswer:
         filename=file.name,
         purpose=file.purpose,
     )
+
+
+def page_of(found: Sequence[Any], limit: int) -> dict[str, Any]:
+    """The fields of a page of `limit` items at most; one more in `found`: it is not the last."""
+    data = found[:limit]
+    ids = [item.id for item in data] or [None]
+    return {"data": data, "first_id": ids[0], "last_id": ids[-1], "has_more": len(found) > limit}
 
 
 def tenant_of(request: Request) -> str:
@@ -159,13 +167,7 @@ async def list_files(
         limit=limit + 1,
         newest_first=order == "desc",
     )
-    data = [_answer(file) for file in found[:limit]]
-    return FilePage(
-        data=data,
-        first_id=data[0].id if data else None,
-        last_id=data[-1].id if data else None,
-        has_more=len(found) > limit,
-    )
+    return FilePage(**page_of([_answer(file) for file in found], limit))
 
 
 @router.get("/v1/files/{file_id}", response_model=FileAnswer, responses=ERRORS)

@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from llamaherd.server.api.json_bounds import require_bounded
-from llamaherd.server.jobs.generation import Context
+from llamaherd.server.jobs.context import Context
 
 # Where messages are: the schema of a path's body, and its field.
 _MESSAGES = {

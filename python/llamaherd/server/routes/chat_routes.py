@@ -2,52 +2,30 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from llamaherd._core import Delta, FinishReason, InvalidRequestError
+from llamaherd._core import FinishReason, InvalidRequestError, TokenLogprob
 from llamaherd.config.params import SamplingParams
-from llamaherd.engine.batch_engine import BatchEngine
 from llamaherd.request.chat import AssistantMessage, ChatOptions, MessageReader, ToolCall
 from llamaherd.request.result import RequestOutput
 from llamaherd.server.api import response_schemas
-from llamaherd.server.api.json_stream import Items
-from llamaherd.server.api.logprobs import TokenTexts, chat_logprobs
-from llamaherd.server.api.request_schemas import ChatRequest, Message, NamedTool, TextPart
+from llamaherd.server.api.chat_messages import messages_of
+from llamaherd.server.api.logprobs import chat_logprobs
+from llamaherd.server.api.request_schemas import ChatRequest, NamedTool
 from llamaherd.server.api.response_schemas import ERRORS
-from llamaherd.server.api.sse import DONE, event
-from llamaherd.server.jobs.generation import (
-    FINISH_REASONS,
-    Context,
-    Job,
-    format_options,
-    now,
-    sampling_options,
-    usage_of,
-)
+from llamaherd.server.jobs.context import Context
+from llamaherd.server.jobs.generation_job import GenerationJob
 from llamaherd.server.routes.body_route import BodyRoute
+from llamaherd.server.routes.request_options import format_options, sampling_options
 from llamaherd.server.routes.respond import respond
+from llamaherd.server.routes.response_writer import FINISH_REASONS, ChoicesWriter
 
 router = APIRouter(route_class=BodyRoute)
-
-
-def messages_of(messages: list[Message]) -> list[dict[str, Any]]:
-    """Messages as the template takes them, their parts joined."""
-    out = []
-    for message in messages:
-        plain = message.model_dump(exclude_none=True)
-        content = message.content
-        if isinstance(content, list):
-            plain["content"] = "".join(part.text for part in content if isinstance(part, TextPart))
-        elif content is None:
-            plain["content"] = ""
-        out.append(plain)
-    return out
 
 
 def _chat_options(body: ChatRequest) -> ChatOptions:
@@ -90,8 +68,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
         [messages_of(body.messages)],
         params,
         lambda job: _ChatResponseWriter(job, body),
-        stream=body.stream,
-        chat=_chat_options(body),
+        _chat_options(body),
     )
 
 
@@ -103,30 +80,17 @@ class _Choice:
     called: bool = False
 
 
-class _ChatResponseWriter:
-    """One answer, whole or in pieces."""
+class _ChatResponseWriter(ChoicesWriter):
+    whole_object, chunk_object = "chat.completion", "chat.completion.chunk"
 
-    def __init__(self, job: Job, body: ChatRequest) -> None:
-        self._job = job
-        self._engine: BatchEngine = job.llm.engine
+    def __init__(self, job: GenerationJob, body: ChatRequest) -> None:
+        super().__init__(job, "chatcmpl-", body.stream_options)
         self._body = body
-        self._head = {
-            "id": f"chatcmpl-{uuid.uuid4().hex}",
-            "created": now(),
-            "model": job.model,
-        }
-        self._texts = TokenTexts(self._engine)
-        self._include_usage = bool(body.stream_options and body.stream_options.include_usage)
 
-    def whole(self, results: Sequence[RequestOutput]) -> dict[str, Any]:
+    def _choices(self, results: Sequence[RequestOutput]) -> Iterator[dict[str, Any]]:
         (result,) = results
-        choices = result.choices or (result,)
-        return {
-            **self._head,
-            "object": "chat.completion",
-            "choices": Items(self._choice(i, choice) for i, choice in enumerate(choices)),
-            "usage": usage_of([result.usage]),
-        }
+        for i, choice in enumerate(result.choices or (result,)):
+            yield self._choice(i, choice)
 
     def _choice(self, index: int, result: RequestOutput) -> dict[str, Any]:
         reply = result.reply or AssistantMessage(result.text)
@@ -136,21 +100,17 @@ class _ChatResponseWriter:
         if reply.tool_calls:
             message["content"] = reply.content or None
             message["tool_calls"] = [_tool_call(call) for call in reply.tool_calls]
-        logprobs = None
-        if self._body.logprobs:
-            logprobs = chat_logprobs(self._texts, result.logprobs, self._body.top_logprobs or 0)
         return {
             "index": index,
             "message": message,
             "finish_reason": _finish_reason(result.finish_reason, bool(reply.tool_calls)),
-            "logprobs": logprobs,
+            "logprobs": self._logprobs(result.logprobs),
         }
 
-    async def events(self) -> AsyncIterator[bytes]:
-        job = self._job
-        stream = job.streams[0]
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        (stream,) = self._job.streams
         choices: dict[int, _Choice] = {}
-        async for _, delta in job.deltas():
+        async for _, delta in self._job.deltas():
             choice = choices.get(delta.index)
             if choice is None:
                 reader = stream.new_reader()
@@ -160,18 +120,17 @@ class _ChatResponseWriter:
             added = choice.reader.read(delta)
             choice.called |= bool(added.tool_calls)
             if added or delta.logprobs:
-                yield self._event(delta.index, _delta_of(added), logprobs=self._logprobs(delta))
+                yield self._event(
+                    delta.index, _delta_of(added), logprobs=self._logprobs(delta.logprobs)
+                )
             if delta.finish_reason is not None:
                 reason = _finish_reason(delta.finish_reason, choice.called)
                 yield self._event(delta.index, {}, reason)
-        if self._include_usage:
-            yield self._chunk([], usage_of([stream.usage]))
-        yield DONE
 
-    def _logprobs(self, delta: Delta) -> dict[str, Any] | None:
+    def _logprobs(self, tokens: list[TokenLogprob]) -> dict[str, Any] | None:
         if not self._body.logprobs:
             return None
-        return chat_logprobs(self._texts, delta.logprobs, self._body.top_logprobs or 0)
+        return chat_logprobs(self._texts, tokens, self._body.top_logprobs or 0)
 
     def _event(
         self,
@@ -185,12 +144,6 @@ class _ChatResponseWriter:
         if self._body.logprobs:
             choice["logprobs"] = logprobs
         return self._chunk([choice])
-
-    def _chunk(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> bytes:
-        chunk = {**self._head, "object": "chat.completion.chunk", "choices": choices}
-        if self._include_usage:
-            chunk["usage"] = usage
-        return event(chunk)
 
 
 def _tool_call(call: ToolCall) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -11,26 +10,20 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from llamaherd._core import Delta, FinishReason, InvalidRequestError, TokenLogprob
+from llamaherd.bounded_pool import BoundedPool
 from llamaherd.config.params import SamplingParams
 from llamaherd.request.prompt import Prompt
 from llamaherd.request.result import RequestOutput
 from llamaherd.server.api import response_schemas
-from llamaherd.server.api.json_stream import Items
-from llamaherd.server.api.logprobs import TokenTexts, completion_logprobs
+from llamaherd.server.api.logprobs import completion_logprobs
 from llamaherd.server.api.request_schemas import CompletionRequest
 from llamaherd.server.api.response_schemas import ERRORS
-from llamaherd.server.api.sse import DONE, event
-from llamaherd.server.jobs.generation import (
-    FINISH_REASONS,
-    Context,
-    Job,
-    format_options,
-    now,
-    sampling_options,
-    usage_of,
-)
+from llamaherd.server.jobs.context import Context
+from llamaherd.server.jobs.generation_job import GenerationJob
 from llamaherd.server.routes.body_route import BodyRoute
+from llamaherd.server.routes.request_options import format_options, sampling_options
 from llamaherd.server.routes.respond import respond
+from llamaherd.server.routes.response_writer import FINISH_REASONS, ChoicesWriter
 
 router = APIRouter(route_class=BodyRoute)
 # Of a prompt, in an event that is written on the event loop.
@@ -66,6 +59,7 @@ def _params(body: CompletionRequest) -> SamplingParams:
 )
 async def completions(body: CompletionRequest, request: Request) -> Response:
     """What follows one or several texts."""
+    context: Context = request.app.state.context
     prompts, params = _prompts_of(body), _params(body)
     if body.stream and params.best_of and params.best_of > params.n:
         raise InvalidRequestError("best_of must equal n where the answer is streamed")
@@ -74,34 +68,25 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
         body,
         prompts,
         params,
-        lambda job: _CompletionResponseWriter(job, body, prompts, request.app.state.context),
-        stream=body.stream,
+        lambda job: _CompletionResponseWriter(job, body, prompts, context.pools.answers),
     )
 
 
-class _CompletionResponseWriter:
-    """One answer, whole or in pieces."""
+class _CompletionResponseWriter(ChoicesWriter):
+    whole_object = chunk_object = "text_completion"
 
     def __init__(
-        self, job: Job, body: CompletionRequest, prompts: list[Prompt], context: Context
+        self,
+        job: GenerationJob,
+        body: CompletionRequest,
+        prompts: list[Prompt],
+        pool: BoundedPool,
     ) -> None:
-        self._job = job
-        self._context = context
+        super().__init__(job, "cmpl-", body.stream_options)
         self._body = body
-        self._head = {
-            "id": f"cmpl-{uuid.uuid4().hex}",
-            "object": "text_completion",
-            "created": now(),
-            "model": job.model,
-        }
-        self._texts = TokenTexts(job.llm.engine)
         self._prompts = prompts
+        self._pool = pool
         self._n = body.n or 1
-        self._include_usage = bool(body.stream_options and body.stream_options.include_usage)
-
-    def whole(self, results: Sequence[RequestOutput]) -> dict[str, Any]:
-        usage = usage_of([result.usage for result in results])
-        return {**self._head, "choices": Items(self._choices(results)), "usage": usage}
 
     def _choices(self, results: Sequence[RequestOutput]) -> Iterator[dict[str, Any]]:
         index = 0
@@ -131,7 +116,7 @@ class _CompletionResponseWriter:
         ids: Any = self._job.llm.engine.tokenize(prompt) if isinstance(prompt, str) else prompt
         return completion_logprobs(self._texts, [*of_prompt, *of_output], ids[0])
 
-    async def events(self) -> AsyncIterator[bytes]:
+    async def _chunks(self) -> AsyncIterator[bytes]:
         begun: set[int] = set()
         async for i, delta in self._job.deltas():
             index = i * self._n + delta.index
@@ -140,11 +125,7 @@ class _CompletionResponseWriter:
                 begun.add(index)
                 make = partial(self._made, i, index, delta, first)
                 few = len(delta.prompt_logprobs) <= _FEW_LOGPROBS
-                yield make() if few else await self._context.pools.answers.run(make)
-        if self._include_usage:
-            usages = [stream.usage for stream in self._job.streams]
-            yield self._chunk([], usage_of(usages))
-        yield DONE
+                yield make() if few else await self._pool.run(make)
 
     def _made(self, i: int, index: int, delta: Delta, first: bool) -> bytes:
         return self._chunk([self._piece(i, index, delta, first)])
@@ -156,9 +137,3 @@ class _CompletionResponseWriter:
             if first and self._body.echo:
                 logprobs = self._logprobs(self._prompts[i], delta.prompt_logprobs, delta.logprobs)
         return self._choice(index, delta.text, delta.finish_reason, logprobs)
-
-    def _chunk(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> bytes:
-        chunk = {**self._head, "choices": choices}
-        if self._include_usage:
-            chunk["usage"] = usage
-        return event(chunk)

@@ -11,15 +11,16 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from llamaherd._core import InvalidRequestError
-from llamaherd.offline.embedder import Embedder, Vectors
+from llamaherd.offline.embedder import RerankResult, Vectors
+from llamaherd.offline.llm import LLM
 from llamaherd.server.api import response_schemas
 from llamaherd.server.api.json_stream import Items, json_answer
 from llamaherd.server.api.request_schemas import EmbeddingRequest, RerankRequest
 from llamaherd.server.api.response_schemas import ERRORS
-from llamaherd.server.common.disconnect import watching
-from llamaherd.server.jobs import embedding_jobs as vectors_of
-from llamaherd.server.jobs.generation import Context, body_model
+from llamaherd.server.jobs import embedding_jobs
+from llamaherd.server.jobs.context import Context
 from llamaherd.server.routes.body_route import BodyRoute
+from llamaherd.server.routes.model_call import call_model
 
 router = APIRouter(route_class=BodyRoute)
 
@@ -31,20 +32,18 @@ async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
     texts = [body.input] if isinstance(body.input, str) else body.input
     if not texts:
         raise InvalidRequestError("input must hold at least 1 text; got 0")
-    model = body_model(body, context)
-    request.state.span.model(model)
-    pool = context.pools.compute
-    async with context.pool.use(model) as llm:
-        embedder = await pool.run(lambda: llm.embedder)
+
+    def work(llm: LLM, gone: Event) -> tuple[Vectors, int]:
+        embedder = llm.embedder
         if body.dimensions is not None and body.dimensions > embedder.n_embd:
             raise InvalidRequestError(
                 f"dimensions must be in [1, {embedder.n_embd}]; got {body.dimensions}"
             )
-        gone = Event()
-        async with watching(request.receive, gone.set):
-            vectors, n_tokens = await pool.run(
-                lambda: _computed(embedder, texts, body.truncate, body.dimensions, gone)
-            )
+        vectors = embedding_jobs.embed(embedder, texts, truncate=body.truncate, gone=gone)
+        n_tokens = sum(map(embedder.count_tokens, texts))
+        return embedding_jobs.shortened(vectors, body.dimensions), n_tokens
+
+    model, (vectors, n_tokens) = await call_model(request, body.model, work)
     request.state.span.prompt(n_tokens, 0)
     data = Items(
         {"object": "embedding", "index": i, "embedding": _encode(vector, body.encoding_format)}
@@ -53,15 +52,6 @@ async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
     usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
     answer = {"object": "list", "model": model, "data": data, "usage": usage}
     return json_answer(answer, vectors.size, context.pools.answers)
-
-
-def _computed(
-    embedder: Embedder, texts: list[str], truncate: bool, dimensions: int | None, gone: Event
-) -> tuple[Vectors, int]:
-    """The vectors of texts, and the texts' tokens."""
-    vectors = vectors_of.embed(embedder, texts, truncate=truncate, gone=gone)
-    n_tokens = sum(map(embedder.count_tokens, texts))
-    return vectors_of.shortened(vectors, dimensions), n_tokens
 
 
 def _encode(vector: Any, encoding: str) -> list[float] | str:
@@ -75,18 +65,13 @@ def _encode(vector: Any, encoding: str) -> list[float] | str:
 async def rerank(body: RerankRequest, request: Request) -> Response:
     """Documents by how well they answer a query, the best first."""
     context: Context = request.app.state.context
-    model = body_model(body, context)
-    request.state.span.model(model)
-    pool = context.pools.compute
-    async with context.pool.use(model) as llm:
-        embedder = await pool.run(lambda: llm.embedder)
-        gone = Event()
-        async with watching(request.receive, gone.set):
-            ranked = await pool.run(
-                lambda: vectors_of.rerank(
-                    embedder, body.query, body.documents, truncate=body.truncate, gone=gone
-                )
-            )
+
+    def work(llm: LLM, gone: Event) -> list[RerankResult]:
+        return embedding_jobs.rerank(
+            llm.embedder, body.query, body.documents, truncate=body.truncate, gone=gone
+        )
+
+    model, ranked = await call_model(request, body.model, work)
 
     def results() -> Iterator[dict[str, Any]]:
         for entry in ranked[: body.top_n]:

@@ -11,7 +11,7 @@ from llamaherd.bounded_pool import stuck_pools
 from llamaherd.server.api import response_schemas
 from llamaherd.server.api.response_schemas import ERRORS
 from llamaherd.server.common.errors import ApiError
-from llamaherd.server.jobs.generation import Context
+from llamaherd.server.jobs.context import Context
 from llamaherd.server.jobs.model_pool import trouble_of
 
 router = APIRouter()

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from llamaherd.server.common.errors import ApiError
-from llamaherd.server.jobs.generation import Context
+from llamaherd.server.jobs.context import Context
 from llamaherd.server.routes.page_state import page_state
 
 router = APIRouter(include_in_schema=False)

@@ -10,7 +10,8 @@ from typing import Any
 from llamaherd.engine.stream import Stream
 from llamaherd.offline.llm import LLM
 from llamaherd.server.access.api_keys import ApiKey
-from llamaherd.server.jobs.generation import Context, Job
+from llamaherd.server.jobs.context import Context
+from llamaherd.server.jobs.generation_job import GenerationJob
 from llamaherd.server.jobs.model_pool import trouble_of
 
 _MOST_REQUESTS = 200
@@ -22,7 +23,7 @@ def page_state(context: Context, viewer: ApiKey) -> dict[str, Any]:
     many there are."""
     running = list(_running(context))
     own = [item for item in running if _is_visible(item[0], viewer)]
-    n_others = Counter(job.model for job, _ in running if not _is_visible(job, viewer))
+    n_others = Counter(job.request.model for job, _ in running if not _is_visible(job, viewer))
     return {
         "time_s": time.monotonic(),
         "models": {
@@ -43,24 +44,24 @@ def _model(context: Context, name: str, llm: LLM) -> dict[str, Any]:
     }
 
 
-def _is_visible(job: Job, viewer: ApiKey) -> bool:
-    return viewer.tenant in ("", job.tenant)
+def _is_visible(job: GenerationJob, viewer: ApiKey) -> bool:
+    return viewer.tenant in ("", job.request.tenant)
 
 
-def _running(context: Context) -> Iterator[tuple[Job, Stream]]:
+def _running(context: Context) -> Iterator[tuple[GenerationJob, Stream]]:
     for job in sorted(context.jobs, key=lambda job: job.begin_s):
         for stream in list(job.streams):
             if not stream.finished:
                 yield job, stream
 
 
-def _request(job: Job, stream: Stream) -> dict[str, Any]:
+def _request(job: GenerationJob, stream: Stream) -> dict[str, Any]:
     usage, timing = stream.usage, stream.timing
     return {
         "id": stream.request_id,
-        "model": job.model,
-        "priority": job.priority,
-        "tenant": job.tenant,
+        "model": job.request.model,
+        "priority": job.request.priority,
+        "tenant": job.request.tenant,
         "n_prompt": usage.prompt_tokens,
         "n_cached": usage.cached_tokens,
         "n_completion": usage.completion_tokens,

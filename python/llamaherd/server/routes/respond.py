@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,29 +13,26 @@ from llamaherd.request.chat import ChatOptions
 from llamaherd.request.prompt import Prompt
 from llamaherd.request.result import RequestOutput
 from llamaherd.server.api.json_stream import JsonStream, json_answer
-from llamaherd.server.api.request_schemas import SchedulingOptions
+from llamaherd.server.api.request_schemas import (
+    ChatRequest,
+    CompletionRequest,
+    ResponsesRequest,
+)
 from llamaherd.server.api.sse import EventStream
 from llamaherd.server.common.disconnect import watching
-from llamaherd.server.jobs.generation import Context, Job
-
-
-class ResponseWriter(Protocol):
-    """How an endpoint writes what has come."""
-
-    def whole(self, results: Sequence[RequestOutput]) -> dict[str, Any]:
-        """The answer; `Items` may stand for arrays."""
-
-    def events(self) -> AsyncIterator[bytes]: ...
+from llamaherd.server.jobs.context import Context
+from llamaherd.server.jobs.generation_job import GenerationJob
+from llamaherd.server.jobs.job_request import JobRequest
+from llamaherd.server.routes.request_options import scheduling_options
+from llamaherd.server.routes.response_writer import ResponseWriter
 
 
 async def respond(
     request: Request,
-    body: SchedulingOptions,
+    body: ChatRequest | CompletionRequest | ResponsesRequest,
     prompts: Sequence[Prompt],
     params: SamplingParams,
-    answer_of: Callable[[Job], ResponseWriter],
-    *,
-    stream: bool,
+    writer_of: Callable[[GenerationJob], ResponseWriter],
     chat: ChatOptions | None = None,
 ) -> Response:
     """Run a request's prompts and answer it; a client that goes away ends them.
@@ -45,19 +41,27 @@ async def respond(
       ApiError: An output ended with an error, or because the server stops.
     """
     context: Context = request.app.state.context
+    state = request.state
+    job_request = JobRequest(
+        model=context.model_name(body.model),
+        scheduling=scheduling_options(body, state.key, context.settings),
+        request_id=state.request_id,
+        n_bytes=len(await request.body()),
+        span=state.span,
+    )
     async with AsyncExitStack() as stack:
-        job = await Job.begin(context, stack, request, body)
+        job = await stack.enter_async_context(context.job(job_request))
         async with watching(request.receive, job.give_up):
             await job.submit(prompts, params, chat)
-        answer = answer_of(job)
-        if not stream:
+        writer = writer_of(job)
+        if not body.stream:
             async with watching(request.receive, job.cancel):
                 results = await job.ends()
-            made = json_answer(answer.whole(results), _n_values(results), context.pools.answers)
+            made = json_answer(writer.whole(results), _n_values(results), context.pools.answers)
             if isinstance(made, JsonStream):
                 made.when_done(stack.pop_all())
             return made
-        events = await EventStream.begin(request, answer.events(), job.cancel)
+        events = await EventStream.begin(request, writer.events(), job.cancel)
         events.when_done(stack.pop_all())
         return events
 

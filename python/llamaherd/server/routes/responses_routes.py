@@ -14,18 +14,21 @@ from llamaherd.config.params import SamplingParams
 from llamaherd.request.chat import AssistantMessage, ChatOptions, ToolCall
 from llamaherd.request.result import RequestOutput, Usage
 from llamaherd.server.api import response_schemas
+from llamaherd.server.api.chat_messages import text_of
 from llamaherd.server.api.request_schemas import (
     FunctionCallItem,
     FunctionOutputItem,
     NamedFunctionTool,
     ResponsesRequest,
-    TextPart,
 )
 from llamaherd.server.api.response_schemas import ERRORS
 from llamaherd.server.api.sse import event
-from llamaherd.server.jobs.generation import Context, Job, format_options, now
+from llamaherd.server.jobs.context import Context
+from llamaherd.server.jobs.generation_job import GenerationJob
 from llamaherd.server.routes.body_route import BodyRoute
+from llamaherd.server.routes.request_options import format_options, sampling_options
 from llamaherd.server.routes.respond import respond
+from llamaherd.server.routes.response_writer import ResponseWriter
 
 router = APIRouter(route_class=BodyRoute)
 
@@ -44,10 +47,7 @@ def _messages_of(body: ResponsesRequest) -> list[dict[str, Any]]:
         elif isinstance(item, FunctionOutputItem):
             messages.append({"role": "tool", "tool_call_id": item.call_id, "content": item.output})
         else:
-            content = item.content
-            if not isinstance(content, str):
-                content = "".join(part.text for part in content if isinstance(part, TextPart))
-            messages.append({"role": item.role, "content": content})
+            messages.append({"role": item.role, "content": text_of(item.content)})
     return messages
 
 
@@ -66,11 +66,9 @@ def _chat_options(body: ResponsesRequest) -> ChatOptions:
 
 
 def _params(body: ResponsesRequest, default_max_tokens: int) -> SamplingParams:
-    options: dict[str, Any] = {"temperature": body.temperature, "top_p": body.top_p}
-    options = {name: value for name, value in options.items() if value is not None}
     given = body.max_output_tokens
     return SamplingParams(
-        **options,
+        **sampling_options(body),
         **format_options(body.text.format if body.text else None),
         max_tokens=default_max_tokens if given is None else given,
     )
@@ -91,8 +89,7 @@ async def responses(body: ResponsesRequest, request: Request) -> Response:
         [_messages_of(body)],
         params,
         lambda job: _ResponsesWriter(job, body),
-        stream=body.stream,
-        chat=_chat_options(body),
+        _chat_options(body),
     )
 
 
@@ -128,14 +125,10 @@ def _reasoning(id_: str, text: str) -> dict[str, Any]:
     return {"id": id_, "type": "reasoning", "summary": [], "content": content}
 
 
-class _ResponsesWriter:
-    """One answer, whole or in pieces."""
-
-    def __init__(self, job: Job, body: ResponsesRequest) -> None:
-        self._job = job
+class _ResponsesWriter(ResponseWriter):
+    def __init__(self, job: GenerationJob, body: ResponsesRequest) -> None:
+        super().__init__(job, "resp_")
         self._body = body
-        self._id = _id("resp")
-        self._created = now()
         self._n_events = 0
 
     def whole(self, results: Sequence[RequestOutput]) -> dict[str, Any]:
@@ -162,7 +155,7 @@ class _ResponsesWriter:
             "id": self._id,
             "object": "response",
             "created_at": self._created,
-            "model": self._job.model,
+            "model": self._job.request.model,
             "status": status,
             "error": None,
             "incomplete_details": {"reason": cut[reason]} if reason in cut else None,
@@ -183,7 +176,7 @@ class _ResponsesWriter:
         return self._body.model_dump(exclude_none=True, include={name}).get(name)
 
     async def events(self) -> AsyncIterator[bytes]:
-        stream = self._job.streams[0]
+        (stream,) = self._job.streams
         reader = stream.new_reader()
         assert reader is not None
         begun = False

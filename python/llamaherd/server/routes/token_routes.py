@@ -8,15 +8,18 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from llamaherd._core import InvalidRequestError
+from llamaherd.offline.llm import LLM
+from llamaherd.offline.scoring import Score
 from llamaherd.server.api import response_schemas
+from llamaherd.server.api.chat_messages import messages_of
 from llamaherd.server.api.json_stream import Items, json_answer
 from llamaherd.server.api.request_schemas import DetokenizeRequest, ScoreRequest, TokenizeRequest
 from llamaherd.server.api.response_schemas import ERRORS
-from llamaherd.server.common.disconnect import watching
 from llamaherd.server.common.errors import ApiError, cancelled
-from llamaherd.server.jobs.generation import Context, body_model, cache_salt
+from llamaherd.server.jobs.context import Context
 from llamaherd.server.routes.body_route import BodyRoute
-from llamaherd.server.routes.chat_routes import messages_of
+from llamaherd.server.routes.model_call import call_model
+from llamaherd.server.routes.request_options import cache_salt
 
 router = APIRouter(route_class=BodyRoute)
 
@@ -27,7 +30,7 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
     context: Context = request.app.state.context
     if (body.prompt is None) == (body.messages is None):
         raise InvalidRequestError("one of prompt, messages must be set")
-    async with context.pool.use(body_model(body, context)) as llm:
+    async with context.pool.use(context.model_name(body.model)) as llm:
         engine = llm.engine
 
         def run() -> list[int]:
@@ -48,7 +51,7 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
 async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
     """The text of token ids."""
     context: Context = request.app.state.context
-    async with context.pool.use(body_model(body, context)) as llm:
+    async with context.pool.use(context.model_name(body.model)) as llm:
         pool = context.pools.of_texts(len(await request.body()))
         text = await pool.run(lambda: llm.engine.detokenize(body.tokens, special=body.special))
     return json_answer({"prompt": text}, len(body.tokens), context.pools.answers)
@@ -58,19 +61,17 @@ async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
 async def score(body: ScoreRequest, request: Request) -> Response:
     """How likely continuations of a prompt are; the prompt is computed once."""
     context: Context = request.app.state.context
-    model = body_model(body, context)
-    request.state.span.model(model)
     salt = cache_salt("", request.state.key, context.settings)
-    async with context.pool.use(model) as llm:
-        gone = Event()
-        async with watching(request.receive, gone.set):
-            (scores,) = await context.pools.compute.run(
-                lambda: llm.score(
-                    [body.prompt], [body.continuations], cache_salt=salt, progress=False, stop=gone
-                )
-            )
+
+    def work(llm: LLM, gone: Event) -> list[Score]:
+        (scores,) = llm.score(
+            [body.prompt], [body.continuations], cache_salt=salt, progress=False, stop=gone
+        )
         if gone.is_set():
             raise cancelled()
+        return scores
+
+    model, scores = await call_model(request, body.model, work)
     for i, scored in enumerate(scores):
         if scored.error:
             raise ApiError(400, f"continuation {i}: {scored.error}", param="continuations")

@@ -1,0 +1,195 @@
+"""The work of one request for text: its streams in the engine, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from llamaherd._core import Delta, EngineDeadError, FinishReason
+from llamaherd.bounded_pool import BoundedPool
+from llamaherd.config.params import SamplingParams
+from llamaherd.engine.stream import Stream
+from llamaherd.offline.llm import LLM
+from llamaherd.request.chat import ChatOptions
+from llamaherd.request.prompt import Prompt
+from llamaherd.request.result import RequestOutput
+from llamaherd.server.common.errors import ApiError, api_error, cancelled
+from llamaherd.server.jobs.job_request import JobRequest
+from llamaherd.server.jobs.stream_merge import merged
+from llamaherd.server.jobs.thread_pools import LARGE_BYTES, ThreadPools
+from llamaherd.server.observability.metrics import ServerMetrics
+
+_FEW_TOKENS = 1024  # of a result that is built on the event loop at most
+_logger = logging.getLogger("llamaherd.server")
+
+
+class GenerationJob:
+    """The streams of one request on a model that the caller keeps in memory.
+
+    Thread safety:
+      For the thread of the event loop only.
+    """
+
+    def __init__(
+        self,
+        request: JobRequest,
+        llm: LLM,
+        pools: ThreadPools,
+        metrics: ServerMetrics,
+        *,
+        log_prompts: bool,
+    ) -> None:
+        self.request = request
+        self.llm = llm
+        self.streams: list[Stream] = []
+        self.begin_s = time.monotonic()
+        self._pools = pools
+        self._metrics = metrics
+        self._log_prompts = log_prompts
+        self._obeys = False  # a rule of the request's own, which may have no way on
+        self._n_without_token = 0
+        self._submitting: Future[None] | None = None
+        self._is_given_up = False
+
+    async def submit(
+        self, prompts: Sequence[Prompt], params: SamplingParams, chat: ChatOptions | None = None
+    ) -> None:
+        """One stream for each prompt: all of them, or none.
+
+        Raises:
+          ApiError: It was given up.
+        """
+
+        def run() -> None:
+            submit, options = self.llm.engine.submit, self.request.scheduling
+            for prompt in prompts:
+                if self._is_given_up:
+                    raise cancelled()
+                stream = submit(prompt, params, chat=chat, **options)
+                self.streams.append(stream)
+
+        self.request.span.params(params)
+        try:
+            # Templates, texts and grammars can take long: not on the event loop.
+            self._submitting = self._pool_for(params, chat).submit(run)
+            await asyncio.wrap_future(self._submitting)
+        except BaseException as error:
+            self.cancel()
+            if self._is_given_up and isinstance(error, asyncio.CancelledError):
+                raise cancelled() from None
+            raise
+        if self._log_prompts:
+            self._log("prompt", prompts)
+        self._obeys = params.rule is not None
+        self._n_without_token = len(self.streams)
+        self._metrics.waits(self.request.priority, self._n_without_token)
+
+    def give_up(self) -> None:
+        """End `submit`: nobody waits for it any more, so it keeps no place before others."""
+        self._is_given_up = True
+        if self._submitting is not None:
+            self._submitting.cancel()
+
+    def _pool_for(self, params: SamplingParams, chat: ChatOptions | None) -> BoundedPool:
+        n_bytes = self.request.n_bytes
+        if n_bytes < LARGE_BYTES and self._is_slow(params, chat):
+            return self._pools.constraints
+        return self._pools.of_texts(n_bytes)
+
+    def _is_slow(self, params: SamplingParams, chat: ChatOptions | None) -> bool:
+        """Whether a rule has to be compiled first; one that is ready waits for none that is not."""
+        if params.rule is not None:
+            return not self.llm.engine.is_ready(params)
+        return chat is not None and bool(chat.tools)
+
+    def cancel(self) -> None:
+        for stream in self.streams:
+            stream.cancel()
+
+    async def deltas(self) -> AsyncIterator[tuple[int, Delta]]:
+        """Deltas of all streams as they come, each with its stream's index.
+
+        Raises:
+          ApiError: An output ended with an error, or because it was cancelled.
+        """
+        metrics, model = self._metrics, self.request.model
+        last_ns: dict[tuple[int, int], int] = {}
+        async for i, delta in merged(self.streams):
+            # Each of these is made anew when it is asked for.
+            timing, n_new, reason = delta.timing, len(delta.token_ids), delta.finish_reason
+            before = last_ns.get((i, delta.index))
+            if before is None:
+                self._begun(1 if delta.index == 0 else 0)
+            elif n_new:
+                metrics.token_gap(model, (timing.last_ns - before) * 1e-9)
+            last_ns[i, delta.index] = timing.last_ns
+            if n_new and n_new == delta.n_completion:
+                metrics.first_token(model, timing)
+            if reason is not None:
+                self.request.span.output(timing, delta.n_completion, reason)
+            self._require_good(reason, delta.error)
+            yield i, delta
+            if reason is not None:
+                metrics.ended(model, timing, delta.n_completion, reason)
+                if delta.index == 0:
+                    self._prompt(delta.n_prompt, delta.n_cached)
+
+    async def ends(self) -> list[RequestOutput]:
+        """How all streams ended.
+
+        Raises:
+          ApiError: As `deltas`.
+        """
+        metrics, model = self._metrics, self.request.model
+        ended = []
+        for stream in self.streams:
+            await stream.await_end()
+            if stream.usage.prompt_tokens + stream.usage.completion_tokens <= _FEW_TOKENS:
+                result = stream.result()
+            else:
+                result = await self._pools.answers.run(stream.result)
+            self._begun(1)
+            ended.append(result)
+            self._prompt(result.usage.prompt_tokens, result.usage.cached_tokens)
+            for choice in result.choices or (result,):
+                metrics.first_token(model, choice.timing)
+                n_completion, reason = len(choice.token_ids), choice.finish_reason
+                metrics.ended(model, choice.timing, n_completion, reason)
+                self.request.span.output(choice.timing, n_completion, reason)
+        for result in ended:
+            for choice in result.choices or (result,):
+                self._require_good(choice.finish_reason, choice.error)
+        return ended
+
+    def _require_good(self, reason: FinishReason | None, error: str) -> None:
+        """Raises ApiError if an output ended in a way that is no answer."""
+        if reason is FinishReason.CANCELLED:
+            raise cancelled()
+        if reason is FinishReason.ERROR and self.llm.engine.fatal_error:
+            raise api_error(EngineDeadError())
+        if reason is FinishReason.ERROR:
+            raise ApiError(400 if self._obeys else 500, error, code="generation_failed")
+
+    def _prompt(self, n_prompt: int, n_cached: int) -> None:
+        self._metrics.prompt(self.request.model, n_prompt, n_cached)
+        self.request.span.prompt(n_prompt, n_cached)
+
+    def _begun(self, n: int) -> None:
+        self._n_without_token -= n
+        self._metrics.waits(self.request.priority, -n)
+
+    def _log(self, what: str, texts: Sequence[Any]) -> None:
+        _logger.info(what, extra={"request_id": self.request.request_id, "texts": list(texts)})
+
+    def close(self) -> None:
+        """Cancel what has not ended, and note how the job ended in log, span and metrics."""
+        if self._log_prompts:
+            self._log("answer", [s.result().text if s.finished else None for s in self.streams])
+        if not all(stream.finished for stream in self.streams):
+            self.request.span.cancelled()
+        self.cancel()
+        self._begun(self._n_without_token)

@@ -1,0 +1,58 @@
+"""From the fields of a body to options of the engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llamaherd.server.access.api_keys import ApiKey
+from llamaherd.server.api.request_schemas import (
+    SAMPLING_FIELDS,
+    JsonObjectFormat,
+    JsonSchemaFormat,
+    JsonSchemaText,
+    ResponseFormat,
+    ResponsesRequest,
+    Sampling,
+    SchedulingOptions,
+)
+from llamaherd.server.common.settings import ServerSettings
+
+
+def sampling_options(body: Sampling | ResponsesRequest) -> dict[str, Any]:
+    """Options of SamplingParams that a request sets."""
+    options = {name: getattr(body, name, None) for name in SAMPLING_FIELDS}
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def format_options(response_format: ResponseFormat | JsonSchemaText | None) -> dict[str, Any]:
+    """Options of SamplingParams for a response format."""
+    if isinstance(response_format, JsonObjectFormat):
+        return {"json_object": True}
+    if isinstance(response_format, JsonSchemaFormat):
+        return {"json_schema": response_format.json_schema.json_schema}
+    if isinstance(response_format, JsonSchemaText):
+        return {"json_schema": response_format.json_schema}
+    return {}
+
+
+def scheduling_options(
+    body: SchedulingOptions, key: ApiKey, settings: ServerSettings
+) -> dict[str, Any]:
+    """Options of BatchEngine.submit: a key's bounds win over what the request asks for."""
+    priority = key.priority if body.priority is None else max(body.priority, key.priority)
+    deadlines = [s for s in (body.deadline_s, settings.request_timeout_s) if s is not None]
+    return {
+        "priority": priority,
+        "tenant": key.tenant or body.user or "",
+        "deadline_s": min(deadlines) if deadlines else None,
+        "ttft_deadline_s": body.ttft_deadline_s,
+        "cache": body.cache,
+        "cache_salt": cache_salt(body.cache_salt, key, settings),
+    }
+
+
+def cache_salt(salt: str, key: ApiKey, settings: ServerSettings) -> str:
+    """The salt of a request: different for different tenants, whatever salts they choose."""
+    if not key.tenant or settings.shared_cache:
+        return salt
+    return f"{len(key.tenant)}:{key.tenant}{salt}"
