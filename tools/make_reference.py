@@ -153,9 +153,8 @@ def command_line() -> Iterator[str]:
         yield inspect.getdoc(callback)
         yield ""
         yield from table("argument or option", "type", "default", "meaning")
-        hints = typing.get_type_hints(callback, include_extras=True)
-        for parameter in inspect.signature(callback).parameters.values():
-            yield parameter_row(parameter, hints[parameter.name])
+        for parameter in inspect.signature(callback, eval_str=True).parameters.values():
+            yield parameter_row(parameter, parameter.annotation)
 
 
 def commands() -> Sequence[Any]:

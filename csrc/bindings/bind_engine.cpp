@@ -11,21 +11,21 @@ namespace llamaherd {
 void bind_engine(py::module_& m) {
   using release_gil = py::call_guard<ReleasedGil>;
   py::class_<PyBatchEngine>(m, "BatchEngine", "The core of llamaherd.BatchEngine.")
-      .def(
-          py::init([](const std::string& path, const EngineConfig& config, LoadProgress& progress,
-                      bool threaded, std::shared_ptr<LogitsRecord> record,
-                      std::optional<Calibration> calibration, std::shared_ptr<FaultScript> faults) {
-            return std::make_unique<PyBatchEngine>(
-                path, config, progress,
-                EngineInputs{
-                    .mode = threaded ? EngineThread::Mode::kThreaded : EngineThread::Mode::kStepped,
-                    .calibration = std::move(calibration),
-                    .record = std::move(record),
-                    .faults = std::move(faults)});
-          }),
-          py::arg("path"), py::arg("config"), py::arg("progress"), py::arg("threaded"),
-          py::arg("record") = py::none(), py::arg("calibration") = py::none(),
-          py::arg("faults") = py::none(), R"pbdoc(
+      .def(py::init([](const std::string& path, const EngineConfig& config, LoadProgress& progress,
+                       bool threaded, std::optional<std::shared_ptr<LogitsRecord>> record,
+                       std::optional<Calibration> calibration,
+                       std::optional<std::shared_ptr<FaultScript>> faults) {
+             return std::make_unique<PyBatchEngine>(
+                 path, config, progress,
+                 EngineInputs{.mode = threaded ? EngineThread::Mode::kThreaded
+                                               : EngineThread::Mode::kStepped,
+                              .calibration = std::move(calibration),
+                              .record = record.value_or(nullptr),
+                              .faults = faults.value_or(nullptr)});
+           }),
+           py::arg("path"), py::arg("config"), py::arg("progress"), py::arg("threaded"),
+           py::arg("record") = py::none(), py::arg("calibration") = py::none(),
+           py::arg("faults") = py::none(), R"pbdoc(
 Load a model and start its engine.
 
 Args:

@@ -1192,7 +1192,7 @@ class BatchEngine:
     """
     The core of llamaherd.BatchEngine.
     """
-    def __init__(self, path: str, config: EngineConfig, progress: LoadProgress, threaded: bool, record: LogitsRecord = None, calibration: Calibration | None = None, faults: FaultScript = None) -> None:
+    def __init__(self, path: str, config: EngineConfig, progress: LoadProgress, threaded: bool, record: LogitsRecord | None = None, calibration: Calibration | None = None, faults: FaultScript | None = None) -> None:
         """
         Load a model and start its engine.
         
