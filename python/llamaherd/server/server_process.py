@@ -25,6 +25,7 @@ from llamaherd.server.common.settings import ServerSettings
 from llamaherd.server.jobs.context import Context
 
 _logger = logging.getLogger("llamaherd.server")
+_MALLOC_ARENAS = 2  # of all threads: what one thread freed the others can use
 _END_S = 30.0  # after the drain; threads that are stuck then do not keep the process
 
 
@@ -60,6 +61,7 @@ class Server(uvicorn.Server):
         if threading.current_thread() is threading.main_thread():
             for number in HANDLED_SIGNALS:
                 _core.reset_at_signal(number)
+            _core.limit_malloc_arenas(_MALLOC_ARENAS)
         async with self._life:
             await self._life.enter_async_context(self._app.router.lifespan_context(self._app))
             try:
