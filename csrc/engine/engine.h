@@ -14,13 +14,15 @@
 #include "common/clock.h"
 #include "common/vocabulary.h"
 #include "cost/cost_model.h"
-#include "engine/batch_builder.h"
+#include "engine/cache_operations.h"
+#include "engine/call_executor.h"
 #include "engine/call_sampler.h"
+#include "engine/engine_accounting.h"
+#include "engine/failure_recovery.h"
 #include "engine/invariants.h"
-#include "engine/step_guard.h"
-#include "engine/thread_count_tuner.h"
+#include "engine/late_masks.h"
+#include "engine/result_delivery.h"
 #include "sampling/token_constraint.h"
-#include "scheduler/queue_forecast.h"
 #include "scheduler/scheduler.h"
 #include "telemetry/metrics.h"
 #include "telemetry/trace_log.h"
@@ -84,11 +86,11 @@ class Engine {
   Metrics metrics() const;
   Snapshot snapshot() const;
 
-  /// Tells the watchdog what there is to do.
+  /// Tells the watchdog how many requests there are.
   void report_load();
 
-  /// Who runs, who waits and how much, for what is told before a request is queued.
-  QueueForecast forecast() const;
+  /// What is predicted of the queue, for decisions before a request is queued.
+  QueueForecast forecast() const { return accounting_.forecast(); }
   std::int64_t n_tokens_waiting() const { return scheduler_.queue().n_tokens(); }
 
   /// Thread-safe.
@@ -97,75 +99,33 @@ class Engine {
   TraceLog& trace() { return trace_; }
 
  private:
-  enum class Outcome { kOk, kPoisoned, kNoRoom, kInvalidBatch, kAborted, kFailed };
-
-  void apply(std::vector<KvOp>& ops);
-  void save(const KvOp& op);
-  void sample_late(std::vector<Delta>& out);
-  void keep_late(const CallPlan& call);
-  void wait_for_mask();
-  void sample_cached_prompts(const StepPlan& plan, std::vector<Delta>& out);
-  void restore(const StepPlan& plan);
-  void publish(const CallPlan& call);
-  void spend_all(TimeCategory kind, std::int64_t now);
-  void account_for(const CallPlan& call, std::int64_t now);
-  void watch_step(std::int64_t begin_ns, std::int64_t n_prefill_rows, bool any_decode);
-  void watch_end(const Request& request, double request_ns);
   void end_overdue(std::int64_t now, std::vector<Delta>& out);
-  bool execute(const CallPlan& call, std::vector<Delta>& out);
-  Outcome attempt(const CallPlan& call, std::vector<Delta>& out);
-  Outcome outcome_of(DecodeStatus status);
-  DecodeStatus decode(const CallPlan& call, std::int32_t n_pad);
-  bool sample(const CallPlan& call);
-  void emit(const CallPlan& call, std::vector<Delta>& out);
-  void deliver_result(Request& request, const SampledOutput& sampled, std::int64_t now,
-                      std::vector<Delta>& out);
-  void emit(Request& request, std::int64_t now, std::vector<Delta>& out);
+  void restore(const StepPlan& plan);
+  void sample_cached_prompts(const StepPlan& plan, std::vector<Delta>& out);
 
-  bool bisect(const CallPlan& call, Outcome outcome, std::vector<Delta>& out);
-  bool strike(Request& request, Outcome outcome, std::vector<Delta>& out);
-  bool retry_alone(Request& request, Pos end, std::vector<Delta>& out);
-  void isolate_poison(const std::vector<Request*>& poisoned, std::vector<Delta>& out);
-  bool run_each_alone(const std::vector<Request*>& requests, std::vector<Delta>& out);
-  Outcome run_alone(Request& request, Pos end, std::vector<Delta>& out);
-  bool admit_now(const Request& request);
-  bool loses_all(Outcome outcome) const;
-  CallPlan replan(std::span<const PlannedRequest> items) const;
-  void rebuild_cache();
-
-  void end(Request& request, FinishReason reason, const std::string& error,
-           std::vector<Delta>& out);
-  void retire(Request& request);
-  void count_finish(FinishReason reason);
-
+  // In the order in which they use each other.
   const Clock& clock_;
   Backend& backend_;
   const Vocabulary& table_;
   Limits limits_;
-  SequenceIdPool pool_;
-  std::unique_ptr<PrefixCache> cache_;
-  PromptLogitsCache logits_;
   bool caches_ = true;
   bool learns_ = true;
+  SequenceIdPool pool_;
+  std::unique_ptr<PrefixCache> cache_;
+  PromptLogitsCache prompt_logits_;
   CostModel costs_;
-  ThreadCountTuner governor_;
   Scheduler scheduler_;
-  CallList calls_;  // of the step under way
-  BatchBuilder builder_;
   CallSampler sampler_;
-  std::vector<SampledOutput> staged_;
-  std::vector<float> known_logits_;
-  std::vector<Request*> late_;
-  std::vector<KvOp> ops_;
-  std::string failure_;  // what the last failed decode said
-  OutputLengths lengths_;
-  double mean_prefill_rows_ = 0;  // of late, in steps with decoding
-  double mean_request_ns_ = 0;    // from the first start to the end
-  double mean_shed_gap_ns_ = 0;   // between waiting requests that are given up
-  std::int64_t last_shed_ns_ = 0;
   Watchdog watchdog_;
   TraceLog trace_;
-  Metrics metrics_;
+  EngineAccounting accounting_;
+  CacheOperations operations_;
+  ResultDelivery delivery_;
+  LateMasks late_masks_;
+  CallExecutor executor_;
+  FailureRecovery recovery_;
+  CallList calls_;  // of the step under way
+  std::vector<float> known_logits_;
 };
 
 }  // namespace llamaherd

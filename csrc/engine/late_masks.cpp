@@ -1,11 +1,11 @@
-// The part of Engine that samples rows whose masks were not there when the rows were computed.
+#include "engine/late_masks.h"
 
 #include <chrono>
 #include <span>
 #include <string>
 #include <utility>
 
-#include "engine/engine.h"
+#include "engine/step_guard.h"
 
 namespace llamaherd {
 namespace {
@@ -18,8 +18,7 @@ constexpr std::int64_t kLongestWaitNs = kLongestWaitS * 1'000'000'000;
 
 }  // namespace
 
-/// Samples rows of former calls whose masks were late.
-void Engine::sample_late(std::vector<Delta>& out) {
+void LateMasks::sample(std::vector<Delta>& out) {
   late_.clear();
   for (const auto& request : scheduler_.running()) {
     // Of one that was preempted meanwhile the row is computed again.
@@ -39,23 +38,23 @@ void Engine::sample_late(std::vector<Delta>& out) {
     }
     request->constrained.late_row.clear();
     StepGuard::commit(*request, request->kv_len(), sampled);
-    deliver_result(*request, sampled, now, out);
+    delivery_.deliver(*request, sampled, now, out);
     return true;
   });
 }
 
-void Engine::keep_late(const CallPlan& call) {
+void LateMasks::keep(const CallPlan& call, std::span<const SampledOutput> sampled,
+                     Backend& backend) {
   for (std::size_t i = 0; i < call.items.size(); ++i) {
-    if (!staged_[i].late || staged_[i].poisoned) continue;
-    const std::span<const float> row = backend_.logits(call.items[i].logits_row);
+    if (!sampled[i].late || sampled[i].poisoned) continue;
+    const std::span<const float> row = backend.logits(call.items[i].logits_row);
     Request& request = *call.items[i].request;
     request.constrained.late_row.assign(row.begin(), row.end());
     request.constrained.late_since_ns = clock_.now_ns();
   }
 }
 
-/// For a step that has no rows: without it the engine's thread would spin until the mask is there.
-void Engine::wait_for_mask() {
+void LateMasks::wait() {
   if (!late_.empty()) late_.front()->constrained.constraint->wait(kStepWait);
 }
 

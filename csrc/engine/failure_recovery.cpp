@@ -1,9 +1,7 @@
-// The part of Engine that runs when a call did not go well.
+#include "engine/failure_recovery.h"
 
 #include <algorithm>
-#include <vector>
 
-#include "engine/engine.h"
 #include "scheduler/plan_rows.h"
 
 namespace llamaherd {
@@ -14,9 +12,7 @@ constexpr int kMaxStrikes = 2;
 
 }  // namespace
 
-/// Runs a call and deals with its failure. Returns false if the rest of the step's plan no longer
-/// fits the state and must be planned anew.
-bool Engine::execute(const CallPlan& call, std::vector<Delta>& out) {
+bool FailureRecovery::execute(const CallPlan& call, std::vector<Delta>& out) {
   if (call.items.empty()) return true;
   const Outcome outcome = attempt(call, out);
   switch (outcome) {
@@ -27,7 +23,7 @@ bool Engine::execute(const CallPlan& call, std::vector<Delta>& out) {
     case Outcome::kPoisoned: {
       std::vector<Request*> suspects;
       for (std::size_t i = 0; i < call.items.size(); ++i) {
-        if (staged_[i].poisoned) suspects.push_back(call.items[i].request);
+        if (executor_.is_poisoned(i)) suspects.push_back(call.items[i].request);
       }
       isolate_poison(suspects, out);
       return false;
@@ -37,8 +33,15 @@ bool Engine::execute(const CallPlan& call, std::vector<Delta>& out) {
   }
 }
 
+/// After a failure that loses the states of all sequences, all of them are computed again.
+CallOutcome FailureRecovery::attempt(const CallPlan& call, std::vector<Delta>& out) {
+  const Outcome outcome = executor_.attempt(call, out);
+  if (loses_all(outcome)) rebuild_cache();
+  return outcome;
+}
+
 /// Runs the parts of a failed call until only requests that fail alone are left; those end.
-bool Engine::bisect(const CallPlan& call, Outcome outcome, std::vector<Delta>& out) {
+bool FailureRecovery::bisect(const CallPlan& call, Outcome outcome, std::vector<Delta>& out) {
   const std::span<const PlannedRequest> items(call.items);
   const bool alone = items.size() == 1;
   if (alone && strike(*items[0].request, outcome, out)) return !loses_all(outcome);
@@ -58,17 +61,17 @@ bool Engine::bisect(const CallPlan& call, Outcome outcome, std::vector<Delta>& o
 }
 
 /// A request failed alone. Returns whether that was once too often and it has been ended.
-bool Engine::strike(Request& request, Outcome outcome, std::vector<Delta>& out) {
+bool FailureRecovery::strike(Request& request, Outcome outcome, std::vector<Delta>& out) {
   // Validation has no luck: refused alone is refused for ever.
   const bool hopeless = outcome == Outcome::kInvalidBatch;
   if (!hopeless && ++request.recovery.n_strikes < kMaxStrikes) return false;
-  end(request, FinishReason::kError, failure_, out);
+  delivery_.end(request, FinishReason::kError, executor_.failure(), out);
   return true;
 }
 
 /// Runs a request alone until what failed is committed or the request has ended. Returns what
 /// execute() does.
-bool Engine::retry_alone(Request& request, Pos end, std::vector<Delta>& out) {
+bool FailureRecovery::retry_alone(Request& request, Pos end, std::vector<Delta>& out) {
   for (;;) {
     const Outcome outcome = run_alone(request, end, out);
     if (outcome == Outcome::kOk) return true;
@@ -87,7 +90,7 @@ bool Engine::retry_alone(Request& request, Pos end, std::vector<Delta>& out) {
 
 /// The same requests from where they stand now, as many as fit one call; the next step plans the
 /// others.
-CallPlan Engine::replan(std::span<const PlannedRequest> items) const {
+CallPlan FailureRecovery::replan(std::span<const PlannedRequest> items) const {
   CallPlan call;
   for (const PlannedRequest& item : items) {
     if (item.request->seq() != item.seq) continue;
@@ -103,7 +106,8 @@ CallPlan Engine::replan(std::span<const PlannedRequest> items) const {
 /// is first tried again alone, as it stands. If that does not help, or there are several, the cache
 /// is cleared with its data and each of them runs alone in the clean one. Who is poisoned even
 /// there is the source and ends. If none is, it may be one that has asked for no logits yet.
-void Engine::isolate_poison(const std::vector<Request*>& poisoned, std::vector<Delta>& out) {
+void FailureRecovery::isolate_poison(const std::vector<Request*>& poisoned,
+                                     std::vector<Delta>& out) {
   if (poisoned.size() == 1) {
     Request& request = *poisoned[0];
     const Outcome outcome = run_alone(request, request.n_tokens(), out);
@@ -122,7 +126,8 @@ void Engine::isolate_poison(const std::vector<Request*>& poisoned, std::vector<D
 /// Runs each of some requests alone until it gained a token, after everybody has lost the cache.
 /// Those that fail or are poisoned even so end; what the others lose by it the next steps rebuild.
 /// Returns false if one was poisoned, or the rest must wait.
-bool Engine::run_each_alone(const std::vector<Request*>& requests, std::vector<Delta>& out) {
+bool FailureRecovery::run_each_alone(const std::vector<Request*>& requests,
+                                     std::vector<Delta>& out) {
   bool all_clean = true;
   for (Request* request : requests) {
     for (;;) {
@@ -131,8 +136,8 @@ bool Engine::run_each_alone(const std::vector<Request*>& requests, std::vector<D
       if (outcome == Outcome::kOk) break;
       if (outcome == Outcome::kAborted) return false;
       if (outcome == Outcome::kPoisoned) {
-        end(*request, FinishReason::kError, "its logits are not finite, computed alone as well",
-            out);
+        delivery_.end(*request, FinishReason::kError,
+                      "its logits are not finite, computed alone as well", out);
         rebuild_cache();
         all_clean = false;
         break;
@@ -145,7 +150,7 @@ bool Engine::run_each_alone(const std::vector<Request*>& requests, std::vector<D
 
 /// Runs one request alone until tokens up to `end` are in the cache. With `end` the last token, it
 /// may be gone when this returns kOk.
-Engine::Outcome Engine::run_alone(Request& request, Pos end, std::vector<Delta>& out) {
+CallOutcome FailureRecovery::run_alone(Request& request, Pos end, std::vector<Delta>& out) {
   for (;;) {
     const PlannedRequest all{&request, request.seq(), request.kv_len(), end};
     const CallPlan call = replan({&all, 1});
@@ -154,25 +159,25 @@ Engine::Outcome Engine::run_alone(Request& request, Pos end, std::vector<Delta>&
   }
 }
 
-bool Engine::admit_now(const Request& request) {
-  const bool fits = scheduler_.admit_now(request.id(), clock_.now_ns(), ops_);
-  apply(ops_);
+bool FailureRecovery::admit_now(const Request& request) {
+  const bool fits = scheduler_.admit_now(request.id(), clock_.now_ns(), operations_.pending());
+  operations_.apply();
   return fits;
 }
 
 /// A call that stops half-way may leave any sequence's state, in the call or not, unmoved where
 /// llama.cpp believes it moved; where cells are written once, it leaves others' as they are.
-bool Engine::loses_all(Outcome outcome) const {
+bool FailureRecovery::loses_all(Outcome outcome) const {
   const bool stopped = outcome == Outcome::kAborted || outcome == Outcome::kFailed;
   return stopped && !backend_.info().partial_removal;
 }
 
-/// Everybody who runs waits again: what they shared is computed once again as well.
-void Engine::rebuild_cache() {
-  ++metrics_.n_cache_rebuilds;
+/// All running requests are queued again; prefixes that they shared are computed once.
+void FailureRecovery::rebuild_cache() {
+  ++accounting_.counters().n_cache_rebuilds;
   backend_.clear();
-  cache_->forget_all();
-  logits_.clear();
+  cache_.forget_all();
+  prompt_logits_.clear();
   while (!scheduler_.running().empty()) {
     scheduler_.requeue(*scheduler_.running().back(), clock_.now_ns());
   }
