@@ -77,8 +77,9 @@ void DiskTier::remove_leftovers() const {
     if (!is_temporary_name(name)) continue;
     const auto status = regular_file(folder_ / name);
     // A file that cannot be removed does no harm.
-    if (status && mtime_ns(*status) < wall_clock_ns() - kLeftoverAge)
+    if (status && mtime_ns(*status) < wall_clock_ns() - kLeftoverAge) {
       unlink((folder_ / name).c_str());
+    }
   }
 }
 
@@ -111,8 +112,9 @@ void DiskTier::load_entries() {
                         static_cast<std::int64_t>(header.n_payload)});
     } catch (const Unusable& problem) {
       // No warning if another process has removed it meanwhile.
-      if (regular_file(path(listed.hash)))
-        report_unusable(listed.hash, problem.what(), problem.damaged);
+      if (regular_file(path(listed.hash))) {
+        reject_file(listed.hash, problem.what(), problem.damaged);
+      }
     }
   }
   std::vector<Id> evicted;
@@ -156,7 +158,7 @@ std::optional<DiskTier::Id> DiskTier::write(CacheNamespace space, std::span<cons
     return std::nullopt;
   }
   last_write_problem_.clear();
-  remove_from_index(hash, evicted);
+  remove_hash_from_index(hash, evicted);
   return add_to_index({hash, space, begin, n_file_bytes});
 }
 
@@ -190,9 +192,9 @@ std::optional<std::vector<std::byte>> DiskTier::read(Id id, std::span<const Toke
     touch(file.fd.get());
     return bytes;
   } catch (const Unusable& problem) {
-    report_unusable(indexed.hash, problem.what(), problem.damaged);
+    reject_file(indexed.hash, problem.what(), problem.damaged);
   } catch (const std::bad_alloc&) {
-    report_unusable(indexed.hash, "there is no memory for it", false);
+    reject_file(indexed.hash, "there is no memory for it", false);
   }
   remove_from_index(id);
   return std::nullopt;
@@ -215,7 +217,7 @@ void DiskTier::clear() {
   try {
     for (const ListedFile& file : list_files()) {
       unlink_file(path(file.hash));
-      remove_from_index(file.hash, cleared);
+      remove_hash_from_index(file.hash, cleared);
     }
   } catch (const Unusable& problem) {
     warn("disk cache '" + folder_.string() + "' is not cleared: " + problem.what());
@@ -235,7 +237,7 @@ void DiskTier::make_room(std::int64_t n_bytes, std::optional<std::uint64_t> repl
     if (n_total <= max_bytes_) break;
     if (file.hash == replaced) continue;
     unlink_file(path(file.hash));
-    remove_from_index(file.hash, evicted);
+    remove_hash_from_index(file.hash, evicted);
     n_total -= file.n_bytes;
     ++counts_.n_evicted;
   }
@@ -249,7 +251,7 @@ void DiskTier::remove_missing_from_index(const std::vector<ListedFile>& files,
   for (const auto& [hash, id] : id_by_hash_) {
     if (!present.contains(hash)) missing.push_back(hash);
   }
-  for (std::uint64_t hash : missing) remove_from_index(hash, evicted);
+  for (std::uint64_t hash : missing) remove_hash_from_index(hash, evicted);
   counts_.n_lost += static_cast<std::int64_t>(missing.size());
 }
 
@@ -279,14 +281,14 @@ void DiskTier::remove_from_index(Id id) {
   index_.erase(it);
 }
 
-void DiskTier::remove_from_index(std::uint64_t hash, std::vector<Id>& evicted) {
+void DiskTier::remove_hash_from_index(std::uint64_t hash, std::vector<Id>& evicted) {
   const auto it = id_by_hash_.find(hash);
   if (it == id_by_hash_.end()) return;
   evicted.push_back(it->second);
   remove_from_index(it->second);
 }
 
-void DiskTier::report_unusable(std::uint64_t hash, std::string_view reason, bool is_damaged) {
+void DiskTier::reject_file(std::uint64_t hash, std::string_view reason, bool is_damaged) {
   const fs::path file = path(hash);
   ++(is_damaged ? counts_.n_damaged : counts_.n_lost);
   // If it cannot be removed, the next start warns again.

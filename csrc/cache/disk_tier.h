@@ -104,9 +104,9 @@ class DiskTier {
   void touch(int fd);
   Id add_to_index(const IndexedFile& file);
   void remove_from_index(Id id);
-  void remove_from_index(std::uint64_t hash, std::vector<Id>& evicted);
+  void remove_hash_from_index(std::uint64_t hash, std::vector<Id>& evicted);
   void remove_missing_from_index(const std::vector<ListedFile>& files, std::vector<Id>& evicted);
-  void report_unusable(std::uint64_t hash, std::string_view reason, bool is_damaged);
+  void reject_file(std::uint64_t hash, std::string_view reason, bool is_damaged);
   void warn(const std::string& message) const;
 
   std::filesystem::path folder_;

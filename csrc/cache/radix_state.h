@@ -28,8 +28,8 @@ struct RadixNodeState {
   std::vector<SeqId> attached;       // running sequences whose path ends with this node
   std::int32_t n_running = 0;        // running sequences attached here or below
   std::int32_t n_held_children = 0;  // > 0: the ids that hold the children hold this node as well
-  Usage usage;
-  Pos pinned_end = 0;  // valid if pin_round is the current one
+  Usage usage;                       // RadixTiers sets that of adopted files
+  Pos pinned_end = 0;                // valid if pin_round is the current one
   std::int64_t pin_round = 0;
   Rank rank;
 
@@ -64,7 +64,7 @@ bool has_cached_child(const RadixNode& node);
 class RadixState {
  public:
   using Tree = RadixTree<RadixNodeState>;
-  using Order = std::map<RadixNodeState::Rank, RadixNode*>;  // the first leaves first
+  using Order = std::map<RadixNodeState::Rank, RadixNode*>;  // begin() is evicted first
 
   /// One running sequence. It is attached to a node, or private: its cells are in no node.
   struct Sequence {
@@ -109,7 +109,7 @@ class RadixState {
   /// Removes a node that is not held and all nodes below it.
   void remove(RadixNode* node);
   void remove_if_empty_root(RadixNode* node);
-  /// Files the node in the orders it belongs to. Call it after a change of `blocks`.
+  /// Enters the node into the orders that its state requires. Call it after a change of `blocks`.
   void reindex(RadixNode* node);
   /// Takes the node out of all orders until the next reindex(): it cannot be evicted meanwhile.
   void unindex(RadixNode* node);
@@ -126,7 +126,7 @@ class RadixState {
   RadixNode* stop(SeqId seq);
 
   // Pins.
-  /// Finds the nodes of these prefixes: pinned_end() tells of the last call.
+  /// Finds the nodes of these prefixes: pinned_end() refers to the last call.
   void mark_pinned(const PinnedPrefixes& pins);
   /// Where the pinned part of the node's edge ends; node.begin if none of it is pinned.
   Pos pinned_end(const RadixNode& node) const;

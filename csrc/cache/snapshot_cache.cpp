@@ -83,8 +83,9 @@ void SnapshotCache::attach(SeqId seq, std::optional<CacheNamespace> space,
   if (!space) return;
   if (tokens.empty()) return;
   const auto it = find_same(*space, tokens);
-  if (it == snapshots_.end())
+  if (it == snapshots_.end()) {
     throw std::logic_error("SnapshotCache::attach to tokens without a snapshot");
+  }
   model_.touch(it->usage, it->length());
   fork(*it, seq, ops);
   const Pos n_waited = std::max(0, it->length() - waited_from);
