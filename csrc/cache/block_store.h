@@ -12,9 +12,9 @@
 
 namespace llamaherd {
 
-/// The lower tiers' blocks: counts their bytes in host memory, moves them to files and back. A
-/// block that nobody refers to any more is gone, its file too, but for what the store leaves behind
-/// when it goes itself.
+/// The blocks of the tiers below the KV cache: counts their bytes in host memory and moves them to
+/// files. When the last reference to a block is dropped, reap() removes its file; files whose
+/// blocks are alive when the store is destroyed stay.
 class BlockStore {
  public:
   /// `disk` may be null.
@@ -25,30 +25,30 @@ class BlockStore {
   DiskTier* disk() { return disk_.get(); }
 
   std::shared_ptr<KvBlock> make(Pos begin, Pos end);
-  /// A block whose data lies in a file already.
+  /// A block whose data is in a file already.
   std::shared_ptr<KvBlock> adopt(Pos begin, Pos end, std::uint64_t file);
 
-  /// The block's data has come into memory.
+  /// The block's data was copied into host memory.
   void count(const KvBlock& block);
-  /// The block's data leaves memory.
+  /// Frees the block's data in host memory.
   void drop_bytes(KvBlock& block);
   bool over_ram_limit() const { return ledger_->n_ram_bytes > max_ram_bytes_; }
 
-  /// Whether a file of n bytes of data is within the disk tier's limit, which must exist.
+  /// Whether a file with n bytes of data fits within the disk tier's limit. There must be one.
   bool fits_disk(std::int64_t n_bytes) const;
 
   /// Writes the block's data, positions [block.begin, block.end) of `path`, to a file if it has
   /// none yet. Returns whether it has one now.
-  bool write(KvBlock& block, std::uint64_t space, std::span<const TokenId> path);
+  bool write(KvBlock& block, CacheNamespace space, std::span<const TokenId> path);
 
-  /// Removes the files of blocks that are gone.
+  /// Removes the files of blocks that were destroyed.
   void reap();
 
   std::int64_t n_ram_bytes() const { return ledger_->n_ram_bytes; }
   std::int64_t n_disk_bytes() const { return disk_ ? disk_->n_bytes() : 0; }
 
  private:
-  // Outlives the store, for blocks that do.
+  // Shared with the blocks, which may outlive the store.
   struct Ledger {
     std::int64_t n_ram_bytes = 0;
     std::vector<std::uint64_t> dead_files;

@@ -94,7 +94,7 @@ std::vector<std::byte> make_key(std::string_view fingerprint, std::span<const To
   return key;
 }
 
-std::uint64_t range_hash(std::uint64_t space, Pos begin, Bytes key) {
+std::uint64_t range_hash(CacheNamespace space, Pos begin, Bytes key) {
   return checksum(key, mix_word(space, static_cast<std::uint32_t>(begin)));
 }
 
@@ -173,7 +173,7 @@ void write_all(int fd, Bytes bytes) {
 }
 
 OpenFile::OpenFile(const fs::path& path, std::uint64_t hash, std::string_view fingerprint)
-    // O_NONBLOCK: should it be a pipe by now, do not wait for its writer.
+    // O_NONBLOCK: if it has been replaced by a pipe, do not wait for its writer.
     : fd(path, O_RDONLY | O_NONBLOCK, "cannot open") {
   struct stat status {};
   if (fstat(fd.get(), &status) != 0) throw_errno("cannot stat");

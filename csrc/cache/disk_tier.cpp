@@ -25,7 +25,8 @@ using namespace disk_file;
 constexpr std::int64_t kSecond = 1'000'000'000;
 constexpr std::int64_t kLeftoverAge = 3600 * kSecond;
 
-std::int64_t now_ns() {
+/// Like the modification times of files; not steady.
+std::int64_t wall_clock_ns() {
   timespec now{};
   clock_gettime(CLOCK_REALTIME, &now);
   return std::int64_t{now.tv_sec} * kSecond + now.tv_nsec;
@@ -63,26 +64,28 @@ void DiskTier::make_folder() {
     fs::create_directories(folder_.parent_path(), error);
     if (error) throw_errno("cannot make its parent", error.value());
     if (mkdir(folder_.c_str(), 0700) != 0 && errno != EEXIST) throw_errno("cannot make it");
-    if (!fs::is_directory(folder_, error)) throw Unusable("it is no folder", false);
+    if (!fs::is_directory(folder_, error)) throw Unusable("it is not a folder", false);
   }
   const fs::path probe = folder_ / temporary_name(prefix_, 0);
   Fd(probe, O_WRONLY | O_CREAT | O_EXCL, "cannot make a file in it").close();
   unlink_file(probe);
 }
 
-/// Whichever model they were for: no file of that age is still being written.
+/// Removes old temporary files, of any fingerprint: no process is still writing them.
 void DiskTier::remove_leftovers() const {
   for (const std::string& name : names_in(folder_)) {
     if (!is_temporary_name(name)) continue;
     const auto status = regular_file(folder_ / name);
-    // What cannot be removed is in nobody's way.
-    if (status && mtime_ns(*status) < now_ns() - kLeftoverAge) unlink((folder_ / name).c_str());
+    // A file that cannot be removed does no harm.
+    if (status && mtime_ns(*status) < wall_clock_ns() - kLeftoverAge) {
+      unlink((folder_ / name).c_str());
+    }
   }
 }
 
-/// All of this fingerprint, also what this object does not know, oldest first.
-std::vector<DiskTier::File> DiskTier::list_files() {
-  std::vector<File> files;
+/// All files of this fingerprint, oldest first, those that are not in the index included.
+std::vector<DiskTier::ListedFile> DiskTier::list_files() {
+  std::vector<ListedFile> files;
   counts_.n_foreign = 0;
   for (const std::string& name : names_in(folder_)) {
     const auto parsed = parse_file_name(name);
@@ -95,29 +98,31 @@ std::vector<DiskTier::File> DiskTier::list_files() {
     }
   }
   std::ranges::sort(files, {},
-                    [](const File& file) { return std::pair(file.mtime_ns, file.hash); });
+                    [](const ListedFile& file) { return std::pair(file.mtime_ns, file.hash); });
   return files;
 }
 
 void DiskTier::load_entries() {
-  for (const File& listed : list_files()) {
+  for (const ListedFile& listed : list_files()) {
     try {
       OpenFile file(path(listed.hash), listed.hash, fingerprint_);
       const Header& header = file.header;
-      const Id id = know({listed.hash, header.space, header.begin, file.n_bytes});
+      const Id id = add_to_index({listed.hash, header.space, header.begin, file.n_bytes});
       found_.push_back({id, header.space, std::move(file.tokens), header.begin,
                         static_cast<std::int64_t>(header.n_payload)});
     } catch (const Unusable& problem) {
-      // One that another process removed meanwhile is not worth a word.
-      if (regular_file(path(listed.hash))) discard(listed.hash, problem.what(), problem.damaged);
+      // No warning if another process has removed it meanwhile.
+      if (regular_file(path(listed.hash))) {
+        reject_file(listed.hash, problem.what(), problem.damaged);
+      }
     }
   }
   std::vector<Id> evicted;
   make_room(0, std::nullopt, evicted);
-  std::erase_if(found_, [&](const Entry& entry) { return !known_.contains(entry.id); });
+  std::erase_if(found_, [&](const Entry& entry) { return !index_.contains(entry.id); });
 }
 
-std::optional<DiskTier::Id> DiskTier::write(std::uint64_t space, std::span<const TokenId> tokens,
+std::optional<DiskTier::Id> DiskTier::write(CacheNamespace space, std::span<const TokenId> tokens,
                                             Pos begin, std::span<const std::byte> bytes,
                                             std::vector<Id>& evicted) {
   if (begin < 0 || static_cast<std::size_t>(begin) >= tokens.size()) {
@@ -153,11 +158,11 @@ std::optional<DiskTier::Id> DiskTier::write(std::uint64_t space, std::span<const
     return std::nullopt;
   }
   last_write_problem_.clear();
-  forget_file(hash, evicted);
-  return know({hash, space, begin, n_file_bytes});
+  remove_hash_from_index(hash, evicted);
+  return add_to_index({hash, space, begin, n_file_bytes});
 }
 
-/// No fsync: a file that a crash tears fails its check, and a lost one costs only time.
+/// No fsync: a file that a crash truncates fails its check, and a lost one costs only time.
 void DiskTier::write_file(std::uint64_t hash, std::span<const std::span<const std::byte>> parts) {
   const fs::path temporary = folder_ / temporary_name(prefix_, hash);
   Fd fd(temporary, O_WRONLY | O_CREAT | O_EXCL, "cannot make a file");
@@ -173,12 +178,12 @@ void DiskTier::write_file(std::uint64_t hash, std::span<const std::span<const st
 }
 
 std::optional<std::vector<std::byte>> DiskTier::read(Id id, std::span<const TokenId> beginning) {
-  const auto it = known_.find(id);
-  if (it == known_.end()) return std::nullopt;
-  const Known known = it->second;
+  const auto it = index_.find(id);
+  if (it == index_.end()) return std::nullopt;
+  const IndexedFile indexed = it->second;
   try {
-    const OpenFile file(path(known.hash), known.hash, fingerprint_);
-    if (file.header.space != known.space || file.header.begin != known.begin ||
+    const OpenFile file(path(indexed.hash), indexed.hash, fingerprint_);
+    if (file.header.space != indexed.space || file.header.begin != indexed.begin ||
         file.tokens.size() < beginning.size() ||
         !std::ranges::equal(std::span(file.tokens).first(beginning.size()), beginning)) {
       throw Unusable("it holds another range", false);
@@ -187,19 +192,19 @@ std::optional<std::vector<std::byte>> DiskTier::read(Id id, std::span<const Toke
     touch(file.fd.get());
     return bytes;
   } catch (const Unusable& problem) {
-    discard(known.hash, problem.what(), problem.damaged);
+    reject_file(indexed.hash, problem.what(), problem.damaged);
   } catch (const std::bad_alloc&) {
-    discard(known.hash, "there is no memory for it", false);
+    reject_file(indexed.hash, "there is no memory for it", false);
   }
-  forget(id);
+  remove_from_index(id);
   return std::nullopt;
 }
 
 void DiskTier::remove(Id id) {
-  const auto it = known_.find(id);
-  if (it == known_.end()) return;
+  const auto it = index_.find(id);
+  if (it == index_.end()) return;
   const fs::path file = path(it->second.hash);
-  forget(id);
+  remove_from_index(id);
   try {
     unlink_file(file);
   } catch (const Unusable& problem) {
@@ -210,82 +215,83 @@ void DiskTier::remove(Id id) {
 void DiskTier::clear() {
   std::vector<Id> cleared;
   try {
-    for (const File& file : list_files()) {
+    for (const ListedFile& file : list_files()) {
       unlink_file(path(file.hash));
-      forget_file(file.hash, cleared);
+      remove_hash_from_index(file.hash, cleared);
     }
   } catch (const Unusable& problem) {
     warn("disk cache '" + folder_.string() + "' is not cleared: " + problem.what());
   }
-  ids_.clear();
-  known_.clear();
+  id_by_hash_.clear();
+  index_.clear();
   n_bytes_ = 0;
 }
 
 void DiskTier::make_room(std::int64_t n_bytes, std::optional<std::uint64_t> replaced,
                          std::vector<Id>& evicted) {
-  const std::vector<File> files = list_files();
-  forget_missing(files, evicted);
+  const std::vector<ListedFile> files = list_files();
+  remove_missing_from_index(files, evicted);
   std::int64_t n_total = n_bytes;
-  for (const File& file : files) n_total += file.hash == replaced ? 0 : file.n_bytes;
-  for (const File& file : files) {
+  for (const ListedFile& file : files) n_total += file.hash == replaced ? 0 : file.n_bytes;
+  for (const ListedFile& file : files) {
     if (n_total <= max_bytes_) break;
     if (file.hash == replaced) continue;
     unlink_file(path(file.hash));
-    forget_file(file.hash, evicted);
+    remove_hash_from_index(file.hash, evicted);
     n_total -= file.n_bytes;
     ++counts_.n_evicted;
   }
 }
 
-void DiskTier::forget_missing(const std::vector<File>& files, std::vector<Id>& evicted) {
+void DiskTier::remove_missing_from_index(const std::vector<ListedFile>& files,
+                                         std::vector<Id>& evicted) {
   std::unordered_set<std::uint64_t> present;
-  for (const File& file : files) present.insert(file.hash);
+  for (const ListedFile& file : files) present.insert(file.hash);
   std::vector<std::uint64_t> missing;
-  for (const auto& [hash, id] : ids_) {
+  for (const auto& [hash, id] : id_by_hash_) {
     if (!present.contains(hash)) missing.push_back(hash);
   }
-  for (std::uint64_t hash : missing) forget_file(hash, evicted);
+  for (std::uint64_t hash : missing) remove_hash_from_index(hash, evicted);
   counts_.n_lost += static_cast<std::int64_t>(missing.size());
 }
 
 /// Sets the time of last use: later than all before, even if the clock was set back.
 void DiskTier::touch(int fd) {
-  last_touch_ns_ = std::max(now_ns(), last_touch_ns_ + 1);
+  last_touch_ns_ = std::max(wall_clock_ns(), last_touch_ns_ + 1);
   timespec time{};
   time.tv_sec = static_cast<decltype(time.tv_sec)>(last_touch_ns_ / kSecond);
   time.tv_nsec = static_cast<decltype(time.tv_nsec)>(last_touch_ns_ % kSecond);
   const std::array times = {time, time};
-  // Another user's file cannot be touched; it is then removed earlier than it should be.
+  // This fails for another user's file, which is then removed earlier than it should be.
   static_cast<void>(futimens(fd, times.data()));
 }
 
-DiskTier::Id DiskTier::know(const Known& file) {
+DiskTier::Id DiskTier::add_to_index(const IndexedFile& file) {
   const Id id = ++last_id_;
-  known_.emplace(id, file);
-  ids_.emplace(file.hash, id);
+  index_.emplace(id, file);
+  id_by_hash_.emplace(file.hash, id);
   n_bytes_ += file.n_file_bytes;
   return id;
 }
 
-void DiskTier::forget(Id id) {
-  const auto it = known_.find(id);
+void DiskTier::remove_from_index(Id id) {
+  const auto it = index_.find(id);
   n_bytes_ -= it->second.n_file_bytes;
-  ids_.erase(it->second.hash);
-  known_.erase(it);
+  id_by_hash_.erase(it->second.hash);
+  index_.erase(it);
 }
 
-void DiskTier::forget_file(std::uint64_t hash, std::vector<Id>& evicted) {
-  const auto it = ids_.find(hash);
-  if (it == ids_.end()) return;
+void DiskTier::remove_hash_from_index(std::uint64_t hash, std::vector<Id>& evicted) {
+  const auto it = id_by_hash_.find(hash);
+  if (it == id_by_hash_.end()) return;
   evicted.push_back(it->second);
-  forget(it->second);
+  remove_from_index(it->second);
 }
 
-void DiskTier::discard(std::uint64_t hash, std::string_view reason, bool is_damaged) {
+void DiskTier::reject_file(std::uint64_t hash, std::string_view reason, bool is_damaged) {
   const fs::path file = path(hash);
   ++(is_damaged ? counts_.n_damaged : counts_.n_lost);
-  // If it cannot be removed, the next start says so again.
+  // If it cannot be removed, the next start warns again.
   if (is_damaged) unlink(file.c_str());
   warn("disk cache file '" + file.string() + "' is not used: " + std::string(reason));
 }

@@ -1,35 +1,38 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "backend/backend.h"
+#include "cache/pinned_prefixes.h"
 #include "common/types.h"
 #include "telemetry/metrics.h"
 
 namespace llamaherd {
 
-/// Who holds which cells of the KV cache, and what of it a new request can share.
+/// Which sequence ids hold which cells of the KV cache, and how much of it a new request can share.
 ///
-/// Each running sequence is attach()ed to the tokens it begins with, publish()es what it has
-/// computed since, and is release()d; what it leaves stays cached until the room is needed. Calls
+/// Each running sequence is attach()ed to the tokens it begins with, publish()es the tokens it has
+/// computed since, and is release()d; its tokens stay cached until others need the cells. Methods
 /// append the operations they need to `ops`, to be applied in that order before the next decode.
 class PrefixCache {
  public:
   struct Match {
-    Pos n_held = 0;          // tokens whose cells can be shared at once
-    Pos n_restorable = 0;    // >= n_held: with those worth bringing back from the lower tiers
-    Pos divergence_pos = 0;  // > n_held: where a prompt seen before parts, if its beginning could
-                             // only be shared had somebody stopped there
-    std::int32_t n_newly_pinned = 0;  // cells of n_held that could have been evicted so far
+    Pos n_held = 0;        // tokens whose cells can be shared at once
+    Pos n_restorable = 0;  // >= n_held: with those worth restoring from the lower tiers
+    Pos divergence_pos =
+        0;  // > n_held: where the prompt diverges from a cached one whose beginning
+            // could be shared only if there were a snapshot at this position
+    std::int32_t n_newly_pinned = 0;  // cells of n_held that are evictable without this request
   };
 
-  /// What a running sequence can take from the lower tiers next.
+  /// The next piece that a running sequence can restore from the lower tiers.
   struct Restore {
     std::shared_ptr<KvBlock> block;
     Pos begin = 0;
@@ -40,7 +43,7 @@ class PrefixCache {
     }
   };
 
-  /// What the cache believes of one sequence id, for the invariants.
+  /// The length that a sequence id has in the backend by the cache's account, for the invariants.
   struct ExpectedLength {
     SeqId seq = kNoSeq;
     Pos length = 0;
@@ -48,81 +51,79 @@ class PrefixCache {
 
   virtual ~PrefixCache() = default;
 
-  /// How much of `tokens` a sequence of this space could begin with. Changes nothing.
+  /// How much of `tokens` a sequence of this namespace could begin with. Changes nothing.
   virtual Match match(CacheNamespace space, std::span<const TokenId> tokens) const = 0;
 
-  /// Gives the idle id `seq` the first tokens.size() positions, all of them held as match() said.
-  /// Without a space the sequence is private: it shares nothing and leaves nothing. Positions from
-  /// `waited_from` on were computed by others while this request waited for them.
+  /// Gives the idle id `seq` the first tokens.size() positions, all of them held according to
+  /// match(). Without a namespace the sequence is private: it shares nothing, and nothing of it
+  /// stays cached. Positions from `waited_from` on were computed by other requests while this one
+  /// waited for them.
   virtual void attach(SeqId seq, std::optional<CacheNamespace> space,
                       std::span<const TokenId> tokens, Pos waited_from, std::vector<KvOp>& ops) = 0;
 
   /// The sequence holds the cells of all of `tokens`: others may share them from now on.
-  /// `at_boundary`: somebody is likely to, up to here: a prompt ends, or others parted here.
+  /// `at_boundary`: they are likely to, up to here: a prompt ends, or prompts have diverged here.
   virtual void publish(SeqId seq, std::span<const TokenId> tokens, bool at_boundary,
                        std::vector<KvOp>& ops) = 0;
 
-  /// Lets a sequence that holds [0, begin) share what others have published of `tokens` since.
-  /// Returns its new length.
+  /// Lets a sequence that holds [0, begin) share what other sequences have published of `tokens`
+  /// since. Returns its new length.
   virtual Pos advance(SeqId seq, std::span<const TokenId> tokens, std::vector<KvOp>& ops) = 0;
 
   /// Cells that loading the next piece takes, which may be more than it has tokens; 0: there is
   /// none.
   virtual std::int32_t n_cells_to_restore(SeqId seq, std::span<const TokenId> tokens) const = 0;
 
-  /// The next piece of `tokens` behind what the sequence holds that lies in a lower tier; nothing
-  /// if there is none or it cannot be read. Valid until the next call of any other method.
+  /// The next piece of `tokens` behind the sequence's end that is in a lower tier; nothing if there
+  /// is none or it cannot be read. Valid until the next call of any other method.
   virtual std::optional<Restore> next_restore(SeqId seq, std::span<const TokenId> tokens) = 0;
 
-  /// The piece was loaded into the sequence's cells, and is to be published; or it could not be and
-  /// is forgotten.
+  /// The piece was loaded into the sequence's cells, and publish() follows; or it could not be
+  /// loaded, and is dropped.
   virtual void restored(SeqId seq, const Restore& piece, bool loaded) = 0;
 
-  /// The sequence ends or stops for now; the id is idle again. What it holds, a part of `tokens`,
+  /// The sequence ends or is preempted; the id is idle again. The part of `tokens` that it holds
   /// stays cached.
   virtual void release(SeqId seq, std::span<const TokenId> tokens, std::vector<KvOp>& ops) = 0;
 
   /// The backend lost the sequence's cells, the id stays in use.
   virtual void drop(SeqId seq) = 0;
 
-  /// Evicts until n cells are free. Returns false if what runs needs too many.
+  /// Evicts until n cells are free. Returns false if running sequences need too many.
   virtual bool make_room(std::int32_t n, std::vector<KvOp>& ops) = 0;
 
-  /// After the operations were applied: accounts for what was saved.
+  /// After the operations were applied: accounts for the saved data.
   virtual void settle() = 0;
 
-  /// Forgets all that no running sequence holds, in every tier.
+  /// Removes all that no running sequence holds, in every tier, and all pins.
   virtual void clear(std::vector<KvOp>& ops) = 0;
 
   /// The backend was cleared: forgets all sequences, the attached ones included.
   virtual void forget_all() = 0;
 
-  /// Evicts [0, tokens.size()) last, whenever it is cached, until `expires_ns` (0: never). A name
-  /// that is pinned already is pinned anew.
+  /// Evicts [0, tokens.size()) last, whenever it is cached, until `expires_ns` (0: never). Replaces
+  /// the pin of this name if there is one.
   void pin(const std::string& name, CacheNamespace space, std::vector<TokenId> tokens,
-           std::int64_t expires_ns);
+           std::int64_t expires_ns) {
+    pins_.pin(name, {space, std::move(tokens), expires_ns});
+  }
   /// Returns whether there was such a pin.
-  bool unpin(const std::string& name);
-  void expire_pins(std::int64_t now_ns);
+  bool unpin(const std::string& name) { return pins_.unpin(name); }
+  void expire_pins(std::int64_t now_ns) { pins_.expire(now_ns); }
 
-  /// Writes a piece of what is cached and not yet on disk there, if there is a disk tier, when the
-  /// operations have been applied and settle() is called. Returns false when nothing is left.
+  /// Writes a piece of the cached data that is not yet on disk there, if there is a disk tier, when
+  /// the operations have been applied and settle() is called. Returns false when nothing is left.
   virtual bool flush_next(std::vector<KvOp>& ops) = 0;
 
   virtual std::int32_t n_cells_used() const = 0;    // distinct
   virtual std::int32_t n_cells_needed() const = 0;  // of them, those of running sequences
   virtual void fill(CacheMetrics& metrics) const = 0;
   virtual std::vector<ExpectedLength> expected_lengths() const = 0;
-  /// One sentence per rule its own books break.
+  /// One sentence per broken rule of the cache's own state.
   virtual std::vector<std::string> violations() const = 0;
 
  protected:
-  struct Pin {
-    CacheNamespace space = 0;
-    std::vector<TokenId> tokens;
-    std::int64_t expires_ns = 0;
-  };
-  std::map<std::string, Pin> pins_;
+  PinnedPrefixes pins_;
 };
 
 }  // namespace llamaherd

@@ -16,12 +16,12 @@ struct CacheOptions {
   std::int64_t max_ram_bytes = 0;
   std::string disk_folder;  // empty: no disk tier
   std::int64_t max_disk_bytes = 0;
-  std::string fingerprint;  // of all that decides what the files' bytes mean
+  std::string fingerprint;  // see DiskTier
   CostEstimates costs;
   std::function<void(const std::string&)> warn = [](const std::string&) {};
 };
 
-/// The cache that the backend's kind of memory allows. Throws InvalidRequestError if the disk
+/// The cache for the backend's kind of memory. Throws InvalidRequestError if the disk
 /// folder cannot be used.
 std::unique_ptr<PrefixCache> make_cache(const BackendInfo& info, const CacheOptions& options);
 

@@ -11,8 +11,9 @@
 
 namespace llamaherd {
 
-/// The logits behind the last prompts seen, so that a prompt that comes again, or n times at once,
-/// is sampled without computing its last token anew. Least recently used go first.
+/// The logits after the last token of recent prompts, so that a prompt that is repeated, or
+/// submitted n times at once, is sampled without computing its last token again. Evicts the least
+/// recently used.
 class PromptLogitsCache {
  public:
   explicit PromptLogitsCache(std::size_t max_bytes) : max_bytes_(max_bytes) {}

@@ -13,9 +13,8 @@
 
 namespace llamaherd {
 
-/// Token paths, each shared prefix stored once: a compressed trie with one root per space (an
-/// opaque number for whatever else changes KV content). Knows nothing of sequences or cells; what
-/// its user keeps per node is the Payload, which must offer
+/// A compressed trie of token paths with one root per namespace: a shared prefix is stored once.
+/// Knows no sequences and no cells. Its user's data per node is the Payload, which must have
 ///
 ///   Payload split_off(Pos at);  // for the new upper node [begin, at); *this keeps [at, end)
 ///
@@ -30,7 +29,7 @@ class RadixTree {
 
   struct Node {
     Node* parent = nullptr;  // null: a root
-    std::uint64_t space = 0;
+    CacheNamespace space = 0;
     Pos begin = 0;                // position of tokens[0]
     std::vector<TokenId> tokens;  // the edge from the parent; empty for a root only
     std::map<TokenId, std::unique_ptr<Node>> children;  // by first token
@@ -50,8 +49,8 @@ class RadixTree {
     Pos n = 0;             // tokens matched: in (node->begin, node->end()]
   };
 
-  /// The longest stored prefix of `tokens`. O(n), whatever else is stored.
-  Match find(std::uint64_t space, std::span<const TokenId> tokens) const {
+  /// The longest stored prefix of `tokens`. O(n) in its length, independent of the tree's size.
+  Match find(CacheNamespace space, std::span<const TokenId> tokens) const {
     const auto it = roots_.find(space);
     if (it == roots_.end()) return {};
     Match match{it->second.get(), 0};
@@ -65,13 +64,13 @@ class RadixTree {
     return match;
   }
 
-  /// How many of `tokens` the edge of `node` begins with.
+  /// Length of the longest common prefix of the edge of `node` and `tokens`.
   static Pos common(const Node& node, std::span<const TokenId> tokens) {
     return common_length(node.tokens, tokens);
   }
 
-  /// The root of a space, made if it is not there.
-  Node* root(std::uint64_t space) {
+  /// The root of a namespace, created if it is missing.
+  Node* root(CacheNamespace space) {
     std::unique_ptr<Node>& root = roots_[space];
     if (!root) {
       root = std::make_unique<Node>();
@@ -80,8 +79,8 @@ class RadixTree {
     return root.get();
   }
 
-  /// Cuts an edge at position `at`, begin < at < end; returns the new node [begin, at). The node
-  /// itself, with its children, is now what hangs below.
+  /// Splits an edge at position `at`, begin < at < end. Returns the new node [begin, at); `lower`
+  /// becomes its child and keeps [at, end) and its own children.
   Node* split(Node* lower, Pos at) {
     const Pos n = at - lower->begin;
     auto upper = std::make_unique<Node>();
@@ -116,7 +115,7 @@ class RadixTree {
   }
 
   /// Moves the first n tokens of an only child's edge, of which some must be left, to its parent's.
-  /// The payloads stay the caller's to mend.
+  /// The caller adapts the payloads.
   void shift(Node* parent, Pos n) {
     const auto first = parent->children.begin();
     std::unique_ptr<Node> child = std::move(first->second);
@@ -130,7 +129,7 @@ class RadixTree {
   /// Shortens an edge to [begin, end), begin < end. The node must have no children.
   void truncate(Node* leaf, Pos end) { leaf->tokens.resize(end - leaf->begin); }
 
-  /// Destroys a node with all below it.
+  /// Destroys a node and all nodes below it.
   void remove(Node* node) {
     if (node->is_root()) {
       dispose(std::move(roots_.extract(node->space).mapped()));
@@ -162,7 +161,7 @@ class RadixTree {
   }
 
  private:
-  // Neither this nor walk() recurses: a chain of splits may be as deep as a path is long.
+  // Neither this nor walk() recurses: repeated splits make a tree as deep as its paths are long.
   static void dispose(std::unique_ptr<Node> node) {
     std::vector<std::unique_ptr<Node>> pending;
     pending.push_back(std::move(node));
@@ -173,7 +172,7 @@ class RadixTree {
     }
   }
 
-  std::map<std::uint64_t, std::unique_ptr<Node>> roots_;
+  std::map<CacheNamespace, std::unique_ptr<Node>> roots_;
 };
 
 }  // namespace llamaherd

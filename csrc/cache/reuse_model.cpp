@@ -6,8 +6,7 @@
 namespace llamaherd {
 namespace {
 
-// What is assumed of every class before anything was seen: so many tokens, of which these were used
-// again. A few prompts outweigh it.
+// The prior of each class: tokens, and of them those used again. A few prompts outweigh it.
 constexpr double kPriorTokens = 6400;
 constexpr double kPriorReused = 0.3 * kPriorTokens;
 

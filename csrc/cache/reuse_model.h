@@ -5,29 +5,30 @@
 
 namespace llamaherd {
 
-/// How a cached piece was used so far, and what that is worth: of what may go, the lowest score
-/// goes first. Set by ReuseModel::touch().
+/// Uses of a cached prefix or piece of one so far. Of the evictable ones, that of the lowest score
+/// is evicted first. Set by ReuseModel::touch().
 struct Usage {
   std::int64_t n_uses = 0;
   std::int64_t last_use = 0;
   double score = 0;
 };
 
-/// Learns, while it runs, how much more likely what was used several times is to be used again than
-/// what was used once, and how long that takes. Time is counted in tokens that came into the cache,
-/// so that a cache of C cells is turned over once in C.
+/// Learns online how much likelier another use becomes with the number of uses, and how long it
+/// takes. The unit of time is one token added to the cache, so that a cache of C cells is replaced
+/// once in a time of C.
 ///
-/// A piece scores the time of its last use plus U x w. w = log2 of the odds of another use after as
-/// many uses, relative to the odds after one; no more than log2 of the uses, so that uses count
-/// only as far as they were seen to predict any. U = g^2 / (g + C), with g the mean time between
-/// two uses of a piece: with a cache that holds what one such time brings in, recency alone is near
-/// the best (U -> 0); with one much smaller, a doubling of the odds is worth waiting one g longer.
-/// Pieces that were evicted count too: their usage should be kept for about 16 C.
+/// The score of a piece is the time of its last use plus U x w. w is log2 of the odds of another
+/// use after as many uses, relative to the odds after one, and at most log2 of the number of uses,
+/// so that uses count only as far as they were observed to predict others. U = g^2 / (g + C), with
+/// g the mean time between two uses of a piece: if the cache holds all tokens added in that time,
+/// recency alone is near the optimum (U -> 0); if it is much smaller, twice the odds are worth
+/// keeping a piece for one g more. Pieces that were evicted count too: their usage should be kept
+/// for about 16 C.
 class ReuseModel {
  public:
   explicit ReuseModel(std::int64_t capacity) : capacity_(static_cast<double>(capacity)) {}
 
-  /// n tokens came in.
+  /// n tokens were added to the cache.
   void advance(std::int64_t n) { clock_ += n; }
 
   /// A piece of n tokens is used, for the first time or again.
@@ -36,14 +37,14 @@ class ReuseModel {
   /// A piece grew by n tokens.
   void grow(const Usage& usage, std::int64_t n);
 
-  /// Mean time between two uses; 0 before there was a second one.
+  /// Mean time between two uses of a piece; 0 before the first second use.
   double mean_gap() const;
 
  private:
   // Uses 1, 2, 3, 4, 5-6, 7-9, 10-15, 16 and more.
   static constexpr std::size_t kClasses = 8;
   struct Class {
-    double n = 0;         // tokens that came to have so many uses
+    double n = 0;         // tokens that reached this number of uses
     double n_reused = 0;  // of them, used again
   };
 

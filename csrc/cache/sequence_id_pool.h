@@ -7,7 +7,7 @@
 
 namespace llamaherd {
 
-/// A range of sequence ids, [first, first + n): who of them is in use.
+/// The sequence ids [first, first + n), and which of them are in use.
 class SequenceIdPool {
  public:
   explicit SequenceIdPool(std::int32_t n, SeqId first = 0) : first_(first), in_use_(n) {}
@@ -16,6 +16,7 @@ class SequenceIdPool {
   SeqId acquire();
   void release(SeqId seq);
 
+  SeqId first() const { return first_; }
   bool in_use(SeqId seq) const { return in_use_[seq - first_]; }
   std::int32_t n_seqs() const { return static_cast<std::int32_t>(in_use_.size()); }
   std::int32_t n_free() const { return n_seqs() - n_in_use_; }

@@ -9,32 +9,29 @@
 namespace llamaherd {
 namespace {
 
-// A boundary less far from the last one is not worth an id.
+// A boundary that is closer to the last one is not worth a sequence id.
 constexpr Pos kMinPiece = 16;
 
 }  // namespace
 
 SnapshotCache::SnapshotCache(const Options& options)
     : options_(options),
-      live_(options.n_seqs),
+      sequences_(options.n_seqs),
       holders_(options.n_holders, options.first_holder),
       model_(options.n_cells) {}
 
-/// Makes what a sequence has added by itself a piece that snapshots can share.
-void SnapshotCache::share_cells(Live& live) {
-  if (live.length == live.n_shared) return;
-  const auto count_out = [used = n_used_](const std::int32_t* n) {
-    *used -= *n;
-    delete n;
-  };
-  live.cells.emplace_back(new std::int32_t(live.length - live.n_shared), count_out);
-  live.n_shared = live.length;
+/// Makes the sequence's own cells a range that snapshots can share.
+void SnapshotCache::share_own_cells(Sequence& sequence) {
+  const Pos n_own = sequence.length - sequence.n_shared;
+  if (n_own == 0) return;
+  sequence.ranges.push_back(std::make_shared<CellRange>(n_own, n_used_));
+  sequence.n_shared = sequence.length;
 }
 
-void SnapshotCache::drop_cells(Live& live) {
-  *n_used_ -= live.length - live.n_shared;
-  live.cells.clear();
-  live.length = live.n_shared = 0;
+void SnapshotCache::drop_cells(Sequence& sequence) {
+  n_used_ -= sequence.length - sequence.n_shared;
+  sequence.ranges.clear();
+  sequence.length = sequence.n_shared = 0;
 }
 
 SnapshotCache::Snapshots::iterator SnapshotCache::find_same(CacheNamespace space,
@@ -71,22 +68,24 @@ PrefixCache::Match SnapshotCache::match(CacheNamespace space,
 
 void SnapshotCache::fork(const Snapshot& from, SeqId seq, std::vector<KvOp>& ops) {
   ops.push_back({KvOp::Kind::kCopy, from.holder, 0, -1, seq});
-  live_[seq].length = live_[seq].n_shared = from.length();
-  live_[seq].cells = from.cells;
+  sequences_[seq].length = sequences_[seq].n_shared = from.length();
+  sequences_[seq].ranges = from.ranges;
 }
 
 void SnapshotCache::attach(SeqId seq, std::optional<CacheNamespace> space,
                            std::span<const TokenId> tokens, Pos waited_from,
                            std::vector<KvOp>& ops) {
-  Live& live = live_[seq];
-  if (live.in_use) throw std::logic_error("SnapshotCache::attach: sequence is in use");
-  live = {};
-  live.in_use = true;
-  live.space = space;
+  Sequence& sequence = sequences_[seq];
+  if (sequence.in_use) throw std::logic_error("SnapshotCache::attach: sequence is in use");
+  sequence = {};
+  sequence.in_use = true;
+  sequence.space = space;
   if (!space) return;
   if (tokens.empty()) return;
   const auto it = find_same(*space, tokens);
-  if (it == snapshots_.end()) throw std::logic_error("SnapshotCache::attach to what is not held");
+  if (it == snapshots_.end()) {
+    throw std::logic_error("SnapshotCache::attach to tokens without a snapshot");
+  }
   model_.touch(it->usage, it->length());
   fork(*it, seq, ops);
   const Pos n_waited = std::max(0, it->length() - waited_from);
@@ -97,27 +96,28 @@ void SnapshotCache::attach(SeqId seq, std::optional<CacheNamespace> space,
 
 void SnapshotCache::publish(SeqId seq, std::span<const TokenId> tokens, bool at_boundary,
                             std::vector<KvOp>& ops) {
-  Live& live = live_[seq];
+  Sequence& sequence = sequences_[seq];
   const auto length = static_cast<Pos>(tokens.size());
-  const Pos n_new = length - live.length;
-  *n_used_ += n_new;
-  live.length = length;
+  const Pos n_new = length - sequence.length;
+  n_used_ += n_new;
+  sequence.length = length;
   model_.advance(n_new);
   const bool is_chunk_end = n_new > 1;
-  if (!live.space || (!at_boundary && !is_chunk_end)) return;
-  if (live.last_chunk != nullptr && live.last_chunk->usage.n_uses == 1) {
-    Snapshot* replaced = std::exchange(live.last_chunk, nullptr);
+  if (!sequence.space || (!at_boundary && !is_chunk_end)) return;
+  if (sequence.last_chunk != nullptr && sequence.last_chunk->usage.n_uses == 1) {
+    Snapshot* replaced = std::exchange(sequence.last_chunk, nullptr);
     evict(replaced, EvictionReason::kReplaced, ops);
   }
   Snapshot* snapshot = take(seq, tokens, ops);
-  live.last_chunk = at_boundary ? nullptr : snapshot;
+  sequence.last_chunk = at_boundary ? nullptr : snapshot;
 }
 
-/// Keeps the sequence as it is now under an id of its own, if there is one to have.
+/// Takes a snapshot of the sequence, which holds `tokens`. Null if there is one already or no
+/// sequence id for it.
 SnapshotCache::Snapshot* SnapshotCache::take(SeqId seq, std::span<const TokenId> tokens,
                                              std::vector<KvOp>& ops) {
-  Live& live = live_[seq];
-  const auto same = find_same(*live.space, tokens);
+  Sequence& sequence = sequences_[seq];
+  const auto same = find_same(*sequence.space, tokens);
   if (same != snapshots_.end()) {
     model_.touch(same->usage, same->length());
     return nullptr;
@@ -126,38 +126,38 @@ SnapshotCache::Snapshot* SnapshotCache::take(SeqId seq, std::span<const TokenId>
   if (holder == kNoSeq) return nullptr;
   Snapshot& s = snapshots_.emplace_back();
   s.holder = holder;
-  s.space = *live.space;
+  s.space = *sequence.space;
   s.tokens.assign(tokens.begin(), tokens.end());
-  share_cells(live);
-  s.cells = live.cells;
+  share_own_cells(sequence);
+  s.ranges = sequence.ranges;
   s.maker = seq;
   model_.touch(s.usage, s.length());
   ops.push_back({KvOp::Kind::kCopy, seq, 0, -1, holder});
   return &s;
 }
 
-/// A sequence that was dropped may go on from a snapshot.
+/// A sequence whose cells were lost may continue from a snapshot.
 Pos SnapshotCache::advance(SeqId seq, std::span<const TokenId> tokens, std::vector<KvOp>& ops) {
-  Live& live = live_[seq];
-  if (live.length == 0 && live.space) {
-    if (const Snapshot* s = find(*live.space, tokens)) fork(*s, seq, ops);
+  Sequence& sequence = sequences_[seq];
+  if (sequence.length == 0 && sequence.space) {
+    if (const Snapshot* s = find(*sequence.space, tokens)) fork(*s, seq, ops);
   }
-  return live.length;
+  return sequence.length;
 }
 
 void SnapshotCache::release(SeqId seq, std::span<const TokenId> tokens, std::vector<KvOp>& ops) {
-  Live& live = live_[seq];
-  if (!live.in_use) throw std::logic_error("SnapshotCache::release of an idle sequence");
-  if (live.space && live.length > 0) take(seq, tokens.first(live.length), ops);
+  Sequence& sequence = sequences_[seq];
+  if (!sequence.in_use) throw std::logic_error("SnapshotCache::release of an idle sequence");
+  if (sequence.space && sequence.length > 0) take(seq, tokens.first(sequence.length), ops);
   for (Snapshot& s : snapshots_) {
     if (s.maker == seq) s.maker = kNoSeq;
   }
   ops.push_back({KvOp::Kind::kRemove, seq, 0, -1});
-  drop_cells(live);
-  live = {};
+  drop_cells(sequence);
+  sequence = {};
 }
 
-void SnapshotCache::drop(SeqId seq) { drop_cells(live_[seq]); }
+void SnapshotCache::drop(SeqId seq) { drop_cells(sequences_[seq]); }
 
 SeqId SnapshotCache::acquire_holder(std::vector<KvOp>& ops) {
   if (holders_.n_free() == 0) {
@@ -169,8 +169,8 @@ SeqId SnapshotCache::acquire_holder(std::vector<KvOp>& ops) {
 }
 
 bool SnapshotCache::pinned(const Snapshot& s) const {
-  return std::ranges::any_of(pins_, [&s](const auto& item) {
-    const Pin& pin = item.second;
+  return std::ranges::any_of(pins_.all(), [&s](const auto& item) {
+    const PinnedPrefixes::Pin& pin = item.second;
     return pin.space == s.space && std::ranges::equal(pin.tokens, s.tokens);
   });
 }
@@ -183,8 +183,8 @@ SnapshotCache::Snapshot* SnapshotCache::victim() {
 
 void SnapshotCache::evict(Snapshot* snapshot, EvictionReason reason, std::vector<KvOp>& ops) {
   metrics_.count_evicted(reason, snapshot->length());
-  for (Live& live : live_) {
-    if (live.last_chunk == snapshot) live.last_chunk = nullptr;
+  for (Sequence& sequence : sequences_) {
+    if (sequence.last_chunk == snapshot) sequence.last_chunk = nullptr;
   }
   ops.push_back({KvOp::Kind::kRemove, snapshot->holder, 0, -1});
   holders_.release(snapshot->holder);
@@ -209,16 +209,16 @@ void SnapshotCache::clear(std::vector<KvOp>& ops) {
 
 void SnapshotCache::forget_all() {
   snapshots_.clear();
-  for (Live& live : live_) {
-    drop_cells(live);
-    live = {};
+  for (Sequence& sequence : sequences_) {
+    drop_cells(sequence);
+    sequence = {};
   }
   holders_ = SequenceIdPool(options_.n_holders, options_.first_holder);
 }
 
 std::int32_t SnapshotCache::n_cells_needed() const {
   std::int32_t n = 0;
-  for (const Live& live : live_) n += live.length;
+  for (const Sequence& sequence : sequences_) n += sequence.length;
   return n;
 }
 
@@ -226,7 +226,7 @@ void SnapshotCache::fill(CacheMetrics& metrics) const {
   metrics = metrics_;
   metrics.n_holders = options_.n_holders;
   metrics.n_holders_used = static_cast<std::int32_t>(snapshots_.size());
-  metrics.n_pins = static_cast<std::int32_t>(pins_.size());
+  metrics.n_pins = pins_.size();
   metrics.n_nodes = static_cast<std::int32_t>(snapshots_.size());
   metrics.n_cells_reclaimable = std::max(0, n_cells_used() - n_cells_needed());
 }
@@ -234,7 +234,7 @@ void SnapshotCache::fill(CacheMetrics& metrics) const {
 std::vector<PrefixCache::ExpectedLength> SnapshotCache::expected_lengths() const {
   std::vector<ExpectedLength> expected_lengths;
   for (SeqId seq = 0; seq < options_.n_seqs; ++seq)
-    expected_lengths.push_back({seq, live_[seq].length});
+    expected_lengths.push_back({seq, sequences_[seq].length});
   for (SeqId holder = options_.first_holder; holder < options_.first_holder + options_.n_holders;
        ++holder) {
     if (!holders_.in_use(holder)) expected_lengths.push_back({holder, 0});
@@ -250,16 +250,18 @@ std::vector<std::string> SnapshotCache::violations() const {
     found.push_back("snapshots vs holders: " + std::to_string(snapshots_.size()) +
                     " != " + std::to_string(n_holders_used));
   }
-  const auto check = [&found](const std::vector<Cells>& cells, Pos length, const char* what) {
+  const auto check = [&found](const SharedRanges& ranges, Pos length, const char* what) {
     std::int64_t n = 0;
-    for (const Cells& piece : cells) n += *piece;
+    for (const auto& range : ranges) n += range->n_cells();
     if (n != length) {
       found.push_back(std::string(what) + " of length " + std::to_string(length) + " holds " +
                       std::to_string(n) + " cells");
     }
   };
-  for (const Live& live : live_) check(live.cells, live.n_shared, "a sequence");
-  for (const Snapshot& s : snapshots_) check(s.cells, s.length(), "a snapshot");
+  for (const Sequence& sequence : sequences_) {
+    check(sequence.ranges, sequence.n_shared, "a sequence");
+  }
+  for (const Snapshot& s : snapshots_) check(s.ranges, s.length(), "a snapshot");
   return found;
 }
 

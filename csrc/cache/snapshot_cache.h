@@ -11,10 +11,10 @@
 
 namespace llamaherd {
 
-/// The PrefixCache of memories with a state that cannot be cut: recurrent and hybrid models. What
-/// can be shared are snapshots, copies on write of a whole sequence at one length, each under an id
-/// of its own. They are taken at the ends of prompts, where prompts were seen to part, where a
-/// sequence ends, and, one for each running sequence, at the end of its last prefill chunk.
+/// The PrefixCache of memories with a state that cannot be trimmed: recurrent and hybrid models.
+/// Snapshots can be shared: copies on write of a whole sequence at one length, each under a
+/// sequence id of its own. They are taken at the ends of prompts, where prompts have diverged,
+/// where a sequence ends, and, one for each running sequence, at the end of its last prefill chunk.
 class SnapshotCache final : public PrefixCache {
  public:
   struct Options {
@@ -25,6 +25,8 @@ class SnapshotCache final : public PrefixCache {
   };
 
   explicit SnapshotCache(const Options& options);
+  SnapshotCache(const SnapshotCache&) = delete;
+  SnapshotCache& operator=(const SnapshotCache&) = delete;
 
   Match match(CacheNamespace space, std::span<const TokenId> tokens) const override;
   void attach(SeqId seq, std::optional<CacheNamespace> space, std::span<const TokenId> tokens,
@@ -43,40 +45,54 @@ class SnapshotCache final : public PrefixCache {
   void forget_all() override;
   bool flush_next(std::vector<KvOp>&) override { return false; }
 
-  std::int32_t n_cells_used() const override { return *n_used_; }
-  /// Counted for each sequence by itself: any of them may have to be computed anew.
+  std::int32_t n_cells_used() const override { return n_used_; }
+  /// Cells that sequences share are counted for each of them: any may have to be computed again.
   std::int32_t n_cells_needed() const override;
   void fill(CacheMetrics& metrics) const override;
   std::vector<ExpectedLength> expected_lengths() const override;
   std::vector<std::string> violations() const override;
 
  private:
-  // Cells that several holders may share; counted out when the last of them goes.
-  using Cells = std::shared_ptr<const std::int32_t>;
+  /// The cells of a range of positions that sequences and snapshots share. They are part of n_used
+  /// until the last owner drops them.
+  class CellRange {
+   public:
+    CellRange(std::int32_t n_cells, std::int32_t& n_used) : n_cells_(n_cells), n_used_(n_used) {}
+    ~CellRange() { n_used_ -= n_cells_; }
+    CellRange(const CellRange&) = delete;
+    CellRange& operator=(const CellRange&) = delete;
+
+    std::int32_t n_cells() const { return n_cells_; }
+
+   private:
+    std::int32_t n_cells_;
+    std::int32_t& n_used_;
+  };
+  using SharedRanges = std::vector<std::shared_ptr<const CellRange>>;
 
   struct Snapshot {
     SeqId holder = kNoSeq;
     CacheNamespace space = 0;
     std::vector<TokenId> tokens;
-    std::vector<Cells> cells;
+    SharedRanges ranges;  // cover it
     Usage usage;
-    SeqId maker = kNoSeq;  // the sequence that made it, while that runs
+    SeqId maker = kNoSeq;  // the sequence it was taken of, while that runs
 
     Pos length() const { return static_cast<Pos>(tokens.size()); }
   };
   using Snapshots = std::list<Snapshot>;
 
-  struct Live {
+  struct Sequence {
     bool in_use = false;
     std::optional<CacheNamespace> space;
     Pos length = 0;
-    std::vector<Cells> cells;  // shared with snapshots; what was added since is its own
+    SharedRanges ranges;  // cover [0, n_shared); the cells from there on are its own
     Pos n_shared = 0;
     Snapshot* last_chunk = nullptr;  // replaced by the next one
   };
 
-  void share_cells(Live& live);
-  void drop_cells(Live& live);
+  void share_own_cells(Sequence& sequence);
+  void drop_cells(Sequence& sequence);
   Snapshots::iterator find_same(CacheNamespace space, std::span<const TokenId> tokens);
   void fork(const Snapshot& from, SeqId seq, std::vector<KvOp>& ops);
   const Snapshot* find(CacheNamespace space, std::span<const TokenId> tokens) const;
@@ -87,8 +103,8 @@ class SnapshotCache final : public PrefixCache {
   void evict(Snapshot* snapshot, EvictionReason reason, std::vector<KvOp>& ops);
 
   Options options_;
-  std::shared_ptr<std::int32_t> n_used_ = std::make_shared<std::int32_t>(0);
-  std::vector<Live> live_;
+  std::int32_t n_used_ = 0;          // before the members that refer to it
+  std::vector<Sequence> sequences_;  // by id
   SequenceIdPool holders_;
   Snapshots snapshots_;
   ReuseModel model_;
