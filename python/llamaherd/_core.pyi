@@ -8,7 +8,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['BareModel', 'BatchEngine', 'CacheMetrics', 'Calibration', 'ChatFormat', 'ChatMessage', 'ChatPrompt', 'Delta', 'DeviceInfo', 'Embedder', 'EngineConfig', 'EngineDeadError', 'FaultScript', 'FinishReason', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'Metrics', 'ModelLoadError', 'NotGenerativeError', 'ParsedToolCall', 'QueueFullError', 'SamplingParams', 'SchedulingOptions', 'Timing', 'TokenLogprob', 'ToolGrammar', 'TraceCall', 'TraceSpan', 'cpu_features', 'cpu_kernels', 'default_n_threads', 'drain_log', 'fail_assertion', 'limit_malloc_arenas', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'reset_at_signal', 'resolve_preset', 'serve_rpc']
+__all__: list[str] = ['BareModel', 'BatchEngine', 'CacheMetrics', 'Calibration', 'ChatFormat', 'ChatMessage', 'ChatPrompt', 'Delta', 'DeviceInfo', 'Embedder', 'EngineConfig', 'EngineDeadError', 'FaultScript', 'FinishReason', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'MessageDelta', 'MessageParser', 'Metrics', 'ModelLoadError', 'NotGenerativeError', 'ParsedToolCall', 'QueueFullError', 'SamplingParams', 'SchedulingOptions', 'Timing', 'TokenLogprob', 'ToolCallDelta', 'ToolGrammar', 'TraceCall', 'TraceSpan', 'cpu_features', 'cpu_kernels', 'default_n_threads', 'drain_log', 'fail_assertion', 'limit_malloc_arenas', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'reset_at_signal', 'resolve_preset', 'serve_rpc']
 class LlamaHerdError(RuntimeError):
     """
     Base of all errors that llamaherd raises.
@@ -1157,14 +1157,71 @@ class ChatFormat:
     """
     How a model writes its answer to one prompt. Thread-safe.
     """
-    def parse(self, text: str, whole: bool) -> ChatMessage:
+    def parse(self, text: str) -> ChatMessage:
         """
-        An answer, or with whole=False its beginning, taken apart. Raises LlamaHerdError if it is not in this format.
+        An answer, which may be cut short, taken apart. Raises LlamaHerdError if it is not in this format.
         """
     @property
     def grammar(self) -> ToolGrammar:
         """
         What calls of tools must obey.
+        """
+class ToolCallDelta:
+    """
+    What was added to one call of a tool.
+    """
+    @property
+    def arguments(self) -> str:
+        """
+        The next piece of the JSON.
+        """
+    @property
+    def id(self) -> str:
+        """
+        Empty but in the call's first delta, and in formats that have none.
+        """
+    @property
+    def index(self) -> int:
+        """
+        Of the call in the answer, from 0.
+        """
+    @property
+    def name(self) -> str:
+        """
+        Empty but in the call's first delta.
+        """
+class MessageDelta:
+    """
+    What was added to an assistant's answer.
+    """
+    @property
+    def content(self) -> str:
+        ...
+    @property
+    def reasoning(self) -> str:
+        ...
+    @property
+    def tool_calls(self) -> list[ToolCallDelta]:
+        ...
+class MessageParser:
+    """
+    Takes an answer apart as it comes; the work per byte does not depend on the answer's length. Used by one thread at a time.
+    """
+    def __init__(self, format: ChatFormat) -> None:
+        ...
+    def read(self, text: str) -> MessageDelta:
+        """
+        The next piece of the answer, and what it adds. Text that may begin a marker is held back.
+        """
+    @property
+    def n_steps(self) -> int:
+        """
+        Work done so far, in bytes that were looked at and rules that were tried.
+        """
+    @property
+    def unread(self) -> str:
+        """
+        The answer's text behind what read() returned last.
         """
 class ChatPrompt:
     """

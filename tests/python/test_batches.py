@@ -219,11 +219,10 @@ def test_what_is_done_when_a_batch_is_cancelled_is_kept(client: OpenAI) -> None:
     answer = client.completions.create(model="chat", prompt="Now", max_tokens=2)
     assert answer.usage
     assert counts(client.batches.retrieve(batch.id)) == (44, 4, 0)
-    begun = time.monotonic()
     assert client.batches.cancel(batch.id).status in ("cancelling", "cancelled")
     batch = end(client, batch)
-    assert time.monotonic() - begun < 5
     assert batch.status == "cancelled"
+    assert counts(batch)[1] == 4  # none of the long ones ran to its end
     assert None not in (batch.cancelling_at, batch.cancelled_at)
     ids = [x["custom_id"] for x in written(client, batch.output_file_id)]
     assert ids == [f"short-{i}" for i in range(4)]

@@ -42,5 +42,7 @@ async def test_a_turn_that_nobody_takes_goes_on() -> None:
         await asyncio.sleep(0.002)
         for one in held[::2]:
             one.cancel()
-        await asyncio.gather(*held, return_exceptions=True)
-    await asyncio.wait_for(reader.read(body("last", 100_000)), 60)
+        ended = await asyncio.gather(*held, return_exceptions=True)
+        assert not any(isinstance(one, BaseException) for one in ended[1::2])
+    last = await asyncio.wait_for(reader.read(body("last", 100_000)), 60)
+    assert last["name"] == "last"

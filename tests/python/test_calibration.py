@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 from llamaherd import BatchEngine, EngineConfig, InvalidRequestError, SamplingParams, _core
@@ -59,6 +61,71 @@ def test_what_was_kept_comes_back_for_the_same_set_up_only(model_path: Path) -> 
     calibration_cache.forget(model_path, CONFIG)
     assert calibration_cache.load(model_path, CONFIG) is None
     calibration_cache.forget(model_path, CONFIG)
+
+
+# Another value of each option than its default.
+OTHERS: dict[str, Any] = {
+    "preset": "low_latency",
+    "n_ctx": 512,
+    "max_len": 100,
+    "max_seqs": 2,
+    "token_budget": 128,
+    "n_ubatch": 64,
+    "target_itl_ms": 50.0,
+    "max_queued": 3,
+    "max_queued_tokens": 300,
+    "aging_s": 3.0,
+    "tenant_weights": {"a": 2.0},
+    "n_threads": 1,
+    "poll": 50,
+    "n_gpu_layers": 0,
+    "devices": ("rpc://localhost:1",),
+    "tensor_split": (1.0,),
+    "split_mode": "none",
+    "main_gpu": 1,
+    "use_mmap": False,
+    "use_mlock": True,
+    "kv_type": "f32",
+    "chat_template": "{{ messages }}",
+    "cpu_kernels": "stock",
+    "deterministic": True,
+    "prompt_lookup": False,
+    "warmup": False,
+    "prefix_cache": False,
+    "cache_ram_mib": 0,
+    "cache_dir": "/tmp/prefixes",
+    "cache_disk_mib": 1,
+}
+WITHOUT_EFFECT = {
+    *("max_len", "target_itl_ms", "max_queued", "max_queued_tokens", "aging_s", "tenant_weights"),
+    *("chat_template", "prompt_lookup", "warmup", "cache_ram_mib", "cache_dir", "cache_disk_mib"),
+}
+
+
+@pytest.mark.parametrize("option", [field.name for field in fields(EngineConfig)])
+def test_each_option_is_part_of_the_key_unless_it_has_no_effect(
+    model_path: Path, option: str
+) -> None:
+    calibration_cache.store(model_path, EngineConfig(), measured())
+    other = EngineConfig(**{option: OTHERS[option]})
+    is_found = calibration_cache.load(model_path, other) is not None
+    assert is_found == (option in WITHOUT_EFFECT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaterConfig(EngineConfig):
+    """Options of a later version."""
+
+    new_option: int = 0
+
+    def _to_core(self) -> _core.EngineConfig:
+        return EngineConfig()._to_core()
+
+
+def test_a_new_option_is_part_of_the_key(model_path: Path) -> None:
+    calibration_cache.store(model_path, LaterConfig(), measured())
+    assert calibration_cache.load(model_path, LaterConfig()) is not None
+    assert calibration_cache.load(model_path, LaterConfig(new_option=1)) is None
 
 
 @pytest.mark.parametrize("noise", [0.0, 1.5])

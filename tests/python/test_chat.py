@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,11 +15,9 @@ from llamaherd import (
     BatchEngine,
     ChatOptions,
     EngineConfig,
-    FinishReason,
     InvalidRequestError,
     MessageReader,
     SamplingParams,
-    ToolCall,
 )
 
 WEATHER = {
@@ -138,7 +134,7 @@ def test_the_same_tools_are_made_ready_once(engine: BatchEngine) -> None:
     again = engine.apply_chat_template([user("Oslo")], TOOLS).format
     assert again is not first
     assert again is not None
-    assert again.parse("hello", True).content == "hello"
+    assert again.parse("hello").content == "hello"
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -200,7 +196,7 @@ def test_an_answer_that_must_obey_a_rule_is_all_content(engine: BatchEngine) -> 
 
 
 def test_a_call_may_follow_words(engine: BatchEngine) -> None:
-    reply = reader(engine).read_all("One moment. " + CALL + CALL_END, FinishReason.STOP)
+    reply = reader(engine).read_all("One moment. " + CALL + CALL_END)
     assert reply.content.strip() == "One moment."
     (made,) = reply.tool_calls
     assert json.loads(made.arguments) == {"city": "Oslo", "unit": "kelvin"}
@@ -208,62 +204,17 @@ def test_a_call_may_follow_words(engine: BatchEngine) -> None:
 
 def test_a_thought_of_a_call_is_no_call(engine: BatchEngine) -> None:
     text = "<think>\nShall I " + CALL + CALL_END + "?\n</think>\n\nNo."
-    reply = reader(engine).read_all(text, FinishReason.STOP)
+    reply = reader(engine).read_all(text)
     assert "get_weather" in reply.reasoning
     assert (reply.content.strip(), reply.tool_calls) == ("No.", ())
 
 
-@pytest.mark.parametrize("reason", [FinishReason.LENGTH, FinishReason.CANCELLED])
-def test_what_is_cut_short_loses_nothing_that_was_read(
-    engine: BatchEngine, reason: FinishReason
-) -> None:
-    reply = reader(engine).read_all("Wait. " + CALL[:-10], reason)
+def test_what_is_cut_short_loses_nothing_that_was_read(engine: BatchEngine) -> None:
+    reply = reader(engine).read_all("Wait. " + CALL[:-10])
     assert reply.content.strip() == "Wait."
     assert [made.name for made in reply.tool_calls] == ["get_weather"]
 
 
 def test_what_cannot_be_read_is_content(engine: BatchEngine) -> None:
     text = '<tool_call>\n{"name": 5}'
-    assert reader(engine).read_all(text, FinishReason.STOP) == AssistantMessage(text)
-
-
-def test_reading_a_beginning_is_never_taken_back(engine: BatchEngine) -> None:
-    text = "<think>\nHm.\n</think>\n\nOne moment. " + CALL + CALL_END
-    read = reader(engine)
-    last = AssistantMessage()
-    for end in range(1, len(text)):
-        reply = read.read_all(text[:end], None)
-        assert reply.content.startswith(last.content)
-        assert reply.reasoning.startswith(last.reasoning)
-        for now, before in zip(reply.tool_calls, last.tool_calls, strict=False):
-            assert now.arguments.startswith(before.arguments)
-            assert now.id == before.id
-        last = reply
-    whole = read.read_all(text, FinishReason.STOP)
-    assert whole.content.startswith(last.content)
-    (made,) = whole.tool_calls
-    assert isinstance(made, ToolCall)
-
-
-class SlowFormat:
-    """A format of plain text that takes 5 ms to parse."""
-
-    def __init__(self) -> None:
-        self.n_parsed = 0
-
-    def parse(self, text: str, whole: bool) -> SimpleNamespace:
-        self.n_parsed += 1
-        time.sleep(0.005)
-        return SimpleNamespace(content=text, reasoning="", tool_calls=[])
-
-
-def test_an_answer_that_takes_long_to_parse_is_parsed_seldom() -> None:
-    format_: Any = SlowFormat()
-    read = MessageReader(format_)
-    deltas: Any = [SimpleNamespace(text=f"{i} ", finish_reason=None) for i in range(1000)]
-    deltas.append(SimpleNamespace(text="end", finish_reason=FinishReason.STOP))
-    pieces = [read.read(delta).content for delta in deltas]
-    assert "".join(pieces) == "".join(delta.text for delta in deltas)
-    assert pieces[0]
-    assert 2 <= format_.n_parsed < 500
-    assert read.reply.content.endswith("999 end")
+    assert reader(engine).read_all(text) == AssistantMessage(text)

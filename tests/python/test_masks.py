@@ -54,7 +54,7 @@ def masks_behind(text: str, triggers: Triggers) -> list[str]:
     masks = Masks(cast("_core.BatchEngine", core), threaded=False)
     masks.start([7], Obeyed(guides.make(CALL), triggers))
     for i, token in enumerate(text.encode()):
-        masks.advance(cast("Sequence[_core.Delta]", [Delta(token, i + 1)]))
+        masks.advance(masks.of(cast("Sequence[_core.Delta]", [Delta(token, i + 1)])))
     assert not core.errors
     return [allowed(core.masks[i + 1]) if i + 1 in core.masks else "" for i in range(len(text))]
 
@@ -102,7 +102,7 @@ def test_what_does_not_obey_behind_a_trigger_ends_its_request() -> None:
     masks = Masks(core, threaded=False)
     masks.start([7], Obeyed(Guides(core).make(CALL), Triggers(("<call>",))))
     for i, token in enumerate(b"<call>x"):
-        masks.advance(cast("Sequence[_core.Delta]", [Delta(token, i + 1)]))
+        masks.advance(masks.of(cast("Sequence[_core.Delta]", [Delta(token, i + 1)])))
     (error,) = core.errors
     assert "doesn't satisfy the grammar" in error
 
@@ -125,7 +125,7 @@ def test_masks_that_take_too_long_together_end_their_request(
     masks = Masks(cast("_core.BatchEngine", core), threaded=False)
     masks.start([7], Obeyed(guides.make(Rule(kind, "root ::= [a-z]*"))))
     for i in range(8):
-        masks.advance(cast("Sequence[_core.Delta]", [Delta(ord("a"), i + 1)]))
+        masks.advance(masks.of(cast("Sequence[_core.Delta]", [Delta(ord("a"), i + 1)])))
     assert any("must take at most 2 s and 0.02 s for each" in e for e in core.errors) is fails
     assert len(core.masks) == (2 if fails else 8)
 

@@ -91,11 +91,14 @@ ANSWERS = textwrap.dedent("""
         for call in calls:
             for opening, closing in ("[", "]"), ('{"x": ', "}"), ("<x>", "</x>"), ("(", ")"):
                 for value in opening * n + "1" + closing * n, opening * n:
-                    for whole in False, True:
-                        try:
-                            prompt.format.parse(call.replace("%s", value), whole)
-                        except LlamaHerdError:
-                            pass
+                    text = call.replace("%s", value)
+                    parser = _core.MessageParser(prompt.format)
+                    for begin in range(0, len(text), 5_000):
+                        parser.read(text[begin : begin + 5_000])
+                    try:
+                        prompt.format.parse(text)
+                    except LlamaHerdError:
+                        pass
     print("alive")
 """)
 
@@ -117,7 +120,7 @@ def test_a_deep_answer_keeps_its_arguments(engine: BatchEngine) -> None:
     assert prompt.format is not None
     arguments = nested(5_000)
     text = '<tool_call>\n{"name": "f", "arguments": ' + arguments + "}\n</tool_call>"
-    parsed = prompt.format.parse(text, True)
+    parsed = prompt.format.parse(text)
     assert [(call.name, json_text(call.arguments)) for call in parsed.tool_calls] == [
         ("f", json_text(arguments))
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from llamaherd import LLM, BatchEngine, FinishReason, InvalidRequestError, SamplingParams
+from llamaherd.structured_output import token_masks
 from llamaherd.structured_output.json_schema import simplify
 
 PERSON = {
@@ -152,6 +154,83 @@ def test_unthreaded_engines_have_their_masks_in_time(model_path: Any) -> None:
             pass
         assert re.fullmatch("[a-c]{5}", stream.result().text)
         assert engine.metrics().n_mask_waits == 0
+
+
+class Gate:
+    """What blocks calls of a function until it is opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+        self.reached = threading.Event()
+        self.opened = threading.Event()
+        inner = getattr(owner, name)
+
+        def blocked(*arguments: Any) -> Any:
+            self.reached.set()
+            assert self.opened.wait(120)
+            return inner(*arguments)
+
+        monkeypatch.setattr(owner, name, blocked)
+
+
+FEW = SamplingParams(max_tokens=3, temperature=0)
+OBEYING = SamplingParams(regex="[a-c]{5}", max_tokens=20)
+
+
+def test_a_mask_that_takes_long_delays_its_own_request_only(
+    model_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with BatchEngine(model_path, progress=False) as engine:
+        gate = Gate(monkeypatch, token_masks, "mask_of")
+        slow, cancelled = (engine.submit(MESSAGES, OBEYING) for _ in range(2))
+        assert gate.reached.wait(120)
+        assert engine.submit(MESSAGES, FEW).result(timeout=120).usage.completion_tokens == 3
+        cancelled.cancel()
+        assert cancelled.result(timeout=120).finish_reason is FinishReason.CANCELLED
+        assert not slow.finished
+        gate.opened.set()
+        assert re.fullmatch("[a-c]{5}", slow.result(timeout=120).text)
+
+
+def test_a_mask_made_by_the_caller_of_step_delays_no_submit(
+    model_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run() -> None:
+        while engine.step():
+            pass
+
+    with BatchEngine(model_path, threaded=False, progress=False) as engine:
+        gate = Gate(monkeypatch, token_masks, "mask_of")
+        slow = engine.submit(MESSAGES, OBEYING)
+        stepping = threading.Thread(target=run)
+        stepping.start()
+        assert gate.reached.wait(120)
+        others: list[Any] = []
+        submitting = threading.Thread(target=lambda: others.append(engine.submit(MESSAGES, FEW)))
+        submitting.start()
+        submitting.join(120)
+        assert others  # while the mask is still being made
+        others[0].cancel()
+        gate.opened.set()
+        stepping.join(120)
+        run()
+        assert re.fullmatch("[a-c]{5}", slow.result(timeout=120).text)
+        assert others[0].result(timeout=120).finish_reason is FinishReason.CANCELLED
+
+
+def test_a_rule_that_takes_long_to_compile_delays_no_submit(
+    model_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with BatchEngine(model_path, progress=False) as engine:
+        gate = Gate(monkeypatch, engine._table.guides, "_compile")
+        slow: list[Any] = []
+        submitting = threading.Thread(target=lambda: slow.append(engine.submit(MESSAGES, OBEYING)))
+        submitting.start()
+        assert gate.reached.wait(120)
+        assert engine.submit(MESSAGES, FEW).result(timeout=120).usage.completion_tokens == 3
+        assert not slow
+        gate.opened.set()
+        submitting.join(120)
+        assert re.fullmatch("[a-c]{5}", slow[0].result(timeout=120).text)
 
 
 def test_closing_cancels_what_must_obey(model_path: Any) -> None:

@@ -16,7 +16,6 @@ from llamaherd import (
     BatchEngine,
     ChatOptions,
     EngineConfig,
-    FinishReason,
     InvalidRequestError,
     MessageReader,
 )
@@ -101,7 +100,7 @@ def test_calls_obey_their_schema(family: str, engine: BatchEngine) -> None:
     begin = "".join(rendered.format.grammar.words[:1])
     texts = [written_by(engine, guide, begin, seed) for seed in range(6)]
     for text in filter(None, texts):
-        reply = MessageReader(rendered.format).read_all(text, FinishReason.STOP)
+        reply = MessageReader(rendered.format).read_all(text)
         assert reply.tool_calls or family not in WITH_SCHEMAS, text
         for call in reply.tool_calls:
             arguments = json.loads(call.arguments)

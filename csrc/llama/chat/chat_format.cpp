@@ -2,9 +2,10 @@
 
 #include <algorithm>
 
+#include "chat-peg-parser.h"
 #include "chat.h"
 #include "common/error.h"
-#include "llama/common/deep_stack.h"
+#include "llama/chat/nested_stack.h"
 
 namespace llamaherd {
 namespace {
@@ -36,10 +37,8 @@ ToolGrammar grammar_of(const LlamaModel& model, const common_chat_params& params
   return grammar;
 }
 
-// llama.cpp's parsers call themselves for each level of an answer's values, and how deep these are
-// nested is the model's word. A text cannot be nested deeper than it has opening brackets.
-constexpr std::size_t kBytesOfLevel = 8192;
-constexpr std::size_t kLevelsOfAnyStack = 32;
+// How deep an answer's values are nested is the model's word. A text cannot be nested deeper than
+// it has opening brackets.
 constexpr std::size_t kMaxLevels = std::size_t{1} << 17;
 
 bool opens_level(char c) { return c == '[' || c == '{' || c == '(' || c == '<'; }
@@ -50,14 +49,18 @@ ChatFormat::ChatFormat(const LlamaModel& model, const common_chat_params& params
     : parser_(std::make_unique<common_chat_parser_params>(params)),
       grammar_(grammar_of(model, params)) {
   parser_->reasoning_format = COMMON_REASONING_FORMAT_DEEPSEEK;
-  if (!params.parser.empty()) parser_->parser.load(params.parser);
+  if (params.parser.empty()) {
+    parser_->parser = build_chat_peg_parser(
+        [](common_chat_peg_builder& p) { return p.content(p.rest()) + p.end(); });
+  } else {
+    parser_->parser.load(params.parser);
+  }
 }
 
 ChatFormat::~ChatFormat() = default;
 
-ChatMessage ChatFormat::parse(const std::string& text, bool whole) const {
+ChatMessage ChatFormat::parse(const std::string& text) const {
   common_chat_msg parsed;
-  const auto parse = [&] { parsed = common_chat_parse(text, !whole, *parser_); };
   const auto n_levels = static_cast<std::size_t>(std::ranges::count_if(text, opens_level));
   if (n_levels > kMaxLevels) {
     throw LlamaHerdError("an answer in a chat format may have at most " +
@@ -65,11 +68,7 @@ ChatMessage ChatFormat::parse(const std::string& text, bool whole) const {
                          std::to_string(n_levels));
   }
   try {
-    if (n_levels <= kLevelsOfAnyStack) {
-      parse();
-    } else {
-      run_on_stack((n_levels + kLevelsOfAnyStack) * kBytesOfLevel, parse);
-    }
+    run_nested(n_levels, [&] { parsed = common_chat_parse(text, /*is_partial=*/false, *parser_); });
   } catch (const std::exception& error) {
     throw LlamaHerdError(error.what());
   }

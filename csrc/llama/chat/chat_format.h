@@ -46,9 +46,11 @@ class ChatFormat {
 
   const ToolGrammar& grammar() const { return grammar_; }
 
-  /// With `whole` false the text is the beginning of an answer. Throws LlamaHerdError if it is
-  /// not in this format.
-  ChatMessage parse(const std::string& text, bool whole) const;
+  /// The grammar that llama.cpp made for answers.
+  const common_chat_parser_params& parser() const { return *parser_; }
+
+  /// An answer, which may be cut short. Throws LlamaHerdError if it is not in this format.
+  ChatMessage parse(const std::string& text) const;
 
  private:
   std::unique_ptr<common_chat_parser_params> parser_;

@@ -20,25 +20,24 @@ from llamaherd import _core
 from llamaherd.config.params import EngineConfig
 from llamaherd.models import cache_dir
 
-# They change how long a call takes, or which calls there are.
-_OPTIONS = (
-    "preset",
-    "n_ctx",
-    "max_seqs",
-    "token_budget",
-    "n_ubatch",
-    "n_threads",
-    "poll",
-    "n_gpu_layers",
-    "devices",
-    "tensor_split",
-    "split_mode",
-    "main_gpu",
-    "kv_type",
-    "deterministic",
+# They change neither how long a call takes nor which calls are measured. Any other option does, or
+# may: its value is part of the key.
+_WITHOUT_EFFECT = frozenset(
+    {
+        "max_len",
+        "target_itl_ms",
+        "max_queued",
+        "max_queued_tokens",
+        "aging_s",
+        "tenant_weights",
+        "chat_template",
+        "prompt_lookup",
+        "warmup",
+        "cache_ram_mib",
+        "cache_dir",
+        "cache_disk_mib",
+    }
 )
-
-
 _FIELDS = ("points", "few", "many", "load_token_ns", "noise")
 
 # Two measurements of the same on an idle machine differ by a few percent.
@@ -82,12 +81,15 @@ def forget(path: Path, config: EngineConfig) -> None:
 
 def _file(path: Path, config: EngineConfig) -> Path:
     stat = path.stat()
-    options = asdict(config)
     identity: list[Any] = [
         str(path.resolve()),
         stat.st_size,
         stat.st_mtime_ns,
-        {name: options[name] for name in _OPTIONS},
+        {
+            name: value
+            for name, value in sorted(asdict(config).items())
+            if name not in _WITHOUT_EFFECT
+        },
         _core.__version__,
         _core.llama_cpp_commit,
         _core.cpu_features(),

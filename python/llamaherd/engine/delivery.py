@@ -19,20 +19,28 @@ _logger = logging.getLogger("llamaherd")
 
 
 class StreamTable:
-    """The streams that wait for deltas, by request id."""
+    """The streams that wait for deltas, by request id.
+
+    Attributes:
+      lock: Held while a request is queued and while its deltas are looked up, for a short time:
+        no mask is computed under it.
+    """
 
     def __init__(self, core: _core.BatchEngine, *, threaded: bool) -> None:
         self.lock = threading.Lock()
         self.streams: dict[int, Stream] = {}
         self.guides = Guides(core)
         self.masks = Masks(core, threaded=threaded)
+        self._advancing = threading.Lock()
 
     def deliver(self, deltas: list[Delta]) -> None:
         """Hand deltas to their streams; wakes each event loop once."""
         if not deltas:
             return
-        with self.lock:
-            self.masks.advance(deltas)  # first: the engine waits for it
+        with self._advancing:  # first: the engine waits for masks
+            with self.lock:
+                obeying = self.masks.of(deltas)
+            self.masks.advance(obeying)
         waiters: list[Waiter] = []
         with self.lock:
             for delta in deltas:

@@ -67,8 +67,7 @@ class _Output:
     def _reply(self) -> AssistantMessage | None:
         if self.reader is None:
             return None
-        assert self.last is not None
-        return self.reader.read_all("".join(self.text), self.last.finish_reason)
+        return self.reader.read_all("".join(self.text))
 
 
 def _mean_logprob(result: RequestOutput) -> float:

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 from llamaherd import _core
-from llamaherd._core import Delta, FinishReason, InvalidRequestError, LlamaHerdError
+from llamaherd._core import Delta, InvalidRequestError, LlamaHerdError
 from llamaherd.request.prompt import Message
 from llamaherd.structured_output.rule import Rule
 from llamaherd.structured_output.tool_schemas import ToolSchemas
 from llamaherd.validation import require_unicode
 
-# How long the text of an answer rests after it was parsed, in times of what that took; and the
-# seconds that are nothing.
-_REST = 30
-_QUICK_S = 0.0005
 _MAX_KWARGS_CHARS = 65_536
 _MAX_KWARG = 10**6
 # Choices that name no tool.
@@ -208,82 +204,121 @@ class AssistantMessage:
 
 
 class MessageReader:
-    """Takes an answer apart as it comes. Used by one thread at a time."""
+    """Takes an answer apart as it comes. Used by one thread at a time.
+
+    What a delta adds is found in time that does not depend on the answer's length; only the last
+    delta has the whole answer parsed once. Text that may begin a marker of the model's format is
+    held back until more has come.
+    """
 
     def __init__(self, format_: _core.ChatFormat | None) -> None:
         self._format = format_
+        self._parser = None if format_ is None else _core.MessageParser(format_)
         self._text: list[str] = []  # so far, in pieces
-        self._ids: list[str] = []
-        self._parse_again_s = 0.0  # on the monotonic clock
-        self._reply = AssistantMessage()  # of what was parsed
+        self._content: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: list[_CallText] = []
 
     @property
     def reply(self) -> AssistantMessage:
-        """The answer so far, as far as it was taken apart."""
-        return AssistantMessage("".join(self._text)) if self._format is None else self._reply
+        """The answer so far: the sum of what was added to it."""
+        return AssistantMessage(
+            "".join(self._content),
+            "".join(self._reasoning),
+            tuple(
+                ToolCall(index, call.id, call.name, "".join(call.arguments))
+                for index, call in enumerate(self._calls)
+            ),
+        )
 
     def read(self, delta: Delta) -> AssistantMessage:
         """What the next delta of the output adds to the answer.
 
-        An answer that is not in the model's format for thoughts and calls, or is cut short, keeps
-        its text as content from where it cannot be read on. Where parsing it takes long, which
-        grows with its length, what some deltas add comes with a later one: it is parsed in a
-        thirtieth of the time.
+        Text from where an answer does not follow the model's format is content; it comes with the
+        last delta.
         """
-        if not delta.text and delta.finish_reason is None:
-            return AssistantMessage()
+        if self._format is None or self._parser is None:
+            return self._add(delta.text, "", ())
         self._text.append(delta.text)
-        if self._format is None:
-            return AssistantMessage(delta.text)
-        begin_s = time.monotonic()
-        if delta.finish_reason is None and begin_s < self._parse_again_s:
-            return AssistantMessage()
-        before = self._reply
-        self.read_all("".join(self._text), delta.finish_reason)
-        took_s = time.monotonic() - begin_s
-        self._parse_again_s = begin_s + (_REST * took_s if took_s > _QUICK_S else 0)
-        return _added(before, self._reply)
+        read = self._parser.read(delta.text)
+        added = self._add(read.content, read.reasoning, read.tool_calls)
+        if delta.finish_reason is None:
+            return added
+        rest = self._rest(self._parser, self._format)
+        rest = self._add(rest.content, rest.reasoning, rest.tool_calls)
+        return AssistantMessage(
+            added.content + rest.content,
+            added.reasoning + rest.reasoning,
+            added.tool_calls + rest.tool_calls,
+        )
 
-    def read_all(self, text: str, finish_reason: FinishReason | None) -> AssistantMessage:
-        """The answer so far, whose text this is."""
-        self._text = [text]
+    def read_all(self, text: str) -> AssistantMessage:
+        """An answer that has ended, whose text this is.
+
+        One that does not follow the model's format is content.
+        """
         if self._format is None:
-            return self.reply
+            return AssistantMessage(text)
         try:
-            parsed = self._format.parse(text, finish_reason is FinishReason.STOP)
+            parsed = self._format.parse(text)
         except LlamaHerdError:
-            if finish_reason is not None and not self._reply:
-                self._reply = AssistantMessage(text)
-        else:
-            self._reply = AssistantMessage(parsed.content, parsed.reasoning, self._calls(parsed))
-        return self._reply
+            return AssistantMessage(text)
+        calls = (
+            ToolCall(index, call.id or _new_id(), call.name, call.arguments)
+            for index, call in enumerate(_named(parsed))
+        )
+        return AssistantMessage(parsed.content, parsed.reasoning, tuple(calls))
 
-    def _calls(self, parsed: _core.ChatMessage) -> tuple[ToolCall, ...]:
+    def _rest(self, parser: _core.MessageParser, format_: _core.ChatFormat) -> AssistantMessage:
+        """What an answer that has ended holds beyond what was added."""
+        try:
+            parsed = format_.parse("".join(self._text))
+        except LlamaHerdError:
+            return AssistantMessage(parser.unread)
         calls = []
-        for index, call in enumerate(parsed.tool_calls):
-            if not call.name:
-                break  # there is more of it to come
-            if index == len(self._ids):
-                self._ids.append(call.id or f"call_{uuid.uuid4().hex[:24]}")
-            calls.append(ToolCall(index, self._ids[index], call.name, call.arguments))
-        return tuple(calls)
+        for index, call in enumerate(_named(parsed)):
+            if index >= len(self._calls):
+                calls.append(ToolCall(index, call.id, call.name, call.arguments))
+            elif arguments := _beyond(self._calls[index].arguments, call.arguments):
+                calls.append(ToolCall(index, "", "", arguments))
+        content = _beyond(self._content, parsed.content)
+        return AssistantMessage(content, _beyond(self._reasoning, parsed.reasoning), tuple(calls))
+
+    def _add(
+        self, content: str, reasoning: str, calls: Iterable[_core.ToolCallDelta | ToolCall]
+    ) -> AssistantMessage:
+        self._content.append(content)
+        self._reasoning.append(reasoning)
+        added = []
+        for call in calls:
+            id_ = ""
+            if call.index == len(self._calls):
+                id_ = call.id or _new_id()
+                self._calls.append(_CallText(id_, call.name))
+            self._calls[call.index].arguments.append(call.arguments)
+            added.append(ToolCall(call.index, id_, call.name, call.arguments))
+        return AssistantMessage(content, reasoning, tuple(added))
 
 
-def _added(before: AssistantMessage, after: AssistantMessage) -> AssistantMessage:
-    return AssistantMessage(
-        after.content[len(before.content) :],
-        after.reasoning[len(before.reasoning) :],
-        tuple(_added_calls(before.tool_calls, after.tool_calls)),
-    )
+@dataclass
+class _CallText:
+    """A call of a tool so far, its arguments in pieces."""
+
+    id: str
+    name: str
+    arguments: list[str] = field(default_factory=list)
 
 
-def _added_calls(before: Sequence[ToolCall], after: Sequence[ToolCall]) -> list[ToolCall]:
-    added = []
-    for call in after:
-        if call.index >= len(before):
-            added.append(call)
-            continue
-        arguments = call.arguments[len(before[call.index].arguments) :]
-        if arguments:
-            added.append(ToolCall(call.index, "", "", arguments))
-    return added
+def _new_id() -> str:
+    return f"call_{uuid.uuid4().hex[:24]}"
+
+
+def _named(message: _core.ChatMessage) -> Iterator[_core.ParsedToolCall]:
+    """The calls up to one whose name is still to come."""
+    return takewhile(lambda call: call.name, message.tool_calls)
+
+
+def _beyond(pieces: list[str], whole: str) -> str:
+    """What follows the pieces in the whole; nothing if it does not begin with them."""
+    before = "".join(pieces)
+    return whole[len(before) :] if whole.startswith(before) else ""

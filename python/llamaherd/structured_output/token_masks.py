@@ -239,7 +239,7 @@ class Masks:
       threaded: Masks are made on threads of their own; else by the caller of advance().
 
     Thread safety:
-      One call of start() or advance() at a time.
+      One call of start() or of() at a time; one of advance() at a time, in the order of of().
     """
 
     def __init__(self, core: _core.BatchEngine, *, threaded: bool) -> None:
@@ -256,17 +256,19 @@ class Masks:
         for request_id in request_ids:
             self._running[request_id] = _Progress(obeyed)
 
-    def advance(self, deltas: Iterable[Delta]) -> None:
-        """See to it that the core gets the next mask of each request that has gained a token."""
-        if not self._running:
-            return
-        for delta in deltas:
-            progress = self._running.get(delta.request_id)
-            if progress is None:
-                continue
+    def of(self, deltas: Iterable[Delta]) -> list[tuple[_Progress, Delta]]:
+        """The deltas of requests that must obey rules. Those that have ended are forgotten."""
+        found = []
+        for delta in deltas if self._running else ():
             if delta.finish_reason is not None:
-                del self._running[delta.request_id]
-                continue
+                self._running.pop(delta.request_id, None)
+            elif progress := self._running.get(delta.request_id):
+                found.append((progress, delta))
+        return found
+
+    def advance(self, found: Iterable[tuple[_Progress, Delta]]) -> None:
+        """See to it that the core gets the next mask of each request that has gained a token."""
+        for progress, delta in found:
             self._advance(progress, delta)
 
     def _advance(self, progress: _Progress, delta: Delta) -> None:

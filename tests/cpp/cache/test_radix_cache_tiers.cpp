@@ -121,8 +121,12 @@ TEST_F(RadixTiers, ADiskThatTakesNothingIsNoneAtAll) {
   CacheDriver d(CacheDriver::info(200, 8), with_disk(0, 100));
   for (TokenId i = 0; i < 4; ++i) d.leave(0, run_of(100 * (i + 1), 100));
   ASSERT_TRUE(d.room(200));
-  EXPECT_EQ(d.n_restorable(run_of(400, 100)), 0);
+  for (TokenId i = 0; i < 4; ++i) EXPECT_EQ(d.n_restorable(run_of(100 * (i + 1), 100)), 0);
+  EXPECT_EQ(d.metrics().n_bytes_disk, 0);
+  EXPECT_EQ(d.metrics().n_damaged, 0);
   d.leave(0, run_of(100, 100));
+  EXPECT_EQ(d.metrics().n_from_disk, 0);
+  EXPECT_EQ(d.n_held(run_of(100, 100)), 100) << "memory goes on holding prefixes";
 }
 
 TEST_F(RadixTiers, AFolderThatGoesAwayCostsOnlyWhatWasInIt) {

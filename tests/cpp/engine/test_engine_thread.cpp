@@ -1,7 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <chrono>
+#include <latch>
 #include <mutex>
 #include <random>
 #include <thread>
@@ -151,11 +151,18 @@ TEST_F(EngineThreadTest, CloseIsIdempotentAndMayComeFromSeveralThreads) {
 }
 
 TEST_F(EngineThreadTest, CloseWakesAWaitingDrain) {
-  start();
-  std::thread drainer([&] { EXPECT_TRUE(engine_->drain(1000).empty()); });
-  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // most likely it waits by then
-  engine_->close();
-  drainer.join();
+  for (int n_yields = 0; n_yields < 100; ++n_yields) {  // soon before it waits, soon after
+    start();
+    std::latch begun(1);
+    std::thread drainer([&] {
+      begun.count_down();
+      EXPECT_TRUE(engine_->drain(1000).empty());
+    });
+    begun.wait();
+    for (int i = 0; i < n_yields; ++i) std::this_thread::yield();
+    engine_->close();
+    drainer.join();
+  }
 }
 
 TEST_F(EngineThreadTest, SubmittingAfterCloseThrows) {
