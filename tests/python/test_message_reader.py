@@ -26,11 +26,14 @@ from llamaherd import (
 from llamaherd._core import ChatFormat
 
 # Calls that are a JSON object and nothing else, as Llama 3's.
-_BARE_JSON = (
-    TOOLS_AND_THOUGHTS.replace('<tool_call>\\n{"name": "', '{"name": "')
-    .replace('"arguments": ', '"parameters": ')
-    .replace("}\\n</tool_call>", "}")
-)
+_BARE_JSON = TOOLS_AND_THOUGHTS
+for _before, _after in (
+    ('<tool_call>\n{"name"', '{"name"'),
+    ("}\n</tool_call>", "}"),
+    ('"arguments"', '"parameters"'),
+):
+    assert _before in _BARE_JSON
+    _BARE_JSON = _BARE_JSON.replace(_before, _after)
 _TEMPLATES = FORMATS | {"llama3": _BARE_JSON}
 _TOOLS: Any = [
     {
@@ -39,7 +42,11 @@ _TOOLS: Any = [
             "name": name,
             "parameters": {
                 "type": "object",
-                "properties": {"x": {}, "s": {"type": "string"}},
+                "properties": {
+                    "x": {},
+                    "s": {"type": "string"},
+                    "n": {"type": "array"},
+                },
                 "required": ["x"],
             },
         },
@@ -50,12 +57,15 @@ _MARKS = [
     *("<tool_call>", "</tool_call>", "<think>", "</think>", "<function=f>", "<parameter=s>"),
     *("</parameter>", "</function>", "<|channel|>final<|message|>", "<|end|>", "[TOOL_CALLS]f"),
     *('{"name": "f", "arguments": {"x": ', '{"s": "', "}}", "<tool", "</", "\\u00e9", "\\"),
+    *("True", "Truest", "['it\\'s', \"a\", None, 'F\"']", "<parameter=n>\n"),
 ]
 _ANSWERS = [
     *corpus("answers"),
     '{"name": "find", "parameters": {"x": [1, {"a": null}], "s": "b"}}',
+    "<|tool_call_start|>[f(x=['it\\'s', {'a': True}, None, 'F\"'], n=[1, \"N\"])]<|tool_call_end|>",
     "<tool_call>\n<function=f>\n<parameter=x>\n1\n</parameter>\n<parameter=s>\na\n\n<b>é\n"
-    "</parameter>\n</function>\n</tool_call>",
+    '</parameter>\n<parameter=n>\n[1, {"a": "True"}, true, "\\""]\n</parameter>\n</function>\n'
+    "</tool_call>",
 ]
 
 
@@ -148,9 +158,10 @@ def check(format_: ChatFormat, pieces: list[str], reason: FinishReason) -> None:
     except LlamaHerdError:
         assert reader.reply.tool_calls == read.tool_calls
         assert reader.reply.reasoning == read.reasoning
-        rest = reader.reply.content.removeprefix(read.content)
-        assert text.endswith(rest)
-        if not read.reasoning.strip() and not read.tool_calls:
+        assert text.endswith(reader.reply.content.removeprefix(read.content))
+        if not read.reasoning and not read.tool_calls:
+            assert text.endswith(reader.reply.content)
+        if not read:
             assert reader.reply.content == text
     else:
         whole = MessageReader(format_).read_all(text)
@@ -209,7 +220,11 @@ _LONG = {
         "<tool_call>\n<function=f>\n<parameter=x>\n1\n</parameter>\n<parameter=s>\n",
         _WORDS,
     ),
-    "XML value": ("qwen3_coder", "<tool_call>\n<function=f>\n<parameter=x>\n[", _VALUES),
+    "XML value": (
+        "qwen3_coder",
+        "<tool_call>\n<function=f>\n<parameter=x>\n1\n</parameter>\n<parameter=n>\n[",
+        _VALUES,
+    ),
     "GPT-OSS": (
         "gpt_oss",
         '<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"x": [',

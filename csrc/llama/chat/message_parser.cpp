@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -16,7 +17,7 @@ namespace {
 
 using Tags = common_chat_peg_builder;
 
-// A call of a format that is mapped as a tree is mapped again when it is an eighth longer.
+// A call of a format whose calls are mapped as trees is mapped again when it is an eighth longer.
 constexpr std::size_t kGrowth = 8;
 // One that is nested deeper comes with the whole answer.
 constexpr std::size_t kMaxLevels = std::size_t{1} << 14;
@@ -29,6 +30,71 @@ std::string_view trimmed(std::string_view text) {
 bool is_blank(std::string_view text) {
   return text.find_first_not_of(" \n\r\t") == std::string_view::npos;
 }
+
+bool is_word(char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; }
+
+/// Where the text of a value, in Python's syntax or JSON's, may be cut: llama.cpp then rewrites the
+/// pieces to what it makes of the whole (normalize_quotes_to_json in its chat-peg-parser.cpp).
+class PythonValue {
+ public:
+  /// What of the next text may be rewritten before more is known; of the last all.
+  std::string_view cut(std::string_view text, bool is_last) const {
+    PythonValue at = *this;
+    std::size_t begin = 0;
+    while (begin < text.size()) {
+      const std::size_t n = at.unit(text.substr(begin), is_last);
+      if (n == 0) break;
+      at.pass_unit(text.substr(begin, n));
+      begin += n;
+    }
+    return text.substr(0, begin);
+  }
+
+  void pass(std::string_view piece) {
+    while (!piece.empty()) {
+      const std::size_t n = unit(piece, true);
+      pass_unit(piece.substr(0, n));
+      piece.remove_prefix(n);
+    }
+  }
+
+  /// A text of one byte or none, rewritten to as many, behind which a piece is rewritten as behind
+  /// what has passed.
+  std::string before() const {
+    if (quote_ != 0) return {quote_};
+    return follows_word_ ? "a" : "";
+  }
+
+ private:
+  // Of True, False and None, and one more by which a longer word is known.
+  static constexpr std::size_t kMostOfWord = 6;
+
+  /// Bytes that are rewritten together; 0: not known yet.
+  std::size_t unit(std::string_view text, bool is_last) const {
+    const char c = text.front();
+    if (quote_ != 0) {
+      if (c != '\\') return 1;
+      return text.size() >= 2 ? 2 : static_cast<std::size_t>(is_last);
+    }
+    if (follows_word_ || (c != 'T' && c != 'F' && c != 'N')) return 1;
+    std::size_t n = 1;
+    while (n < std::min(text.size(), kMostOfWord) && is_word(text[n])) ++n;
+    return n == text.size() && n < kMostOfWord && !is_last ? 0 : n;
+  }
+
+  void pass_unit(std::string_view unit) {
+    const char c = unit.front();
+    if (quote_ != 0) {
+      if (c == quote_) quote_ = 0;
+    } else if (c == '"' || c == '\'') {
+      quote_ = c;
+    }
+    follows_word_ = is_word(unit.back());
+  }
+
+  char quote_ = 0;
+  bool follows_word_ = false;
+};
 
 }  // namespace
 
@@ -248,30 +314,27 @@ class MessageParser::CallMapper : public Mapper {
     return !span.open;
   }
 
-  // Other than JSON, a value is rewritten, for which its beginning is needed again.
   bool map_value(const ParsedSpan& span) {
     const std::string_view text = text_of(span);
     if (!is_named_) {
       if (!span.open) map_text(span, text);
       return !span.open;
     }
-    if (n_taken_ == 0) n_value_ = 0;
-    if (span.open && text.size() <= n_taken_ + n_taken_ / kGrowth) return false;
-    n_taken_ = text.size();
-    const std::string value = nodes_->normalize_container_value(std::string(text));
-    const std::string& before = arguments();
-    const std::size_t begin = before.size() - n_value_;
-    if (value.compare(0, n_value_, before, begin, n_value_) == 0) {
-      arguments() += value.substr(n_value_);
-      n_value_ = value.size();
-    }
-    note_mapped(text.size(), span.begin + text.size());
+    if (n_taken_ == 0) value_ = {};
+    const std::string_view piece = value_.cut(text.substr(n_taken_), !span.open);
+    if (piece.empty()) return !span.open;
+    const std::string before = value_.before();
+    value_.pass(piece);
+    arguments() +=
+        nodes_->normalize_container_value(before + std::string(piece)).substr(before.size());
+    n_taken_ += piece.size();
+    note_mapped(piece.size(), span.begin + n_taken_);
     return !span.open;
   }
 
   std::optional<Nodes> nodes_;
   bool is_named_ = false;
-  std::size_t n_value_ = 0;  // bytes of the arguments that are the value's
+  PythonValue value_;  // the one that is being mapped
 };
 
 /// Of the formats whose calls are mapped as trees of the grammar's rules.
