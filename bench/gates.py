@@ -60,7 +60,7 @@ def build() -> None:
     """All benchmarks that need no model, so that they keep compiling."""
     for tool in ("cmake", "ninja"):
         if shutil.which(tool) is None:
-            raise CannotRun(f"{tool} is not installed (the test extra brings it)")
+            raise CannotRun(f"{tool} is not installed (tests/requirements.txt brings it)")
     configure = (
         *("cmake", "-S", ".", "-B", str(FOLDER), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"),
         *("-DLLAMAHERD_BUILD_BENCH=ON", "-DLLAMAHERD_BUILD_TESTS=OFF"),

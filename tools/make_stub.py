@@ -3,7 +3,7 @@
     python tools/make_stub.py            # rewrite the committed stub
     python tools/make_stub.py --check    # exit 1 with a diff if it is stale
 
-pybind11-stubgen is pinned in pyproject.toml's test extra, so that its output changes only when ours
+pybind11-stubgen is pinned in tests/requirements.txt, so that its output changes only when ours
 does. It knows no native enums: their members are put right here.
 """
 

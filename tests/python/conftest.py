@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,34 @@ from llamaherd import BatchEngine, EngineConfig, ModelLoadError
 from llamaherd.models import DEFAULT_MODEL, resolve
 
 fuzzing.register_profiles()
+_requires_all = False
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all", action="store_true", help="slow tests too; a test that cannot run here fails"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    global _requires_all
+    _requires_all = config.getoption("--all")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselects slow tests, unless all are asked for or files are named."""
+    is_whole_suite = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    if _requires_all or not is_whole_suite:
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if not item.get_closest_marker("slow")]
 
 
 def skip_or_fail(reason: str) -> None:
-    """Skip a test that cannot run here, unless nothing may be skipped (as in CI)."""
-    if os.environ.get("LLAMAHERD_REQUIRE_ALL") == "1":
-        pytest.fail(f"LLAMAHERD_REQUIRE_ALL=1, but {reason}")
+    """Skips a test that cannot run here; with --all it fails."""
+    if _requires_all:
+        pytest.fail(f"--all requires every test to run, but {reason}")
     pytest.skip(reason)
 
 

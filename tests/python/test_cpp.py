@@ -22,7 +22,7 @@ def build(name: str, target: str, *, llama: str) -> Path:
     """As the package is built, so that a compiler cache knows its files."""
     folder = ROOT / "build" / name
     if shutil.which("cmake") is None or shutil.which("ninja") is None:
-        skip_or_fail("cmake and ninja are not installed (the test extra brings them)")
+        skip_or_fail("cmake and ninja are not installed (tests/requirements.txt brings them)")
     configured = run(
         *("cmake", "-S", ".", "-B", str(folder), "-G", "Ninja"),
         *("-DLLAMAHERD_BUILD_TESTS=ON", "-DLLAMAHERD_BUILD_PYTHON=OFF"),
@@ -53,6 +53,7 @@ def test_the_cpp_tests_pass() -> None:
     assert_passes(build("cpp", "herd_tests", llama="OFF"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", ["amx_bf16", "amx_int8", "avx512_vnni", "avx_vnni", "avx2"])
 def test_the_kernel_tests_pass(kernel_tests: Path, most: str) -> None:
     assert_passes(kernel_tests, LLAMAHERD_CPU_ISA=most)

@@ -194,7 +194,7 @@ def test_the_site_builds(tmp_path: Path) -> None:
     try:
         import mkdocs  # noqa: F401
     except ModuleNotFoundError:
-        skip_or_fail("MkDocs is not installed: pip install '.[docs]'")
+        skip_or_fail("MkDocs is not installed: pip install -r docs/requirements.txt")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

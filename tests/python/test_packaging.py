@@ -67,14 +67,10 @@ def test_the_sdist_holds_core_and_gpu_sources_and_little_else(sdist: Path) -> No
     assert sdist.stat().st_size < 10_000_000
 
 
+@pytest.mark.slow
 def test_the_sdist_builds_with_the_index_off(
     sdist: Path, tmp_path: Path, clean_env: dict[str, str]
 ) -> None:
-    if "1" not in (
-        os.environ.get("LLAMAHERD_TEST_PACKAGING"),
-        os.environ.get("LLAMAHERD_REQUIRE_ALL"),
-    ):
-        pytest.skip("builds all of llama.cpp again; set LLAMAHERD_TEST_PACKAGING=1 to run it")
     # Within the checkout, where a compiler cache can tell that the files are the same.
     folder = ROOT / "build" / "sdist"
     shutil.rmtree(folder, ignore_errors=True)
