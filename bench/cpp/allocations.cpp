@@ -65,9 +65,13 @@ class Uncounted : public FakeBackend {
     const Pause pause;
     return FakeBackend::decode(batch);
   }
-  bool apply(const KvOp& op) override {
+  bool remove(SeqId seq, Pos begin, Pos end) override {
     const Pause pause;
-    return FakeBackend::apply(op);
+    return FakeBackend::remove(seq, begin, end);
+  }
+  void copy(SeqId from, SeqId to, Pos begin, Pos end) override {
+    const Pause pause;
+    FakeBackend::copy(from, to, begin, end);
   }
 };
 

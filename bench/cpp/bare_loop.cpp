@@ -42,7 +42,7 @@ void run(Backend& backend, int n_seqs, int n_prompt, int n_new) {
   }
   const double end = seconds();
   for (SeqId seq = 0; seq < n_seqs; ++seq) {
-    backend.apply({KvOp::Kind::kRemove, seq, 0, -1});
+    backend.remove(seq, 0, kToEnd);
   }
   std::printf("{\"seconds\": %.6f, \"prefill_seconds\": %.6f, \"tokens_per_s\": %.3f}\n",
               end - begin, prefilled - begin, n_seqs * n_new / (end - begin));

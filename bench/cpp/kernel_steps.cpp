@@ -55,8 +55,8 @@ class Machine {
     return 1e-6 * static_cast<double>(steady_clock().now_ns() - begin);
   }
 
-  void remove(SeqId seq, Pos begin) { backend_->apply({KvOp::Kind::kRemove, seq, begin, -1}); }
-  void share(SeqId to, Pos end) { backend_->apply({KvOp::Kind::kCopy, 0, 0, end, to}); }
+  void remove(SeqId seq, Pos begin) { backend_->remove(seq, begin, kToEnd); }
+  void share(SeqId to, Pos end) { backend_->copy(0, to, 0, end); }
   void clear() { backend_->clear(); }
 
   double prefill(SeqId seq, int n) {

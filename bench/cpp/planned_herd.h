@@ -35,7 +35,7 @@ class PlannedHerd {
   /// To be carried out before the next.
   const StepPlan& plan() {
     now_ns_ += 20'000'000;
-    return scheduler_->plan_step(now_ns_);
+    return scheduler_->prepare_step(now_ns_);
   }
 
   void carry_out(const StepPlan& plan) {

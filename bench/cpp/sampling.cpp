@@ -47,7 +47,8 @@ class Rows final : public Backend {
     for (std::int32_t i = 0; i < n_rows; ++i) rows_.push_back(random_row(i));
   }
   const BackendInfo& info() const override { return info_; }
-  bool apply(const KvOp&) override { return true; }
+  bool remove(SeqId, Pos, Pos) override { return true; }
+  void copy(SeqId, SeqId, Pos, Pos) override {}
   std::vector<std::byte> save(SeqId, Pos, Pos) override { return {}; }
   bool load(SeqId, Pos, Pos, std::span<const std::byte>) override { return false; }
   void use_threads(std::int32_t) override {}

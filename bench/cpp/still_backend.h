@@ -18,7 +18,8 @@ class StillBackend : public Backend {
   }
 
   const BackendInfo& info() const override { return info_; }
-  bool apply(const KvOp&) override { return true; }
+  bool remove(SeqId, Pos, Pos) override { return true; }
+  void copy(SeqId, SeqId, Pos, Pos) override {}
   std::vector<std::byte> save(SeqId, Pos, Pos) override { return {}; }
   bool load(SeqId, Pos, Pos, std::span<const std::byte>) override { return false; }
   void use_threads(std::int32_t) override {}

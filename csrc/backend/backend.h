@@ -8,25 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "backend/kv_block.h"
 #include "common/types.h"
 
 namespace llamaherd {
-
-/// A change to the KV cache's sequence tags, by which no K/V data moves, or a copy out of it.
-struct KvOp {
-  enum class Kind {
-    kRemove,  // untag [begin, end) of `seq`; cells without a tag are free
-    kCopy,    // tag [begin, end) of `seq` with `dst` as well
-    kSave,    // fill `block` with the data of [begin, end) of `seq`
-  };
-  Kind kind = Kind::kRemove;
-  SeqId seq = kNoSeq;
-  Pos begin = 0;
-  Pos end = -1;  // -1: to the end
-  SeqId dst = kNoSeq;
-  std::shared_ptr<KvBlock> block = nullptr;
-};
 
 /// One row per token; all spans have the same length.
 struct BatchView {
@@ -65,16 +49,19 @@ struct BackendInfo {
 
 using ParallelTask = std::function<void(std::int32_t i, std::int32_t thread)>;
 
-/// The one seam between the engine and what runs the model. Not thread-safe but for abort().
+/// A model with a KV cache, as the engine uses it. Not thread-safe except abort().
 class Backend {
  public:
   virtual ~Backend() = default;
 
   virtual const BackendInfo& info() const = 0;
 
-  /// kRemove or kCopy. Returns false, changing nothing, if this memory cannot remove a part of a
-  /// sequence.
-  virtual bool apply(const KvOp& op) = 0;
+  /// Removes [begin, end) of `seq`, to its end if that is kToEnd; cells of no sequence are free.
+  /// Returns false, changing nothing, if this memory cannot remove a part of a sequence.
+  virtual bool remove(SeqId seq, Pos begin, Pos end) = 0;
+
+  /// Lets `to` hold the cells of [begin, end) of `from` as well. No K/V data moves.
+  virtual void copy(SeqId from, SeqId to, Pos begin, Pos end) = 0;
 
   /// The K/V data of [begin, end) of `seq`, for load(). One uninterrupted copy.
   virtual std::vector<std::byte> save(SeqId seq, Pos begin, Pos end) = 0;

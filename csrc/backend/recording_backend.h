@@ -54,9 +54,11 @@ class RecordingBackend final : public Backend {
 
   const BackendInfo& info() const override { return inner_->info(); }
 
-  bool apply(const KvOp& op) override {
-    if (op.kind == KvOp::Kind::kCopy) copy(tokens_[op.seq], op.begin, op.end, tokens_[op.dst]);
-    return inner_->apply(op);
+  bool remove(SeqId seq, Pos begin, Pos end) override { return inner_->remove(seq, begin, end); }
+
+  void copy(SeqId from, SeqId to, Pos begin, Pos end) override {
+    copy_tokens(tokens_[from], begin, end, tokens_[to]);
+    inner_->copy(from, to, begin, end);
   }
 
   /// The tokens are written behind the data.
@@ -76,7 +78,7 @@ class RecordingBackend final : public Backend {
     data = data.first(data.size() - sizeof n);
     std::vector<TokenId> tokens(n / sizeof(TokenId));
     std::memcpy(tokens.data(), data.last(n).data(), n);
-    copy(tokens, begin, end, tokens_[seq]);
+    copy_tokens(tokens, begin, end, tokens_[seq]);
     return inner_->load(seq, begin, end, data.first(data.size() - n));
   }
 
@@ -109,7 +111,8 @@ class RecordingBackend final : public Backend {
  private:
   static constexpr std::size_t kMaxIds = 256;
 
-  static void copy(const std::vector<TokenId>& from, Pos begin, Pos end, std::vector<TokenId>& to) {
+  static void copy_tokens(const std::vector<TokenId>& from, Pos begin, Pos end,
+                          std::vector<TokenId>& to) {
     const std::size_t last = end < 0 ? from.size() : static_cast<std::size_t>(end);
     if (to.size() < last) to.resize(last, 0);
     for (auto pos = static_cast<std::size_t>(begin); pos < last; ++pos) to[pos] = from[pos];

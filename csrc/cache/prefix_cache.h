@@ -9,12 +9,27 @@
 #include <utility>
 #include <vector>
 
-#include "backend/backend.h"
+#include "backend/kv_block.h"
 #include "cache/pinned_prefixes.h"
 #include "common/types.h"
 #include "telemetry/metrics.h"
 
 namespace llamaherd {
+
+/// What the cache needs of the backend: CacheOperations executes it.
+struct KvOp {
+  enum class Kind {
+    kRemove,  // Backend::remove()
+    kCopy,    // Backend::copy() to `dst`
+    kSave,    // Backend::save() to `block`
+  };
+  Kind kind = Kind::kRemove;
+  SeqId seq = kNoSeq;
+  Pos begin = 0;
+  Pos end = kToEnd;
+  SeqId dst = kNoSeq;
+  std::shared_ptr<KvBlock> block = nullptr;
+};
 
 /// Which sequence ids hold which cells of the KV cache, and how much of it a new request can share.
 ///

@@ -10,8 +10,6 @@
 namespace llamaherd {
 namespace {
 
-constexpr Pos kToEnd = -1;
-
 void copy(std::vector<KvOp>& ops, SeqId from, Pos begin, Pos end, SeqId to) {
   ops.push_back({KvOp::Kind::kCopy, from, begin, end, to});
 }

@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "backend/backend.h"
 #include "cache/pinned_prefixes.h"
+#include "cache/prefix_cache.h"
 #include "cache/radix_state.h"
 #include "cache/radix_tiers.h"
 #include "cache/sequence_id_pool.h"

@@ -7,7 +7,6 @@
 #include <utility>
 #include <vector>
 
-#include "backend/backend.h"
 #include "cache/block_store.h"
 #include "cache/pinned_prefixes.h"
 #include "cache/prefix_cache.h"

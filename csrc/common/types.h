@@ -24,6 +24,8 @@ using RequestId = std::uint64_t;
 using CacheNamespace = std::uint64_t;
 
 inline constexpr SeqId kNoSeq = -1;
+/// As the end of a range of positions.
+inline constexpr Pos kToEnd = -1;
 
 /// What one request gains in one step: a token, and as many as were guessed behind it.
 using StepTokens = SmallVector<TokenId, 16>;

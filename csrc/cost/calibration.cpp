@@ -137,7 +137,7 @@ class Calibrator {
     note(depth, time_rows(0, 1, 0, depth));
     if (info_.partial_removal && info_.n_holders > 0) measure_loading(depth);
     for (SeqId seq = 1; seq < n_deep; ++seq) {
-      backend_.apply({KvOp::Kind::kCopy, 0, 0, depth, seq});
+      backend_.copy(0, seq, 0, depth);
     }
     Pos begin = depth;
     // (What a cell costs that is only passed over drowns in noise at such depths: calls will tell.)
@@ -221,7 +221,7 @@ class Calibrator {
   }
 
   void forget(std::int32_t n_seqs) {
-    for (SeqId seq = 0; seq < n_seqs; ++seq) backend_.apply({KvOp::Kind::kRemove, seq, 0, -1});
+    for (SeqId seq = 0; seq < n_seqs; ++seq) backend_.remove(seq, 0, kToEnd);
   }
 
   Backend& backend_;

@@ -7,10 +7,18 @@ namespace llamaherd {
 
 void CacheOperations::apply(std::vector<KvOp>& ops) {
   for (const KvOp& op : ops) {
-    if (op.kind == KvOp::Kind::kSave) {
-      save(op);
-    } else if (!backend_.apply(op)) {
-      throw std::logic_error("a planned cache operation was refused");
+    switch (op.kind) {
+      case KvOp::Kind::kRemove:
+        if (!backend_.remove(op.seq, op.begin, op.end)) {
+          throw std::logic_error("the backend refused a removal that the cache planned");
+        }
+        break;
+      case KvOp::Kind::kCopy:
+        backend_.copy(op.seq, op.dst, op.begin, op.end);
+        break;
+      case KvOp::Kind::kSave:
+        save(op);
+        break;
     }
   }
   ops.clear();

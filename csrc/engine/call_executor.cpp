@@ -77,7 +77,7 @@ DecodeStatus CallExecutor::decode(const CallPlan& call, std::int32_t n_pad) {
   c_.accounting.account_for(call, end_ns);
   c_.trace.called({begin_ns, end_ns, predicted_ns, n_decode_rows, n_prefill_rows, n_pad,
                    static_cast<std::int32_t>(c_.scheduler.queue().size()), n_cells_used});
-  if (n_pad > 0) c_.backend.apply({KvOp::Kind::kRemove, c_.backend.info().pad_seq, 0, -1});
+  if (n_pad > 0) c_.backend.remove(c_.backend.info().pad_seq, 0, kToEnd);
   if (learns_ && status == DecodeStatus::kOk) {
     learn(call, sum.shape(n_cells_used), predicted_ns, static_cast<double>(spent_ns));
   }

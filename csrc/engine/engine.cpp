@@ -67,7 +67,7 @@ void Engine::step(std::vector<Delta>& out) {
   cache_->expire_pins(begin_ns);
   end_overdue(begin_ns, out);
   late_masks_.sample(out);
-  StepPlan& plan = scheduler_.plan_step(begin_ns);
+  StepPlan& plan = scheduler_.prepare_step(begin_ns);
   operations_.apply(plan.kv_ops);
   if (plan.empty()) {
     late_masks_.wait();

@@ -72,12 +72,12 @@ class StepGuard {
     request.draft.tokens.clear();
     commit(request, item.end, sampled);
     if (n_right == item.n_drafted) return;
-    backend_.apply({KvOp::Kind::kRemove, item.seq, item.end + n_right, -1});
+    backend_.remove(item.seq, item.end + n_right, kToEnd);
   }
 
   void undo(const PlannedRequest& item) {
-    if (backend_.apply({KvOp::Kind::kRemove, item.seq, item.begin, -1})) return;
-    backend_.apply({KvOp::Kind::kRemove, item.seq, 0, -1});
+    if (backend_.remove(item.seq, item.begin, kToEnd)) return;
+    backend_.remove(item.seq, 0, kToEnd);
     cache_.drop(item.seq);
     item.request->forget_kv();
     ++n_dropped_;

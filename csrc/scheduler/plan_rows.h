@@ -12,7 +12,7 @@ namespace llamaherd {
 inline void add_rows(CallPlan& call, Request& request, Pos end, std::int32_t max_scored_rows) {
   const Pos begin = request.kv_len();
   auto [first, last] = request.rows_to_score(begin, end);
-  const std::int32_t n_left = max_scored_rows - call.max_scored_rows;
+  const std::int32_t n_left = max_scored_rows - call.n_scored;
   if (last - first > n_left) end = last = first + n_left;
   if (begin >= end) return;
   call.add(&request, request.seq(), begin, end, end == request.n_tokens());

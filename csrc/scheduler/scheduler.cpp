@@ -1,7 +1,7 @@
 #include "scheduler/scheduler.h"
 
 #include <algorithm>
-#include <limits>
+#include <cstddef>
 #include <tuple>
 #include <utility>
 
@@ -9,86 +9,98 @@
 #include "speculation/prompt_lookup.h"
 
 namespace llamaherd {
+namespace {
 
-StepPlan& Scheduler::plan_step(std::int64_t now_ns) {
+// Requests that do not fit and are passed over in one step, and later requests that may be admitted
+// before one of them.
+constexpr std::size_t kMaxBlocked = 8;
+constexpr std::int32_t kMaxPassed = 16;
+
+}  // namespace
+
+void Scheduler::submit(std::unique_ptr<Request> request, std::int64_t now_ns) {
+  request->queue_entry.latest_start_ns = admission_.latest_start_ns(*request, 0);
+  queue_.push(std::move(request), now_ns);
+}
+
+StepPlan& Scheduler::prepare_step(std::int64_t now_ns) {
   plan_.clear();
   passed_.clear();
-  make_room_to_grow(now_ns);
+  preemption_.make_room_to_grow(now_ns, plan_.kv_ops, passed_);
   admit(now_ns);
   pack();
   return plan_;
 }
 
-std::int32_t Scheduler::n_promised(const Request& request) {
-  const std::int32_t n_left = request.n_cells_needed() - request.n_tokens();
-  return request.n_pending() + headroom(n_left, request.n_preempted());
-}
-
-std::int32_t Scheduler::n_cells_promised() const {
-  std::int32_t n = 0;
-  for (const auto& request : running_) n += n_promised(*request);
-  return n;
-}
-
-Scheduler::Room Scheduler::room(const Room& reserved) const {
-  return {pool_.n_free() - reserved.n_seqs,
-          options_.n_cells - cache_.n_cells_needed() - n_cells_promised() - reserved.n_cells};
-}
-
-/// Preempts until what is pending of those who run fits.
-void Scheduler::make_room_to_grow(std::int64_t now_ns) {
-  const auto lacks_cells = [this] {
-    std::int32_t n_pending = 0;
-    for (const auto& request : running_) n_pending += request->n_pending();
-    return n_pending > options_.n_cells - cache_.n_cells_needed();
-  };
-  while (running_.size() > 1 && lacks_cells()) {
-    constexpr auto kAnyClass = std::numeric_limits<std::int32_t>::min();
-    Request* request = victim(kAnyClass, false);
-    preempt(request != nullptr ? *request : *victim(kAnyClass, true), now_ns);
+/// Admits queued requests in order. A request that waits for another's prefill keeps its place:
+/// room for it is reserved.
+void Scheduler::admit(std::int64_t now_ns) {
+  queue_.age(now_ns);
+  blocked_.clear();
+  Room reserved;
+  while (Request* request = queue_.first_but(passed_)) {
+    if (budget_.room(reserved).n_seqs <= 0 && !could_start(*request)) return;
+    Admission::Assessment admission = admission_.assess(*request, now_ns);
+    if (!budget_.room(reserved).has(admission.n_cells) &&
+        preemption_.make_way(*request, admission.n_cells, reserved, now_ns, plan_.kv_ops,
+                             passed_)) {
+      admission = admission_.assess(*request, now_ns);
+    }
+    if (!budget_.room(reserved).has(admission.n_cells)) {
+      passed_.push_back(request);
+      blocked_.push_back(request);
+      if (request->queue_entry.n_passed >= kMaxPassed || blocked_.size() == kMaxBlocked) return;
+    } else if (admission.follows) {
+      passed_.push_back(request);
+      ++reserved.n_seqs;
+      reserved.n_cells += admission.n_cells;
+    } else if (admission_.latest_start_ns(*request, admission.match.n_held) < now_ns) {
+      // Too late by now: the next step finds it overdue.
+      queue_.set_latest_start(*request, now_ns);
+      passed_.push_back(request);
+    } else {
+      start(*request, admission, now_ns, plan_.kv_ops);
+      for (Request* blocked : blocked_) ++blocked->queue_entry.n_passed;
+    }
   }
 }
 
-/// Preempts requests of lower classes for this one, if that makes it fit.
-bool Scheduler::make_way(const Request& request, const Admission& admission, const Room& reserved,
-                         std::int64_t now_ns) {
-  Room most = room(reserved);
-  for (const auto& other : running_) {
-    if (other->queue_entry.key.priority <= request.queue_entry.key.priority) continue;
-    if (!may_be_preempted(other->n_preempted(), other->n_progress())) continue;
-    ++most.n_seqs;
-    most.n_cells += other->kv_len() + n_promised(*other);
+/// Whether a running request of a lower class could be preempted for it.
+bool Scheduler::could_start(const Request& request) const {
+  return std::ranges::any_of(running_, [&request](const auto& other) {
+    return other->queue_entry.key.priority > request.queue_entry.key.priority;
+  });
+}
+
+void Scheduler::start(Request& request, const Admission::Assessment& admission, std::int64_t now_ns,
+                      std::vector<KvOp>& ops) {
+  running_.add(queue_.take(request.id()));
+  const SeqId seq = pool_.acquire();
+  const Pos n_held = admission.match.n_held;
+  Pos waited_from = n_held;
+  if (request.admission.following) {
+    follower_wait_ns_ += now_ns - request.admission.following->since_ns;
+    waited_from = request.admission.following->n_had;
   }
-  if (!fits(admission, most)) return false;
-  while (!fits(admission, room(reserved))) {
-    Request* other = victim(request.queue_entry.key.priority, false);
-    if (other == nullptr) return false;
-    preempt(*other, now_ns);
-  }
+  if (request.cache_space) n_looked_up_ += request.n_tokens();
+  cache_.attach(seq, request.cache_space, request.tokens().first(n_held), waited_from, ops);
+  request.start(seq, n_held, now_ns);
+  request.queue_entry.n_passed = 0;
+  request.admission.n_restorable = admission.match.n_restorable;
+  if (admission.match.divergence_pos > 0)
+    request.admission.cuts.insert(admission.match.divergence_pos);
+  if (!admission.logits.empty()) plan_.known_starts.push_back({&request, admission.logits});
+  queue_.charge(request, request.n_cells_needed() - n_held);
+}
+
+bool Scheduler::admit_now(RequestId id, std::int64_t now_ns, std::vector<KvOp>& ops) {
+  Request* request = queue_.find(id);
+  if (request == nullptr) return false;
+  const Admission::Assessment admission = admission_.assess_alone(*request);
+  if (!budget_.room().has(admission.n_cells)) return false;
+  plan_.clear();
+  start(*request, admission, now_ns, ops);
   return true;
-}
-
-/// Of the running requests of higher numbers than this priority, who gives way; nullptr: nobody.
-Request* Scheduler::victim(std::int32_t above_priority, bool whoever) {
-  runners_.clear();
-  runner_requests_.clear();
-  for (const auto& r : running_) {
-    if (r->queue_entry.key.priority <= above_priority) continue;
-    runners_.push_back({r->id(), r->queue_entry.key.priority, r->n_preempted(), r->n_progress()});
-    runner_requests_.push_back(r.get());
-  }
-  const auto chosen = choose_victim(runners_, whoever);
-  return chosen ? runner_requests_[*chosen] : nullptr;
-}
-
-void Scheduler::preempt(Request& request, std::int64_t now_ns) {
-  std::unique_ptr<Request> owned = take_running(request);
-  pool_.release(request.seq());
-  cache_.release(request.seq(), request.tokens(), plan_.kv_ops);
-  request.preempt(now_ns);
-  passed_.push_back(&request);
-  queue_.push(std::move(owned), now_ns);
-  ++n_preempted_;
 }
 
 void Scheduler::requeue(Request& request, std::int64_t now_ns) {
@@ -99,10 +111,8 @@ void Scheduler::requeue(Request& request, std::int64_t now_ns) {
 }
 
 Request* Scheduler::find(RequestId id) {
-  for (const auto& request : running_) {
-    if (request->id() == id) return request.get();
-  }
-  return queue_.find(id);
+  Request* request = running_.find(id);
+  return request != nullptr ? request : queue_.find(id);
 }
 
 std::unique_ptr<Request> Scheduler::take(Request& request) {
@@ -110,11 +120,8 @@ std::unique_ptr<Request> Scheduler::take(Request& request) {
 }
 
 std::unique_ptr<Request> Scheduler::take_running(Request& request) {
-  const auto it = std::ranges::find(running_, &request, &std::unique_ptr<Request>::get);
-  std::unique_ptr<Request> taken = std::move(*it);
-  running_.erase(it);
   queue_.settle(request, request.n_progress());
-  return taken;
+  return running_.take(request);
 }
 
 Request* Scheduler::overdue(std::int64_t now_ns) {
@@ -123,7 +130,8 @@ Request* Scheduler::overdue(std::int64_t now_ns) {
     if (r->n_output() == 0 && now_ns >= r->queue_entry.key.ttft_deadline_ns) return r.get();
   }
   while (Request* request = queue_.overdue(now_ns)) {
-    const std::int64_t latest_ns = latest_start_ns(*request, match_reusable(*request).n_held);
+    const std::int64_t latest_ns =
+        admission_.latest_start_ns(*request, admission_.match_reusable(*request).n_held);
     if (latest_ns <= now_ns) return request;
     queue_.set_latest_start(*request, latest_ns);
   }
@@ -188,7 +196,7 @@ void Scheduler::draft(CallPlan& call) {
   }
   if (n_guessed == 0) return;
   const std::int32_t n_most = std::min(
-      {options_.packing.n_batch - call.n_rows, options_.max_scored_rows, room({}).n_cells});
+      {options_.packing.n_batch - call.n_rows, options_.max_scored_rows, budget_.room().n_cells});
   const auto n = drafter_.choose(draft_candidates_, sum, cache_.n_cells_used(), n_most, model_);
   if (n.empty()) return;
   call.n_pad = 0;

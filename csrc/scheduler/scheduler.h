@@ -10,20 +10,23 @@
 #include "cache/sequence_id_pool.h"
 #include "cost/cost_model.h"
 #include "request/request.h"
-#include "scheduler/preemption_policy.h"
+#include "scheduler/admission.h"
+#include "scheduler/cell_budget.h"
+#include "scheduler/preemption.h"
 #include "scheduler/request_queue.h"
+#include "scheduler/running_set.h"
 #include "scheduler/step_packer.h"
 #include "scheduler/step_plan.h"
 #include "speculation/speculation_policy.h"
 
 namespace llamaherd {
 
-/// Decides who runs in the next step and how much of it. Touches no backend.
+/// Decides which requests run in the next step and how many tokens of each. Touches no backend.
 ///
-/// A request is started when there are cells for all its tokens and for some growth, its own and of
-/// those that run. Where they all grow further than the cells reach, somebody is preempted: it
-/// waits again, and what it computed stays cached as long as there is room. So the pending tokens
-/// of those who run always find their cells: cached prefixes give way.
+/// A request is admitted when there are cells for all its tokens and for some growth, its own and
+/// of the running requests. Where they all grow further than the cells reach, one is preempted: it
+/// is queued again, and what it computed stays cached as long as there is room. So the pending
+/// tokens of running requests always find cells: cached prefixes are evicted for them.
 class Scheduler {
  public:
   struct Options {
@@ -41,16 +44,20 @@ class Scheduler {
         model_(model),
         pool_(pool),
         cache_(cache),
-        logits_(logits),
         queue_(options.queue),
+        budget_(options.n_cells, running_, pool, cache),
+        admission_(model, cache, logits, queue_, running_, options.shares_at_cuts),
+        preemption_(running_, queue_, pool, cache, budget_),
         packer_(options.packing, pool.n_seqs()),
         drafter_(std::max(pool.n_seqs(), kRowsWithLogits)) {}
 
   void submit(std::unique_ptr<Request> request, std::int64_t now_ns);
 
-  /// Makes room for those who run, starts what fits, and packs the step. The plan points into
-  /// requests this scheduler owns; it is valid until the next call of any method.
-  StepPlan& plan_step(std::int64_t now_ns);
+  /// Preempts where cells lack, admits queued requests that fit, and packs the step's calls. Queue,
+  /// running requests and the cache's books are changed at once; the backend must follow by the
+  /// plan's operations. The plan points into requests this scheduler owns; it is valid until the
+  /// next call of any method.
+  StepPlan& prepare_step(std::int64_t now_ns);
 
   /// A request that has missed a deadline, or waits and is predicted to miss one though it started
   /// now; nullptr: none (any more).
@@ -71,57 +78,27 @@ class Scheduler {
   /// Gives a request away, waiting or running. Its sequence stays the caller's to release.
   std::unique_ptr<Request> take(Request& request);
 
-  const std::vector<std::unique_ptr<Request>>& running() const { return running_; }
+  const std::vector<std::unique_ptr<Request>>& running() const { return running_.all(); }
   const RequestQueue& queue() const { return queue_; }
-  bool idle() const { return running_.empty() && queue_.empty(); }
+  bool idle() const { return running_.size() == 0 && queue_.empty(); }
 
   /// Cells that running requests are to find for their pending tokens and some growth.
-  std::int32_t n_cells_promised() const;
+  std::int32_t n_cells_promised() const { return budget_.n_promised(); }
 
   /// Tokens of requests that may use the cache, counted when they were admitted.
   std::int64_t n_looked_up() const { return n_looked_up_; }
-  std::int64_t n_followers() const { return n_followers_; }
+  std::int64_t n_followers() const { return admission_.n_followers(); }
   std::int64_t follower_wait_ns() const { return follower_wait_ns_; }
-  std::int64_t n_preempted() const { return n_preempted_; }
+  std::int64_t n_preempted() const { return preemption_.n_preempted(); }
 
   /// Nanoseconds of prefill the last step was allowed beside decoding; 0: nothing decoded.
   double prefill_budget_ns() const { return packer_.prefill_budget_ns(); }
 
  private:
-  struct Room {
-    std::int32_t n_seqs = 0;
-    std::int32_t n_cells = 0;
-  };
-  struct Admission {
-    PrefixCache::Match match;
-    std::span<const float> logits;  // if the whole prompt is held and these are known
-    bool follows = false;           // waits for what another computes
-    std::int32_t n_cells = 0;       // to be found beside what others need
-  };
-
-  // admission.cpp: who starts.
   void admit(std::int64_t now_ns);
   bool could_start(const Request& request) const;
-  Admission assess(Request& request, std::int64_t now_ns);
-  Admission look_up(const Request& request) const;
-  PrefixCache::Match match_reusable(const Request& request) const;
-  static Pos n_shareable(const Request& request, const Request& other);
-  Request* leader_of(const Request& request, Pos n_have);
-  bool still_leads(const AdmissionState::Following& following) const;
-  void follow(Request& request, Request& leader, Pos n_have, std::int64_t now_ns);
-  void start(Request& request, const Admission& admission, std::int64_t now_ns,
+  void start(Request& request, const Admission::Assessment& admission, std::int64_t now_ns,
              std::vector<KvOp>& ops);
-  std::int64_t latest_start_ns(const Request& request, Pos n_have) const;
-  static std::int32_t n_promised(const Request& request);
-
-  // Who has to stop.
-  Room room(const Room& reserved) const;
-  static bool fits(const Admission& admission, const Room& room);
-  bool make_way(const Request& request, const Admission& admission, const Room& reserved,
-                std::int64_t now_ns);
-  void make_room_to_grow(std::int64_t now_ns);
-  Request* victim(std::int32_t above_priority, bool whoever);
-  void preempt(Request& request, std::int64_t now_ns);
   std::unique_ptr<Request> take_running(Request& request);
 
   void pack();
@@ -132,25 +109,23 @@ class Scheduler {
   const CostModel& model_;
   SequenceIdPool& pool_;
   PrefixCache& cache_;
-  PromptLogitsCache& logits_;
   RequestQueue queue_;
-  std::vector<std::unique_ptr<Request>> running_;  // in order of admission
-  StepPlan plan_;
+  RunningSet running_;
+  CellBudget budget_;
+  Admission admission_;
+  Preemption preemption_;
   Packer packer_;
-  std::vector<Request*> packable_;
-  std::vector<Candidate> candidates_;  // the same
-  std::vector<bool> has_rows_;         // likewise
   SpeculationPolicy drafter_;
+  StepPlan plan_;
+  std::vector<Request*> packable_;
+  std::vector<Candidate> candidates_;             // the same
+  std::vector<bool> has_rows_;                    // likewise
   std::vector<DraftCandidate> draft_candidates_;  // of one call's items
-  std::vector<Request*> passed_;   // in this step's admission: they stay where they are
-  std::vector<Request*> blocked_;  // of these, for want of room
-  std::vector<Runner> runners_;
-  std::vector<Request*> runner_requests_;  // the same
+  std::vector<Request*> passed_;                  // in this step's admission: they stay queued
+  std::vector<Request*> blocked_;                 // of these, for want of room
   std::int64_t n_steps_ = 0;
   std::int64_t n_looked_up_ = 0;
-  std::int64_t n_followers_ = 0;
   std::int64_t follower_wait_ns_ = 0;
-  std::int64_t n_preempted_ = 0;
 };
 
 }  // namespace llamaherd

@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "backend/backend.h"
+#include "cache/prefix_cache.h"
 #include "common/types.h"
 
 namespace llamaherd {
@@ -32,12 +32,12 @@ struct CallPlan {
   std::vector<PlannedRequest> items;
   std::int32_t n_rows = 0;  // of the items
   std::int32_t n_pad = 0;   // rows that are to fill it up, where there is room
-  std::int32_t max_scored_rows = 0;
+  std::int32_t n_scored = 0;
   std::int32_t n_drafted = 0;  // of n_rows, rows of draft_tokens
 
   void clear() {
     items.clear();
-    n_rows = n_pad = max_scored_rows = n_drafted = 0;
+    n_rows = n_pad = n_scored = n_drafted = 0;
   }
 
   void add(Request* request, SeqId seq, Pos begin, Pos end, bool wants_logits) {
@@ -63,7 +63,7 @@ struct CallPlan {
   void score(Pos begin, Pos end) {
     items.back().score_begin = begin;
     items.back().score_end = end;
-    max_scored_rows += end - begin;
+    n_scored += end - begin;
   }
 };
 
@@ -95,13 +95,13 @@ struct KnownStart {
   std::span<const float> logits;
 };
 
-/// What the next step will do. A value: planning changes nothing but the queues.
+/// What the step executes: see Scheduler::prepare_step.
 struct StepPlan {
   std::vector<KvOp> kv_ops;  // applied in this order before all else
   std::vector<KnownStart> known_starts;
   std::vector<Request*> restores;  // get data from the cache's lower tiers, and no rows
   CallList calls;                  // in this order; no request stands in two of them
-  bool any_decode = false;         // somebody waits for the next token
+  bool any_decode = false;         // a request needs its next token
 
   void clear() {
     kv_ops.clear();

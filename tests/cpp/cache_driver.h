@@ -191,7 +191,7 @@ class CacheDriver {
 
   /// As when a part of an untrimmable sequence should be undone.
   void drop(SeqId seq) {
-    backend.apply({KvOp::Kind::kRemove, seq, 0, -1});
+    backend.remove(seq, 0, kToEnd);
     cache->drop(seq);
     runs_[seq].length = 0;
     check();
@@ -273,9 +273,11 @@ class CacheDriver {
     for (const KvOp& op : std::exchange(ops_, {})) {
       if (op.kind == KvOp::Kind::kSave) {
         op.block->bytes = backend.save(op.seq, op.begin, op.end);
+      } else if (op.kind == KvOp::Kind::kCopy) {
+        backend.copy(op.seq, op.dst, op.begin, op.end);
+        ++n_copies_;
       } else {
-        EXPECT_TRUE(backend.apply(op));
-        n_copies_ += op.kind == KvOp::Kind::kCopy;
+        EXPECT_TRUE(backend.remove(op.seq, op.begin, op.end));
       }
     }
     cache->settle();

@@ -41,7 +41,7 @@ struct FakeOptions {
   std::int64_t decode_ns = 0;                  // what every call takes at least
   std::int64_t logits_throw_from = std::numeric_limits<std::int64_t>::max();  // decode call
   std::int64_t loads_fail_from = std::numeric_limits<std::int64_t>::max();    // load call
-  std::int64_t apply_throws_from = std::numeric_limits<std::int64_t>::max();  // decode call
+  std::int64_t edits_throw_from = std::numeric_limits<std::int64_t>::max();   // decode call
 };
 
 /// A model whose next token is a hash of exactly the (position, token) pairs visible to a sequence.
@@ -66,19 +66,17 @@ class FakeBackend : public Backend {
   /// Calls take time of this clock instead of real time.
   void use_clock(ManualClock& clock) { clock_ = &clock; }
 
-  bool apply(const KvOp& op) override {
-    if (n_calls_ >= options_.apply_throws_from) throw std::logic_error("apply is broken");
-    const Pos end = op.end < 0 ? std::numeric_limits<Pos>::max() : op.end;
-    std::map<Pos, std::int32_t>& held = seqs_.at(op.seq);
-    const auto first = held.lower_bound(op.begin);
-    const auto last = held.lower_bound(end);
-    if (op.kind == KvOp::Kind::kCopy) {
-      for (auto it = first; it != last; ++it) {
-        if (!seqs_.at(op.dst).emplace(*it).second) throw std::logic_error("position copied twice");
-        ++cells_[it->second].n_holders;
-      }
-      return true;
+  void copy(SeqId from, SeqId to, Pos begin, Pos end) override {
+    const auto [first, last] = range(from, begin, end);
+    for (auto it = first; it != last; ++it) {
+      if (!seqs_.at(to).emplace(*it).second) throw std::logic_error("position copied twice");
+      ++cells_[it->second].n_holders;
     }
+  }
+
+  bool remove(SeqId seq, Pos begin, Pos end) override {
+    const auto [first, last] = range(seq, begin, end);
+    std::map<Pos, std::int32_t>& held = seqs_.at(seq);
     if (first == last) return true;
     const bool whole = first == held.begin() && last == held.end();
     if (!options_.info.partial_removal && !whole) return false;
@@ -198,6 +196,13 @@ class FakeBackend : public Backend {
   const std::set<SeqId>& faulted_seqs() const { return faulted_seqs_; }
 
  private:
+  std::pair<std::map<Pos, std::int32_t>::iterator, std::map<Pos, std::int32_t>::iterator> range(
+      SeqId seq, Pos begin, Pos end) {
+    if (n_calls_ >= options_.edits_throw_from) throw std::logic_error("edits are broken");
+    std::map<Pos, std::int32_t>& held = seqs_.at(seq);
+    return {held.lower_bound(begin), end == kToEnd ? held.end() : held.lower_bound(end)};
+  }
+
   struct Saved {
     Pos pos;
     TokenId token;

@@ -24,7 +24,7 @@ FOLDERS: dict[str, str] = {
     "speculation": "common cost",
     "cache": "backend common cost telemetry",
     "request": "common config sampling speculation telemetry",
-    "scheduler": "backend cache common cost request speculation",
+    "scheduler": "cache common cost request speculation",
     "engine": "backend cache common config cost request sampling scheduler telemetry",
     "kernels/common": "",
     "kernels/matmul": "kernels/common",

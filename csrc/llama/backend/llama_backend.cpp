@@ -122,12 +122,6 @@ bool LlamaBackend::remove(SeqId seq, Pos begin, Pos end) {
   return llama_memory_seq_rm(memory, seq, begin, end);
 }
 
-bool LlamaBackend::apply(const KvOp& op) {
-  if (op.kind == KvOp::Kind::kRemove) return remove(op.seq, op.begin, op.end);
-  copy(op.seq, op.dst, op.begin, op.end);
-  return true;
-}
-
 std::vector<std::byte> LlamaBackend::save(SeqId seq, Pos begin, Pos end) {
   // Of an id that no batch may name, llama.cpp would write what it cannot read back.
   copy(seq, scratch(), begin, end);

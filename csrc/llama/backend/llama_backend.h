@@ -21,7 +21,8 @@ class LlamaBackend final : public Backend {
   LlamaBackend(std::shared_ptr<const LlamaModel> model, const EngineConfig& config);
 
   const BackendInfo& info() const override { return info_; }
-  bool apply(const KvOp& op) override;
+  bool remove(SeqId seq, Pos begin, Pos end) override;
+  void copy(SeqId from, SeqId to, Pos begin, Pos end) override;
   std::vector<std::byte> save(SeqId seq, Pos begin, Pos end) override;
   bool load(SeqId seq, Pos begin, Pos end, std::span<const std::byte> data) override;
   void use_threads(std::int32_t n) override { llama_set_n_threads(context_.get(), n, n); }
@@ -44,8 +45,6 @@ class LlamaBackend final : public Backend {
   void plan_ids(const EngineConfig& config);
   SeqId scratch() const { return info_.n_seqs; }
   std::int32_t n_outputs_max() const { return n_batch_ids_ + info_.max_scored_rows; }
-  void copy(SeqId from, SeqId to, Pos begin, Pos end);
-  bool remove(SeqId seq, Pos begin, Pos end);
   void shadow_new_cells(const BatchView& batch);
 
   std::shared_ptr<const LlamaModel> model_;

@@ -204,7 +204,7 @@ void FaultyBackend::poison(SeqId seq, Pos begin, Pos end) {
     SavedCells(block).fill_with_nan();
     pos = block_end;
   }
-  inner_->apply({KvOp::Kind::kRemove, seq, begin, -1});
+  inner_->remove(seq, begin, kToEnd);
   for (const auto& [block_end, block] : blocks) {
     const Pos block_begin = inner_->length(seq);
     if (!inner_->load(seq, block_begin, block_end, block)) {

@@ -18,7 +18,10 @@ class FaultyBackend final : public Backend {
       : inner_(std::move(inner)), script_(std::move(script)) {}
 
   const BackendInfo& info() const override { return inner_->info(); }
-  bool apply(const KvOp& op) override { return inner_->apply(op); }
+  bool remove(SeqId seq, Pos begin, Pos end) override { return inner_->remove(seq, begin, end); }
+  void copy(SeqId from, SeqId to, Pos begin, Pos end) override {
+    inner_->copy(from, to, begin, end);
+  }
   std::vector<std::byte> save(SeqId seq, Pos begin, Pos end) override {
     return inner_->save(seq, begin, end);
   }

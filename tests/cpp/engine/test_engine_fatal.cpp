@@ -14,10 +14,10 @@ using EngineFatal = EngineThreadTest;
 TEST_F(EngineFatal, AFatalErrorIsStickyAndEverybodyIsTold) {
   // Broken from the start, and after some requests have gained tokens.
   for (std::int64_t call : {0, 6}) {
-    for (bool in_apply : {false, true}) {
+    for (bool in_edit : {false, true}) {
       options_.fake = small_herd().fake;
-      (in_apply ? options_.fake.apply_throws_from : options_.fake.logits_throw_from) = call;
-      const std::string cause = in_apply ? "apply is broken" : "logits are broken";
+      (in_edit ? options_.fake.edits_throw_from : options_.fake.logits_throw_from) = call;
+      const std::string cause = in_edit ? "edits are broken" : "logits are broken";
       start();
       std::mt19937 rng(17);
       engine_->hold();

@@ -80,7 +80,7 @@ class SchedulerTest : public ::testing::Test {
     cache_->release(request->seq(), request->tokens(), ops);
   }
 
-  StepPlan& plan() { return scheduler_->plan_step(now_ns_); }
+  StepPlan& plan() { return scheduler_->prepare_step(now_ns_); }
 
   std::set<RequestId> ids_running() const {
     std::set<RequestId> ids;

@@ -1,0 +1,65 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "cache/prefix_cache.h"
+#include "cache/prompt_logits_cache.h"
+#include "cost/cost_model.h"
+#include "scheduler/request_queue.h"
+#include "scheduler/running_set.h"
+
+namespace llamaherd {
+
+/// Finds what a queued request can reuse, and what it needs to start. Writes the requests'
+/// AdmissionState, and raises priorities in the queue.
+class Admission {
+ public:
+  struct Assessment {
+    PrefixCache::Match match;
+    std::span<const float> logits;  // if the whole prompt is held and these are known
+    bool follows = false;           // waits for tokens that another request computes
+    std::int32_t n_cells = 0;       // to be found beside what others need
+  };
+
+  /// `shares_at_cuts`: only where prefill stopped can a sequence be shared.
+  Admission(const CostModel& model, PrefixCache& cache, PromptLogitsCache& logits,
+            RequestQueue& queue, const RunningSet& running, bool shares_at_cuts)
+      : model_(model),
+        cache_(cache),
+        logits_(logits),
+        queue_(queue),
+        running_(running),
+        shares_at_cuts_(shares_at_cuts) {}
+
+  /// What the request would begin with, or whom it should wait for.
+  Assessment assess(Request& request, std::int64_t now_ns);
+
+  /// The same without waiting, and without known logits.
+  Assessment assess_alone(const Request& request) const;
+
+  PrefixCache::Match match_reusable(const Request& request) const;
+
+  /// When the request must have started to keep its deadlines, if steps go on as they do now.
+  std::int64_t latest_start_ns(const Request& request, Pos n_have) const;
+
+  /// Requests that waited for the prefill of another.
+  std::int64_t n_followers() const { return n_followers_; }
+
+ private:
+  Assessment look_up(const Request& request) const;
+  static Pos n_shareable(const Request& request, const Request& other);
+  Request* leader_of(const Request& request, Pos n_have) const;
+  bool still_leads(const AdmissionState::Following& following) const;
+  void follow(Request& request, Request& leader, Pos n_have, std::int64_t now_ns);
+
+  const CostModel& model_;
+  PrefixCache& cache_;
+  PromptLogitsCache& logits_;
+  RequestQueue& queue_;
+  const RunningSet& running_;
+  bool shares_at_cuts_;
+  std::int64_t n_followers_ = 0;
+};
+
+}  // namespace llamaherd
