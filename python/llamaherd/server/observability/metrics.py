@@ -27,26 +27,26 @@ _NS = 1e-9
 
 # Of the engine's metrics: name, what it is, key. Times in seconds, all since the engine was made.
 _COUNTERS = (
-    ("decode_rows", "Next tokens computed.", "n_decode_rows"),
-    ("prefill_rows", "Prompt tokens computed.", "n_prefill_rows"),
-    ("decode_calls", "Model calls with next tokens.", "n_decode_calls"),
-    ("prefill_calls", "Model calls with prompt tokens alone.", "n_prefill_calls"),
+    ("decode_rows", "Rows of requests that decode.", "n_decode_rows"),
+    ("prefill_rows", "Rows of prompt tokens.", "n_prefill_rows"),
+    ("decode_calls", "Model calls with at least one row that decodes.", "n_decode_calls"),
+    ("prefill_calls", "Model calls with prompt tokens only.", "n_prefill_calls"),
     ("generation_tokens", "Output tokens.", "n_output_tokens"),
-    ("num_preemptions", "Times that a running request had to wait again.", "n_preempted"),
-    ("requests_shed", "Requests ended for a deadline before anything was computed.", "n_shed"),
-    ("draft_tokens", "Tokens guessed by prompt lookup.", "n_drafted"),
-    ("draft_tokens_accepted", "Of them, guessed right.", "n_draft_accepted"),
+    ("num_preemptions", "Running requests that were preempted.", "n_preempted"),
+    ("requests_shed", "Requests ended for a deadline before prefill.", "n_shed"),
+    ("draft_tokens", "Draft tokens proposed by prompt lookup.", "n_drafted"),
+    ("draft_tokens_accepted", "Draft tokens accepted.", "n_draft_accepted"),
 )
 _GAUGES = (
-    ("num_requests_running", "Requests that run.", "n_running"),
-    ("num_requests_waiting", "Requests that wait.", "n_waiting"),
-    ("max_num_seqs", "As many can run at once.", "n_seqs"),
+    ("num_requests_running", "Running requests.", "n_running"),
+    ("num_requests_waiting", "Queued requests.", "n_waiting"),
+    ("max_num_seqs", "Requests that can run at once.", "n_seqs"),
     ("kv_cells", "Cells of the KV cache.", "n_cells"),
-    ("kv_cells_used", "Cells in use, those of cached prefixes included.", "n_cells_used"),
-    ("kv_cells_reserved", "Cells promised to running requests.", "n_cells_reserved"),
-    ("batch_utilisation", "Rows used of rows possible in steps with next tokens.",
+    ("kv_cells_used", "Cells in use, including cached prefixes.", "n_cells_used"),
+    ("kv_cells_reserved", "Cells reserved for running requests.", "n_cells_reserved"),
+    ("batch_utilisation", "Decoding requests per step, as a share of max_num_seqs.",
      "batch_utilisation"),
-    ("time_per_token_seconds", "Model time of a next token.", "time_per_token_s"),
+    ("time_per_token_seconds", "Model time per output token.", "time_per_token_s"),
     (
         "slowdown_ratio",
         "Duration of model calls relative to an idle machine.",
@@ -54,28 +54,32 @@ _GAUGES = (
     ),
 )  # fmt: skip
 _CACHE_COUNTERS = (
-    ("prefix_cache_queries", "Prompt tokens looked up.", ("n_looked_up",)),
-    ("prefix_cache_hits", "Of them, found.",
+    ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", ("n_looked_up",)),
+    ("prefix_cache_hits", "Prompt tokens found in the prefix cache.",
      ("n_from_running", "n_from_finished", "n_from_in_flight", "n_from_ram", "n_from_disk")),
-    ("prefix_cache_evictions", "Tokens that had to leave the KV cache.",
+    ("prefix_cache_evictions", "Cached tokens evicted from the KV cache.",
      ("n_evicted_for_cells", "n_evicted_for_holders", "n_evicted_by_clear")),
 )  # fmt: skip
 _CACHE_GAUGES = (
-    ("kv_cells_reclaimable", "Cells that nobody who runs needs.", "n_cells_reclaimable"),
+    (
+        "kv_cells_reclaimable",
+        "Cells of cached prefixes that no running request uses.",
+        "n_cells_reclaimable",
+    ),
     ("prefix_cache_ram_bytes", "Host memory of evicted prefixes.", "n_bytes_ram"),
     ("prefix_cache_disk_bytes", "Disk space of evicted prefixes.", "n_bytes_disk"),
-    ("prefix_cache_hit_rate", "Part of prompt tokens that was found.", "hit_rate"),
+    ("prefix_cache_hit_rate", "Share of prompt tokens found in the prefix cache.", "hit_rate"),
 )
 _PARTS: tuple[tuple[str, str, str, list[tuple[str, str, float]]], ...] = (
     (
         "step_seconds",
-        "Engine time by what it went into.",
+        "Engine time by phase.",
         "part",
         [(part, f"{part}_ns", _NS) for part in ("decode", "prefill", "sample", "host")],
     ),
     (
         "engine_errors",
-        "Decode calls that failed, by kind.",
+        "Failed model calls, by kind.",
         "kind",
         [
             (kind, f"n_{kind}", 1)
@@ -84,7 +88,7 @@ _PARTS: tuple[tuple[str, str, str, list[tuple[str, str, float]]], ...] = (
     ),
     (
         "requests_finished",
-        "Requests by how they ended.",
+        "Finished requests, by reason.",
         "finished_reason",
         [
             (reason, f"n_finished_{reason}", 1)
@@ -92,6 +96,42 @@ _PARTS: tuple[tuple[str, str, str, list[tuple[str, str, float]]], ...] = (
         ],
     ),
 )
+# Figures of Metrics and CacheMetrics that no entry above exports.
+NOT_EXPORTED = frozenset(
+    [
+        "follower_wait_ns",
+        "mask_wait_ns",
+        "n_cache_rebuilds",
+        "n_cells_used_max",
+        "n_damaged",
+        "n_decode_steps",
+        "n_dropped_disk",
+        "n_dropped_ram",
+        "n_followers",
+        "n_holders",
+        "n_holders_used",
+        "n_mask_waits",
+        "n_nodes",
+        "n_padding_rows",
+        "n_pins",
+        "n_prompt_logits_hits",
+        "n_saved",
+        "n_sequences_dropped",
+        "n_steps",
+        "n_submitted",
+        "n_threads",
+        "prefill_budget_ns",
+        "step_ns",
+    ]
+)
+
+
+def exported_figures() -> set[str]:
+    """Names of figures of Metrics and CacheMetrics that /metrics exports."""
+    simple = {key for _, _, key in (*_COUNTERS, *_GAUGES, *_CACHE_GAUGES)}
+    sums = {key for _, _, keys in _CACHE_COUNTERS for key in keys}
+    parts = {key for *_, entries in _PARTS for _, key, _ in entries}
+    return simple | sums | parts
 
 
 class _Engines(Collector):
@@ -127,7 +167,7 @@ class _Engines(Collector):
             for name, llm in self._loaded().items()
             if llm.generates
         }
-        yield _gauge("engine_ok", "1: the engine gets on; 0: it is stuck or dead.", health)
+        yield _gauge("engine_ok", "1: the engine makes progress; 0: it is stuck or dead.", health)
 
 
 def _counter(name: str, text: str, values: Mapping[str, float]) -> Metric:
@@ -173,26 +213,30 @@ class ServerMetrics:
                 buckets=_SECONDS,
             )
 
-        self._ttft = histogram("time_to_first_token", "From the submit to the first token.")
-        self._itl = histogram("inter_token_latency", "From token to token, of streamed outputs.")
-        self._e2e = histogram("e2e_request_latency", "From the submit to the end.")
-        self._queue = histogram("request_queue_time", "From the submit to the first step.")
+        self._ttft = histogram("time_to_first_token", "Seconds from submission to the first token.")
+        self._itl = histogram("inter_token_latency", "Seconds between tokens of streamed outputs.")
+        self._e2e = histogram("e2e_request_latency", "Seconds from submission to the end.")
+        self._queue = histogram("request_queue_time", "Seconds from submission to the first step.")
         self._tpot = histogram(
-            "request_time_per_output_token", "Mean of a request, after its first."
+            "request_time_per_output_token",
+            "Mean seconds per output token of a request, after the first.",
         )
         labels = ["model_name"]
         self._prompt = Counter(
-            "llamaherd_prompt_tokens", "Of ended requests.", labels, registry=self.registry
+            "llamaherd_prompt_tokens",
+            "Prompt tokens of finished requests.",
+            labels,
+            registry=self.registry,
         )
         self._cached = Counter(
             "llamaherd_cached_tokens",
-            "Of prompt tokens, those that were not computed.",
+            "Prompt tokens of finished requests that were reused from the cache.",
             labels,
             registry=self.registry,
         )
         self._http = Counter(
             "llamaherd_http_requests",
-            "Answered requests.",
+            "HTTP requests answered.",
             ["path", "status"],
             registry=self.registry,
         )
