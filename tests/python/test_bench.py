@@ -22,6 +22,7 @@ from llamaherd.benchmark.contestant_pool import (
     InProcessContestant,
     RunResult,
 )
+from llamaherd.benchmark.contestants import process_log
 from llamaherd.benchmark.contestants.contestant import ContestantConfig, Unavailable
 from llamaherd.benchmark.contestants.servers import Programs, Server
 from llamaherd.benchmark.load import scenarios, traces
@@ -378,6 +379,28 @@ def test_the_command_replays_a_trace(model_path: Path, tmp_path: Path) -> None:
     (only,) = json.loads(output.read_text())["runs"]
     assert only["workload"] == "trace"
     assert only["contestants"]["llamaherd"]["rounds"][0]["n_errors"] == 0
+
+
+def test_a_signal_while_a_process_starts_does_not_lose_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = subprocess.Popen._execute_child  # type: ignore[attr-defined]
+
+    def start_and_signal(*arguments: Any) -> None:
+        start(*arguments)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(subprocess.Popen, "_execute_child", start_and_signal)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        with pytest.raises(SystemExit):
+            process_log.LoggedProcess([sys.executable, "-c", "import time; time.sleep(600)"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    (process,) = process_log._running
+    process_log._end_all()
+    assert process.returncode == -signal.SIGTERM
+    assert not process_log._running
 
 
 def test_a_command_that_is_terminated_leaves_no_process(model_path: Path) -> None:
