@@ -16,7 +16,7 @@
 
 namespace llamaherd {
 
-/// What the cache needs of the backend: CacheOperations executes it.
+/// An operation on the backend's KV cache. Executed by CacheOperations.
 struct KvOp {
   enum class Kind {
     kRemove,  // Backend::remove()
@@ -107,10 +107,10 @@ class PrefixCache {
   /// Evicts until n cells are free. Returns false if running sequences need too many.
   virtual bool make_room(std::int32_t n, std::vector<KvOp>& ops) = 0;
 
-  /// After the operations were applied: accounts for the saved data.
+  /// Accounts for the saved data after the operations were applied.
   virtual void settle() = 0;
 
-  /// Removes all that no running sequence holds, in every tier, and all pins.
+  /// Removes everything that no running sequence holds, in every tier, and all pins.
   virtual void clear(std::vector<KvOp>& ops) = 0;
 
   /// The backend was cleared: forgets all sequences, the attached ones included.
