@@ -89,8 +89,8 @@ class PrefixCache {
   /// none.
   virtual std::int32_t n_cells_to_restore(SeqId seq, std::span<const TokenId> tokens) const = 0;
 
-  /// The next piece of `tokens` behind the sequence's end that is in a lower tier; nothing if there
-  /// is none or it cannot be read. Valid until the next call of any other method.
+  /// The piece of `tokens` after the sequence's end, if it is in a lower tier and can be read.
+  /// Valid until the next call of any other method.
   virtual std::optional<Restore> next_restore(SeqId seq, std::span<const TokenId> tokens) = 0;
 
   /// The piece was loaded into the sequence's cells, and publish() follows; or it could not be

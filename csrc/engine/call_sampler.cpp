@@ -13,7 +13,7 @@ namespace {
 // With fewer logits, starting the other threads takes longer than sampling.
 constexpr std::size_t kLogitsWorthSharing = std::size_t{1} << 17;
 // Longest time that one call waits for late masks; it delays all requests of the call.
-constexpr std::chrono::milliseconds kPatience{2};
+constexpr std::chrono::milliseconds kMaxMaskWait{2};
 
 }  // namespace
 
@@ -89,7 +89,7 @@ SampledOutput CallSampler::sample(const Request& request, std::span<float> logit
 void CallSampler::sample_late() {
   const auto begin = std::chrono::steady_clock::now();
   for (Row* row : late_) {
-    row->request->constrained.constraint->wait(begin + kPatience -
+    row->request->constrained.constraint->wait(begin + kMaxMaskWait -
                                                std::chrono::steady_clock::now());
     row->result = sample(*row->request, row->logits);
   }

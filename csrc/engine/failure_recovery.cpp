@@ -63,8 +63,8 @@ bool FailureRecovery::bisect(const CallPlan& call, Outcome outcome, std::vector<
 /// Counts a failure of a request that ran alone. Returns whether the request was ended for it.
 bool FailureRecovery::strike(Request& request, Outcome outcome, std::vector<Delta>& out) {
   // An invalid batch fails every time.
-  const bool hopeless = outcome == Outcome::kInvalidBatch;
-  if (!hopeless && ++request.recovery.n_strikes < kMaxStrikes) return false;
+  const bool is_permanent = outcome == Outcome::kInvalidBatch;
+  if (!is_permanent && ++request.recovery.n_strikes < kMaxStrikes) return false;
   delivery_.end(request, FinishReason::kError, executor_.failure(), out);
   return true;
 }

@@ -72,9 +72,9 @@ Health Watchdog::health_locked(std::int64_t now_ns) const {
 std::string Watchdog::take_incident(std::int64_t now_ns) {
   const std::lock_guard lock(mutex_);
   const Health health = health_locked(now_ns);
-  const bool was_told = told_;
+  const bool was_reported = told_;
   told_ = !health.ok;
-  if (health.ok || was_told) return {};
+  if (health.ok || was_reported) return {};
   return health.reason + print(
                              " (%d running, %d waiting, %d of %d KV cells used, last progress "
                              "%.1f s ago)",

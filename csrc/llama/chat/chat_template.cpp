@@ -61,7 +61,7 @@ void check_roles(const std::vector<common_chat_msg>& messages) {
 
 /// Converts any exception of `run` to InvalidRequestError.
 template <typename F>
-auto refusing(const std::string& what, F&& run) {
+auto as_invalid_request(const std::string& what, F&& run) {
   try {
     return run();
   } catch (const std::exception& error) {
@@ -81,7 +81,7 @@ common_chat_templates_inputs inputs_of(const ChatTemplateInputs& options) {
   const common_json messages = parse(options.messages_json, "messages");
   const common_json tools = parse(text_or(options.tools_json, "[]"), "tools");
   const common_json kwargs = parse(text_or(options.template_kwargs_json, "{}"), "template_kwargs");
-  refusing("the messages are invalid", [&] {
+  as_invalid_request("the messages are invalid", [&] {
     inputs.messages = common_chat_msgs_parse_oaicompat(messages);
     inputs.tools = common_chat_tools_parse_oaicompat(tools);
     for (const auto& [name, value] : kwargs.items()) {
@@ -138,7 +138,7 @@ ChatPrompt ChatTemplate::apply(const LlamaModel& model, const ChatTemplateInputs
   // Tokens that the tokenizer adds are removed from the rendered text.
   inputs.add_bos = adds_bos_;
   inputs.add_eos = adds_eos_;
-  common_chat_params params = refusing("the chat template rejected the messages", [&] {
+  common_chat_params params = as_invalid_request("the chat template rejected the messages", [&] {
     const std::lock_guard lock(mutex_);
     const TemplateBudget budget;
     return common_chat_templates_apply(templates_.get(), inputs);
