@@ -1,7 +1,7 @@
-# Brings llama.cpp into the build: the pinned sources, or a checkout of the user's own, as static
-# libraries, plus `herd_common`, the part of llama.cpp's `common` that chat templates need.
+# Adds llama.cpp to the build as static libraries, from the pinned sources or a user's checkout, and
+# `herd_common`, the part of llama.cpp's `common` that chat templates require.
 
-# Our defaults for upstream's options; -D on the command line wins.
+# Defaults for upstream's options; -D on the command line overrides them.
 macro(llamaherd_default name value)
   if(NOT DEFINED ${name})
     set(${name} ${value} CACHE STRING "llama.cpp option" FORCE)
@@ -9,8 +9,8 @@ macro(llamaherd_default name value)
 endmacro()
 llamaherd_default(BUILD_SHARED_LIBS OFF)
 llamaherd_default(GGML_NATIVE ON)
-llamaherd_default(GGML_OPENMP OFF)   # one attached thread pool instead: see csrc/llama/common/thread_pool.h
-llamaherd_default(GGML_CCACHE OFF)   # ours is set above
+llamaherd_default(GGML_OPENMP OFF)   # see csrc/llama/common/thread_pool.h
+llamaherd_default(GGML_CCACHE OFF)   # set in the top-level file
 llamaherd_default(GGML_CUDA_NCCL OFF)
 llamaherd_default(GGML_METAL_EMBED_LIBRARY ON)
 llamaherd_default(LLAMA_OPENSSL OFF)
@@ -21,8 +21,8 @@ set(LLAMAHERD_VENDOR_DIR ${PROJECT_SOURCE_DIR}/vendor)
 if(LLAMAHERD_LLAMA_CPP_DIR)
   set(LLAMA_CPP_DIR ${LLAMAHERD_LLAMA_CPP_DIR})
   if(NOT EXISTS ${LLAMA_CPP_DIR}/include/llama.h)
-    message(FATAL_ERROR "LLAMAHERD_LLAMA_CPP_DIR=${LLAMA_CPP_DIR} holds no llama.cpp: "
-                        "there is no include/llama.h in it")
+    message(FATAL_ERROR "LLAMAHERD_LLAMA_CPP_DIR=${LLAMA_CPP_DIR} must be a checkout of "
+                        "llama.cpp; include/llama.h is missing")
   endif()
   set(LLAMAHERD_LLAMA_COMMIT "own checkout")
 else()
@@ -36,7 +36,7 @@ else()
     COMMAND ${Python_EXECUTABLE} ${LLAMAHERD_VENDOR_DIR}/fetch.py ${groups}
     RESULT_VARIABLE fetched)
   if(NOT fetched EQUAL 0)
-    message(FATAL_ERROR "llama.cpp's sources could not be brought in; see the message above")
+    message(FATAL_ERROR "llama.cpp's sources could not be fetched; see the message above")
   endif()
   file(STRINGS ${LLAMAHERD_VENDOR_DIR}/llama_cpp.lock.toml commit_line REGEX "^commit = ")
   string(REGEX REPLACE "^commit = \"(.*)\"$" "\\1" LLAMAHERD_LLAMA_COMMIT "${commit_line}")
@@ -49,7 +49,7 @@ set(LLAMA_BUILD_NUMBER 0)
 set(LLAMA_BUILD_COMMIT ${LLAMAHERD_LLAMA_COMMIT})
 add_subdirectory(${LLAMA_CPP_DIR} ${PROJECT_BINARY_DIR}/llama.cpp EXCLUDE_FROM_ALL)
 
-# Listed by name: no argument parser, downloader or console of upstream's tools comes in.
+# Listed by name, to exclude the argument parser, downloader and console of upstream's tools.
 set(common_dir ${LLAMA_CPP_DIR}/common)
 include(${common_dir}/parsers/sources.cmake)
 set(BUILD_NUMBER ${LLAMA_BUILD_NUMBER})
@@ -68,7 +68,7 @@ add_library(herd_common STATIC EXCLUDE_FROM_ALL
   ${common_sources} ${LLAMA_CHAT_PARSERS_SOURCES} ${PROJECT_BINARY_DIR}/build-info.cpp)
 target_include_directories(herd_common SYSTEM PUBLIC ${common_dir} ${LLAMA_CPP_DIR}/vendor)
 target_compile_options(herd_common PRIVATE -w)
-# Templates' steps are counted: see csrc/llama/chat/template_steps.h.
+# Counts the steps of chat templates: see csrc/llama/chat/template_steps.h.
 set_source_files_properties(${common_dir}/jinja/runtime.cpp PROPERTIES
   COMPILE_OPTIONS "-include;${PROJECT_SOURCE_DIR}/csrc/llama/chat/template_steps.h"
   OBJECT_DEPENDS ${PROJECT_SOURCE_DIR}/csrc/llama/chat/template_steps.h)

@@ -1,5 +1,5 @@
-# llama.cpp's own server, a contestant of the benchmarks: from the pinned sources, in a folder and a
-# build of its own, so that nothing of it gets near the package.
+# Builds llama.cpp's server for benchmarks, from the pinned sources, in a separate folder and build,
+# so that it does not affect the package.
 include(ExternalProject)
 find_package(Python REQUIRED COMPONENTS Interpreter)
 

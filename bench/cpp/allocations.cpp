@@ -1,11 +1,11 @@
-// Prints how often a step asks for memory while 16 sequences decode: the number of steps, then of
-// allocations. Counted is operator new on the way through Engine::step, but for what the fake
-// backend does; herd_core has no other way to memory.
+// Prints the number of memory allocations per step while 16 sequences decode: number of steps,
+// number of allocations. Counts operator new within Engine::step, except in the fake backend;
+// herd_core allocates memory in no other way.
 //
-// Not zero, and left out: a sequence's edge in the radix tree doubles its room whenever that is
-// full, so the steps counted lie between two such moments; text of a step that does not fit into a
-// std::string's own 15 bytes, log-probabilities and outputs that nobody streams are the caller's,
-// who takes them away with the delta.
+// Not counted, although not zero: a sequence's edge in the radix tree doubles its capacity when it
+// is full, so the counted steps lie between two such reallocations; text of a step that exceeds a
+// std::string's 15 inline bytes, log-probabilities and unstreamed outputs belong to the caller, who
+// takes them with the delta.
 
 #include <cstddef>
 #include <cstdint>
@@ -33,7 +33,7 @@ void* allocate(std::size_t n, std::size_t alignment) {
 
 }  // namespace
 
-// The library's other forms of both call these.
+// All other forms of the library call these.
 void* operator new(std::size_t n) { return allocate(n, alignof(std::max_align_t)); }
 void* operator new(std::size_t n, std::align_val_t alignment) {
   return allocate(n, static_cast<std::size_t>(alignment));
@@ -84,7 +84,7 @@ void count_steps(const char* name, const SteadyOptions& options) {
   counting = true;
   herd.run_to(kEnd);
   counting = false;
-  if (herd.any_ended()) throw std::logic_error("a sequence came to its end");
+  if (herd.any_ended()) throw std::logic_error("a sequence has ended");
   std::printf("%s %lld %lld\n", name, static_cast<long long>(herd.metrics().n_steps - n_steps),
               static_cast<long long>(n_allocations));
 }
@@ -104,14 +104,14 @@ SteadyOptions sampled() {
   return options;
 }
 
-/// Calls of five rows are the best there are: fifteen sequences have a token, one waits.
+/// Calls of five rows are the fastest: fifteen sequences get a token, one waits.
 SteadyOptions in_turns() {
   SteadyOptions options = greedy();
   options.calibration = {{{1, 10e6}, {5, 11e6}, {6, 80e6}, {16, 90e6}}};
   return options;
 }
 
-/// Several calls a step.
+/// Several calls per step.
 SteadyOptions in_calls() {
   SteadyOptions options = greedy();
   options.calibration = {{{1, 10e6}, {8, 12e6}, {9, 30e6}, {16, 40e6}}};
@@ -131,7 +131,7 @@ SteadyOptions in_states() {
   return options;
 }
 
-/// Plans are made anew whenever costs were learned.
+/// Plans are recomputed after each change of the cost model.
 void count_learning() {
   constexpr int kChanges = 100;
   CostModel model;

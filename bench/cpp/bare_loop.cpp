@@ -1,11 +1,11 @@
-// The upper bound for an engine: the same rows through the same llama.cpp in the same shapes, with
-// no scheduler and no sampler. All prompts are prefilled in one call; then every sequence decodes
-// one row per call in lockstep. Token ids do not matter for time and are made up.
+// Upper bound for an engine: the same rows with the same llama.cpp in the same shapes, without
+// scheduler and sampler. All prompts are prefilled in one call; then every sequence decodes one row
+// per call. Token ids do not affect the time and are arbitrary.
 //
 //   bare_loop MODEL [N_SEQS=8] [N_PROMPT=128] [N_NEW=64] [N_THREADS=all]
 //
-// Runs once for each line on standard input and prints a line of JSON for it, so that it can take
-// turns with another program while its model stays loaded.
+// Runs once per line on standard input and prints one line of JSON per run, so that it can
+// alternate with another program while its model stays loaded.
 
 #include <chrono>
 #include <cstdio>
@@ -25,7 +25,7 @@ double seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-/// Prefills all prompts, decodes all new tokens and leaves the cache empty.
+/// Prefills all prompts, decodes all new tokens and clears the cache.
 void run(Backend& backend, int n_seqs, int n_prompt, int n_new) {
   const double begin = seconds();
   Rows prefill;
@@ -34,7 +34,7 @@ void run(Backend& backend, int n_seqs, int n_prompt, int n_new) {
   }
   prefill.decode(backend);
   const double prefilled = seconds();
-  // The last token of each sequence is never run, as in any engine.
+  // The row of each sequence's last token is never computed, as in an engine.
   for (Pos pos = n_prompt; pos < n_prompt + n_new - 1; ++pos) {
     Rows rows;
     for (SeqId seq = 0; seq < n_seqs; ++seq) rows.add(seq, pos, true);

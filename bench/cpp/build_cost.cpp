@@ -1,4 +1,4 @@
-// What laying a call's rows out costs.
+// Time of building a call's batch rows.
 
 #include <benchmark/benchmark.h>
 

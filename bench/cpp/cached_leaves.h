@@ -12,8 +12,8 @@
 
 namespace llamaherd {
 
-/// A prefix cache of `leaves` paths, a quarter of each shared with every fourth other, and requests
-/// for them. The KV operations are thrown away.
+/// A prefix cache with `leaves` paths, each sharing a quarter with every fourth path, and requests
+/// for them. KV operations are discarded.
 class CachedLeaves {
  public:
   static constexpr Pos kTail = 30;
@@ -31,7 +31,7 @@ class CachedLeaves {
     std::ranges::shuffle(order_, random_);
   }
 
-  /// A cache of these leaves with room for `n_free` tokens more.
+  /// Builds a cache of these leaves with room for `n_free` more tokens.
   void build(std::int32_t n_free) {
     const auto n_leaves = static_cast<std::int32_t>(leaves_.size());
     const std::int32_t n_shared = std::min(n_leaves, kPrefixes) * (n_match_ / 4);
@@ -42,7 +42,7 @@ class CachedLeaves {
     for (const auto& leaf : leaves_) request(leaf);
   }
 
-  /// A prompt that has its first n tokens in common with the next leaf, and no more.
+  /// A prompt whose first n tokens, and no more, match the next leaf.
   std::vector<TokenId> prompt(Pos n) {
     const std::vector<TokenId>& leaf = leaves_[order_[next_++ % order_.size()]];
     std::vector<TokenId> tokens(leaf.begin(), leaf.begin() + n);
@@ -61,12 +61,12 @@ class CachedLeaves {
     ops_.clear();
   }
 
-  /// As many requests as leave the number of leaves about what it is.
+  /// Number of requests that leaves the number of leaves about the same.
   std::int64_t n_requests() const { return std::max<std::int64_t>(1, leaves_.size() / 10); }
   std::int32_t n_new() const { return static_cast<std::int32_t>(n_requests()) * kTail; }
 
  private:
-  // Never twice the same token behind a branch point: another prompt would match a token more.
+  // Never repeats a token after a branch point: another prompt would match one more token.
   void append_random(std::vector<TokenId>& tokens, Pos n) {
     tokens.push_back(next_id_++);
     for (Pos i = 1; i < n; ++i) tokens.push_back(static_cast<TokenId>(random_() % 32000));

@@ -1,7 +1,7 @@
-// Prints what the engine makes of a fixed schedule on the fake backend: nothing of it depends on
-// time. 16 requests that share their first 200 tokens and 16 that share nothing come two and two by
-// turns, for 8 sequences: with cells for all, with so few that some give way, and of a model that
-// repeats itself where draft_tokens cost little.
+// Prints the engine's counters for a fixed schedule on the fake backend, independent of time. 16
+// requests with a common prefix of 200 tokens and 16 without arrive in alternating pairs, for 8
+// sequences: with cells for all, with so few that requests are preempted, and with a model that
+// repeats itself and cheap draft tokens.
 
 #include <cstdint>
 #include <cstdio>

@@ -1,8 +1,9 @@
-// Does one of these works, to be counted by
+// Runs one of these workloads, to be counted by
 //
 //   valgrind --tool=callgrind --toggle-collect=measured instructions WORK
 //
-// Without a name it prints all names, with `toolchain` what counts depend on beside the source.
+// Without a name it prints all names. `toolchain` prints the versions that counts depend on besides
+// the source.
 
 #include <cstdio>
 #include <functional>
@@ -66,7 +67,7 @@ void grow() {
   measured([&] { paths.grow_all(tree, 64); });
 }
 
-/// With room for all, and with the cells taken from other leaves.
+/// With free cells, and with cells evicted from other leaves.
 void cache(bool has_room) {
   CachedLeaves leaves(200, 1000);
   leaves.build(has_room ? leaves.n_new() : 0);
@@ -79,7 +80,7 @@ void cache(bool has_room) {
 void step() {
   SteadyOptions options;
   options.params.temperature = 0;
-  options.params.prompt_lookup = false;  // all of it would be right
+  options.params.prompt_lookup = false;  // all drafts would be accepted
   SteadyHerd<StillBackend> herd(options);
   herd.run_to(150);
   for (int i = 0; i < 100; ++i) measured([&] { herd.step(); });
@@ -128,7 +129,7 @@ int main(int argc, char** argv) {
   } else if (name.empty()) {
     for (const auto& [known, function] : kWorks) std::printf("%s\n", known.c_str());
   } else {
-    std::fprintf(stderr, "no work is named %s\n", name.c_str());
+    std::fprintf(stderr, "unknown workload %s\n", name.c_str());
     return 2;
   }
 }

@@ -1,10 +1,11 @@
-// Decode calls of a whole model with ggml's CPU kernels and with ours, in one process, in turns.
+// Alternates decode calls of a whole model with ggml's CPU kernels and with llamaherd's in one
+// process.
 //
 //   kernel_steps N_THREADS N_RUNS MODEL...
 //
 // Prints a Markdown table: milliseconds of one llama.cpp call and the ratio, medians of N_RUNS
-// pairs of turns of 100 ms. Scheduling, sampling and reading logits are excluded; nothing else may
-// run.
+// pairs of turns of 100 ms. Excludes scheduling, sampling and reading logits. The machine must be
+// idle.
 
 #include <algorithm>
 #include <cstdio>
@@ -74,7 +75,7 @@ class Machine {
 struct Case {
   std::string name;
   std::function<void(Machine&)> prepare;
-  std::function<double(Machine&)> run;  // milliseconds of a call, which it undoes
+  std::function<double(Machine&)> run;  // runs and undoes one call; returns its milliseconds
 };
 
 double prefill_once(Machine& machine, SeqId seq, int n) {
@@ -127,7 +128,7 @@ std::vector<Case> cases() {
   return all;
 }
 
-// So long a turn lasts, that what the machine does meanwhile evens out.
+// Duration of a turn, long enough to average out noise.
 constexpr double kTurnMs = 100;
 
 double median(std::vector<double> values) {
@@ -136,7 +137,7 @@ double median(std::vector<double> values) {
   return (values[(n - 1) / 2] + values[n / 2]) / 2;
 }
 
-/// Of the calls of one turn; the first, which follows the other's, is left out.
+/// Median of one turn's calls, without the first, which follows a change of kernels.
 double take_turn(const Case& c, Machine& machine) {
   double total = c.run(machine);
   std::vector<double> ms;

@@ -1,6 +1,6 @@
-// Speed of the CPU kernels by themselves, on one thread: GMAC/s and GB/s of weights read, by type,
-// shape and rows. "memory/read" is what memory delivers at most, "peak/..." what the CPU multiplies
-// when all is in registers. LLAMAHERD_CPU_ISA chooses among the kernels.
+// Speed of the CPU kernels alone, on one thread: GMAC/s and GB/s of weights read, by type, shape
+// and rows. "memory/read" is the memory bandwidth, "peak/..." the multiplication rate from
+// registers. LLAMAHERD_CPU_ISA selects the kernels.
 
 #include <benchmark/benchmark.h>
 
@@ -21,7 +21,7 @@ struct Shape {
   std::int64_t n_in, n_out;
 };
 
-/// Weights of random bits: speed does not depend on values, as long as scales are finite.
+/// Weights of random bits: values do not affect the speed if scales are finite.
 std::vector<std::byte> random_panels(const ggml_tensor& weights) {
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
@@ -100,8 +100,7 @@ void read_memory(benchmark::State& state) {
 }
 
 #if defined(__x86_64__)
-/// Products of bytes, in as many chains as hide the latency, as the kernels for AVX-512 VNNI make
-/// them.
+/// Products of bytes as in the AVX-512 VNNI kernels, in enough chains to hide the latency.
 void multiply_registers(benchmark::State& state) {
   constexpr int kChains = 12, kTurns = 256;
   for (auto _ : state) {

@@ -1,9 +1,10 @@
-// What one request costs the prefix cache: no model, no scheduler, the KV operations thrown away.
+// Time of one request in the prefix cache, without model and scheduler; KV operations are
+// discarded.
 //
-// A cache holds `leaves` paths, a quarter of each shared with every fourth other. A request has
-// `match` tokens in common with one of them and a tail of its own of 30 tokens. Its first use cuts
-// an edge in two, as most first uses do. So that the number of leaves stays what it is said to be,
-// the cache is built anew after a tenth as many requests; that is not timed.
+// A cache has `leaves` paths, each sharing a quarter with every fourth path. A request shares
+// `match` tokens with one of them and has 30 more of its own. Its first use splits an edge, as most
+// first uses do. To keep the number of leaves, the cache is rebuilt, untimed, after a tenth as many
+// requests.
 
 #include <benchmark/benchmark.h>
 
@@ -54,14 +55,14 @@ void request(benchmark::State& state) {
   time_requests(state, leaves, n_match, leaves.n_new());
 }
 
-// The cache is full: the tail's cells are taken from another leaf.
+// The cache is full: cells are evicted from another leaf.
 void request_when_full(benchmark::State& state) {
   const auto n_match = static_cast<Pos>(state.range(1));
   CachedLeaves leaves(static_cast<int>(state.range(0)), n_match);
   time_requests(state, leaves, n_match, 0);
 }
 
-// Only the quarter that many leaves begin with is shared.
+// Shares only the quarter with which many leaves begin.
 void request_of_prefix(benchmark::State& state) {
   const auto n_match = static_cast<Pos>(state.range(1));
   CachedLeaves leaves(static_cast<int>(state.range(0)), n_match);

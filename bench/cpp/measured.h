@@ -2,5 +2,5 @@
 
 #include <functional>
 
-/// Calls `work`, all of which callgrind counts: it is told this name.
+/// Calls `work`. callgrind counts this function by name.
 extern "C" void measured(const std::function<void()>& work);

@@ -10,12 +10,12 @@
 
 namespace llamaherd {
 
-/// Bytes of tokens as models write them.
+/// Typical token bytes.
 class Pieces {
  public:
   enum class Kind {
-    kWords,       // of ASCII
-    kCharacters,  // of two to four bytes, every other one cut in two
+    kWords,       // ASCII
+    kCharacters,  // two to four bytes, every other one split between tokens
   };
 
   Pieces(Kind kind, std::size_t n) {
@@ -28,12 +28,12 @@ class Pieces {
     }
   }
 
-  /// Words and characters above come near to these and never complete one.
+  /// The pieces above often match prefixes of these but never a whole string.
   static std::vector<std::string> stops() {
     return {"\n\nUser:", "<|end|>", "\u96EA\u82B1\u98DE", "the end"};
   }
 
-  /// What a request does with its tokens, its output thrown away.
+  /// Processes all tokens as a request does, and discards the output.
   void put_all(Detokenizer stream) const {
     std::string out;
     for (const std::string_view piece : pieces_) {

@@ -1,5 +1,5 @@
-// What planning a step costs beside the length of the queue. No model: the plan is carried out on
-// the books only, as if every call had gone well.
+// Time of planning a step, by length of the queue. No model: plans are committed as if every call
+// had succeeded.
 
 #include <benchmark/benchmark.h>
 

@@ -12,8 +12,8 @@
 
 namespace llamaherd {
 
-/// A call planned by hand: the next tokens of so many requests, behind 500 tokens each, and the
-/// first so many of a prompt.
+/// A call planned by hand: decode rows of several requests, after 500 tokens each, and the first
+/// rows of a prompt.
 class PlannedCall {
  public:
   PlannedCall(std::int32_t n_decoding, Pos n_prompt) {

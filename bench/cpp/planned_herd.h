@@ -12,8 +12,8 @@
 
 namespace llamaherd {
 
-/// A scheduler with 16 requests that run and so many others that wait. No model: plans are carried
-/// out on the books only, as if every call had gone well.
+/// A scheduler with 16 running and n waiting requests. No model: plans are committed as if every
+/// call had succeeded.
 class PlannedHerd {
  public:
   explicit PlannedHerd(std::int32_t n_queued) : n_queued_(n_queued) {
@@ -32,7 +32,7 @@ class PlannedHerd {
     fill_queue();
   }
 
-  /// To be carried out before the next.
+  /// Must be committed before the next call.
   const StepPlan& plan() {
     now_ns_ += 20'000'000;
     return scheduler_->prepare_step(now_ns_);

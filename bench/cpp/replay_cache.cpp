@@ -1,8 +1,8 @@
-// Replays requests through the prefix cache alone: no model, no scheduler, one request at a time.
+// Replays requests in the prefix cache alone: no model, no scheduler, one request at a time.
 //
-// stdin: one request a line, the ids of its 512-token blocks and, first, its length in tokens.
-// Arguments: cells, tags, bytes of the second tier (1 a token). Prints tokens asked for, found in
-// cells and found in the second tier.
+// stdin: one request per line: its length in tokens, then the ids of its 512-token blocks.
+// Arguments: cells, holders, bytes of the second tier (1 per token). Prints numbers of tokens:
+// requested, found in cells, found in the second tier.
 
 #include <cstdio>
 #include <cstdlib>
@@ -91,7 +91,7 @@ class Replay {
 
 int main(int argc, char** argv) {
   if (argc != 4) {
-    std::fprintf(stderr, "usage: replay_cache CELLS TAGS SECOND_TIER_BYTES < requests\n");
+    std::fprintf(stderr, "usage: replay_cache CELLS HOLDERS SECOND_TIER_BYTES < requests\n");
     return 2;
   }
   Replay replay(std::atoi(argv[1]), std::atoi(argv[2]), std::atoll(argv[3]));

@@ -8,8 +8,7 @@
 
 namespace llamaherd {
 
-/// The rows of a decode call. Token ids do not matter for time: any vocabulary has
-/// these.
+/// The rows of a decode call. Token ids do not affect the time: these exist in any vocabulary.
 struct Rows {
   std::vector<TokenId> tokens;
   std::vector<Pos> positions;
@@ -23,7 +22,7 @@ struct Rows {
     wants_logits.push_back(wants);
   }
 
-  /// A sequence's first n, of which the last wants logits.
+  /// Adds the first n tokens of a sequence; the last row needs logits.
   void add_prompt(SeqId seq, Pos n) {
     for (Pos pos = 0; pos < n; ++pos) add(seq, pos, pos + 1 == n);
   }

@@ -1,7 +1,8 @@
-// Sampling one step's rows: ours against as many calls of llama.cpp's sampler chain.
+// Time of sampling one step's rows: llamaherd's sampler against llama.cpp's sampler chain, called
+// once per row.
 //
-// Logits are random, with a few hundred tokens well above the others as a trained model has them.
-// Recording the tokens that came out is left out on both sides.
+// Logits are random, with a few hundred tokens well above the others as in a trained model.
+// Recording the sampled tokens is excluded on both sides.
 
 #include <benchmark/benchmark.h>
 
@@ -95,7 +96,7 @@ void ours(benchmark::State& state, bool penalties) {
   for (auto _ : state) {
     sampler.sample(call, rows, sampled);
     benchmark::DoNotOptimize(sampled.data());
-    for (std::int32_t i = 0; penalties && i < n_rows; ++i) {  // undo what penalties did
+    for (std::int32_t i = 0; penalties && i < n_rows; ++i) {  // undo the penalties
       for (const TokenId token : recent) rows.logits(i)[token] = 1;
     }
   }
@@ -122,7 +123,7 @@ SamplerPtr chain(bool penalties, unsigned seed) {
   return chain;
 }
 
-/// What llama_sampler_sample() does with a row of logits.
+/// The work of llama_sampler_sample() on a row of logits.
 void theirs(benchmark::State& state, bool penalties) {
   const auto n_rows = static_cast<std::int32_t>(state.range(0));
   std::vector<std::vector<float>> rows;

@@ -12,12 +12,12 @@ namespace llamaherd {
 struct SteadyOptions {
   Calibration calibration{{{1, 10e6}, {kChunkRows, 64e6}}};
   SamplingParams params;  // max_tokens and ignore_eos are set
-  bool repeats = false;   // the model comes to repeat itself, so that draft_tokens are right
+  bool repeats = false;   // the model repeats itself, so that draft tokens are accepted
   bool trims = true;      // the memory can remove a part of a sequence
 };
 
-/// 16 requests that decode on the fake backend or another, without arrivals and ends, until each
-/// has kMaxLen tokens. Planned by the costs given: nothing depends on time.
+/// 16 requests that decode on the fake backend or another, without arrivals or ends, until each has
+/// kMaxLen tokens. Planned by given costs: independent of time.
 template <typename Model = FakeBackend>
 class SteadyHerd {
  public:
@@ -45,7 +45,7 @@ class SteadyHerd {
     for (const Delta& delta : deltas_) n_tokens_ += std::ssize(delta.token_ids);
   }
 
-  /// Until the requests have so many tokens, on average.
+  /// Runs until the requests have n tokens on average.
   void run_to(Pos n) {
     while (kSeqs * kPrompt + n_tokens_ < std::int64_t{kSeqs} * n) step();
   }
@@ -56,8 +56,8 @@ class SteadyHerd {
  private:
   static constexpr std::int32_t kVocab = 64;
 
-  /// Letters and, as special tokens are, nothing: what a step adds fits into a std::string's own 15
-  /// bytes, draft_tokens included.
+  /// Letters and, like special tokens, empty pieces: the text of a step, including draft tokens,
+  /// fits into a std::string's 15 inline bytes.
   static Vocabulary make_table() {
     Vocabulary table;
     table.add("</s>", true);

@@ -1,5 +1,5 @@
-// What a whole step costs beside the model: planning, building, sampling from 64 logits a row,
-// publishing and handing out, of 16 sequences that decode. The backend does nothing.
+// Time of a whole step without the model: planning, building, sampling from 64 logits per row,
+// publishing and delivery, for 16 decoding sequences. The backend does nothing.
 
 #include <benchmark/benchmark.h>
 
@@ -14,7 +14,7 @@ using namespace llamaherd;
 using Herd = SteadyHerd<StillBackend>;
 
 void time_steps(benchmark::State& state, SteadyOptions options) {
-  options.params.prompt_lookup = false;  // all of it would be right
+  options.params.prompt_lookup = false;  // all drafts would be accepted
   std::optional<Herd> herd;
   for (auto _ : state) {
     if (!herd || herd->any_ended()) {

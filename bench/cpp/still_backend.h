@@ -9,7 +9,7 @@
 
 namespace llamaherd {
 
-/// Says the same whatever it is given, and takes no time to speak of.
+/// Returns constant logits in negligible time.
 class StillBackend : public Backend {
  public:
   explicit StillBackend(const FakeOptions& options)

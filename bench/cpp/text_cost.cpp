@@ -1,5 +1,5 @@
-// What turning tokens into text costs: with and without stop strings, of words and of characters
-// that tokens cut in two.
+// Time of detokenization: with and without stop strings, for words and for characters that are
+// split between tokens.
 
 #include <benchmark/benchmark.h>
 

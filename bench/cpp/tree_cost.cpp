@@ -1,4 +1,4 @@
-// What the radix tree alone costs, without the prefix cache's books: match_cost has those.
+// Time of radix tree operations alone; match_cost includes the prefix cache's bookkeeping.
 
 #include <benchmark/benchmark.h>
 

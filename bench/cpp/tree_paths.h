@@ -27,19 +27,19 @@ class TreePaths {
     }
   }
 
-  /// Every path, edges cut where two part.
+  /// Inserts every path; edges are split where two paths diverge.
   void insert_all(Tree& tree) const {
     for (const std::vector<TokenId>& path : paths_) insert(tree, path);
   }
 
-  /// The number of tokens found of all paths.
+  /// Sum of the matched tokens of all paths.
   Pos find_all(const Tree& tree) const {
     Pos n = 0;
     for (const std::vector<TokenId>& path : paths_) n += tree.find(0, path).n;
     return n;
   }
 
-  /// So many tokens more at the end of each path, one at a time, as by requests that decode
+  /// Appends n tokens to each path, one at a time and in turns, as by requests that decode
   /// together.
   void grow_all(Tree& tree, Pos n) const {
     std::vector<Tree::Node*> leaves;
@@ -49,7 +49,7 @@ class TreePaths {
     }
   }
 
-  /// Every path up to where another goes on.
+  /// Removes every path up to where another continues.
   void remove_all(Tree& tree) const {
     for (const std::vector<TokenId>& path : paths_) {
       Tree::Node* node = tree.find(0, path).node;

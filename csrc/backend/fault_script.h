@@ -12,34 +12,34 @@
 
 namespace llamaherd {
 
-/// What one decode call is to suffer.
+/// A fault injected into one decode call.
 struct ScriptedFault {
   enum class Kind {
     kAbort,    // returns kAborted after `after` graph nodes
     kFail,     // throws std::bad_alloc after `after` rows
-    kExhaust,  // finds no more than `after` bytes that the process does not have already
-    kPoison,   // succeeds, and the K/V data of the cells it wrote turns NaN afterwards
+    kExhaust,  // can allocate at most `after` bytes
+    kPoison,   // succeeds, but the K/V data of its cells becomes NaN
   };
   Kind kind = Kind::kAbort;
   std::int64_t after = 0;
 };
 
-/// What goes wrong in an engine, and what of it has happened. Thread-safe.
+/// Faults to inject into an engine, and a record of those that occurred. Thread-safe.
 class FaultScript {
  public:
-  /// `call` counts decode calls from 0; a call that has passed suffers nothing any more.
+  /// `call` counts decode calls from 0. Has no effect for a past call.
   void add(std::int64_t call, const ScriptedFault& fault) {
     const std::lock_guard lock(mutex_);
     faults_[call] = fault;
   }
 
-  /// Takes back what add() said of calls to come.
+  /// Removes the faults of future calls.
   void clear() {
     const std::lock_guard lock(mutex_);
     faults_.clear();
   }
 
-  /// Every call with a row of this token fails when the rows before it have been applied.
+  /// A call with a row of this token fails after the rows before it.
   void curse(TokenId token) {
     const std::lock_guard lock(mutex_);
     cursed_.insert(token);
@@ -51,7 +51,7 @@ class FaultScript {
     poisonous_.insert(token);
   }
 
-  /// The next decode call's fault, if any.
+  /// The fault of the next decode call, if any.
   std::optional<ScriptedFault> next() {
     const std::lock_guard lock(mutex_);
     const auto it = faults_.find(n_calls_++);
@@ -63,7 +63,7 @@ class FaultScript {
     ++n_happened_[kind];
   }
 
-  /// Rows before the first cursed token; none if there is no such token.
+  /// Number of rows before the first cursed token; none if there is no such token.
   std::optional<std::size_t> find_cursed(std::span<const TokenId> tokens) const {
     return find(tokens, cursed_);
   }

@@ -16,14 +16,14 @@
 
 namespace llamaherd {
 
-/// Fingerprints of logits rows by the tokens they were computed from, so that two runs can be
-/// compared to the bit whatever order, batch or sequence id each row was computed in. Thread-safe.
+/// Hashes of logits rows by the tokens they were computed from, to compare two runs bit by bit
+/// regardless of order, batches and sequence ids. Thread-safe.
 class LogitsRecord {
  public:
-  /// Hashes (FNV-1a, 64 bits) of every row seen for a token prefix's hash, in the order they came.
+  /// FNV-1a hashes (64 bits) of all rows of a token prefix, keyed by the prefix's hash, in order.
   using Rows = std::map<std::uint64_t, std::vector<std::uint64_t>>;
 
-  /// The likeliest token of a row and by how much it leads the next one, in the same order.
+  /// Most likely token of each row and its margin over the next, in the same order.
   using Tops = std::map<std::uint64_t, std::vector<std::pair<TokenId, float>>>;
 
   void add(std::uint64_t prefix, std::uint64_t row, std::pair<TokenId, float> top) {
@@ -46,7 +46,7 @@ class LogitsRecord {
   Tops tops_;
 };
 
-/// Passes everything on and notes each logits row that is asked for.
+/// Forwards all calls and records each logits row that is read.
 class RecordingBackend final : public Backend {
  public:
   RecordingBackend(std::unique_ptr<Backend> inner, std::shared_ptr<LogitsRecord> record)
@@ -61,7 +61,7 @@ class RecordingBackend final : public Backend {
     inner_->copy(from, to, begin, end);
   }
 
-  /// The tokens are written behind the data.
+  /// Appends the tokens to the data.
   std::vector<std::byte> save(SeqId seq, Pos begin, Pos end) override {
     std::vector<std::byte> data = inner_->save(seq, begin, end);
     const auto tokens = std::as_bytes(std::span(tokens_[seq]).first(end));
@@ -85,7 +85,7 @@ class RecordingBackend final : public Backend {
   DecodeStatus decode(const BatchView& batch) override {
     prefixes_.resize(batch.tokens.size());
     for (std::size_t row = 0; row < batch.tokens.size(); ++row) {
-      // Whatever a sequence holds up to this position was decoded, or copied, before it.
+      // The sequence's tokens below this position were decoded or copied earlier.
       auto& tokens = tokens_[batch.seqs[row]];
       tokens.resize(batch.positions[row], 0);
       tokens.push_back(batch.tokens[row]);

@@ -64,12 +64,13 @@ Header read_header(int fd, std::uint64_t n_file_bytes) {
   if (header.n_tokens > std::uint32_t{std::numeric_limits<Pos>::max()} || header.begin < 0 ||
       std::uint32_t(header.begin) >= header.n_tokens) {
     throw damaged("its range [" + std::to_string(header.begin) + ", " +
-                  std::to_string(header.n_tokens) + ") is none");
+                  std::to_string(header.n_tokens) + ") is invalid");
   }
   const std::uint64_t n_rest = n_file_bytes - sizeof(header);
   const std::uint64_t n_key = header.n_fingerprint + sizeof(TokenId) * header.n_tokens;
   if (n_rest < n_key || n_rest - n_key != header.n_payload) {
-    throw damaged("its length of " + std::to_string(n_file_bytes) + " bytes is not its header's");
+    throw damaged("its length of " + std::to_string(n_file_bytes) +
+                  " bytes differs from its header's");
   }
   return header;
 }
@@ -185,7 +186,7 @@ OpenFile::OpenFile(const fs::path& path, std::uint64_t hash, std::string_view fi
   tokens.resize(header.n_tokens);
   std::memcpy(tokens.data(), key.data() + header.n_fingerprint, sizeof(TokenId) * header.n_tokens);
   if (hash != range_hash(header.space, header.begin, key) || key != make_key(fingerprint, tokens)) {
-    throw damaged("its name is not that of its model and tokens");
+    throw damaged("its name does not match its model and tokens");
   }
 }
 

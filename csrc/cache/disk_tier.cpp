@@ -49,9 +49,8 @@ DiskTier::DiskTier(fs::path folder, std::string fingerprint, std::int64_t max_by
     remove_leftovers();
     load_entries();
   } catch (const Unusable& problem) {
-    throw InvalidRequestError(
-        "the disk cache's folder must be one that can be listed and written; got '" +
-        folder_.string() + "': " + problem.what());
+    throw InvalidRequestError("the disk cache's folder must be readable and writable; got '" +
+                              folder_.string() + "': " + problem.what());
   }
 }
 
@@ -62,12 +61,12 @@ void DiskTier::make_folder() {
   if (!folder_.has_filename()) folder_ = folder_.parent_path();
   if (!fs::is_directory(folder_, error)) {
     fs::create_directories(folder_.parent_path(), error);
-    if (error) throw_errno("cannot make its parent", error.value());
-    if (mkdir(folder_.c_str(), 0700) != 0 && errno != EEXIST) throw_errno("cannot make it");
+    if (error) throw_errno("cannot create its parent", error.value());
+    if (mkdir(folder_.c_str(), 0700) != 0 && errno != EEXIST) throw_errno("cannot create it");
     if (!fs::is_directory(folder_, error)) throw Unusable("it is not a folder", false);
   }
   const fs::path probe = folder_ / temporary_name(prefix_, 0);
-  Fd(probe, O_WRONLY | O_CREAT | O_EXCL, "cannot make a file in it").close();
+  Fd(probe, O_WRONLY | O_CREAT | O_EXCL, "cannot create a file in it").close();
   unlink_file(probe);
 }
 
@@ -165,7 +164,7 @@ std::optional<DiskTier::Id> DiskTier::write(CacheNamespace space, std::span<cons
 /// No fsync: a file that a crash truncates fails its check, and a lost one costs only time.
 void DiskTier::write_file(std::uint64_t hash, std::span<const std::span<const std::byte>> parts) {
   const fs::path temporary = folder_ / temporary_name(prefix_, hash);
-  Fd fd(temporary, O_WRONLY | O_CREAT | O_EXCL, "cannot make a file");
+  Fd fd(temporary, O_WRONLY | O_CREAT | O_EXCL, "cannot create a file");
   try {
     for (const auto part : parts) write_all(fd.get(), part);
     touch(fd.get());
@@ -194,7 +193,7 @@ std::optional<std::vector<std::byte>> DiskTier::read(Id id, std::span<const Toke
   } catch (const Unusable& problem) {
     reject_file(indexed.hash, problem.what(), problem.damaged);
   } catch (const std::bad_alloc&) {
-    reject_file(indexed.hash, "there is no memory for it", false);
+    reject_file(indexed.hash, "not enough memory", false);
   }
   remove_from_index(id);
   return std::nullopt;

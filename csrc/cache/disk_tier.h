@@ -21,7 +21,7 @@ namespace llamaherd {
 /// are checked against damage, not against attack: only the engine's user may write the folder.
 class DiskTier {
  public:
-  /// Of a file, for this object only; never reused, 0 is none.
+  /// Id of a file within this object. Never reused; 0: none.
   using Id = std::uint64_t;
   using Warn = std::function<void(const std::string&)>;
 
@@ -55,7 +55,7 @@ class DiskTier {
   std::vector<Entry> take_entries() { return std::exchange(found_, {}); }
 
   /// Saves `bytes`, after removing the least recently used files as far as `max_bytes` requires.
-  /// Appends to `evicted` the ids of files that are no more, also if then nothing could be written:
+  /// Appends to `evicted` the ids of files that no longer exist, even if nothing could be written:
   /// removed here, found removed by another process, or replaced because the same range was written
   /// again (under a new id). Returns nullopt if it cannot be written or is larger than `max_bytes`;
   /// repeated failures for the same reason warn once. Throws std::logic_error unless begin is in
@@ -63,10 +63,10 @@ class DiskTier {
   std::optional<Id> write(CacheNamespace space, std::span<const TokenId> tokens, Pos begin,
                           std::span<const std::byte> bytes, std::vector<Id>& evicted);
 
-  /// The payload, now the most recently used. `beginning` is the part of the entry's path for which
-  /// the caller uses the data: it is compared, as file names are hashes. On nullopt the id is
-  /// invalid from now on, after a warning with the reason unless it was before; a damaged file is
-  /// removed.
+  /// The payload, which becomes the most recently used. `beginning` is the part of the entry's path
+  /// for which the caller uses the data. It is compared, as file names are hashes. If nullopt is
+  /// returned, the id is invalid from now on; a warning with the cause is logged, unless the id was
+  /// invalid before; a damaged file is removed.
   std::optional<std::vector<std::byte>> read(Id id, std::span<const TokenId> beginning);
 
   void remove(Id id);

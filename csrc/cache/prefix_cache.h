@@ -16,7 +16,7 @@
 
 namespace llamaherd {
 
-/// What the cache needs of the backend: CacheOperations executes it.
+/// An operation on the backend's KV cache. Executed by CacheOperations.
 struct KvOp {
   enum class Kind {
     kRemove,  // Backend::remove()
@@ -89,8 +89,8 @@ class PrefixCache {
   /// none.
   virtual std::int32_t n_cells_to_restore(SeqId seq, std::span<const TokenId> tokens) const = 0;
 
-  /// The next piece of `tokens` behind the sequence's end that is in a lower tier; nothing if there
-  /// is none or it cannot be read. Valid until the next call of any other method.
+  /// The piece of `tokens` after the sequence's end, if it is in a lower tier and can be read.
+  /// Valid until the next call of any other method.
   virtual std::optional<Restore> next_restore(SeqId seq, std::span<const TokenId> tokens) = 0;
 
   /// The piece was loaded into the sequence's cells, and publish() follows; or it could not be
@@ -107,10 +107,10 @@ class PrefixCache {
   /// Evicts until n cells are free. Returns false if running sequences need too many.
   virtual bool make_room(std::int32_t n, std::vector<KvOp>& ops) = 0;
 
-  /// After the operations were applied: accounts for the saved data.
+  /// Accounts for the saved data after the operations were applied.
   virtual void settle() = 0;
 
-  /// Removes all that no running sequence holds, in every tier, and all pins.
+  /// Removes everything that no running sequence holds, in every tier, and all pins.
   virtual void clear(std::vector<KvOp>& ops) = 0;
 
   /// The backend was cleared: forgets all sequences, the attached ones included.

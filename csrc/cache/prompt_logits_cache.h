@@ -11,9 +11,8 @@
 
 namespace llamaherd {
 
-/// The logits after the last token of recent prompts, so that a prompt that is repeated, or
-/// submitted n times at once, is sampled without computing its last token again. Evicts the least
-/// recently used.
+/// Logits after the last token of recent prompts, so that a prompt that is repeated, or submitted n
+/// times at once, is sampled without recomputing its last row. Evicts the least recently used.
 class PromptLogitsCache {
  public:
   explicit PromptLogitsCache(std::size_t max_bytes) : max_bytes_(max_bytes) {}

@@ -44,7 +44,7 @@ class Audit {
     auto n_running = static_cast<std::int32_t>(h.attached.size());
     for (const auto& [token, child] : node.children) {
       expect(child->parent == &node && child->begin == node.end() && child->tokens[0] == token,
-             *child, "at the wrong place");
+             *child, "its link from the parent is wrong");
       n_held_children += child->payload.held;
       n_running += child->payload.n_running;
     }
@@ -61,8 +61,8 @@ class Audit {
     expect(node.length() > 0, node, "an empty edge");
     expect(!h.held || parent.is_root() || parent.payload.held, node, "held, but its parent is not");
     expect(h.ghost() || parent.is_root() || !parent.payload.ghost(), node,
-           "below a ghost, but is none");
-    expect(h.held || h.attached.empty(), node, "a running sequence's, but not held");
+           "not a ghost, but its parent is");
+    expect(h.held || h.attached.empty(), node, "has running sequences, but is not held");
   }
 
   void check_orders(const RadixNode& node) {

@@ -85,7 +85,7 @@ void RadixCache::publish(SeqId seq, std::span<const TokenId> tokens, bool /*at_b
   while (sequence.node->end() < n) {
     const std::span<const TokenId> rest = tokens.subspan(sequence.node->end());
     RadixNode* child = sequence.node->child(rest[0]);
-    // Others may have been attached at its end since.
+    // Other sequences may have been attached at its end since.
     const bool own = sequence.owns_leaf && sequence.node->payload.attached.size() == 1;
     if (own && sequence.node->children.empty()) {
       state_.grow(sequence.node, rest);

@@ -13,7 +13,7 @@
 
 namespace llamaherd {
 
-/// The PrefixCache of memories in which any part of a sequence can be shared or removed.
+/// The PrefixCache for memories in which any part of a sequence can be shared or removed.
 ///
 /// Every cell of a sequence that is not private belongs to exactly one node of a radix tree: if two
 /// sequences have computed the same tokens, the second gives up its cells as soon as it publishes

@@ -88,14 +88,14 @@ void RadixEviction::hold_idle(RadixNode* node, SeqId seq, std::vector<KvOp>& ops
   state_.reindex(node);
 }
 
-/// kNoSeq if there is none to take.
+/// kNoSeq if none can be taken.
 SeqId RadixEviction::acquire_holder(std::vector<KvOp>& ops) {
   release_unneeded_holders(ops);
   if (holders_.n_free() == 0) state_.mark_pinned(pins_);
   while (holders_.n_free() == 0) {
     RadixNode* victim = holder_victim();
     if (victim == nullptr) return kNoSeq;
-    // Up to where another path branches off, whose holder holds the rest.
+    // Evicts up to the branch point of another path, whose holder holds the rest.
     for (bool freed = false; !freed;) {
       RadixNode* parent = victim->parent;
       evict(victim, victim->begin, victim->payload.holder, EvictionReason::kHolders, ops);
@@ -106,8 +106,8 @@ SeqId RadixEviction::acquire_holder(std::vector<KvOp>& ops) {
   return holders_.acquire();
 }
 
-/// Until one is free: those of nodes to which a running sequence is attached, which holds the path
-/// itself.
+/// Until one is free, releases holders of nodes to which a running sequence is attached, as it
+/// holds the path itself.
 void RadixEviction::release_unneeded_holders(std::vector<KvOp>& ops) {
   for (const RadixState::Sequence& sequence : state_.sequences()) {
     if (holders_.n_free() > 0) return;
@@ -124,8 +124,8 @@ void RadixEviction::release_holder(SeqId holder, std::vector<KvOp>& ops) {
   holders_.release(holder);
 }
 
-/// The score, and for the tokens that are lost without the holder, since no other path shares them:
-/// twice as many are worth one mean gap, as are twice the odds of reuse.
+/// The score plus a term for the tokens that are lost without the holder, as no other path shares
+/// them: twice as many tokens count as one mean gap, like twice the odds of reuse.
 double RadixEviction::holder_worth(const RadixNode* leaf) const {
   const RadixNode* top = leaf;
   while (!top->parent->is_root() && top->parent->payload.n_held_children == 1) top = top->parent;

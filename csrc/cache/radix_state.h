@@ -59,8 +59,8 @@ bool has_cached_child(const RadixNode& node);
 
 /// The radix tree of a RadixCache and the sequences attached to its nodes, with all that follows
 /// from both: numbers of cells, and the orders in which nodes leave each tier. Every change of the
-/// tree's structure and of the attachments is made here, so that these stay right. Knows no
-/// operations on the KV cache, no pool of holders and no storage.
+/// tree's structure and of the attachments is made here, so that these stay right. Does not
+/// use operations on the KV cache, the pool of holders or storage.
 class RadixState {
  public:
   using Tree = RadixTree<RadixNodeState>;

@@ -167,7 +167,7 @@ bool RadixTiers::make_room_on_disk(std::int64_t n_bytes, RadixNodeState::Rank ra
 
 void RadixTiers::adopt_files() {
   std::vector<DiskTier::Entry> entries = store_->disk()->take_entries();  // oldest first
-  // With scores in the order of their age that are lower than all others.
+  // Scores in the order of age, lower than all others.
   std::vector<std::pair<DiskTier::Entry, double>> scored;
   for (DiskTier::Entry& entry : entries) {
     const auto n_younger = static_cast<double>(entries.size() - scored.size());
@@ -205,7 +205,7 @@ bool RadixTiers::worth_restoring(const RadixNode& node, Pos n) const {
   return ns < n * c.prefill_token_ns;
 }
 
-/// The stored child that goes on as `tokens` do, or null.
+/// The stored child whose edge begins like `tokens`, or null.
 RadixNode* RadixTiers::stored_child(const RadixNode* node, std::span<const TokenId> tokens) const {
   if (node == nullptr || node->end() >= static_cast<Pos>(tokens.size())) return nullptr;
   RadixNode* child = node->child(tokens[node->end()]);

@@ -31,19 +31,18 @@ class RadixTiers {
   RadixTiers(const Options& options, std::unique_ptr<BlockStore> store, RadixState& state,
              const PinnedPrefixes& pins, CacheMetrics& metrics);
 
-  // Out of the KV cache.
+  // Saving from the KV cache.
   /// Appends the copies of a held node's data out of the cells of `seq`. Returns whether the data
   /// of the whole node is or will be in a lower tier.
   bool save(RadixNode* node, SeqId seq, std::vector<KvOp>& ops);
-  /// After the copies were carried out: accounts for the blocks and keeps host memory within its
-  /// limit.
+  /// After the copies were executed: accounts for the blocks and enforces the limit of host memory.
   void settle();
   /// A stored node becomes held: drops its data from host memory.
   void drop_ram_copies(RadixNode* node);
   /// Drops the data of a node that is not held and of all nodes below it, but not their usage.
   void make_ghost(RadixNode* node);
 
-  // Back into it.
+  // Restoring to the KV cache.
   /// Whether restoring the first n tokens of a stored node takes less time than computing them.
   bool worth_restoring(const RadixNode& node, Pos n) const;
   // As PrefixCache's methods of this name, for a sequence that ends with `node`, or null if it is

@@ -14,7 +14,7 @@
 namespace llamaherd {
 
 /// A compressed trie of token paths with one root per namespace: a shared prefix is stored once.
-/// Knows no sequences and no cells. Its user's data per node is the Payload, which must have
+/// Independent of sequences and cells. The user's data per node is the Payload, which must have
 ///
 ///   Payload split_off(Pos at);  // for the new upper node [begin, at); *this keeps [at, end)
 ///

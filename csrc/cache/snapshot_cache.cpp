@@ -9,7 +9,7 @@
 namespace llamaherd {
 namespace {
 
-// A boundary that is closer to the last one is not worth a sequence id.
+// Boundaries closer to the last one do not get a snapshot.
 constexpr Pos kMinPiece = 16;
 
 }  // namespace

@@ -76,7 +76,7 @@ class SnapshotCache final : public PrefixCache {
     std::vector<TokenId> tokens;
     SharedRanges ranges;  // cover it
     Usage usage;
-    SeqId maker = kNoSeq;  // the sequence it was taken of, while that runs
+    SeqId maker = kNoSeq;  // the sequence it was taken from, while that runs
 
     Pos length() const { return static_cast<Pos>(tokens.size()); }
   };

@@ -6,11 +6,12 @@
 
 namespace llamaherd {
 
-/// xxHash64's round over one more word.
+/// One round of xxHash64 with another word.
 std::uint64_t mix_word(std::uint64_t state, std::uint64_t word);
 
-/// Detects damage, not attack: xxHash64's round, 8 bytes at a time, in four independent lanes. Any
-/// change within one aligned word is found for certain, since every operation is invertible.
+/// Detects accidental damage, not tampering: rounds of xxHash64 over 8 bytes at a time, in four
+/// independent lanes. All operations are invertible, so any change within one aligned word is
+/// detected.
 std::uint64_t checksum(std::span<const std::byte> bytes, std::uint64_t seed);
 
 }  // namespace llamaherd

@@ -5,12 +5,12 @@
 
 namespace llamaherd {
 
-/// Where the engine has its time from. Thread-safe.
+/// Time source of the engine. Thread-safe.
 class Clock {
  public:
   virtual ~Clock() = default;
 
-  /// Nanoseconds since some moment, the same for all calls. Never decreases.
+  /// Nanoseconds since a fixed point. Monotonic.
   virtual std::int64_t now_ns() const = 0;
 };
 

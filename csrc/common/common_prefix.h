@@ -8,9 +8,9 @@
 
 namespace llamaherd {
 
-/// How many tokens both begin with.
+/// Length of the longest common prefix.
 inline Pos common_length(std::span<const TokenId> a, std::span<const TokenId> b) {
-  // In pieces, which memcmp compares many times faster than a loop with an exit does.
+  // memcmp compares blocks much faster than a loop with an early exit.
   constexpr std::size_t kPiece = 64;
   const std::size_t n = std::min(a.size(), b.size());
   std::size_t i = 0;

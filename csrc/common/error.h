@@ -5,17 +5,17 @@
 
 namespace llamaherd {
 
-/// Base of everything llamaherd throws at a caller.
+/// Base class of all errors that llamaherd throws to callers.
 struct LlamaHerdError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// The caller's request breaks a rule; the message states the rule and the value.
+/// A request breaks a rule. The message states the rule and the value.
 struct InvalidRequestError : LlamaHerdError {
   using LlamaHerdError::LlamaHerdError;
 };
 
-/// Too many requests wait already; the message states the bound. An equal one is expected to find a
+/// The queue is full. The message states the limit. A request of this size is expected to find a
 /// place after retry_after_s seconds.
 struct QueueFullError : LlamaHerdError {
   QueueFullError(const std::string& what, double retry_after)
@@ -23,17 +23,17 @@ struct QueueFullError : LlamaHerdError {
   double retry_after_s;
 };
 
-/// The model file cannot be used; the message says why.
+/// The model file cannot be used. The message states the cause.
 struct ModelLoadError : LlamaHerdError {
   using LlamaHerdError::LlamaHerdError;
 };
 
-/// The model computes no next token: it is made for embeddings alone.
+/// The model is for embeddings only and generates no tokens.
 struct NotGenerativeError : ModelLoadError {
   using ModelLoadError::ModelLoadError;
 };
 
-/// The engine is closed or stopped after a fatal error; the message holds the first cause.
+/// The engine is closed or has stopped after a fatal error. The message contains the first cause.
 struct EngineDeadError : LlamaHerdError {
   using LlamaHerdError::LlamaHerdError;
 };

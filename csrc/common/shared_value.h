@@ -5,7 +5,7 @@
 
 namespace llamaherd {
 
-/// A value that its copies share and nobody changes. Thread-safe.
+/// An immutable value, shared between copies. Thread-safe.
 template <typename T>
 class SharedValue {
  public:
@@ -15,7 +15,7 @@ class SharedValue {
   const T& operator*() const { return *value_; }
   const T* operator->() const { return value_.get(); }
 
-  /// A part of it, which keeps the whole alive.
+  /// A member of it, which keeps the whole value alive.
   template <typename Part>
   SharedValue<Part> part(const Part T::*member) const {
     return SharedValue<Part>(std::shared_ptr<const Part>(value_, &((*value_).*member)));

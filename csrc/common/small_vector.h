@@ -6,7 +6,7 @@
 
 namespace llamaherd {
 
-/// A list that takes memory of its own only beyond N items.
+/// A vector with inline storage for N items.
 template <typename T, std::size_t N>
 class SmallVector {
  public:
@@ -29,7 +29,7 @@ class SmallVector {
  private:
   std::array<T, N> few_{};
   std::size_t n_few_ = 0;
-  std::vector<T> many_;  // all of them, once they are more
+  std::vector<T> many_;  // all items, once there are more than N
 };
 
 }  // namespace llamaherd

@@ -10,7 +10,7 @@
 
 namespace llamaherd {
 
-/// Texts that end an output, ready to be looked for.
+/// Stop strings, preprocessed for search.
 class StopStrings {
  public:
   StopStrings() = default;
@@ -27,12 +27,11 @@ class StopStrings {
 
   std::vector<std::string> texts_;
   // borders_[i][n]: length of the longest proper prefix of the first n + 1 bytes of text i that is
-  // also their end (Knuth, Morris and Pratt, SIAM J. Comput. 1977).
+  // also their suffix (Knuth, Morris and Pratt, SIAM J. Comput. 1977).
   std::vector<std::vector<std::uint32_t>> borders_;
 };
 
-/// Looks for stop strings in bytes as they come. A byte costs constant time for each text, whatever
-/// the texts are.
+/// Searches incoming bytes for stop strings. Amortized constant time per byte and text.
 class StopMatcher {
  public:
   explicit StopMatcher(SharedValue<StopStrings> stops)
@@ -40,18 +39,18 @@ class StopMatcher {
 
   bool empty() const { return stops_->empty(); }
 
-  /// Takes the next byte. Returns the length of the longest text that ends with it; 0: none does.
+  /// Adds a byte. Returns the length of the longest text that ends with it; 0 if none does.
   std::size_t put(char byte);
 
-  /// Length of the longest beginning of a text that the bytes so far end with.
+  /// Length of the longest prefix of a text that is a suffix of the input.
   std::size_t n_open() const;
 
-  /// Forgets the bytes so far.
+  /// Resets the input.
   void reset();
 
  private:
   SharedValue<StopStrings> stops_;
-  std::vector<std::uint32_t> n_matched_;  // of each text, bytes at its beginning
+  std::vector<std::uint32_t> n_matched_;  // per text, matched bytes
 };
 
 }  // namespace llamaherd

@@ -11,12 +11,12 @@
 
 namespace llamaherd {
 
-/// What the engine needs to know of a vocabulary, copied out of the model once at load: the bytes
-/// each token stands for (not always whole UTF-8 characters) and which tokens end a generation.
+/// Copy of the model's vocabulary for the engine, made once at load: the bytes of each token (not
+/// always complete UTF-8 characters) and the end-of-generation tokens.
 class Vocabulary {
  public:
-  /// Adds the next token id, counting from 0. A special token's piece is empty; its name stands for
-  /// it where it is to be seen.
+  /// Adds the next token id, starting at 0. The piece of a special token is empty; `name` is its
+  /// visible form.
   void add(std::string_view piece, bool ends_generation, std::string_view name = {}) {
     if (ends_generation) end_of_generation_.push_back(n_vocab());
     if (piece.empty() && !name.empty()) names_.emplace(n_vocab(), name);
@@ -31,7 +31,7 @@ class Vocabulary {
     return std::string_view(bytes_).substr(begin, ends_[token] - begin);
   }
 
-  /// A special token's name; of others, the piece.
+  /// Name of a special token, or the piece of any other.
   std::string_view name(TokenId token) const {
     const auto at = names_.find(token);
     return at == names_.end() ? piece(token) : at->second;
@@ -46,7 +46,7 @@ class Vocabulary {
 
  private:
   std::string bytes_;
-  std::vector<std::size_t> ends_;                   // ends_[t]: where token t's bytes end
+  std::vector<std::size_t> ends_;                   // ends_[t]: end of token t's bytes
   std::unordered_map<TokenId, std::string> names_;  // of special tokens
   std::vector<TokenId> end_of_generation_;
 };

@@ -17,7 +17,7 @@ inline constexpr std::size_t kMaxStopBytes = 1024;
 inline constexpr std::int32_t kMaxLogprobs = 50;
 inline constexpr std::int32_t kMaxOutputs = 128;
 
-/// How one request's tokens are chosen and when it stops. Docs: python/llamaherd/params.py.
+/// Sampling and stop parameters of one request. Docs: python/llamaherd/config/params.py.
 struct SamplingParams {
   std::optional<std::int32_t> max_tokens;
   std::int32_t min_tokens = 0;
@@ -41,14 +41,14 @@ struct SamplingParams {
   std::int32_t n = 1;
   std::optional<std::int32_t> best_of;
   bool prompt_lookup = true;
-  std::vector<TokenId> preserved_tokens;  // special ones that the text shows by name
+  std::vector<TokenId> preserved_tokens;  // special tokens that are shown by name
 };
 
-/// Throws InvalidRequestError if a value is out of range whatever the model.
+/// Throws InvalidRequestError if a value is out of range for every model.
 void validate(const SamplingParams& params);
 
-/// Whose request it is and by when it should be served. Docs: BatchEngine.submit in
-/// python/llamaherd/engine.py.
+/// Priority, tenant and deadlines of a request. Docs: BatchEngine.submit in
+/// python/llamaherd/engine/batch_engine.py.
 struct SchedulingOptions {
   std::int32_t priority = 0;
   std::string tenant;
@@ -59,7 +59,7 @@ struct SchedulingOptions {
 /// Throws InvalidRequestError if a value is out of range.
 void validate(const SchedulingOptions& scheduling);
 
-/// How an engine is set up. Docs: python/llamaherd/params.py.
+/// Options of an engine. Docs: python/llamaherd/config/params.py.
 struct EngineConfig {
   std::string preset = "balanced";
   std::optional<std::int32_t> n_ctx;
@@ -93,27 +93,27 @@ struct EngineConfig {
   std::int32_t cache_disk_mib = 4096;
 };
 
-/// Throws InvalidRequestError if a value is out of range whatever the model.
+/// Throws InvalidRequestError if a value is out of range for every model.
 void validate(const EngineConfig& config);
 
-/// The numbers a preset stands for.
+/// Values of a preset.
 struct Preset {
   std::int32_t max_seqs;
   std::int32_t token_budget;
 };
 
-/// Preset values with the config's explicit options put over them. `config` must be valid.
+/// Preset values, overridden by explicit options. `config` must be valid.
 Preset resolve_preset(const EngineConfig& config);
 
-/// What a request is checked against; fixed once a model is loaded.
+/// Limits of a loaded model and engine that requests are validated against.
 struct Limits {
   std::int32_t n_vocab = 0;
-  std::int32_t max_len = 0;                     // tokens of one request, prompt and output together
-  std::optional<std::int32_t> max_queued = {};  // requests that wait
-  std::optional<std::int64_t> max_queued_tokens = {};  // and their prompts' tokens
+  std::int32_t max_len = 0;                            // of prompt and output together
+  std::optional<std::int32_t> max_queued = {};         // waiting requests
+  std::optional<std::int64_t> max_queued_tokens = {};  // tokens of their prompts
 };
 
-/// Throws InvalidRequestError if this prompt with these (already valid) parameters can never run.
+/// Throws InvalidRequestError if the prompt with these valid parameters exceeds a limit.
 void validate(const std::vector<TokenId>& prompt, const SamplingParams& params,
               const Limits& limits);
 

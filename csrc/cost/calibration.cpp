@@ -12,11 +12,11 @@
 namespace llamaherd {
 namespace {
 
-// Deep enough for attention to stand out, short enough for the time there is.
+// Deep enough for a measurable attention time, short enough for the time limit.
 constexpr Pos kDepth = 512;
 constexpr std::int32_t kDeepSeqs = 8;
 constexpr int kDoubts = 3;
-// What is looked for is a difference of a few percent.
+// The differences to be measured are a few percent.
 constexpr int kDepthRuns = 5;
 
 std::int32_t largest_power_of_2(std::int32_t n) {
@@ -54,7 +54,7 @@ class Calibrator {
     }
     if (best_ns_.empty()) return CostModel().calibration();
     measure_depth();
-    // All shapes, then again for the least time.
+    // Two passes over all shapes; the shorter time counts.
     for (int pass = 0; pass < 2; ++pass) {
       for (const std::int32_t n : all_shapes()) {
         if (pass == 1 || !best_ns_.contains(n)) measure(n, true);
@@ -99,8 +99,8 @@ class Calibrator {
     return std::min({kRowsWithLogits, n_chunk_max_, info_.n_seqs + info_.max_scored_rows});
   }
 
-  /// Runs n rows on an empty cache, if there is time: of as many sequences where there are so many,
-  /// else of one.
+  /// Runs n rows on an empty cache if there is time: decode rows of n sequences if n is within
+  /// their number, else a prefill chunk of one sequence.
   void measure(std::int32_t n, bool noted) {
     if (!fits(n)) return;
     const bool decodes = n <= n_decode_max();
@@ -111,8 +111,8 @@ class Calibrator {
     if (noted) note(n, ns);
   }
 
-  /// Interruptions make calls longer, never shorter: a number of rows that would not be run as one
-  /// call may be dear by mistake, and would never be seen again.
+  /// Interruptions only make calls longer. A number of rows that batching would avoid may be slow
+  /// only by such an error, and would never be measured again: measure it once more.
   void measure_avoided() {
     Calibration so_far;
     so_far.points = points();
@@ -124,13 +124,13 @@ class Calibrator {
     }
   }
 
-  /// What rows cost more whose sequences hold something.
+  /// Measures the additional cost of rows of sequences with cached tokens.
   void measure_depth() {
     const std::int32_t n_deep = std::min(kDeepSeqs, largest_power_of_2(n_decode_max()));
     const Pos depth =
         std::min({kDepth, n_chunk_max_, info_.n_ctx - 2 * kChunkRows - kDepthRuns * kDeepSeqs});
     if (depth < kChunkRows || !fits(depth)) return;
-    // What is looked for is a difference of times: a call that was interrupted would hide it.
+    // A difference of times is sensitive to interrupted calls: repeat.
     for (const std::int32_t n : {n_deep, kChunkRows}) {
       for (int run = 1; run < kDepthRuns && best_ns_.contains(n); ++run) measure(n, true);
     }
@@ -140,7 +140,7 @@ class Calibrator {
       backend_.copy(0, seq, 0, depth);
     }
     Pos begin = depth;
-    // (What a cell costs that is only passed over drowns in noise at such depths: calls will tell.)
+    // (The cost of a scanned cell is below the noise at such depths; it is learned from calls.)
     result_.few.attended_ns =
         attended_ns(n_deep, depth, kDepthRuns, [&] { return time_rows(0, n_deep, begin++, 1); });
     result_.many.attended_ns = attended_ns(kChunkRows, depth, 2, [&] {
@@ -151,8 +151,8 @@ class Calibrator {
     forget(n_deep);
   }
 
-  /// What it takes to bring one position back, from the n that sequence 0 holds: what does not grow
-  /// with n is left at its default.
+  /// Measures restoring one position of the n in sequence 0. The part that does not grow with n
+  /// keeps its default.
   void measure_loading(Pos n) {
     const std::vector<std::byte> data = backend_.save(0, 0, n);
     forget(1);
@@ -161,7 +161,7 @@ class Calibrator {
     result_.load_token_ns = static_cast<double>(options_.clock.now_ns() - begin_ns) / n;
   }
 
-  /// For each cell and row, of calls of n rows behind `depth` cells; 0: not known.
+  /// Attention time per cell and row, from calls of n rows after `depth` cells; 0: unknown.
   double attended_ns(std::int32_t n, Pos depth, int n_runs, const std::function<double()>& time) {
     if (!best_ns_.contains(n) || !fits(n)) return 0;
     double behind_ns = time();
@@ -169,7 +169,7 @@ class Calibrator {
     return std::max(0.0, (behind_ns - best_ns_.at(n)) / (static_cast<double>(n) * depth));
   }
 
-  /// Nanoseconds of a call with n_each rows of each of the sequences. Leaves them in the cache.
+  /// Nanoseconds of a call with n_each rows per sequence. The rows stay in the cache.
   double time_rows(SeqId first_seq, std::int32_t n_seqs, Pos begin, std::int32_t n_each) {
     std::vector<Pos> positions;
     std::vector<SeqId> seqs;
@@ -185,7 +185,7 @@ class Calibrator {
     const std::int64_t begin_ns = options_.clock.now_ns();
     try {
       if (backend_.decode({tokens, positions, seqs, wants_logits}) != DecodeStatus::kOk) {
-        throw ModelLoadError("it was refused");
+        throw ModelLoadError("the batch was rejected");
       }
     } catch (const std::exception& error) {
       throw ModelLoadError("the model cannot decode " + std::to_string(tokens.size()) +
@@ -194,7 +194,7 @@ class Calibrator {
     return static_cast<double>(std::max<std::int64_t>(options_.clock.now_ns() - begin_ns, 1));
   }
 
-  /// What of the time of a chunk on an empty cache was attention to its own rows.
+  /// The part of a chunk's time on an empty cache that is attention to its own rows.
   double own_attention_ns(std::int32_t n_rows, double ns) const {
     if (n_rows <= n_decode_max()) return 0;
     const auto& attention = n_rows < kChunkRows ? result_.few : result_.many;
@@ -204,12 +204,12 @@ class Calibrator {
   void note(std::int32_t n_rows, double ns) {
     const auto [at, is_new] = best_ns_.emplace(n_rows, ns);
     if (is_new) return;
-    // Of three runs two were warm.
+    // With three runs, two were warm.
     if (n_runs_[n_rows] > 2) ratios_.push_back(std::max(at->second, ns) / std::min(at->second, ns));
     at->second = std::min(at->second, ns);
   }
 
-  /// Whether a call of n rows is expected to end in time, if rows cost no more than in one known.
+  /// Whether a call of n rows is expected to end in time, at the lowest known cost per row.
   bool fits(std::int32_t n_rows) const {
     const double elapsed_ns = static_cast<double>(options_.clock.now_ns() - begin_ns_);
     const auto above = best_ns_.upper_bound(n_rows);
@@ -230,10 +230,10 @@ class Calibrator {
   std::int32_t n_chunk_max_;
   std::int64_t begin_ns_;
   double budget_ns_;
-  std::pair<std::int32_t, double> last_{1, 0};  // rows and nanoseconds of the last call
+  std::pair<std::int32_t, double> last_{1, 0};  // rows and nanoseconds
   std::map<std::int32_t, double> best_ns_;      // by number of rows
   std::map<std::int32_t, int> n_runs_;          // likewise
-  std::vector<double> ratios_;                  // of measurements of the same number of rows
+  std::vector<double> ratios_;  // of repeated measurements of the same number of rows
   Calibration result_;
 };
 

@@ -10,21 +10,21 @@
 namespace llamaherd {
 namespace {
 
-// Below this every number of rows is a shape of its own: kernels change between neighbours.
+// Below this, every number of rows is a node: kernels change between neighbours.
 constexpr std::int32_t kDense = 64;
 constexpr std::int32_t kMaxRows = 65536;
 
 constexpr double kPaceRate = 0.2;
 constexpr double kShapeRate = 0.02;
 constexpr double kStepRate = 0.1;
-// One call says no more than this, either way: its threads may have been interrupted.
+// Bounds the influence of one call: its threads may have been interrupted.
 constexpr double kMaxSurprise = 2;
 
 constexpr std::int32_t kUsualChunk = 256;
 
 constexpr int kCallsPerVersion = 32;
 
-// Attention to one cell, as a part of what a row costs, until it is measured.
+// Attention to one cell relative to the cost of a row, until it is measured.
 constexpr double kAssumedAttention = 2e-4;
 
 }  // namespace
@@ -54,7 +54,7 @@ void ShapeSum::add(Pos begin, std::int32_t n) {
     decode_cells_ += begin;
   } else {
     if (prefill_cells_ == 0) first_prefill_cells_ = begin;
-    prefill_cells_ += n * (begin + n / 2.0);  // of its own rows each sees those before it
+    prefill_cells_ += n * (begin + n / 2.0);  // each of its own rows attends to those before it
   }
 }
 
@@ -101,8 +101,8 @@ CostModel::CostModel(const Calibration& calibration, bool in_tiles)
   }
 }
 
-/// Gives the nodes that are not known values on straight lines between those that are; outside of
-/// them a call costs what the first known one does, and a row what it does in the last.
+/// Interpolates unknown nodes linearly between known ones. Below the first known node a call costs
+/// as much as that node; beyond the last a row costs as much as there.
 void CostModel::interpolate() {
   const auto is_known = [](const Node& node) { return node.known; };
   auto below = nodes_.end();
@@ -166,7 +166,7 @@ void CostModel::observe(const CallShape& shape, double ns) {
   };
   pace_ *= 1 + kPaceRate * surprise();
   const double left = surprise();
-  // What a part made up of the call is what it answers for.
+  // Each parameter is corrected in proportion to its share of the predicted time.
   const auto learn = [&](double& value, double part) {
     value *= 1 + kShapeRate * part / parts.sum() * left;
   };

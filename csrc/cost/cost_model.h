@@ -8,30 +8,32 @@
 
 namespace llamaherd {
 
-/// Rows of stock CPU attention's tile: a prefill chunk that ends a prompt early ends on one.
+/// Tile of stock CPU attention in rows. A prefill chunk that does not end the prompt ends at a
+/// multiple.
 inline constexpr std::int32_t kChunkRows = 64;
 
-/// Calls of up to so many rows are measured with logits of every row, as draft_tokens want them;
-/// beyond them, and beyond one row for each sequence, as prompts have them: of the last row alone.
+/// Calls of up to this many rows are measured with logits of every row, as for draft tokens. Larger
+/// calls, beyond one row per sequence, are measured with logits of the last row, as for prompts.
 inline constexpr std::int32_t kRowsWithLogits = 16;
 
-/// What decides how long a decode call takes.
+/// Properties of a decode call that determine its duration.
 struct CallShape {
   std::int32_t n_rows = 0;
-  double n_attended = 0;  // cells that the rows attend to, summed over the rows
-  double n_scanned = 0;  // cells of the cache in use, times the rows: each is looked at, if only to
-                         // be passed over
-  double n_beside = 0;   // cells that others of the same tile see, where attention works on tiles
+  double n_attended = 0;  // attended cells, summed over the rows
+  /// Used cells of the cache times rows: each is scanned, if only to be skipped.
+  double n_scanned = 0;
+  /// Cells that only other rows of the same tile attend to, if attention works on tiles.
+  double n_beside = 0;
 };
 
-/// Adds up the shape of a call from what its requests run in it. Every row attends to its own
-/// sequence's cells. From kChunkRows rows on some kernels work on tiles of kChunkRows rows: each
-/// row of a tile costs all cells that any of them sees.
+/// Accumulates the shape of a call from its requests. Every row attends to the cells of its own
+/// sequence. From kChunkRows rows on, some kernels work on tiles of kChunkRows rows: each row of a
+/// tile costs all cells that any row of the tile attends to.
 class ShapeSum {
  public:
-  /// n rows of a sequence that holds [0, begin); decode rows first.
+  /// Adds n rows of a sequence that holds [0, begin). Decode rows must come first.
   void add(Pos begin, std::int32_t n);
-  /// n rows of draft_tokens behind a decode row of a sequence that holds [0, begin).
+  /// Adds n rows of draft tokens after a decode row of a sequence that holds [0, begin).
   void draft(Pos begin, std::int32_t n);
   void pad(std::int32_t n) { n_rows_ += n; }
 
@@ -49,11 +51,11 @@ class ShapeSum {
   double first_prefill_cells_ = 0;  // cells of the first prefill sequence
 };
 
-/// What was measured of one model on one machine: a value, to be kept and used again.
+/// Measured costs of one model on one machine. A value that can be stored and reused.
 struct Calibration {
   struct Point {
     std::int32_t n_rows = 0;
-    double ns = 0;  // of a call whose rows attend to nothing
+    double ns = 0;  // of a call whose rows attend to no cells
   };
   struct Attention {
     double attended_ns = 0;  // per cell and row
@@ -61,51 +63,51 @@ struct Calibration {
   };
   std::vector<Point> points;  // ascending by n_rows, at least one, all ns > 0
   Attention few{};            // in calls of fewer than kChunkRows rows
-  Attention many{};           // in calls of at least so many
+  Attention many{};           // in calls of kChunkRows rows and more
   double load_token_ns = CostEstimates().load_token_ns;
-  double noise = 0;  // median ratio of two measurements of one shape, the longer to the shorter; 0:
-                     // nothing was measured twice
+  /// Median ratio of two measurements of one shape, longer to shorter; 0: none was repeated.
+  double noise = 0;
 };
 
-/// Throws InvalidRequestError unless it is one that a CostModel can be made of.
+/// Throws InvalidRequestError unless a CostModel can be constructed from it.
 void validate(const Calibration& calibration);
 
-/// Predicts how long decode calls take: a curve over the number of rows, linear between the points
-/// that are known, plus attention, linear in the cells. Every call that ran refines it: what slows
-/// all calls alike (a busy neighbour) goes into one factor that follows within some calls, what is
-/// peculiar to a shape into its point of the curve, slowly.
+/// Predicts the duration of decode calls: a piecewise linear curve over the number of rows, plus
+/// attention, linear in the cells. Every call refines it. A slowdown of all calls (load by other
+/// processes) is learned within some calls by one factor, the cost of a particular shape slowly by
+/// its node of the curve.
 class CostModel {
  public:
-  /// in_tiles: CallShape::n_beside costs what n_attended does. Without a calibration only the
-  /// ratios of its answers mean something until a call was observed.
+  /// in_tiles: CallShape::n_beside costs as much as n_attended. Without a calibration only ratios
+  /// of predictions are meaningful until the first observed call.
   explicit CostModel(bool in_tiles = true);
   explicit CostModel(const Calibration& calibration, bool in_tiles = true);
 
   /// Predicted nanoseconds; shape.n_rows >= 1.
   double call_ns(const CallShape& shape) const;
 
-  /// A call of this shape took so long.
+  /// A call of this shape took `ns`.
   void observe(const CallShape& shape, double ns);
 
-  /// Whether its answers are times, not only ratios.
+  /// Whether predictions are times, not only ratios.
   bool measured() const { return measured_; }
 
-  /// A step in which somebody waited for the next token took so long, all in all.
+  /// A step with decode rows took `ns` in total.
   void observe_step(double ns);
 
-  /// What such a step takes of late; 0: there was none.
+  /// Recent mean duration of such steps; 0: there were none.
   double mean_step_ns() const { return mean_step_ns_; }
 
-  /// In short, for decisions of all or nothing.
+  /// Summary for coarse decisions.
   CostEstimates costs() const;
 
-  /// How much slower calls are now than when they were measured.
+  /// Present duration of calls relative to the calibration.
   double pace() const { return pace_; }
 
-  /// The present state, without the pace.
+  /// The present state, without pace().
   Calibration calibration() const;
 
-  /// Counts the changes of the curve that may change a decision.
+  /// Increases with each change of the curve that may change a decision.
   std::int64_t version() const { return version_; }
 
  private:

@@ -6,7 +6,7 @@
 namespace llamaherd {
 namespace {
 
-// Predictions are not better than this: less is not worth a stranger plan.
+// Smaller gains are within the prediction error.
 constexpr double kLeastGain = 0.97;
 
 }  // namespace

@@ -11,7 +11,7 @@ namespace {
 void check(bool ok, const char* what, const PlannedRequest& item) {
   if (ok) return;
   throw std::logic_error(std::string("BatchBuilder: ") + what + " of request " +
-                         std::to_string(item.request->id()) + " contradicts the plan");
+                         std::to_string(item.request->id()) + " differs from the plan");
 }
 
 }  // namespace

@@ -8,14 +8,13 @@
 
 namespace llamaherd {
 
-/// Lays a call's tokens out as flat rows. The one place that decides ids, positions and which rows
-/// give logits.
+/// Converts a call plan into flat batch rows: token ids, positions, sequence ids and logits flags.
 class BatchBuilder {
  public:
   explicit BatchBuilder(SeqId pad_seq) : pad_seq_(pad_seq) {}
 
-  /// With n_pad rows that nobody needs behind the plan's. The view is valid until the next build().
-  /// Throws std::logic_error if the rows come out elsewhere than the plan says.
+  /// Appends n_pad padding rows to the plan's rows. The view is valid until the next build().
+  /// Throws std::logic_error if the row numbers differ from the plan's.
   BatchView build(const CallPlan& call, std::int32_t n_pad);
 
  private:

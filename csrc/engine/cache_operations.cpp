@@ -10,7 +10,7 @@ void CacheOperations::apply(std::vector<KvOp>& ops) {
     switch (op.kind) {
       case KvOp::Kind::kRemove:
         if (!backend_.remove(op.seq, op.begin, op.end)) {
-          throw std::logic_error("the backend refused a removal that the cache planned");
+          throw std::logic_error("the backend rejected a removal that the cache planned");
         }
         break;
       case KvOp::Kind::kCopy:
@@ -25,7 +25,7 @@ void CacheOperations::apply(std::vector<KvOp>& ops) {
   cache_.settle();
 }
 
-/// Without memory for it the block stays empty, and the cache finds it damaged.
+/// If memory for it is lacking, the block stays empty and the cache treats it as damaged.
 void CacheOperations::save(const KvOp& op) {
   try {
     op.block->bytes = backend_.save(op.seq, op.begin, op.end);

@@ -7,8 +7,8 @@
 
 namespace llamaherd {
 
-/// Executes on the backend what the prefix cache asks for. Each list must be applied before the
-/// cache is asked for anything else.
+/// Executes the prefix cache's operations on the backend. Each list must be applied before the next
+/// call of the cache.
 class CacheOperations {
  public:
   CacheOperations(Backend& backend, PrefixCache& cache) : backend_(backend), cache_(cache) {}

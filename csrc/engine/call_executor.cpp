@@ -38,11 +38,11 @@ CallOutcome CallExecutor::outcome_of(DecodeStatus status) {
       return CallOutcome::kOk;
     case DecodeStatus::kNoRoom:
       ++c_.accounting.counters().n_no_room;
-      failure_ = "the KV cache has no room for it, though it was counted to fit";
+      failure_ = "the KV cache has no room for its rows, although they were planned to fit";
       return CallOutcome::kNoRoom;
     case DecodeStatus::kInvalidBatch:
       ++c_.accounting.counters().n_invalid_batch;
-      failure_ = "the backend refused its rows as invalid";
+      failure_ = "the backend rejected its rows as invalid";
       return CallOutcome::kInvalidBatch;
     case DecodeStatus::kAborted:
       ++c_.accounting.counters().n_aborted;
@@ -120,7 +120,7 @@ bool CallExecutor::sample(const CallPlan& call) {
     const Request& request = *item.request;
     return item.logits_row >= 0 && item.end == request.n_prompt() && request.cache_space;
   };
-  for (const PlannedRequest& item : call.items) {  // sampling may change the rows
+  for (const PlannedRequest& item : call.items) {  // sampling may overwrite the rows
     if (!ends_prompt(item)) continue;
     const Request& request = *item.request;
     c_.prompt_logits.put(*request.cache_space, request.tokens(),
@@ -140,7 +140,7 @@ bool CallExecutor::sample(const CallPlan& call) {
   return any_poisoned;
 }
 
-/// Lets others share what the committed call computed.
+/// Makes the tokens of the committed call available to other requests.
 void CallExecutor::publish(const CallPlan& call) {
   for (std::size_t i = 0; i < call.items.size(); ++i) {
     if (sampled_[i].poisoned) continue;

@@ -24,7 +24,7 @@ namespace llamaherd {
 
 enum class CallOutcome { kOk, kPoisoned, kNoRoom, kInvalidBatch, kAborted, kFailed };
 
-/// What a call needs of the engine.
+/// The engine's objects that a call uses.
 struct CallContext {
   Backend& backend;
   PrefixCache& cache;
@@ -41,7 +41,7 @@ struct CallContext {
   const Clock& clock;
 };
 
-/// Runs one model call as a transaction: decode, sample, commit, share, deliver; or undo.
+/// Runs one model call as a transaction: decode, sample, commit, publish, deliver; or undo.
 class CallExecutor {
  public:
   CallExecutor(const CallContext& context, bool learns)
@@ -50,13 +50,13 @@ class CallExecutor {
         thread_count_(context.backend.info().n_threads),
         builder_(context.backend.info().pad_seq) {}
 
-  /// On kPoisoned, requests without poison are committed and delivered.
+  /// On kPoisoned, the requests without poisoned rows are committed and delivered.
   CallOutcome attempt(const CallPlan& call, std::vector<Delta>& out);
 
-  /// Whether a row of the last attempt's item was poisoned.
+  /// Whether this item of the last attempt had a poisoned row.
   bool is_poisoned(std::size_t item) const { return sampled_[item].poisoned; }
 
-  /// Why the last attempt failed.
+  /// The cause of the last failed attempt.
   const std::string& failure() const { return failure_; }
 
   std::int32_t n_threads() const { return thread_count_.n_threads(); }

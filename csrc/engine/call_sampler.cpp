@@ -10,10 +10,10 @@
 namespace llamaherd {
 namespace {
 
-// Below so many logits the other threads have not begun before it is done.
+// With fewer logits, starting the other threads takes longer than sampling.
 constexpr std::size_t kLogitsWorthSharing = std::size_t{1} << 17;
-// Of a call for masks that are late: everybody waits.
-constexpr std::chrono::milliseconds kPatience{2};
+// Longest time that one call waits for late masks; it delays all requests of the call.
+constexpr std::chrono::milliseconds kMaxMaskWait{2};
 
 }  // namespace
 
@@ -45,8 +45,8 @@ void CallSampler::sample(const CallPlan& call, Backend& backend, std::vector<Sam
   }
 }
 
-/// Those of one item in the order of their tokens. The backend is asked for logits here alone: it
-/// is not thread-safe.
+/// Lists an item's rows in the order of their tokens. Runs on one thread: Backend::logits() is not
+/// thread-safe.
 void CallSampler::list_rows(const CallPlan& call, Backend& backend) {
   rows_.clear();
   ready_.clear();
@@ -85,11 +85,11 @@ SampledOutput CallSampler::sample(const Request& request, std::span<float> logit
   return sampled;
 }
 
-/// One after the other, so that they share the time that may be waited.
+/// One after the other: they share one time limit.
 void CallSampler::sample_late() {
   const auto begin = std::chrono::steady_clock::now();
   for (Row* row : late_) {
-    row->request->constrained.constraint->wait(begin + kPatience -
+    row->request->constrained.constraint->wait(begin + kMaxMaskWait -
                                                std::chrono::steady_clock::now());
     row->result = sample(*row->request, row->logits);
   }
@@ -97,8 +97,8 @@ void CallSampler::sample_late() {
   n_waits_ += std::ssize(late_);
 }
 
-/// Each token is drawn from the model's own distribution behind those before it. A guess decides
-/// only whether that is known already.
+/// Each token is sampled from the model's distribution given the tokens before it. A draft token
+/// only determines whether that distribution has been computed.
 void CallSampler::sample_drafts(Row& row, RowScratch& scratch) const {
   SampledOutput& sampled = row.result;
   std::optional<TokenId> token = sampled.token;

@@ -14,18 +14,18 @@
 
 namespace llamaherd {
 
-/// Turns rows of logits into tokens and log-probabilities. Changes no request.
+/// Turns rows of logits into tokens and log-probabilities. Does not modify requests.
 class CallSampler {
  public:
   explicit CallSampler(std::int32_t n_threads) : scratch_(n_threads) {}
 
-  /// All rows of a call that was decoded, on the backend's threads: out[i] is of call.items[i].
+  /// Samples all rows of a decoded call on the backend's threads. out[i] belongs to call.items[i].
   void sample(const CallPlan& call, Backend& backend, std::vector<SampledOutput>& out);
 
-  /// The request's next token by this row, which may be written.
+  /// The request's next token from this row, which may be overwritten.
   SampledOutput sample(const Request& request, std::span<float> logits);
 
-  /// Rows that were waited for because of their constraint, and nanoseconds.
+  /// Number of rows whose sampling waited for a mask, and the waiting time in nanoseconds.
   std::int64_t n_waits() const { return n_waits_; }
   std::int64_t wait_ns() const { return wait_ns_; }
 
@@ -34,8 +34,8 @@ class CallSampler {
     std::size_t item;
     const Request* request;
     std::span<float> logits;
-    std::optional<Pos> scored;  // the token behind this one is looked up; none: the next is sampled
-    std::span<const TokenId> draft_tokens;  // the rows behind are drafts_[first_draft + i]
+    std::optional<Pos> scored;  // position of the token to score; none: the next token is sampled
+    std::span<const TokenId> draft_tokens;  // their rows are drafts_[first_draft + i]
     std::size_t first_draft;
     SampledOutput result;
   };
@@ -49,7 +49,7 @@ class CallSampler {
   std::vector<Row> rows_;
   std::vector<Row*> ready_, late_;
   std::vector<std::span<float>> drafts_;  // rows of logits
-  std::vector<RowScratch> scratch_;       // one for each thread
+  std::vector<RowScratch> scratch_;       // one per thread
   std::int64_t n_waits_ = 0, wait_ns_ = 0;
 };
 

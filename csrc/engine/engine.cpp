@@ -9,10 +9,10 @@
 namespace llamaherd {
 namespace {
 
-// Some tens of rows of any vocabulary.
+// Some tens of rows for common vocabulary sizes.
 constexpr std::size_t kMaxPromptLogitsBytes = std::size_t{16} << 20;
 
-/// Whether rows can be computed and forgotten again at no cost to others.
+/// Whether computed rows can be removed again without affecting other sequences.
 bool may_draft(const BackendInfo& info) { return info.partial_removal && info.pad_seq != kNoSeq; }
 
 }  // namespace
@@ -77,7 +77,7 @@ void Engine::step(std::vector<Delta>& out) {
   counters.n_decode_steps += any_decode;
   restore(plan);
   sample_cached_prompts(plan, out);
-  // Recovery plans anew while a call of this plan is still at hand.
+  // Recovery replans while it still uses a call of this plan.
   std::swap(calls_, plan.calls);
   for (const CallPlan& call : calls_) {
     if (!recovery_.execute(call, out)) break;
@@ -85,13 +85,13 @@ void Engine::step(std::vector<Delta>& out) {
   const std::int64_t step_ns = clock_.now_ns() - begin_ns;
   ++counters.n_steps;
   counters.step_ns += step_ns;
-  // Steps of prefill alone take larger chunks.
+  // Steps without decode rows take larger chunks.
   if (!learns_ || !any_decode) return;
   costs_.observe_step(static_cast<double>(step_ns));
   accounting_.observe_step(counters.n_prefill_rows - n_prefill_rows);
 }
 
-/// Ends requests that missed a deadline, or are predicted to.
+/// Ends requests that missed a deadline or are predicted to miss it.
 void Engine::end_overdue(std::int64_t now, std::vector<Delta>& out) {
   while (Request* request = scheduler_.overdue(now)) {
     accounting_.observe_shed(*request, now);
@@ -99,8 +99,8 @@ void Engine::end_overdue(std::int64_t now, std::vector<Delta>& out) {
   }
 }
 
-/// Brings back what lies in the cache's lower tiers: all of it, or a piece each while others wait
-/// for their next token.
+/// Restores cached data from lower tiers: all of it or, while requests decode, one piece per
+/// request.
 void Engine::restore(const StepPlan& plan) {
   if (plan.restores.empty()) return;
   accounting_.spend_all(TimeCategory::kEngine, clock_.now_ns());
@@ -108,7 +108,7 @@ void Engine::restore(const StepPlan& plan) {
     do {
       const auto tokens = request->tokens().first(request->admission.n_restorable);
       const std::int32_t n_cells = cache_->n_cells_to_restore(request->seq(), tokens);
-      // Before the piece is asked for: what makes room may move it, or forget it.
+      // Called before next_restore(): making room may move or evict the piece.
       const bool fits = n_cells > 0 && cache_->make_room(n_cells, operations_.pending());
       operations_.apply();
       const auto piece = fits ? cache_->next_restore(request->seq(), tokens) : std::nullopt;
@@ -131,7 +131,7 @@ void Engine::restore(const StepPlan& plan) {
 
 void Engine::sample_cached_prompts(const StepPlan& plan, std::vector<Delta>& out) {
   for (const KnownStart& start : plan.known_starts) {
-    known_logits_.assign(start.logits.begin(), start.logits.end());  // sampling may change it
+    known_logits_.assign(start.logits.begin(), start.logits.end());  // sampling may write it
     SampledOutput sampled = sampler_.sample(*start.request, known_logits_);
     if (sampled.poisoned) throw std::logic_error("stored logits are not finite");
     StepGuard::commit(*start.request, start.request->kv_len(), sampled);
@@ -154,7 +154,7 @@ void Engine::finish_all(FinishReason reason, const std::string& error, std::vect
     try {
       delivery_.end(*request, reason, error, out);
     } catch (const std::exception&) {
-      // The backend may be what broke, or there is no memory for a delta: it is gone all the same.
+      // The backend may have failed, or memory for a delta is lacking: remove the request anyway.
       if (any() == request) scheduler_.take(*request);
       if (any() == request) throw;
     }

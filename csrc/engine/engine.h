@@ -30,53 +30,53 @@
 
 namespace llamaherd {
 
-/// How a request is treated, beside its sampling.
+/// Options of a request besides sampling.
 struct SubmitOptions {
-  bool streamed = true;                           // false: only the last delta comes out, with all
-  std::optional<CacheNamespace> cache_space = 0;  // none: shares nothing and leaves nothing
+  bool streamed = true;  // false: only the last delta is delivered, with the whole output
+  std::optional<CacheNamespace> cache_space = 0;  // none: a private request
   SchedulingKey key = {};
-  std::int32_t index = 0;  // among the requests made of one prompt
+  std::int32_t index = 0;  // index among the outputs of one prompt
   std::shared_ptr<Constraint> constraint = nullptr;
 };
 
-/// What steps are planned by.
+/// Options of step planning.
 struct PlanOptions {
   PackingOptions packing;
   RequestQueue::Options queue;
-  std::optional<Calibration> calibration;  // none: of the costs only the ratios are assumed
-  bool learns = true;                      // costs are refined by what calls took
+  std::optional<Calibration> calibration;  // none: default costs (only ratios matter)
+  bool learns = true;                      // costs are refined by measured calls
   bool prompt_lookup = true;
 };
 
-/// Runs many requests over one backend, step by step. Single-threaded: EngineThread gives it a
-/// thread, tests drive it directly.
+/// Runs many requests on one backend, step by step. Single-threaded: EngineThread provides a
+/// thread, tests call it directly.
 class Engine {
  public:
   /// `backend`, `table` and `clock` must outlive the engine.
   Engine(Backend& backend, const Vocabulary& table, const Limits& limits, const PlanOptions& plan,
          const CacheOptions& cache = {}, const Clock& clock = steady_clock());
 
-  /// `prompt` and `params` must be valid for `limits`; ids must grow from call to call.
+  /// `prompt` and `params` must be valid for `limits`; ids must increase with each call.
   void submit(RequestId id, SharedValue<std::vector<TokenId>> prompt,
               SharedValue<SamplingParams> params, std::uint64_t seed, std::int64_t submit_ns,
               const SubmitOptions& options = {});
 
-  /// Ends the request if it has not ended yet; its cells are free on return.
+  /// Ends the request unless it has ended; its cells are free on return.
   void cancel(RequestId id, std::vector<Delta>& out);
 
-  /// Runs one step and appends what requests gained. An exception is fatal: the engine's state is
-  /// then undefined but for finish_all().
+  /// Runs one step and appends the resulting deltas. An exception is fatal: afterwards only
+  /// finish_all() may be called.
   void step(std::vector<Delta>& out);
 
-  /// Ends every request, waiting and running.
+  /// Ends all requests, waiting and running.
   void finish_all(FinishReason reason, const std::string& error, std::vector<Delta>& out);
 
-  /// See PrefixCache. All but flush_cache() between two steps, with requests running or not.
+  /// See PrefixCache. May be called between steps; flush_cache() only without running requests.
   void pin(const std::string& name, CacheNamespace space, std::vector<TokenId> tokens,
            std::int64_t expires_ns);
   void unpin(const std::string& name);
   void clear_cache();
-  /// Writes what is cached to the disk tier; nothing may run any more.
+  /// Writes cached data to the disk tier. No request may be running.
   void flush_cache();
 
   /// The request, waiting or running, or nullptr. Valid until the next call.
@@ -86,10 +86,10 @@ class Engine {
   Metrics metrics() const;
   Snapshot snapshot() const;
 
-  /// Tells the watchdog how many requests there are.
+  /// Reports the numbers of requests to the watchdog.
   void report_load();
 
-  /// What is predicted of the queue, for decisions before a request is queued.
+  /// Forecast of the queue, used before a request is queued.
   QueueForecast forecast() const { return accounting_.forecast(); }
   std::int64_t n_tokens_waiting() const { return scheduler_.queue().n_tokens(); }
 
@@ -103,7 +103,7 @@ class Engine {
   void restore(const StepPlan& plan);
   void sample_cached_prompts(const StepPlan& plan, std::vector<Delta>& out);
 
-  // In the order in which they use each other.
+  // Each may use those before it.
   const Clock& clock_;
   Backend& backend_;
   const Vocabulary& table_;
@@ -124,7 +124,7 @@ class Engine {
   LateMasks late_masks_;
   CallExecutor executor_;
   FailureRecovery recovery_;
-  CallList calls_;  // of the step under way
+  CallList calls_;  // of the current step
   std::vector<float> known_logits_;
 };
 

@@ -7,7 +7,7 @@ namespace {
 
 constexpr double kMeanRate = 0.1;
 
-/// An exponential mean that begins with the first value.
+/// Exponential moving average, initialized with the first value.
 void learn(double& mean, double value) { mean += (mean == 0 ? 1 : kMeanRate) * (value - mean); }
 
 }  // namespace
@@ -21,7 +21,7 @@ QueueForecast EngineAccounting::forecast() const {
   }
   QueueForecast::Pace pace{costs_.mean_step_ns(), mean_prefill_rows_, mean_request_ns_, 0};
   if (pace.request_ns == 0) pace.request_ns = kDefaultMaxTokens * costs_.costs().step_ns;
-  // If none was given up for longer than usual, that is the gap by now.
+  // The time since the last shed request is a lower bound of the present interval.
   if (mean_shed_gap_ns_ > 0) {
     pace.shed_gap_ns = std::max(mean_shed_gap_ns_, static_cast<double>(now - last_shed_ns_));
   }

@@ -14,8 +14,8 @@
 
 namespace llamaherd {
 
-/// Counts what the engine does, divides time among requests, and keeps the means that forecasts
-/// are made of. Writes the times of running requests and its own counters only.
+/// Counts events, attributes time to requests, and keeps the averages used by forecasts. Writes
+/// only the times of running requests and its own counters.
 class EngineAccounting {
  public:
   EngineAccounting(const Scheduler& scheduler, const CostModel& costs, const PrefixCache& cache,
@@ -24,18 +24,18 @@ class EngineAccounting {
 
   Metrics& counters() { return counters_; }
 
-  /// All counters, with the figures of the scheduler and the cache as they are now.
+  /// All counters, and the present values of scheduler and cache.
   Metrics metrics() const;
   Watchdog::Load load() const;
   QueueForecast forecast() const;
 
-  /// The time since it was last accounted for went into this, for all running requests.
+  /// Attributes the time since the last call to this category, for all running requests.
   void spend_all(TimeCategory kind, std::int64_t now);
 
-  /// What the call that has just ended was to each running request.
+  /// Attributes the time of the call that has just ended to each running request.
   void account_for(const CallPlan& call, std::int64_t now);
 
-  /// A step with requests that decode had so many prefill rows.
+  /// A step with decode rows had n_prefill_rows prefill rows.
   void observe_step(std::int64_t n_prefill_rows);
 
   void observe_shed(const Request& request, std::int64_t now);
@@ -51,9 +51,9 @@ class EngineAccounting {
   const Clock& clock_;
   Metrics counters_;
   OutputLengths lengths_;
-  double mean_prefill_rows_ = 0;  // of late, in steps with decoding
-  double mean_request_ns_ = 0;    // from the first start to the end
-  double mean_shed_gap_ns_ = 0;   // between waiting requests that are given up
+  double mean_prefill_rows_ = 0;  // recent average in steps with decode rows
+  double mean_request_ns_ = 0;    // from first start to end
+  double mean_shed_gap_ns_ = 0;   // interval between waiting requests that are shed
   std::int64_t last_shed_ns_ = 0;
 };
 

@@ -12,14 +12,14 @@
 namespace llamaherd {
 namespace {
 
-// A forecast is no better than this; whoever was told 0 would ask again at once.
+// Lower bound of retry-after times: 0 would cause immediate retries.
 constexpr double kLeastRetryS = 1e-3;
 
 std::int64_t deadline_ns(const std::optional<double>& seconds, std::int64_t now) {
   return seconds ? now + static_cast<std::int64_t>(*seconds * 1e9) : kNever;
 }
 
-/// The first of several requests made of one prompt gets what it would get alone.
+/// Output 0 gets the seed of a request with a single output.
 std::uint64_t seed_of(std::uint64_t seed, std::int32_t index) {
   return seed + static_cast<std::uint64_t>(index) * 0x9E3779B97F4A7C15u;
 }
@@ -56,7 +56,7 @@ RequestId EngineThread::submit(std::vector<TokenId> prompt, SharedValue<Sampling
   validate(scheduling);
   const std::int32_t n_outputs = params->best_of.value_or(params->n);
   if (n_outputs > 1 && !options.cache_space) {
-    throw InvalidRequestError("a private request (cache=False) needs n and best_of 1; got " +
+    throw InvalidRequestError("n and best_of must be 1 with cache=False; got " +
                               std::to_string(n_outputs) + " outputs");
   }
   if (options.constraint) require_mask_words(options.constraint->n_words());
@@ -82,7 +82,7 @@ RequestId EngineThread::submit(std::vector<TokenId> prompt, SharedValue<Sampling
   return next_id_ - n_outputs;
 }
 
-/// All of it or, if it throws, nothing. The mutex must be held.
+/// Strong exception guarantee. Requires the mutex.
 void EngineThread::let_in(Submission submission) {
   const RequestId first = submission.first;
   const std::int32_t n_outputs = submission.n_outputs;
@@ -101,7 +101,7 @@ void EngineThread::let_in(Submission submission) {
   }
 }
 
-/// Who can start at once does not wait.
+/// Throws if a queue limit is exceeded. Requests that can start immediately do not count as queued.
 void EngineThread::require_place(std::int32_t n_outputs, std::size_t n_tokens,
                                  std::int64_t now) const {
   const auto n_live = static_cast<std::int64_t>(live_.size());
@@ -112,14 +112,14 @@ void EngineThread::require_place(std::int32_t n_outputs, std::size_t n_tokens,
     if (n_outputs > n_most + metrics_.n_seqs) {
       throw InvalidRequestError("a prompt may have at most max_queued + max_seqs (" +
                                 std::to_string(n_most + metrics_.n_seqs) +
-                                ") outputs, each of which takes a place in the queue; got " +
+                                ") outputs, as each is queued as a request; got " +
                                 std::to_string(n_outputs));
     }
     if (n_waiting + n_outputs > n_most) {
       throw QueueFullError("at most " + std::to_string(n_most) +
-                               " requests may wait (max_queued), one for each output; " +
+                               " requests may be queued (max_queued); " +
                                std::to_string(std::max<std::int64_t>(0, n_waiting)) +
-                               " do and this prompt has " + std::to_string(n_outputs),
+                               " are queued and this prompt adds " + std::to_string(n_outputs),
                            retry_after_s(n_waiting + n_outputs - n_most, now));
     }
   }
@@ -128,14 +128,15 @@ void EngineThread::require_place(std::int32_t n_outputs, std::size_t n_tokens,
   const std::int64_t n_over = n_tokens_queued_ + n_new - *limits_.max_queued_tokens;
   if (n_over <= 0) return;
   const std::int64_t n_each = std::max<std::int64_t>(1, n_tokens_queued_ / (n_waiting + 1));
-  throw QueueFullError("prompts of at most " + std::to_string(*limits_.max_queued_tokens) +
-                           " tokens may wait (max_queued_tokens), counted for each output; " +
-                           std::to_string(n_tokens_queued_) + " do and this one has " +
-                           std::to_string(n_new),
-                       retry_after_s((n_over + n_each - 1) / n_each, now));
+  throw QueueFullError(
+      "at most " + std::to_string(*limits_.max_queued_tokens) +
+          " prompt tokens may be queued (max_queued_tokens), counted per output; " +
+          std::to_string(n_tokens_queued_) + " are queued and this prompt adds " +
+          std::to_string(n_new),
+      retry_after_s((n_over + n_each - 1) / n_each, now));
 }
 
-/// Until n_over of those who wait have started or been given up.
+/// Forecast of the time until n_over waiting requests have started or been shed.
 double EngineThread::retry_after_s(std::int64_t n_over, std::int64_t now) const {
   const double from_then_ns = forecast_.until_fewer_wait_ns(static_cast<std::int32_t>(n_over));
   return std::max(kLeastRetryS, 1e-9 * (from_then_ns - static_cast<double>(now - published_ns_)));
@@ -162,14 +163,14 @@ void EngineThread::cancel(RequestId id) {
   if (cancelled_.size() == live_.size()) backend_->abort(true);
 }
 
-/// What has come in; the mutex must be held.
+/// Takes the inbox. Requires the mutex.
 EngineThread::Inbox EngineThread::take_inbox() {
   backend_->abort(false);
   cancelled_.clear();
   return std::exchange(inbox_, {});
 }
 
-/// The mutex must be held.
+/// Requires the mutex.
 void EngineThread::command(CacheCommand command) {
   require_alive();
   inbox_.cache_commands.push_back(std::move(command));
@@ -203,7 +204,7 @@ void EngineThread::require_mask_words(std::size_t n) const {
                             std::to_string(n));
 }
 
-/// What the request's output must obey; null: nothing, or it has ended. The mutex must be held.
+/// The request's constraint; null if it has none or has ended. Requires the mutex.
 Constraint* EngineThread::constraint_of(RequestId id) const {
   const auto at = live_.find(id);
   return at == live_.end() ? nullptr : at->second.constraint.get();
@@ -225,8 +226,8 @@ std::vector<Delta> EngineThread::drain(double timeout_s) {
   outbox_filled_.wait_for(lock, std::chrono::duration<double>(timeout_s),
                           [this] { return !outbox_.empty() || ended_; });
   if (ended_) {
-    // Where stop() could not: the memory that it lacked may be there again, and if it is not, this
-    // may be called once more.
+    // Retries what stop() could not do for lack of memory. If that fails again, drain() may be
+    // called once more.
     for (auto live = live_.begin(); live != live_.end(); live = live_.erase(live)) {
       Delta& last = outbox_.emplace_back();
       last.request_id = live->first;
@@ -270,7 +271,7 @@ void EngineThread::run() {
 }
 
 bool EngineThread::step() {
-  if (mode_ != Mode::kStepped) throw LlamaHerdError("step() needs an engine made unthreaded");
+  if (mode_ != Mode::kStepped) throw LlamaHerdError("step() requires threaded=False");
   const std::lock_guard driving(drive_mutex_);
   Inbox inbox;
   {
@@ -311,7 +312,7 @@ void EngineThread::publish(bool ended) {
   QueueForecast forecast = is_bounded ? engine_.forecast() : QueueForecast();
   const std::lock_guard lock(mutex_);
   const std::size_t n_before = outbox_.size();
-  // Either all of them are there, or none is and the requests are live still.
+  // If this throws, no delta has been moved and the requests are still live.
   outbox_.insert(outbox_.end(), std::make_move_iterator(deltas_.begin()),
                  std::make_move_iterator(deltas_.end()));
   deltas_.clear();
@@ -335,25 +336,25 @@ void EngineThread::publish(bool ended) {
   if (outbox_.size() > n_before || ended) outbox_filled_.notify_all();
 }
 
-/// Ends the outbox. Every request gets its last delta: here, or if that fails by drain().
+/// Closes the outbox. Every request gets its last delta, here or, if that fails, from drain().
 void EngineThread::stop(FinishReason reason, const char* error) noexcept {
   try {
     finish_all(reason, error);
   } catch (...) {
     const std::lock_guard lock(mutex_);
     closing_ = ended_ = true;
-    if (fatal_error_.empty()) fatal_error_ = "out of memory";  // so short that it needs none
+    if (fatal_error_.empty()) fatal_error_ = "out of memory";  // short enough for no allocation
     outbox_filled_.notify_all();
   }
   if (reason != FinishReason::kCancelled) return;
   try {
     engine_.flush_cache();
   } catch (...) {
-    // What is not saved will have to be computed again.
+    // Unsaved data is computed again when it is needed.
   }
 }
 
-/// Gives every request its last delta, those still in the inbox included, and ends the outbox.
+/// Gives every request, including those in the inbox, its last delta and closes the outbox.
 void EngineThread::finish_all(FinishReason reason, const char* error) {
   Inbox inbox;
   {
@@ -382,7 +383,7 @@ void EngineThread::close() {
   } else if (!ended) {
     stop(FinishReason::kCancelled, "");
   }
-  backend_.reset();  // the model's memory should not wait for the last reference to this
+  backend_.reset();  // frees the model's memory before the last reference to this object is dropped
 }
 
 bool EngineThread::finished() const {

@@ -22,62 +22,62 @@
 
 namespace llamaherd {
 
-/// An engine with a thread of its own, the only one that touches the backend. Requests go in
-/// through an inbox, deltas come out of an outbox; all public methods may be called from any
-/// thread, and only drain(), step() and close() wait.
+/// An engine with a thread of its own, the only one that uses the backend. Requests enter through
+/// an inbox, deltas leave through an outbox. All public methods may be called from any thread; only
+/// drain(), step() and close() block.
 class EngineThread {
  public:
   enum class Mode {
     kThreaded,
-    kStepped,  // no thread: the callers of step() drive it, one after the other
+    kStepped,  // no thread: callers of step() run the engine, one at a time
   };
 
   EngineThread(std::unique_ptr<Backend> backend, Vocabulary table, const Limits& limits,
                const PlanOptions& plan, Mode mode, const CacheOptions& cache = {},
                const Clock& clock = steady_clock());
-  ~EngineThread();  // closes
+  ~EngineThread();  // calls close()
   EngineThread(const EngineThread&) = delete;
   EngineThread& operator=(const EngineThread&) = delete;
 
-  /// One request for each output (best_of, else n), all of them or none; returns the first of their
+  /// Queues one request per output (best_of, else n): all or none. Returns the first of their
   /// consecutive ids. Deadlines count from now. Throws InvalidRequestError, QueueFullError or, once
   /// closed or dead, EngineDeadError.
   RequestId submit(std::vector<TokenId> prompt, SharedValue<SamplingParams> params,
                    const SubmitOptions& options = {}, const SchedulingOptions& scheduling = {});
 
   /// While held, no new step begins, so that requests submitted meanwhile are planned together.
-  /// Every hold() needs a release(). Not waiting: a step under way goes on.
+  /// Each hold() requires a release(). Does not wait for the current step.
   void hold();
   void release();
 
-  /// Asks for the request's end; its last delta says how it ended. Unknown ids are ignored. When
-  /// nobody else is left, a decode call under way is aborted where the backend can.
+  /// Requests cancellation; the last delta has the finish reason. Unknown ids are ignored. If no
+  /// other request is left, a decode call in progress is aborted if the backend supports it.
   void cancel(RequestId id);
 
-  /// What is done to the prefix cache between two steps; see PrefixCache. All throw EngineDeadError
-  /// once closed or dead, and do not wait. pin() throws InvalidRequestError if the name is too long
-  /// or there are too many pins.
+  /// Operations on the prefix cache, executed between two steps; see PrefixCache. They do not block
+  /// and throw EngineDeadError once closed or dead. pin() throws InvalidRequestError if the name is
+  /// too long or there are too many pins.
   void pin(const std::string& name, CacheNamespace space, std::vector<TokenId> tokens,
            std::int64_t expires_ns);
   void unpin(const std::string& name);
   void clear_cache();
 
-  /// Which tokens may be output `index` of a request that was submitted with a Constraint, or that
-  /// this cannot be said any more; nothing happens if the request has ended. Throws
-  /// InvalidRequestError if the mask's size is neither 0 nor that of the vocabulary.
+  /// Sets the mask of output token `index` (empty: all tokens allowed) of a request submitted with
+  /// a Constraint, or reports a failure, after which there are no masks. Ignored if the request has
+  /// ended. Throws InvalidRequestError if the mask's size is neither 0 nor that of the vocabulary.
   void set_mask(RequestId id, std::int32_t index, TokenMask mask);
   void fail_mask(RequestId id, const std::string& error);
 
-  /// All deltas since the last call, waiting up to `timeout_s` seconds for the first. Every request
-  /// gets its last delta, also if the engine died for want of memory.
+  /// All deltas since the last call; waits up to `timeout_s` seconds for the first. Every request
+  /// gets its last delta, even if the engine died for lack of memory.
   std::vector<Delta> drain(double timeout_s);
 
-  /// Mode::kStepped: handles the inbox and runs one step. Returns whether there is more to do.
-  /// Throws EngineDeadError when the engine stopped or stops at a fatal error.
+  /// Mode::kStepped: handles the inbox and runs one step. Returns whether work is left. Throws
+  /// EngineDeadError if the engine has stopped or stops at a fatal error.
   bool step();
 
   /// Ends all requests with FinishReason::kCancelled, stops the thread and destroys the backend.
-  /// Idempotent. A decode call under way is aborted where the backend can.
+  /// Idempotent. Aborts a decode call in progress if the backend supports it.
   void close();
 
   /// True once closed or dead and every delta was drained.
@@ -88,14 +88,14 @@ class EngineThread {
 
   Metrics metrics() const;
   Health health() const;
-  /// The first time something is found to be wrong, what; else empty.
+  /// A description of an incident, once; empty if there is no new one.
   std::string take_incident();
   TraceLog& trace() { return engine_.trace(); }
   const Vocabulary& table() const { return table_; }
   const Limits& limits() const { return limits_; }
 
  private:
-  /// The requests made of one prompt.
+  /// The requests of one prompt.
   struct Submission {
     RequestId first;
     SharedValue<std::vector<TokenId>> prompt;
@@ -103,20 +103,20 @@ class EngineThread {
     std::uint64_t seed;
     std::int64_t submit_ns;
     SubmitOptions options;
-    std::vector<std::shared_ptr<Constraint>> constraints;  // one for each output, or none
+    std::vector<std::shared_ptr<Constraint>> constraints;  // one per output, or none
     std::int32_t n_outputs;
   };
   using CacheCommand = std::function<void(Engine&)>;
   struct Inbox {
     std::vector<Submission> submissions;
     std::vector<RequestId> cancels;
-    std::vector<CacheCommand> cache_commands;  // before the submissions
+    std::vector<CacheCommand> cache_commands;  // executed before the submissions
     bool empty() const { return submissions.empty() && cancels.empty() && cache_commands.empty(); }
   };
 
-  /// A request that was submitted and whose last delta was not published.
+  /// A submitted request whose last delta was not published.
   struct Live {
-    std::int32_t index = 0;  // among its prompt's outputs
+    std::int32_t index = 0;  // index among the outputs of its prompt
     std::int32_t n_prompt = 0;
     std::int32_t n_completion = 0;  // published so far
     std::shared_ptr<Constraint> constraint;
@@ -145,7 +145,7 @@ class EngineThread {
   Engine engine_;              // engine thread only
   std::vector<Delta> deltas_;  // engine thread only
 
-  mutable std::mutex mutex_;  // guards all below
+  mutable std::mutex mutex_;  // guards all members below
   std::condition_variable inbox_filled_;
   std::condition_variable outbox_filled_;
   Inbox inbox_;
@@ -153,18 +153,18 @@ class EngineThread {
   Metrics metrics_;
   QueueForecast forecast_;
   std::int64_t published_ns_ = 0;
-  std::int64_t n_tokens_queued_ = 0;  // of prompts that do not run
+  std::int64_t n_tokens_queued_ = 0;  // of prompts that are not running
   std::unordered_map<RequestId, Live> live_;
-  std::unordered_set<RequestId> cancelled_;  // live, and the engine does not know it yet
+  std::unordered_set<RequestId> cancelled_;  // live requests whose cancellation is not yet executed
   PinTable pins_;
   RequestId next_id_ = 1;
   int n_holds_ = 0;
   std::mt19937_64 seeds_;
   bool closing_ = false;
-  bool ended_ = false;  // no delta will be published any more
+  bool ended_ = false;  // no further delta will be published
   std::string fatal_error_;
 
-  std::mutex drive_mutex_;  // one caller of step() or close() at a time
+  std::mutex drive_mutex_;  // serializes step() and close()
   std::thread thread_;
 };
 

@@ -7,7 +7,7 @@
 namespace llamaherd {
 namespace {
 
-// A request may fail alone this often before it ends with an error.
+// Failures alone after which a request ends with an error.
 constexpr int kMaxStrikes = 2;
 
 }  // namespace
@@ -19,7 +19,7 @@ bool FailureRecovery::execute(const CallPlan& call, std::vector<Delta>& out) {
     case Outcome::kOk:
       return true;
     case Outcome::kAborted:
-      return false;  // all undone; the next step runs it again, without those cancelled meanwhile
+      return false;  // all undone; the next step runs it again, without cancelled requests
     case Outcome::kPoisoned: {
       std::vector<Request*> suspects;
       for (std::size_t i = 0; i < call.items.size(); ++i) {
@@ -33,14 +33,14 @@ bool FailureRecovery::execute(const CallPlan& call, std::vector<Delta>& out) {
   }
 }
 
-/// After a failure that loses the states of all sequences, all of them are computed again.
+/// After a failure that loses the states of all sequences, all of them are recomputed.
 CallOutcome FailureRecovery::attempt(const CallPlan& call, std::vector<Delta>& out) {
   const Outcome outcome = executor_.attempt(call, out);
   if (loses_all(outcome)) rebuild_cache();
   return outcome;
 }
 
-/// Runs the parts of a failed call until only requests that fail alone are left; those end.
+/// Splits a failed call until each failing part is a single request; those requests end.
 bool FailureRecovery::bisect(const CallPlan& call, Outcome outcome, std::vector<Delta>& out) {
   const std::span<const PlannedRequest> items(call.items);
   const bool alone = items.size() == 1;
@@ -60,16 +60,16 @@ bool FailureRecovery::bisect(const CallPlan& call, Outcome outcome, std::vector<
   return true;
 }
 
-/// A request failed alone. Returns whether that was once too often and it has been ended.
+/// Counts a failure of a request that ran alone. Returns whether the request was ended for it.
 bool FailureRecovery::strike(Request& request, Outcome outcome, std::vector<Delta>& out) {
-  // Validation has no luck: refused alone is refused for ever.
-  const bool hopeless = outcome == Outcome::kInvalidBatch;
-  if (!hopeless && ++request.recovery.n_strikes < kMaxStrikes) return false;
+  // An invalid batch fails every time.
+  const bool is_permanent = outcome == Outcome::kInvalidBatch;
+  if (!is_permanent && ++request.recovery.n_strikes < kMaxStrikes) return false;
   delivery_.end(request, FinishReason::kError, executor_.failure(), out);
   return true;
 }
 
-/// Runs a request alone until what failed is committed or the request has ended. Returns what
+/// Runs a request alone until the failed tokens are committed or the request has ended. Returns as
 /// execute() does.
 bool FailureRecovery::retry_alone(Request& request, Pos end, std::vector<Delta>& out) {
   for (;;) {
@@ -88,8 +88,8 @@ bool FailureRecovery::retry_alone(Request& request, Pos end, std::vector<Delta>&
   }
 }
 
-/// The same requests from where they stand now, as many as fit one call; the next step plans the
-/// others.
+/// Replans the same requests from their present positions, as many as fit into one call. The next
+/// step plans the rest.
 CallPlan FailureRecovery::replan(std::span<const PlannedRequest> items) const {
   CallPlan call;
   for (const PlannedRequest& item : items) {
@@ -101,11 +101,11 @@ CallPlan FailureRecovery::replan(std::span<const PlannedRequest> items) const {
   return call;
 }
 
-/// A NaN may have come from the request's own values or, through cells it only shares a tile with,
-/// from a neighbour's; and it may stand in the cache for others to meet. So: one poisoned request
-/// is first tried again alone, as it stands. If that does not help, or there are several, the cache
-/// is cleared with its data and each of them runs alone in the clean one. Who is poisoned even
-/// there is the source and ends. If none is, it may be one that has asked for no logits yet.
+/// NaN values may originate in the request itself or in a neighbour that shares a tile with it, and
+/// may be in cached data that other requests use. A single poisoned request is first retried alone
+/// as it is. If that fails, or several requests are poisoned, the cache and its data are cleared
+/// and each of them runs alone in the empty cache. A request that is poisoned even then is the
+/// source and ends. If none is, the source may be a request that has not needed logits yet.
 void FailureRecovery::isolate_poison(const std::vector<Request*>& poisoned,
                                      std::vector<Delta>& out) {
   if (poisoned.size() == 1) {
@@ -123,21 +123,21 @@ void FailureRecovery::isolate_poison(const std::vector<Request*>& poisoned,
   if (run_each_alone(poisoned, out)) run_each_alone(others, out);
 }
 
-/// Runs each of some requests alone until it gained a token, after everybody has lost the cache.
-/// Those that fail or are poisoned even so end; what the others lose by it the next steps rebuild.
-/// Returns false if one was poisoned, or the rest must wait.
+/// After the cache was cleared, runs each of these requests alone until it has gained a token.
+/// Those that fail or are poisoned end. The sequences of other requests are recomputed in later
+/// steps. Returns false if a request was poisoned or the remaining ones must wait.
 bool FailureRecovery::run_each_alone(const std::vector<Request*>& requests,
                                      std::vector<Delta>& out) {
   bool all_clean = true;
   for (Request* request : requests) {
     for (;;) {
-      if (request->seq() == kNoSeq && !admit_now(*request)) break;  // its turn comes again
+      if (request->seq() == kNoSeq && !admit_now(*request)) break;  // it will be scheduled again
       const Outcome outcome = run_alone(*request, request->n_tokens(), out);
       if (outcome == Outcome::kOk) break;
       if (outcome == Outcome::kAborted) return false;
       if (outcome == Outcome::kPoisoned) {
         delivery_.end(*request, FinishReason::kError,
-                      "its logits are not finite, computed alone as well", out);
+                      "its logits are not finite, also when computed alone", out);
         rebuild_cache();
         all_clean = false;
         break;
@@ -148,8 +148,8 @@ bool FailureRecovery::run_each_alone(const std::vector<Request*>& requests,
   return all_clean;
 }
 
-/// Runs one request alone until tokens up to `end` are in the cache. With `end` the last token, it
-/// may be gone when this returns kOk.
+/// Runs one request alone until its tokens up to `end` are in the cache. If `end` is its last
+/// token, the request may have ended and be destroyed when this returns kOk.
 CallOutcome FailureRecovery::run_alone(Request& request, Pos end, std::vector<Delta>& out) {
   for (;;) {
     const PlannedRequest all{&request, request.seq(), request.kv_len(), end};
@@ -165,14 +165,14 @@ bool FailureRecovery::admit_now(const Request& request) {
   return fits;
 }
 
-/// A call that stops half-way may leave any sequence's state, in the call or not, unmoved where
-/// llama.cpp believes it moved; where cells are written once, it leaves others' as they are.
+/// An interrupted call may leave recurrent states of any sequence inconsistent with llama.cpp's
+/// positions. With cells that are written once, other sequences are unaffected.
 bool FailureRecovery::loses_all(Outcome outcome) const {
   const bool stopped = outcome == Outcome::kAborted || outcome == Outcome::kFailed;
   return stopped && !backend_.info().partial_removal;
 }
 
-/// All running requests are queued again; prefixes that they shared are computed once.
+/// Returns all running requests to the queue; shared prefixes are recomputed once.
 void FailureRecovery::rebuild_cache() {
   ++accounting_.counters().n_cache_rebuilds;
   backend_.clear();

@@ -15,7 +15,7 @@
 
 namespace llamaherd {
 
-/// Runs calls, and finds the request at fault when one fails: only that request ends.
+/// Executes calls. After a failure it identifies the request at fault and ends only that one.
 class FailureRecovery {
  public:
   FailureRecovery(CallExecutor& executor, Scheduler& scheduler, Backend& backend,
@@ -31,8 +31,8 @@ class FailureRecovery {
         accounting_(accounting),
         clock_(clock) {}
 
-  /// Returns false if the rest of the step's plan no longer fits the state and must be planned
-  /// anew.
+  /// Returns false if the rest of the step's plan no longer matches the state; it must then be
+  /// replanned.
   bool execute(const CallPlan& call, std::vector<Delta>& out);
 
  private:

@@ -27,13 +27,14 @@ void check_running(const Snapshot& s, Checker& check) {
     check.expect(valid_seq, name + " runs without a sequence");
     if (!valid_seq) continue;
     check.expect(held.insert(r.seq).second, name + " shares its sequence id");
-    check.expect(s.sequences[r.seq].in_use, name + " holds a sequence that the pool thinks free");
+    check.expect(s.sequences[r.seq].in_use, name + " holds a sequence that is free in the pool");
     check.expect_equal(r.kv_len, s.sequences[r.seq].cache_length,
                        name + " committed vs the cache's length");
     check.expect(0 <= r.kv_len && r.kv_len < r.n_tokens + (r.is_late ? 1 : 0),
                  name + " has no token pending");
-    check.expect(r.n_prompt >= 1 && r.n_prompt <= r.n_tokens, name + " lost its prompt");
-    check.expect(r.kv_len <= r.n_cells_needed, name + " uses more cells than it may");
+    check.expect(r.n_prompt >= 1 && r.n_prompt <= r.n_tokens,
+                 name + " has an invalid prompt length");
+    check.expect(r.kv_len <= r.n_cells_needed, name + " uses more cells than it reserved");
   }
 }
 
@@ -53,8 +54,8 @@ std::vector<std::string> violations(const Snapshot& s) {
   for (const std::string& sentence : s.cache_violations) check.expect(false, sentence);
   check.expect_equal(n_in_use, static_cast<std::int64_t>(s.running.size()),
                      "sequences in use vs running requests");
-  check.expect(s.n_cells_used <= s.n_cells, "more cells used than there are");
-  check.expect(s.n_cells_needed <= s.n_cells, "more cells needed than there are");
+  check.expect(s.n_cells_used <= s.n_cells, "more cells used than exist");
+  check.expect(s.n_cells_needed <= s.n_cells, "more cells needed than exist");
   return check.take();
 }
 

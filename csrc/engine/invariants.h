@@ -8,7 +8,7 @@
 
 namespace llamaherd {
 
-/// A copy of every counter that must agree with another, taken between two steps.
+/// Counters that must agree with each other, copied between two steps.
 struct Snapshot {
   struct Running {
     RequestId id = 0;
@@ -17,7 +17,7 @@ struct Snapshot {
     Pos n_tokens = 0;
     Pos kv_len = 0;
     std::int32_t n_cells_needed = 0;
-    bool is_late = false;  // the mask of its next token
+    bool is_late = false;  // the mask of its next token is late
   };
   struct Sequence {
     SeqId seq = kNoSeq;
@@ -26,15 +26,15 @@ struct Snapshot {
     Pos backend_length = 0;
   };
   std::vector<Running> running;
-  std::vector<Sequence> sequences;  // ids a batch may name, in order, then the cache's tags
+  std::vector<Sequence> sequences;  // ids used in batches, in order, then the cache's holders
   std::vector<std::string> cache_violations;
   std::int32_t n_seqs = 0;
   std::int32_t n_cells = 0;
   std::int32_t n_cells_used = 0;
-  std::int32_t n_cells_needed = 0;  // of them, by running requests
+  std::int32_t n_cells_needed = 0;  // of them, needed by running requests
 };
 
-/// One sentence per rule that `snapshot` breaks; empty when all hold.
+/// One sentence per rule that `snapshot` breaks; empty if all hold.
 std::vector<std::string> violations(const Snapshot& snapshot);
 
 }  // namespace llamaherd

@@ -10,9 +10,9 @@
 namespace llamaherd {
 namespace {
 
-// How long a step without rows waits for a mask.
+// Longest wait of a step without rows for a mask.
 constexpr std::chrono::milliseconds kStepWait{1};
-// How long a request waits for one.
+// Longest wait of a request for a mask.
 constexpr std::int64_t kLongestWaitS = 10;
 constexpr std::int64_t kLongestWaitNs = kLongestWaitS * 1'000'000'000;
 
@@ -21,7 +21,7 @@ constexpr std::int64_t kLongestWaitNs = kLongestWaitS * 1'000'000'000;
 void LateMasks::sample(std::vector<Delta>& out) {
   late_.clear();
   for (const auto& request : scheduler_.running()) {
-    // Of one that was preempted meanwhile the row is computed again.
+    // The row of a request that was preempted meanwhile is computed again.
     if (request->n_pending() > 0) request->constrained.late_row.clear();
     if (!request->constrained.late_row.empty()) late_.push_back(request.get());
   }
@@ -30,8 +30,8 @@ void LateMasks::sample(std::vector<Delta>& out) {
     SampledOutput sampled = sampler_.sample(*request, request->constrained.late_row);
     if (sampled.late && now - request->constrained.late_since_ns < kLongestWaitNs) return false;
     if (sampled.late) {
-      sampled.error = "what output token " + std::to_string(request->n_output()) +
-                      " may be was not known within " + std::to_string(kLongestWaitS) + " s";
+      sampled.error = "the token mask of output token " + std::to_string(request->n_output()) +
+                      " was not computed within " + std::to_string(kLongestWaitS) + " s";
     } else if (sampled.poisoned) {
       sampled.error =
           "the logits of output token " + std::to_string(request->n_output()) + " are not finite";

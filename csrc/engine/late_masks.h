@@ -12,22 +12,21 @@
 
 namespace llamaherd {
 
-/// Requests whose mask was not there when their row was computed: the row is kept and sampled in a
-/// later step.
+/// Requests whose mask was not available when their row was computed. The row of logits is kept and
+/// sampled in a later step.
 class LateMasks {
  public:
   LateMasks(const Scheduler& scheduler, CallSampler& sampler, ResultDelivery& delivery,
             const Clock& clock)
       : scheduler_(scheduler), sampler_(sampler), delivery_(delivery), clock_(clock) {}
 
-  /// Keeps rows of the call that has just been computed.
+  /// Keeps the rows of the last call whose masks are late.
   void keep(const CallPlan& call, std::span<const SampledOutput> sampled, Backend& backend);
 
-  /// Samples kept rows whose masks are there by now; requests that waited for too long end.
+  /// Samples kept rows whose masks have arrived. Requests past the time limit end with an error.
   void sample(std::vector<Delta>& out);
 
-  /// For a step that has no rows: without it the engine's thread would spin until the mask is
-  /// there.
+  /// Waits for a mask in a step without rows, which would otherwise be a busy loop.
   void wait();
 
  private:

@@ -6,8 +6,8 @@
 
 namespace llamaherd {
 
-/// Which names of pinned prefixes are in use, so that a pin too many is refused before the engine
-/// is asked for it. Times are the clock's; an expiry of 0 is never.
+/// Names and expiry times of pinned prefixes, so that the limit is checked at the call. Times are
+/// of the engine's clock; an expiry of 0 means never.
 class PinTable {
  public:
   /// Throws InvalidRequestError if a pin of this name cannot be added.

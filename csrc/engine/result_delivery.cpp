@@ -40,7 +40,7 @@ void ResultDelivery::end(Request& request, FinishReason reason, const std::strin
 }
 
 void ResultDelivery::release(Request& request) {
-  // Out of the scheduler first: if the backend throws, the request must not be ended twice.
+  // Removed from the scheduler first: if the backend throws, the request must not be ended twice.
   const std::unique_ptr<Request> owned = scheduler_.take(request);
   if (owned->seq() == kNoSeq) return;
   pool_.release(owned->seq());

@@ -14,7 +14,7 @@
 
 namespace llamaherd {
 
-/// Turns what requests gained into deltas, and releases requests that have ended.
+/// Turns sampled tokens into deltas and releases requests that have ended.
 class ResultDelivery {
  public:
   ResultDelivery(Scheduler& scheduler, SequenceIdPool& pool, PrefixCache& cache,
@@ -26,11 +26,11 @@ class ResultDelivery {
         accounting_(accounting),
         clock_(clock) {}
 
-  /// Delivers what a committed row yielded. The request may be gone on return.
+  /// Delivers the result of a committed row. The request may be destroyed on return.
   void deliver(Request& request, const SampledOutput& sampled, std::int64_t now,
                std::vector<Delta>& out);
 
-  /// Ends a request, waiting or running. It is gone on return.
+  /// Ends a request, waiting or running. It is destroyed on return.
   void end(Request& request, FinishReason reason, const std::string& error,
            std::vector<Delta>& out);
 

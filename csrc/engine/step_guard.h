@@ -12,10 +12,9 @@
 
 namespace llamaherd {
 
-/// Undoes one call's own writes unless they are committed: rows beyond each request's committed
-/// length leave the cache. Afterwards the length in the backend of each request of the call is what
-/// is committed; publishing what was is left to the caller. Random numbers need no undoing: see
-/// Sampler.
+/// Undoes the cache writes of one call unless they are committed: removes rows beyond each
+/// request's committed length. Afterwards each request's length in the backend equals its committed
+/// length. The caller publishes committed tokens. Random numbers need no rollback: see Sampler.
 class StepGuard {
  public:
   StepGuard(const CallPlan& call, Backend& backend, PrefixCache& cache)
@@ -28,12 +27,12 @@ class StepGuard {
     try {
       undo_all();
     } catch (const std::exception&) {
-      // Another exception is under way and fatal: nothing will ask this cache again.
+      // Another, fatal exception is being handled: the cache is not used again.
     }
   }
 
-  /// `staged` stands beside the call's items. Poisoned ones are undone, the others committed; their
-  /// log-probabilities are moved away.
+  /// `sampled` is parallel to the call's items. Poisoned items are undone, the others committed.
+  /// Log-probabilities are moved from `sampled`.
   void commit(std::span<SampledOutput> sampled) {
     committed_ = true;
     for (std::size_t i = 0; i < sampled.size(); ++i) {
@@ -52,7 +51,7 @@ class StepGuard {
     if (sampled.logprob) request.commit_logprob(std::move(*sampled.logprob));
   }
 
-  /// Sequences that were dropped whole, because their memory cannot be trimmed.
+  /// Sequences that were dropped completely because their memory cannot be trimmed.
   int n_dropped() const { return n_dropped_; }
 
   void undo_all() {

@@ -7,7 +7,7 @@ namespace {
 
 constexpr double kMeanRate = 0.2;
 
-// A change has to be worth it, and be more than noise.
+// A smaller gain is within the noise.
 constexpr double kGain = 0.9;
 
 }  // namespace
@@ -24,7 +24,7 @@ void ThreadCountTuner::observe(double slowness) {
   if (n_calls_ >= wait_) begin_trial();
 }
 
-/// Of one thread more or less, by turns; less only while calls are slow.
+/// Tries one thread more or less, alternately; fewer only while calls are slow.
 void ThreadCountTuner::begin_trial() {
   const bool more = n_ == 1 || (n_ < n_max_ && !tried_more_);
   tried_more_ = more;

@@ -5,8 +5,8 @@
 namespace llamaherd {
 namespace {
 
-/// How the bytes at the front continue: a whole character, a broken one, or one cut short by the
-/// end. Ranges of the second byte: Unicode 15, table 3-7.
+/// How the bytes at the front decode: a complete character, an invalid one, or a truncated one.
+/// Ranges of the second byte: Unicode 15, table 3-7.
 struct Character {
   enum class Kind { kWhole, kBroken, kCutShort } kind;
   std::size_t length;
@@ -84,7 +84,7 @@ void Detokenizer::finish(std::string& out) {
   held_.clear();
 }
 
-/// Where the first complete stop string starts.
+/// Position at which the first complete stop string starts.
 std::size_t Detokenizer::find_stop() {
   while (n_matched_ < held_.size()) {
     const std::size_t length = stops_.put(held_[n_matched_++]);

@@ -10,7 +10,7 @@ namespace {
 
 static_assert(StepTokens::kShort > kMostDrafted);
 
-/// With max_tokens 0: the prompt's last token, which is not run.
+/// With max_tokens 0: the last prompt token, which is not computed.
 std::optional<TokenId> forced_token(const std::vector<TokenId>& prompt,
                                     const SamplingParams& params) {
   if (params.max_tokens != 0) return std::nullopt;
@@ -55,7 +55,7 @@ Request::Request(RequestId id, SharedValue<std::vector<TokenId>> prompt,
   timing_.submit_ns = spent_until_ns_ = submit_ns;
 }
 
-/// All that commit_step() and its like, which must not throw, need memory for.
+/// Reserves the memory of commit_step() and other functions that must not throw.
 void Request::prepare_output() {
   const auto prompt = tokens();
   tokens_.reserve(prompt.size() + max_tokens_);
@@ -91,7 +91,7 @@ void Request::preempt(std::int64_t now_ns) {
   ++timing_.n_preempted;
 }
 
-/// What the request had computed itself does not count as cached when it is found again.
+/// Tokens that the request itself computed earlier do not count as cached.
 void Request::share(Pos kv_len) {
   if (n_output() == 0) n_cached_ += std::max(0, kv_len - std::max(kv_len_, n_computed_));
   kv_len_ = kv_len;
@@ -133,8 +133,8 @@ void Request::commit_step(Pos kv_len, const TokenId* sampled) noexcept {
   if (constrained.constraint) constrained.constraint->accept(*sampled);
 }
 
-/// A guess's log-probability would have to be kept until it is known to be right, and penalties and
-/// grammars know what is output only: such requests do without.
+/// No draft tokens with log-probabilities, which would have to be kept until verification, or with
+/// penalties or constraints, which depend on the output tokens.
 std::int32_t Request::n_guessable() const {
   if (!params_->prompt_lookup || !decodes() || params_->logprobs || constrained.constraint ||
       sampler_->has_penalties()) {
@@ -182,12 +182,12 @@ Delta Request::make_delta(std::int64_t now_ns) {
   return delta;
 }
 
-/// The prompt's text and scores, before the first output token. Offsets of output tokens count from
-/// the prompt's beginning if the prompt is part of the text.
+/// Adds the prompt's text and scores to the delta of the first output token. Offsets of output
+/// tokens start at the beginning of the prompt if the text includes it.
 void Request::hand_out_prompt(Delta& delta) {
   const bool echo = params_->echo;
   if (!echo && !params_->prompt_logprobs) return;
-  // A stream of its own: stop strings are looked for in the output only.
+  // A separate detokenizer: stop strings apply to the output only.
   Detokenizer text{StopStrings{}};
   auto score = prompt_logprobs_.begin();
   const Pos first_scored = n_given() - static_cast<Pos>(prompt_logprobs_.size());
@@ -232,7 +232,7 @@ Delta Request::take_delta(std::int64_t now_ns) {
       delta.finish_reason = FinishReason::kLength;
     }
   }
-  // Tokens behind the one that ends it are nobody's.
+  // Tokens after the one that ends the request are dropped.
   delta.n_completion = n_before + static_cast<std::int32_t>(delta.token_ids.size() - n_held);
   if (delta.finish_reason) {
     text_.finish(delta.text);
@@ -243,7 +243,7 @@ Delta Request::take_delta(std::int64_t now_ns) {
 
 Delta Request::finish(FinishReason reason, std::string error, std::int64_t now_ns) {
   Delta delta = make_delta(now_ns);
-  delta.n_completion = n_shown_;  // a fatal error may leave tokens committed and never handed out
+  delta.n_completion = n_shown_;  // after a fatal error, committed tokens may be undelivered
   delta.finish_reason = reason;
   delta.error = std::move(error);
   text_.finish(delta.text);

@@ -22,63 +22,63 @@
 
 namespace llamaherd {
 
-/// What decides whose turn it is.
+/// Determines a request's position in the queue.
 struct SchedulingKey {
-  std::int32_t priority = 0;  // the class: lower first. Becomes lower as the request waits.
+  std::int32_t priority = 0;  // the class; lowered (raised in urgency) while the request waits
   std::string tenant;
-  std::int64_t deadline_ns = kNever;       // by when it should have ended
-  std::int64_t ttft_deadline_ns = kNever;  // by when it should have its first token
+  std::int64_t deadline_ns = kNever;       // end of the request
+  std::int64_t ttft_deadline_ns = kNever;  // first output token
 };
 
-/// Its place in the queue: written by RequestQueue, but n_passed by the scheduler's admission.
+/// Queue state. Written by RequestQueue, except n_passed: by the scheduler's admission.
 struct QueueEntry {
   SchedulingKey key;
-  std::int64_t ages_ns = kNever;          // when its priority rises
+  std::int64_t ages_ns = kNever;          // when the priority is raised
   std::int64_t latest_start_ns = kNever;  // a later start would miss a deadline
-  std::int32_t n_charged = 0;             // tokens its tenant was charged in advance
+  std::int32_t n_charged = 0;             // tokens charged to the tenant in advance
   std::int32_t n_passed = 0;              // later requests admitted while it did not fit
 };
 
-/// What the scheduler notes for admission and packing.
+/// State of admission and packing, written by the scheduler.
 struct AdmissionState {
-  /// While it waits for tokens that another request computes: whose, and up to which.
+  /// Set while the request waits for tokens [0, until) that `leader` computes.
   struct Following {
     RequestId leader = 0;
     Pos until = 0;
-    Pos n_had = 0;  // cached tokens it could have used without waiting
+    Pos n_had = 0;  // cached tokens available without waiting
     std::int64_t since_ns = 0;
   };
 
   std::optional<Following> following;
-  std::set<Pos> cuts;    // where its prefill stops, so that others can share up to there
-  Pos n_restorable = 0;  // tokens it will have once the lower cache tiers are loaded
-  std::int64_t last_missed_step = 0;  // when other requests last had the rows it could have had
+  std::set<Pos> cuts;  // positions at which its prefill stops, so that others can share up to there
+  Pos n_restorable = 0;               // tokens available after the lower cache tiers are loaded
+  std::int64_t last_missed_step = 0;  // last step in which it got no decode row
 };
 
-/// Draft tokens of the step under way: written by the scheduler, judged by StepGuard.
+/// Draft tokens of the current step: written by the scheduler, verified by StepGuard.
 struct DraftState {
   std::vector<TokenId> tokens;
   AcceptanceTracker acceptance;
 };
 
-/// What its output must obey: the row of logits is kept by the engine while its mask is late, and
-/// no token is pending then.
+/// Constraint of the output. If the mask of the next token is late, the engine keeps the row of
+/// logits and no token is pending.
 struct ConstraintState {
   std::shared_ptr<Constraint> constraint;
   std::vector<float> late_row;
   std::int64_t late_since_ns = 0;
 };
 
-/// Failures, counted by the engine's recovery.
+/// Failure count, written by FailureRecovery.
 struct RecoveryState {
-  int n_strikes = 0;  // alone, since it last got further than before
+  int n_strikes = 0;  // failures alone since it last progressed
 };
 
-/// How results leave: fixed at submission.
+/// How results are delivered. Fixed at submission.
 struct DeliveryOptions {
-  std::int32_t index = 0;     // among the requests made of one prompt
-  bool streamed = true;       // false: only the last delta is delivered, with everything
-  TraceLog* trace = nullptr;  // is told what spend() is told
+  std::int32_t index = 0;     // index among the outputs of one prompt
+  bool streamed = true;       // false: only the last delta is delivered, with the whole output
+  TraceLog* trace = nullptr;  // records the calls of spend()
 };
 
 /// One request's cursors and state. The token axis, with 0 <= kv_len <= n_tokens:
@@ -86,13 +86,14 @@ struct DeliveryOptions {
 ///   [0, n_prompt)          the prompt
 ///   [n_prompt, n_tokens)   output
 ///   [0, kv_len)            in the KV cache, committed
-///   [kv_len, n_tokens)     pending: to be run; decoding means that exactly one is
+///   [kv_len, n_tokens)     pending: to be computed; exactly one while decoding
 class Request {
  public:
   enum class State { kWaiting, kRunning, kFinished };
 
-  /// Prompt and parameters must be valid. A max_tokens beyond what fits is cut to it. `table` must
-  /// outlive it. Until it is started for the first time it holds no memory that grows with either.
+  /// Prompt and parameters must be valid. max_tokens is limited to the available context. `table`
+  /// must outlive the request. Before the first start(), memory does not depend on prompt length or
+  /// max_tokens.
   Request(RequestId id, SharedValue<std::vector<TokenId>> prompt,
           SharedValue<SamplingParams> params, std::uint64_t seed, const Limits& limits,
           const Vocabulary& table, std::int64_t submit_ns);
@@ -104,7 +105,7 @@ class Request {
   RecoveryState recovery;
   DeliveryOptions delivery;
 
-  /// Which cached prefixes it shares; none: it shares nothing and leaves nothing.
+  /// Namespace of the cached prefixes it shares; none: it neither uses nor leaves cached data.
   std::optional<CacheNamespace> cache_space;
 
   RequestId id() const { return id_; }
@@ -115,98 +116,99 @@ class Request {
   Pos n_output() const { return n_tokens() - n_prompt_; }
   Pos kv_len() const { return kv_len_; }
   Pos n_pending() const { return n_tokens() - kv_len_; }
-  /// Its next row is for its next token.
+  /// Whether its next row computes its next output token.
   bool decodes() const { return n_pending() == 1 && n_output() > 0; }
   std::span<const TokenId> tokens() const {
     return sampler_ ? std::span<const TokenId>(tokens_) : std::span(*prompt_).first(n_prompt_);
   }
-  /// Of a request that was started.
+  /// Valid after the first start().
   const Sampler& sampler() const { return *sampler_; }
 
-  /// Tokens it may have from the cache without computing their rows: those behind are for its next
-  /// token, or for the log-probabilities of its prompt.
+  /// Number of tokens that may be taken from the cache. Rows of later tokens must be computed for
+  /// the next token or for log-probabilities of the prompt.
   Pos n_reusable() const { return scores() ? n_scored_ - 1 : n_tokens() - 1; }
-  /// Whether log-probabilities of prompt tokens are still to be found.
+  /// Whether log-probabilities of prompt tokens are still missing.
   bool scores() const { return n_scored_ < n_prompt_; }
-  /// Rows of [begin, end) whose logits are wanted for these, as [first, last).
+  /// Rows of [begin, end) whose logits these need, as [first, last).
   std::pair<Pos, Pos> rows_to_score(Pos begin, Pos end) const;
   std::optional<std::int32_t> n_prompt_logprobs() const { return params_->prompt_logprobs; }
   std::optional<std::int32_t> n_logprobs() const { return params_->logprobs; }
-  /// With max_tokens 0: the prompt's last token, which is not run, but looked up in the logits
-  /// behind the others as if it had been sampled.
+  /// With max_tokens 0: the last prompt token. Its row is not computed; its log-probability comes
+  /// from the logits of the row before it, as for a sampled token.
   std::optional<TokenId> forced() const { return forced_; }
 
-  /// Cells this request can come to hold: all its tokens but the last output, which is never run.
+  /// Most cells this request can use: all its tokens except the last output token, whose row is
+  /// never computed.
   std::int32_t n_cells_needed() const { return n_prompt_ + max_tokens_ - 1; }
 
   std::int32_t max_tokens() const { return max_tokens_; }
-  /// Output tokens it will have at least, unless it is cancelled.
+  /// Lower bound of the number of output tokens, unless the request is cancelled.
   std::int32_t n_output_least() const { return n_output_least_; }
 
-  /// Output tokens handed out in deltas.
+  /// Output tokens delivered in deltas.
   Pos n_shown() const { return n_shown_; }
 
   std::int32_t n_preempted() const { return timing_.n_preempted; }
-  /// Tokens run since it was started last.
+  /// Tokens computed since the last start.
   Pos n_progress() const { return kv_len_ - started_at_; }
-  /// Tokens below this one were in its cache before.
+  /// Tokens below this position were in the cache before and were lost.
   Pos n_computed() const { return n_computed_; }
 
-  /// `kv_len` tokens are in the sequence's cache already.
+  /// Starts the request on `seq`, whose cache holds `kv_len` tokens.
   void start(SeqId seq, Pos kv_len, std::int64_t now_ns);
 
-  /// Back to waiting: its sequence is gone, its tokens and its sampler stay as they are.
+  /// Returns the request to the queue: the sequence is released, tokens and sampler are kept.
   void stop(std::int64_t now_ns);
 
-  /// As stop(), in favour of others.
+  /// As stop(), for a preemption.
   void preempt(std::int64_t now_ns);
 
-  /// The time since the last call went into this; or into several, in proportion to their weights.
+  /// Adds the time since the last call to this category, or to several in proportion to weights.
   void spend(TimeCategory kind, std::int64_t now_ns);
   void spend(std::initializer_list<std::pair<TimeCategory, double>> weights, std::int64_t now_ns);
   std::int64_t spent_until_ns() const { return spent_until_ns_; }
 
-  /// Tokens that may be guessed behind the next one.
+  /// Maximum number of draft tokens after the next token.
   std::int32_t n_guessable() const;
 
-  /// What waiting is now.
+  /// The category of waiting time at present.
   TimeCategory waiting_kind() const;
 
-  /// Tokens up to `kv_len` came into the cache without being computed for this request.
+  /// Tokens up to `kv_len` were added to the cache without being computed for this request.
   void share(Pos kv_len);
 
   /// Tokens up to `kv_len` are in the cache; `sampled`, if not null, is the next output token.
   void commit_step(Pos kv_len, const TokenId* sampled) noexcept;
 
-  /// The next prompt tokens' log-probabilities, and the next output token's: with the commit_step()
-  /// of the same call.
+  /// Log-probabilities of the next prompt tokens, or of the next output token; belongs to the
+  /// commit_step() of the same call.
   void commit_scores(std::vector<TokenLogprob>&& scores) noexcept;
   void commit_logprob(TokenLogprob&& logprob) noexcept;
 
-  /// After the cache lost this sequence: all of it is pending again.
+  /// The cache lost this sequence: all its tokens are pending again.
   void forget_kv() noexcept {
     if (kv_len_ > n_computed_) n_computed_ = kv_len_;
     kv_len_ = started_at_ = 0;
   }
 
-  /// Keeps what a delta holds for the next one.
+  /// Keeps the contents of a delta for the next one.
   void hold(Delta delta) { held_ = std::move(delta); }
 
-  /// What commit_step() gained since the last call, with a finish reason if the last token, the
-  /// text or max_tokens ends the request.
+  /// The result of commit_step() since the last call. The finish reason is set if the last token, a
+  /// stop string or max_tokens ends the request.
   Delta take_delta(std::int64_t now_ns);
 
-  /// A last delta without new tokens. Text held back is given out.
+  /// The last delta, without new tokens. Contains the text that was held back.
   Delta finish(FinishReason reason, std::string error, std::int64_t now_ns);
 
  private:
   void prepare_output();
   Delta make_delta(std::int64_t now_ns);
-  /// Tokens of the prompt as it was given.
+  /// Number of prompt tokens as submitted.
   Pos n_given() const { return n_prompt_ + (forced_ ? 1 : 0); }
   void hand_out_prompt(Delta& delta);
   bool is_stop_token(TokenId token) const;
-  /// What an output token adds to the text.
+  /// The text that an output token adds.
   std::string_view output_piece(TokenId token) const;
 
   RequestId id_;
@@ -217,17 +219,17 @@ class Request {
   std::optional<TokenId> forced_;
   State state_ = State::kWaiting;
   SeqId seq_ = kNoSeq;
-  std::vector<TokenId> tokens_;     // of a request that was started
-  std::optional<Sampler> sampler_;  // the same
+  std::vector<TokenId> tokens_;     // set when the request is started
+  std::optional<Sampler> sampler_;  // likewise
   Pos n_prompt_;
-  Pos n_scored_;  // prompt tokens below this one need no log-probability (any more)
+  Pos n_scored_;  // prompt tokens below this position need no log-probability
   Pos kv_len_ = 0;
   Pos started_at_ = 0;
   Pos n_computed_ = 0;
   Pos n_cached_ = 0;
-  Pos n_shown_ = 0;                                       // output tokens handed out in deltas
-  Delta held_;                                            // goes into the next one
-  std::vector<TokenLogprob> logprobs_, prompt_logprobs_;  // not handed out yet
+  Pos n_shown_ = 0;                                       // output tokens delivered in deltas
+  Delta held_;                                            // merged into the next delta
+  std::vector<TokenLogprob> logprobs_, prompt_logprobs_;  // not yet delivered
   std::int32_t max_tokens_;
   std::int32_t n_output_least_;
   std::int32_t text_offset_ = 0;

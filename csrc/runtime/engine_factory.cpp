@@ -12,7 +12,7 @@
 namespace llamaherd {
 namespace {
 
-// Nothing waits longer than an engine lives.
+// Longer than the lifetime of any engine.
 constexpr double kEternityNs = 1e18;
 
 CacheOptions cache_options(const std::string& path, const EngineConfig& config,
@@ -54,7 +54,7 @@ PlanOptions plan_options(const EngineConfig& config, const BackendInfo& info,
   return plan;
 }
 
-/// What calls cost: given, or measured if the options ask for it.
+/// Cost calibration: given, or measured if the options request it.
 std::optional<Calibration> warmed_up(Backend& backend, const EngineConfig& config,
                                      std::optional<Calibration> known) {
   if (known) {

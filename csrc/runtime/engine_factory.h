@@ -23,24 +23,24 @@ struct Model {
       : llama(path, config, progress), chat(llama, config.chat_template) {}
 };
 
-/// What an engine is made with, beside its options.
+/// Inputs of an engine besides its options.
 struct EngineInputs {
   EngineThread::Mode mode = EngineThread::Mode::kThreaded;
-  std::optional<Calibration> calibration = {};    // none: measured, with EngineConfig::warmup
-  std::string build = {};                         // identifies llama.cpp in names of cache files
-  std::shared_ptr<LogitsRecord> record = {};      // for tests: notes what the backend is given
-  std::shared_ptr<FaultScript> faults = nullptr;  // for tests: makes the backend fail
+  std::optional<Calibration> calibration = {};    // none: measured if EngineConfig::warmup
+  std::string build = {};                         // identifies llama.cpp in cache file names
+  std::shared_ptr<LogitsRecord> record = {};      // for tests: records the logits
+  std::shared_ptr<FaultScript> faults = nullptr;  // for tests: injects backend faults
 };
 
 struct MadeEngine {
   std::shared_ptr<Model> model;
   BackendInfo info;
-  std::optional<Calibration> calibration;  // that the engine plans by
+  std::optional<Calibration> calibration;  // used for planning
   std::unique_ptr<EngineThread> engine;
 };
 
-/// Loads a model, warms it up and starts its engine. Throws InvalidRequestError for options that
-/// break a rule, ModelLoadError for a model that cannot be loaded.
+/// Loads a model, warms it up and starts its engine. Throws InvalidRequestError for invalid
+/// options, ModelLoadError for a model that cannot be loaded.
 MadeEngine make_engine(const std::string& path, const EngineConfig& config, LoadProgress& progress,
                        EngineInputs inputs);
 

@@ -28,7 +28,7 @@ SampledOutput sample_constrained(const Sampler& sampler, const Constraint& const
   if (sampled.token) return sampled;
   sampled.poisoned = is_poisoned(logits);
   if (sampled.poisoned) return sampled;
-  sampled.error = "the grammar has no way on: no token is allowed that the sampler may choose";
+  sampled.error = "the grammar reached a dead end: no allowed token can be sampled";
   return sampled;
 }
 

@@ -9,8 +9,8 @@
 
 namespace llamaherd {
 
-/// The next token among those that `constraint`, which must be ready, allows. Sets the result's
-/// token, poisoned or error. Overwrites parts of `logits`.
+/// Samples the next token among those that `constraint`, which must be ready, allows. Sets token,
+/// poisoned or error of the result. Overwrites parts of `logits`.
 SampledOutput sample_constrained(const Sampler& sampler, const Constraint& constraint,
                                  std::span<float> logits, RowScratch& scratch);
 

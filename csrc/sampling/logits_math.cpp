@@ -8,7 +8,7 @@
 namespace llamaherd {
 namespace {
 
-// GCC's and Clang's vector extension: compiles to AVX-512, AVX2, SSE or NEON as the target has.
+// GCC's and Clang's vector extension: compiles to AVX-512, AVX2, SSE or NEON.
 constexpr std::size_t kLanes = 16;
 using Floats = float __attribute__((vector_size(kLanes * sizeof(float))));
 using Ints = std::int32_t __attribute__((vector_size(kLanes * sizeof(std::int32_t))));
@@ -21,7 +21,7 @@ Floats load(const float* p) {
   return v;
 }
 
-/// A short tail, filled up with -inf.
+/// A partial vector, padded with -inf.
 Floats load_tail(const float* p, std::size_t n) {
   float buffer[kLanes];
   std::fill(buffer, buffer + kLanes, kNegInf);
@@ -29,8 +29,8 @@ Floats load_tail(const float* p, std::size_t n) {
   return load(buffer);
 }
 
-// 2^f on [-0.5, 0.5] by its Taylor series, then the exponent's bits. Inputs below -87 give 0:
-// such a token's share is below 1e-37.
+// 2^f on [-0.5, 0.5] by its Taylor series, then the exponent's bits. Inputs below -87 give 0: such
+// a token's probability is below 1e-37.
 Floats exp_nonpositive(Floats x) {
   const Ints tiny = x < -87.0f;
   x = tiny ? Floats{} - 87.0f : x;

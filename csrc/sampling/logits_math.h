@@ -27,7 +27,7 @@ RowScan scan_row(std::span<const float> logits, std::vector<float>& block_max);
 double exp_sums(std::span<const float> logits, float max, float scale,
                 std::vector<float>& block_sums);
 
-/// Tokens with a larger logit than `token`, and those of lower ids with an equal one.
+/// Number of tokens with a larger logit than `token`, or an equal one and a lower id.
 std::int32_t count_better(std::span<const float> logits, TokenId token);
 
 /// exp((logit - max) * scale) with the same rounding as exp_sums.

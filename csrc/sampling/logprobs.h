@@ -9,8 +9,8 @@
 
 namespace llamaherd {
 
-/// The log-probability of `token` by the whole softmax of a row of logits, and the n_top likeliest
-/// tokens; nullopt if the row has a NaN, +inf or nothing but -inf.
+/// The log-probability of `token` by the softmax over the whole row, and the n_top most likely
+/// tokens; nullopt if the row has a NaN or +inf, or is all -inf.
 std::optional<TokenLogprob> logprob_of(TokenId token, std::span<const float> logits,
                                        std::int32_t n_top, RowScratch& scratch);
 

@@ -12,8 +12,8 @@ namespace {
 
 constexpr float kNegInf = -std::numeric_limits<float>::infinity();
 
-/// Uniform in [0, 1). Counter-based: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) of seed and
-/// index, 53 bits of it.
+/// Uniform in [0, 1). Counter-based: 53 bits of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) of
+/// seed and index.
 double uniform_at(std::uint64_t seed, std::uint64_t index) {
   auto mix = [](std::uint64_t z) {
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
@@ -24,15 +24,15 @@ double uniform_at(std::uint64_t seed, std::uint64_t index) {
   return static_cast<double>(bits >> 11) * 0x1.0p-53;
 }
 
-/// Tokens that surely include the top_p nucleus: lowers a threshold until their mass reaches it.
-/// Returns the mass of all tokens.
+/// Collects a superset of the top_p nucleus: lowers a threshold until the mass reaches it. Returns
+/// the mass of all tokens.
 double collect_mass(std::span<const float> logits, float max, float top_p, RowScratch& s) {
   const double total = exp_sums(logits, max, 1.0f, s.block_sums);
   for (float depth = 4.0f;; depth *= 2.0f) {
     collect(logits, max - depth, s);
     double mass = 0;
     for (const TokenLogit& c : s.candidates) mass += exp_weight(c.logit, max, 1.0f);
-    if (mass >= top_p * total || depth > 64.0f) return total;  // beyond 64 nothing has weight
+    if (mass >= top_p * total || depth > 64.0f) return total;  // beyond 64 weights are negligible
   }
 }
 
@@ -42,7 +42,7 @@ double weigh(std::vector<TokenLogit>& candidates, float max) {
   return total;
 }
 
-/// Keeps the leading candidates whose weights first reach `share` of `total`; at least one.
+/// Keeps the first candidates whose weights reach `share` of `total`; at least one.
 void keep_mass(std::vector<TokenLogit>& candidates, double share, double total) {
   double mass = 0;
   std::size_t n = 0;
@@ -50,8 +50,8 @@ void keep_mass(std::vector<TokenLogit>& candidates, double share, double total) 
   candidates.resize(n);
 }
 
-/// Locally typical sampling (Meister et al., TACL 2023): keeps the tokens whose surprise is
-/// closest to the distribution's entropy.
+/// Locally typical sampling (Meister et al., TACL 2023): keeps the tokens whose information content
+/// is closest to the distribution's entropy.
 void keep_typical(std::vector<TokenLogit>& candidates, float max, float typical_p) {
   const double total = weigh(candidates, max);
   auto surprise = [&](const TokenLogit& c) { return std::log(total) - (c.logit - max); };
@@ -82,7 +82,7 @@ TokenId draw(const std::vector<TokenLogit>& candidates, float max, float tempera
     left -= exp_weight(c.logit, max, scale);
     if (left < 0) return c.token;
   }
-  return candidates.front().token;  // rounding left a crumb: the best one
+  return candidates.front().token;  // rounding left a remainder
 }
 
 }  // namespace
@@ -146,7 +146,7 @@ std::optional<TokenId> Sampler::choose(std::span<const float> logits, RowScratch
   const double uniform = uniform_at(seed_, n_accepted_ + n_ahead);
   const bool has_top_k =
       params_->top_k > 0 && static_cast<std::size_t>(params_->top_k) < logits.size();
-  double total = 0;  // 0: the candidates' own mass is the total
+  double total = 0;  // 0: the total is the mass of the candidates
   if (has_top_k) {
     collect_top_k(logits, params_->top_k, s);
   } else if (params_->typical_p < 1.0f) {
@@ -180,7 +180,7 @@ TokenId Sampler::draw_from_all(std::span<const float> logits, float max, double 
   while (block + 1 < s.block_sums.size() && left >= s.block_sums[block]) {
     left -= s.block_sums[block++];
   }
-  // Rounding may leave a crumb after the last weight: the last token with any takes it.
+  // If rounding leaves a remainder, the last token with a nonzero weight is chosen.
   const std::size_t end = std::min(logits.size(), (block + 1) * kLogitsBlock);
   TokenId token = static_cast<TokenId>(block * kLogitsBlock);
   for (std::size_t i = block * kLogitsBlock; i < end && left >= 0; ++i) {
@@ -197,7 +197,7 @@ void Sampler::accept(TokenId token) noexcept {
   auto seen =
       std::find_if(seen_.begin(), seen_.end(), [token](const Seen& s) { return s.token == token; });
   if (seen == seen_.end()) {
-    seen_.push_back({token, 1});  // room was reserved
+    seen_.push_back({token, 1});  // capacity was reserved
   } else {
     ++seen->n_output;
   }

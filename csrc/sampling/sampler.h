@@ -13,20 +13,20 @@
 
 namespace llamaherd {
 
-/// Chooses one request's tokens. The order of the steps is llama.cpp's: penalties and biases,
-/// top_k, typical_p, top_p, min_p, then temperature.
+/// Samples the tokens of one request. The steps have llama.cpp's order: penalties and biases,
+/// top_k, typical_p, top_p, min_p, temperature.
 ///
-/// The random numbers of output token i are a function of (seed, i) alone, so a token sampled again
-/// after a failed step is the same token, and a request's output does not depend on its batch.
+/// The random numbers of output token i depend on (seed, i) only, so a token sampled again after a
+/// failed step is the same, and a request's output does not depend on its batch.
 class Sampler {
  public:
   /// `params` must be valid. `n_max` bounds the calls of accept().
   Sampler(SharedValue<SamplingParams> params, std::uint64_t seed, const Vocabulary& table,
           std::span<const TokenId> prompt, std::int32_t n_max);
 
-  /// The next token, or nullopt if the row has a NaN, +inf or nothing but -inf. Overwrites parts
-  /// of `logits`. Changes no state.
-  /// `n_ahead`: output tokens chosen and not yet told to accept(), if there are no penalties.
+  /// The next token, or nullopt if the row has a NaN or +inf, or is all -inf. Overwrites parts of
+  /// `logits`. Changes no state. `n_ahead`: output tokens sampled but not yet passed to accept();
+  /// only without penalties.
   std::optional<TokenId> sample(std::span<float> logits, RowScratch& scratch,
                                 std::int32_t n_ahead = 0) const;
 
@@ -37,7 +37,7 @@ class Sampler {
 
   bool has_penalties() const { return has_penalties_; }
 
-  /// Whether edit() may change the row it is given.
+  /// Whether edit() may change a row.
   bool edits() const;
 
   /// Records the token as output.
@@ -58,7 +58,7 @@ class Sampler {
   std::int32_t n_accepted_ = 0;
   std::vector<Seen> seen_;  // distinct tokens of prompt and output, if penalties are on
   std::vector<TokenId> banned_always_;
-  std::vector<TokenId> banned_early_;  // until min_tokens are out
+  std::vector<TokenId> banned_early_;  // until min_tokens are generated
 };
 
 }  // namespace llamaherd

@@ -83,7 +83,7 @@ void Constraint::accept(TokenId token) noexcept {
   try {
     is_free_ = !is_triggered_by(table_->name(token));
   } catch (const std::exception&) {
-    is_free_ = false;  // masks are asked for: they are right without a trigger, too
+    is_free_ = false;  // require masks from now on: they are valid without a trigger, too
   }
 }
 

@@ -15,46 +15,47 @@
 
 namespace llamaherd {
 
-/// Which tokens may be next: bit t % 32 of word t / 32 for token t. Empty: any.
+/// Allowed tokens: bit t % 32 of word t / 32 for token t. Empty: all.
 using TokenMask = std::vector<std::uint32_t>;
 
-/// What one request's output must obey: masks that are made elsewhere, one for each output token,
-/// while the model computes. Thread-safe.
+/// Constraint of one request's output: masks, one per output token, that are computed elsewhere in
+/// parallel with the forward pass. Thread-safe.
 class Constraint {
  public:
-  /// `first` is the first token's mask. With `triggers`, which are texts, no masks are needed until
-  /// one of them stands in the output.
+  /// `first` is the first token's mask. With `triggers`, which are strings, no masks are needed
+  /// until the output contains one of them.
   explicit Constraint(TokenMask first, std::vector<std::string> triggers = {});
 
   std::size_t n_words() const { return first_.size(); }
 
-  /// The same at its beginning, for one output. `table`, whose names of special tokens are text for
-  /// triggers, must outlive it.
+  /// A copy in the initial state, for one output. `table`, which must outlive it, has the names of
+  /// special tokens that triggers may contain.
   std::shared_ptr<Constraint> fresh(const Vocabulary& table) const;
 
-  /// The mask of output token `index`. One that is late or early is dropped or waited for.
+  /// Sets the mask of output token `index`, replacing the previous mask. ready() once that token is
+  /// the next.
   void put(std::int32_t index, TokenMask mask);
-  /// There is no mask and will be none.
+  /// No mask is available, now or later.
   void fail(const std::string& error);
 
-  /// Whether the next token can be judged without waiting.
+  /// Whether the next token can be sampled without waiting.
   bool ready() const;
-  /// Waits until it can; returns whether it can.
+  /// Waits until ready(); returns ready().
   bool wait(std::chrono::nanoseconds timeout);
 
-  /// What has gone wrong, or empty: nothing can be judged then.
+  /// The cause of a failure, after which nothing can be sampled; else empty.
   std::string error() const;
 
-  /// Whether any token may be next.
+  /// Whether all tokens are allowed.
   bool allows_all() const;
 
-  /// The one token that may be next, if there is but one.
+  /// The only allowed token, if there is exactly one.
   std::optional<TokenId> only() const;
 
-  /// Sets the logits of tokens that may not be next to -inf.
+  /// Sets the logits of tokens that are not allowed to -inf.
   void mask_logits(std::span<float> logits) const;
 
-  /// The token has become output.
+  /// Appends the token to the output.
   void accept(TokenId token) noexcept;
 
  private:
@@ -64,12 +65,12 @@ class Constraint {
   const TokenMask first_;
   const std::vector<std::string> triggers_;
   const Vocabulary* table_ = nullptr;
-  mutable std::mutex mutex_;  // guards all below
+  mutable std::mutex mutex_;  // guards all members below
   std::condition_variable changed_;
   TokenMask mask_;
-  bool is_free_;            // no trigger stands in the output yet
-  std::string tail_;        // of the output's text, as long as a trigger's beginning can be
-  std::int32_t index_ = 0;  // the output token that mask_ is of
+  bool is_free_;            // the output contains no trigger yet
+  std::string tail_;        // end of the output's text, as long as an incomplete trigger can be
+  std::int32_t index_ = 0;  // output token of mask_
   std::int32_t n_accepted_ = 0;
   std::string error_;
 };

@@ -8,7 +8,7 @@
 
 namespace llamaherd {
 
-/// Skips blocks whose maximum is below.
+/// Skips blocks whose maximum is below the threshold.
 void collect(std::span<const float> logits, float threshold, RowScratch& s) {
   s.candidates.clear();
   for (std::size_t b = 0; b < s.block_max.size(); ++b) {
@@ -22,8 +22,8 @@ void collect(std::span<const float> logits, float threshold, RowScratch& s) {
   }
 }
 
-/// Any k blocks' maxima are k logits, so the k-th largest block maximum is a threshold that at
-/// least k logits reach, and few more do.
+/// The maxima of k blocks are k logits, so at least k logits reach the k-th largest block maximum,
+/// and few more do.
 void collect_top_k(std::span<const float> logits, std::size_t k, RowScratch& s) {
   float threshold = -std::numeric_limits<float>::infinity();
   if (k <= s.block_max.size()) {

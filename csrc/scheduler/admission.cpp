@@ -37,7 +37,7 @@ Admission::Assessment Admission::assess(Request& request, std::int64_t now_ns) {
       assessment.follows = true;
     }
   }
-  // Of what a leader computes nothing will be needed a second time.
+  // Tokens computed by a leader are not computed again.
   const Pos n_shared = assessment.follows
                            ? following->until
                            : assessment.match.n_held - assessment.match.n_newly_pinned;
@@ -74,13 +74,13 @@ bool Admission::still_leads(const AdmissionState::Following& following) const {
   });
 }
 
-/// Tokens of another that it could use once they are computed.
+/// Number of tokens of the other request that this one can share once they are computed.
 Pos Admission::n_shareable(const Request& request, const Request& other) {
   const Pos n_common = common_length(request.tokens(), other.tokens());
   return request.scores() ? std::min(n_common, request.n_reusable()) : n_common;
 }
 
-/// The request that computes most of what this one lacks, if waiting for it pays.
+/// The request that computes most of the tokens this one lacks, if waiting for it pays off.
 Request* Admission::leader_of(const Request& request, Pos n_have) const {
   if (!request.cache_space) return nullptr;
   Request* best = nullptr;

@@ -11,18 +11,18 @@
 
 namespace llamaherd {
 
-/// Finds what a queued request can reuse, and what it needs to start. Writes the requests'
-/// AdmissionState, and raises priorities in the queue.
+/// Determines what a queued request can reuse and what it needs to start. Writes the requests'
+/// AdmissionState and raises priorities in the queue.
 class Admission {
  public:
   struct Assessment {
     PrefixCache::Match match;
-    std::span<const float> logits;  // if the whole prompt is held and these are known
+    std::span<const float> logits;  // set if the whole prompt is cached and these are known
     bool follows = false;           // waits for tokens that another request computes
-    std::int32_t n_cells = 0;       // to be found beside what others need
+    std::int32_t n_cells = 0;       // needed in addition to the reservations of others
   };
 
-  /// `shares_at_cuts`: only where prefill stopped can a sequence be shared.
+  /// `shares_at_cuts`: sequences can be shared only at positions where prefill stopped.
   Admission(const CostModel& model, PrefixCache& cache, PromptLogitsCache& logits,
             RequestQueue& queue, const RunningSet& running, bool shares_at_cuts)
       : model_(model),
@@ -32,15 +32,16 @@ class Admission {
         running_(running),
         shares_at_cuts_(shares_at_cuts) {}
 
-  /// What the request would begin with, or whom it should wait for.
+  /// What the request can reuse, or which request it should wait for.
   Assessment assess(Request& request, std::int64_t now_ns);
 
-  /// The same without waiting, and without known logits.
+  /// The same without waiting for others and without known logits.
   Assessment assess_alone(const Request& request) const;
 
   PrefixCache::Match match_reusable(const Request& request) const;
 
-  /// When the request must have started to keep its deadlines, if steps go on as they do now.
+  /// Latest start at which the request is predicted to keep its deadlines, at the present duration
+  /// of steps.
   std::int64_t latest_start_ns(const Request& request, Pos n_have) const;
 
   /// Requests that waited for the prefill of another.

@@ -9,7 +9,7 @@
 
 namespace llamaherd {
 
-/// Sequence ids and cells, free or wanted.
+/// Sequence ids and cells, free or required.
 struct Room {
   std::int32_t n_seqs = 0;
   std::int32_t n_cells = 0;
@@ -17,15 +17,15 @@ struct Room {
   bool has(std::int32_t n_cells_wanted) const { return n_seqs > 0 && n_cells_wanted <= n_cells; }
 };
 
-/// What running requests leave of the KV cache. Cached prefixes that no running request uses count
-/// as free.
+/// Capacity of the KV cache beyond the running requests. Cells of cached prefixes that no running
+/// request uses count as free.
 class CellBudget {
  public:
   CellBudget(std::int32_t n_cells, const RunningSet& running, const SequenceIdPool& pool,
              const PrefixCache& cache)
       : n_cells_(n_cells), running_(running), pool_(pool), cache_(cache) {}
 
-  /// Cells that a request is to find for its pending tokens and some growth.
+  /// Cells reserved for a request: its pending tokens and headroom.
   static std::int32_t n_promised(const Request& request) {
     const std::int32_t n_left = request.n_cells_needed() - request.n_tokens();
     return request.n_pending() + headroom(n_left, request.n_preempted());
@@ -42,7 +42,7 @@ class CellBudget {
             n_cells_ - cache_.n_cells_needed() - n_promised() - reserved.n_cells};
   }
 
-  /// Whether pending tokens of running requests do not fit.
+  /// Whether pending tokens of running requests exceed the cells.
   bool is_exceeded() const {
     std::int32_t n_pending = 0;
     for (const auto& request : running_) n_pending += request->n_pending();

@@ -7,8 +7,8 @@
 
 namespace llamaherd {
 
-/// Adds the request's tokens up to `end` to the call, or as many as leave no more than
-/// max_scored_rows of the call's rows that want logits for log-probabilities; perhaps none.
+/// Adds the request's tokens up to `end` to the call. Stops earlier, perhaps before the first,
+/// where the call would have more than max_scored_rows rows with logits for log-probabilities.
 inline void add_rows(CallPlan& call, Request& request, Pos end, std::int32_t max_scored_rows) {
   const Pos begin = request.kv_len();
   auto [first, last] = request.rows_to_score(begin, end);

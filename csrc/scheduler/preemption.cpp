@@ -35,7 +35,7 @@ bool Preemption::make_way(const Request& request, std::int32_t n_cells, const Ro
   return true;
 }
 
-/// Of the running requests of lower classes than this priority, the one to preempt; nullptr: none.
+/// The running request of a class below this priority to preempt; nullptr if there is none.
 Request* Preemption::victim(std::int32_t above_priority, bool any) {
   runners_.clear();
   runner_requests_.clear();

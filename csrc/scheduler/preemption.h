@@ -12,15 +12,16 @@
 
 namespace llamaherd {
 
-/// Sends running requests back to the queue where cells or sequence ids lack. What they computed
-/// stays cached as long as there is room.
+/// Preempts running requests if cells or sequence ids run out. The tokens they computed stay cached
+/// while there is room.
 class Preemption {
  public:
   Preemption(RunningSet& running, RequestQueue& queue, SequenceIdPool& pool, PrefixCache& cache,
              const CellBudget& budget)
       : running_(running), queue_(queue), pool_(pool), cache_(cache), budget_(budget) {}
 
-  /// Until the pending tokens of running requests fit. Preempted requests are added to `preempted`.
+  /// Preempts until the pending tokens of running requests fit. Appends preempted requests to
+  /// `preempted`.
   void make_room_to_grow(std::int64_t now_ns, std::vector<KvOp>& ops,
                          std::vector<Request*>& preempted);
 
@@ -41,7 +42,7 @@ class Preemption {
   PrefixCache& cache_;
   const CellBudget& budget_;
   std::vector<Runner> runners_;
-  std::vector<Request*> runner_requests_;  // the same
+  std::vector<Request*> runner_requests_;  // parallel to the runners
   std::int64_t n_preempted_ = 0;
 };
 

@@ -5,12 +5,12 @@
 
 namespace llamaherd {
 
-std::optional<std::size_t> choose_victim(std::span<const Runner> runners, bool whoever) {
+std::optional<std::size_t> choose_victim(std::span<const Runner> runners, bool ignore_progress) {
   const auto rank = [](const Runner& r) { return std::tuple(r.priority, -r.n_preempted, r.id); };
   std::optional<std::size_t> victim;
   for (std::size_t i = 0; i < runners.size(); ++i) {
     const Runner& r = runners[i];
-    if (!whoever && !may_be_preempted(r.n_preempted, r.n_progress)) continue;
+    if (!ignore_progress && !may_be_preempted(r.n_preempted, r.n_progress)) continue;
     if (!victim || rank(r) > rank(runners[*victim])) victim = i;
   }
   return victim;

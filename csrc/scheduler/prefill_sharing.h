@@ -5,17 +5,17 @@
 
 namespace llamaherd {
 
-/// A request that could have the tokens up to n_common computed by another, which is prefilling
-/// them now. All counts are tokens.
+/// A request and a leader that is prefilling a prefix they share, up to n_common. All counts are
+/// tokens.
 struct PrefillLead {
-  Pos n_have = 0;    // what the request can share or restore without waiting
-  Pos n_common = 0;  // what it will have in common with the leader
-  Pos n_leader = 0;  // what the leader has computed so far
-  Pos n_ahead = 0;   // prefill that is in line before the request, the leader's included
+  Pos n_have = 0;    // that the request can share or restore without waiting
+  Pos n_common = 0;  // common prefix with the leader
+  Pos n_leader = 0;  // computed by the leader so far
+  Pos n_ahead = 0;   // prefill queued before the request, including the leader's
 };
 
-/// Whether waiting for the leader is predicted to give the request its first token sooner than
-/// computing on its own, behind what is in line before it. Waiting costs a step more.
+/// Whether the request is predicted to get its first token sooner by waiting for the leader than by
+/// computing the prefix itself after the prefill ahead of it. Waiting costs one additional step.
 bool should_wait_for_prefill(const PrefillLead& lead, const CostEstimates& costs);
 
 }  // namespace llamaherd

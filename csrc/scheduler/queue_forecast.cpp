@@ -22,20 +22,20 @@ QueueForecast::QueueForecast(const std::vector<Remaining>& running, const Pace& 
     }
     fewer_ns_.push_back(std::min(pace.step_ns * n_steps, r.deadline_ns));
   }
-  // When a deadline decides depends on too much to be known of each; how often is known.
+  // Which request will miss a deadline is unknown; the mean interval between misses is known.
   if (pace.shed_gap_ns > 0) {
     for (std::size_t i = running.size(); i > 0; --i) {
       fewer_ns_.push_back(static_cast<double>(i) * pace.shed_gap_ns);
     }
   }
-  // Nothing changes before the end of a step.
+  // No place becomes free before the end of the current step.
   for (double& ns : fewer_ns_) ns = std::max(ns, pace.step_ns);
   std::ranges::sort(fewer_ns_);
 }
 
 double QueueForecast::until_fewer_wait_ns(std::int32_t n) const {
   if (fewer_ns_.empty()) return request_ns_;
-  // Who starts then ends, too: the same again after each round.
+  // Requests that start then end as well: the pattern repeats after each round.
   const auto n_round = static_cast<std::int32_t>(fewer_ns_.size());
   const std::int32_t n_rounds = (n - 1) / n_round;
   return n_rounds * fewer_ns_.back() + fewer_ns_[(n - 1) % n_round];

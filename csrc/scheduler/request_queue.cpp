@@ -5,10 +5,10 @@
 namespace llamaherd {
 namespace {
 
-// Requests that go up a class in one step: many may have come at the same moment.
+// Bounds the priority raises per step: many requests may have arrived at the same time.
 constexpr int kMaxAgedAtOnce = 4;
 
-// Tenants of a class that are known for what they were served lately: names come from clients.
+// Idle tenants per class whose service is remembered. Bounded, as clients choose the names.
 constexpr std::size_t kMaxIdle = 1024;
 
 }  // namespace

@@ -14,51 +14,52 @@
 
 namespace llamaherd {
 
-/// The requests that wait, in the order in which they should run: by class, the lowest first;
-/// within a class the tenant that was served fewest tokens for its weight (Sheng et al., Fairness
-/// in Serving Large Language Models, OSDI 2024); of a tenant's the one with the earliest deadline,
-/// then the oldest. Who waits goes up a class again and again. Everything takes time logarithmic in
-/// the number of requests.
+/// The waiting requests in scheduling order: by class, the lowest first; within a class by the
+/// tenant with the fewest tokens served per weight (Sheng et al., Fairness in Serving Large
+/// Language Models, OSDI 2024); within a tenant by the earliest deadline, then by age. The priority
+/// of waiting requests is raised at intervals (aging). All operations take time logarithmic in the
+/// number of requests.
 class RequestQueue {
  public:
   struct Options {
-    std::int64_t aging_ns = kNever;         // after so long a request goes up a class
-    std::map<std::string, double> weights;  // of tenants, > 0; those not named have 1
+    std::int64_t aging_ns = kNever;  // interval after which a waiting request's priority is raised
+    std::map<std::string, double> weights;  // of tenants, > 0; default 1
   };
 
   explicit RequestQueue(const Options& options) : options_(options) {}
 
   void push(std::unique_ptr<Request> request, std::int64_t now_ns);
 
-  /// The first in order that is not one of `but`; nullptr: there is none.
+  /// The first request in order that is not in `but`, or nullptr.
   Request* first_but(std::span<Request* const> but) const;
 
   Request* find(RequestId id) const;
   std::unique_ptr<Request> take(RequestId id);
-  /// Any one, or nullptr.
+  /// Any request, or nullptr.
   Request* any() const { return requests_.empty() ? nullptr : requests_.begin()->second.get(); }
 
-  /// Moves those whose time has come up a class: a bounded number, the others next time.
+  /// Raises the priority of requests whose interval has passed: a bounded number per call.
   void age(std::int64_t now_ns);
 
-  /// A request taken from the queue runs, and its tenant is going to be served so many tokens.
+  /// The request was taken from the queue and runs: charges its tenant the expected number of
+  /// tokens.
   void charge(Request& request, std::int32_t n_tokens);
-  /// It ended or stopped after as many as it really was.
+  /// The request ended or stopped after n_tokens: corrects the charge.
   void settle(Request& request, std::int32_t n_tokens);
 
-  /// A running request is wanted by one of a lower class, and belongs to that from now on.
+  /// Raises a running request to the class of a more urgent request that waits for it.
   void raise(Request& request, std::int32_t priority);
 
-  /// A request that has to start by then, or can no longer be of use.
+  /// Sets the time by which the request must have started.
   void set_latest_start(Request& request, std::int64_t latest_ns);
-  /// Some request whose latest start has passed, or nullptr.
+  /// A request whose latest start has passed, or nullptr.
   Request* overdue(std::int64_t now_ns) const;
 
   std::size_t size() const { return requests_.size(); }
   bool empty() const { return requests_.empty(); }
-  /// Tokens of all of them.
+  /// Prompt tokens of all waiting requests.
   std::int64_t n_tokens() const { return n_tokens_; }
-  /// Tenants that are known in some class: those who wait or run, and a bounded number of others.
+  /// Tenants with an account in any class: those with requests, and a bounded number of idle ones.
   std::size_t n_accounts() const;
 
  private:
@@ -72,8 +73,9 @@ class RequestQueue {
   struct Class {
     std::map<std::string, Account> accounts;
     Ranks backlogged;
-    Ranks idle;        // neither waiting nor running; known for what they were served lately
-    double floor = 0;  // tokens served to who was first lately: nobody who comes has had less
+    Ranks idle;        // without requests; their service is remembered for a while
+    double floor = 0;  // served tokens per weight of the recently first tenant; the least that a
+                       // new tenant starts with
   };
 
   void enter(Request& request);
@@ -86,7 +88,7 @@ class RequestQueue {
   Options options_;
   std::map<std::int32_t, Class> classes_;
   std::unordered_map<RequestId, std::unique_ptr<Request>> requests_;
-  std::set<std::pair<std::int64_t, RequestId>> aging_;    // by when they go up a class
+  std::set<std::pair<std::int64_t, RequestId>> aging_;    // by time of the next priority raise
   std::set<std::pair<std::int64_t, RequestId>> overdue_;  // by latest start
   std::int64_t n_tokens_ = 0;
 };

@@ -22,7 +22,7 @@ class RunningSet {
     return taken;
   }
 
-  /// nullptr: none of this id.
+  /// nullptr if there is none with this id.
   Request* find(RequestId id) const {
     for (const auto& request : requests_) {
       if (request->id() == id) return request.get();

@@ -11,8 +11,8 @@
 namespace llamaherd {
 namespace {
 
-// Requests that do not fit and are passed over in one step, and later requests that may be admitted
-// before one of them.
+// Requests that do not fit and are skipped in one step, and later requests that may be admitted
+// before a skipped one.
 constexpr std::size_t kMaxBlocked = 8;
 constexpr std::int32_t kMaxPassed = 16;
 
@@ -55,7 +55,7 @@ void Scheduler::admit(std::int64_t now_ns) {
       ++reserved.n_seqs;
       reserved.n_cells += admission.n_cells;
     } else if (admission_.latest_start_ns(*request, admission.match.n_held) < now_ns) {
-      // Too late by now: the next step finds it overdue.
+      // Too late: the next step finds it overdue.
       queue_.set_latest_start(*request, now_ns);
       passed_.push_back(request);
     } else {
@@ -143,11 +143,11 @@ void Scheduler::pack() {
   packable_.clear();
   for (const auto& request : running_) {
     if (request->n_pending() > 1) {
-      // Others may have computed, or brought back, more of it since it was admitted.
+      // Other requests may have computed or restored more of its prefix since it was admitted.
       const auto reusable = request->tokens().first(request->n_reusable());
       request->share(cache_.advance(request->seq(), reusable, plan_.kv_ops));
     }
-    if (request->n_pending() == 0) continue;  // a known start
+    if (request->n_pending() == 0) continue;  // starts with known logits
     if (request->admission.n_restorable > request->kv_len()) {
       plan_.restores.push_back(request.get());
       continue;
@@ -179,7 +179,7 @@ void Scheduler::pack() {
   }
 }
 
-/// Rows for what may come behind the next tokens, in calls that are for next tokens alone.
+/// Adds rows of draft tokens to a call of decode rows only.
 void Scheduler::draft(CallPlan& call) {
   if (!options_.may_draft || !model_.measured()) return;
   ShapeSum sum;
@@ -203,7 +203,7 @@ void Scheduler::draft(CallPlan& call) {
   call.draft(n);
 }
 
-/// The next n tokens of the request, or as many as there are before a cut, or may want logits.
+/// Adds the next n tokens of the request, limited by cuts and by max_scored_rows.
 void Scheduler::add(CallPlan& call, Request& request, std::int32_t n) const {
   const auto cut = request.admission.cuts.upper_bound(request.kv_len());
   if (cut != request.admission.cuts.end()) n = std::min(n, *cut - request.kv_len());

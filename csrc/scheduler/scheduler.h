@@ -21,20 +21,21 @@
 
 namespace llamaherd {
 
-/// Decides which requests run in the next step and how many tokens of each. Touches no backend.
+/// Decides which requests run in the next step, and how many tokens of each. Does not use the
+/// backend.
 ///
-/// A request is admitted when there are cells for all its tokens and for some growth, its own and
-/// of the running requests. Where they all grow further than the cells reach, one is preempted: it
-/// is queued again, and what it computed stays cached as long as there is room. So the pending
-/// tokens of running requests always find cells: cached prefixes are evicted for them.
+/// A request is admitted if there are cells for all its tokens and for headroom of itself and of
+/// the running requests. If running requests grow beyond the cells, one is preempted: it returns to
+/// the queue, and its computed tokens stay cached while there is room. Pending tokens of running
+/// requests therefore always find cells: cached prefixes are evicted for them.
 class Scheduler {
  public:
   struct Options {
     PackingOptions packing;
     std::int32_t n_cells = 0;
     std::int32_t max_scored_rows = 0;  // see BackendInfo
-    bool shares_at_cuts = false;       // only where prefill stopped can a sequence be shared
-    bool may_draft = false;            // calls may carry rows of draft_tokens
+    bool shares_at_cuts = false;       // sequences can be shared only where prefill stopped
+    bool may_draft = false;            // calls may have rows of draft tokens
     RequestQueue::Options queue;
   };
 
@@ -53,45 +54,45 @@ class Scheduler {
 
   void submit(std::unique_ptr<Request> request, std::int64_t now_ns);
 
-  /// Preempts where cells lack, admits queued requests that fit, and packs the step's calls. Queue,
-  /// running requests and the cache's books are changed at once; the backend must follow by the
-  /// plan's operations. The plan points into requests this scheduler owns; it is valid until the
-  /// next call of any method.
+  /// Preempts if cells run out, admits queued requests that fit, and packs the step's calls.
+  /// Updates the queue, the running set and the cache's accounts immediately; the caller must
+  /// execute the plan's operations on the backend. The plan points to requests of this scheduler
+  /// and is valid until the next call of any method.
   StepPlan& prepare_step(std::int64_t now_ns);
 
-  /// A request that has missed a deadline, or waits and is predicted to miss one though it started
-  /// now; nullptr: none (any more).
+  /// A request that has missed a deadline, or that waits and is predicted to miss one even if it
+  /// starts now; nullptr if there is none (left).
   Request* overdue(std::int64_t now_ns);
 
-  /// Starts one waiting request out of turn, if it fits; it will have at least one token to run.
+  /// Starts one waiting request out of order if it fits. It has at least one pending token.
   bool admit_now(RequestId id, std::int64_t now_ns, std::vector<KvOp>& ops);
 
-  /// A running request whose cells are lost waits again, at its old place.
+  /// Returns a running request whose cells are lost to its place in the queue.
   void requeue(Request& request, std::int64_t now_ns);
 
-  /// The request, waiting or running, or nullptr.
+  /// The request, waiting or running, or nullptr if there is none.
   Request* find(RequestId id);
 
   /// See SpeculationPolicy.
   bool observe_draft(std::int32_t n_rows, double ratio) { return drafter_.observe(n_rows, ratio); }
 
-  /// Gives a request away, waiting or running. Its sequence stays the caller's to release.
+  /// Removes a request, waiting or running. The caller releases its sequence.
   std::unique_ptr<Request> take(Request& request);
 
   const std::vector<std::unique_ptr<Request>>& running() const { return running_.all(); }
   const RequestQueue& queue() const { return queue_; }
   bool idle() const { return running_.size() == 0 && queue_.empty(); }
 
-  /// Cells that running requests are to find for their pending tokens and some growth.
+  /// Cells reserved for running requests: pending tokens and headroom.
   std::int32_t n_cells_promised() const { return budget_.n_promised(); }
 
-  /// Tokens of requests that may use the cache, counted when they were admitted.
+  /// Tokens of requests that may use the cache, counted at admission.
   std::int64_t n_looked_up() const { return n_looked_up_; }
   std::int64_t n_followers() const { return admission_.n_followers(); }
   std::int64_t follower_wait_ns() const { return follower_wait_ns_; }
   std::int64_t n_preempted() const { return preemption_.n_preempted(); }
 
-  /// Nanoseconds of prefill the last step was allowed beside decoding; 0: nothing decoded.
+  /// Prefill time budget of the last step in nanoseconds; 0: no request decoded.
   double prefill_budget_ns() const { return packer_.prefill_budget_ns(); }
 
  private:
@@ -118,11 +119,11 @@ class Scheduler {
   SpeculationPolicy drafter_;
   StepPlan plan_;
   std::vector<Request*> packable_;
-  std::vector<Candidate> candidates_;             // the same
+  std::vector<Candidate> candidates_;             // parallel to running_
   std::vector<bool> has_rows_;                    // likewise
   std::vector<DraftCandidate> draft_candidates_;  // of one call's items
-  std::vector<Request*> passed_;                  // in this step's admission: they stay queued
-  std::vector<Request*> blocked_;                 // of these, for want of room
+  std::vector<Request*> passed_;                  // not admitted in this step; they stay queued
+  std::vector<Request*> blocked_;                 // of these, those that do not fit
   std::int64_t n_steps_ = 0;
   std::int64_t n_looked_up_ = 0;
   std::int64_t follower_wait_ns_ = 0;

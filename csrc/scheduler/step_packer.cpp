@@ -6,7 +6,7 @@
 namespace llamaherd {
 namespace {
 
-// A larger chunk is worth a little less speed: it takes fewer calls.
+// A larger chunk may be this much slower per row, as it needs fewer calls.
 constexpr double kChunkTolerance = 1.02;
 
 std::int32_t n_rows_of(const PackedCall& call) {
@@ -26,7 +26,7 @@ std::span<const PackedCall> Packer::pack(Candidates candidates, const QueueState
   for (std::size_t i = 0; i < candidates.size(); ++i) {
     (candidates[i].n_pending == 1 ? decoders_ : prompts_).push_back(i);
   }
-  // Beside prefill a step takes long in any case.
+  // A step with prefill is long in any case.
   if (prompts_.empty()) take_turns(candidates, model);
   pack_decode(candidates, model);
   pack_prefill(candidates, model);
@@ -64,8 +64,8 @@ void Packer::pack_decode(Candidates candidates, const CostModel& model) {
   }
 }
 
-/// Deals the step's prefill rows out to the prompts in order, and puts them into a call of their
-/// own or behind the last decode call's, whichever is predicted to take less time.
+/// Distributes the step's prefill rows over the prompts in order, in a call of their own or in the
+/// last decode call, whichever is predicted to take less time.
 void Packer::pack_prefill(Candidates candidates, const CostModel& model) {
   prefill_budget_ns_ = 0;
   if (prompts_.empty()) return;
@@ -96,7 +96,7 @@ void Packer::pack_prefill(Candidates candidates, const CostModel& model) {
   pad_usefully(candidates, n_served);
 }
 
-/// Rows that would be computed for nobody are given to prompts that got none.
+/// Replaces padding rows by rows of prompts that got none.
 void Packer::pad_usefully(Candidates candidates, std::size_t n_served) {
   std::size_t next = n_served;
   for (PackedCall& call : std::span(calls_).first(n_calls_)) {
@@ -132,8 +132,8 @@ std::int32_t Packer::n_prefill_rows(Candidates candidates, const CostModel& mode
   return std::max(1, std::min(n_most, kLeastChunkRows));
 }
 
-/// The chunk that takes least time per row. Attention does not count: every prompt's rows attend to
-/// those before them, whichever calls they stand in.
+/// The chunk size with the least time per row. Excludes attention, which does not depend on how
+/// prompts are divided into calls.
 std::int32_t Packer::best_chunk(const CostModel& model) const {
   const auto row_ns = [&](std::int32_t n) { return model.call_ns({n}) / n; };
   const std::int32_t n_most = options_.n_rows / kChunkRows * kChunkRows;

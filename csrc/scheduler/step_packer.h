@@ -12,23 +12,22 @@
 namespace llamaherd {
 
 struct PackingOptions {
-  std::int32_t n_rows = 0;   // prefill rows of one step at most
-  std::int32_t n_batch = 0;  // rows of one call at most: >= n_rows and the requests that can run
-  double target_itl_ns = 0;  // how far apart a running request's tokens should be at most;
-                             // 0: one chunk of kChunkRows apart
-  bool may_pad = false;      // calls may carry rows that nobody needs
+  std::int32_t n_rows = 0;   // most prefill rows of one step
+  std::int32_t n_batch = 0;  // most rows of one call: >= n_rows and >= the requests that can run
+  double target_itl_ns = 0;  // inter-token latency; 0: the time of one chunk of kChunkRows
+  bool may_pad = false;      // calls may have padding rows
 };
 
-/// A running request, as far as packing depends on it.
+/// The properties of a running request that packing depends on.
 struct Candidate {
-  std::int32_t n_pending = 0;  // tokens it has yet to run, >= 1; 1: it decodes
+  std::int32_t n_pending = 0;  // pending tokens, >= 1; 1: it decodes
   Pos kv_len = 0;
-  std::int64_t last_missed = 0;  // the last step that others had instead
+  std::int64_t last_missed = 0;  // the last step in which it got no decode row
 };
 
-/// What else decides how much prefill a step carries.
+/// Load that affects the prefill budget of a step.
 struct QueueState {
-  std::int32_t n_waiting = 0;     // requests that do not run yet
+  std::int32_t n_waiting = 0;     // waiting requests
   std::int32_t n_cells_used = 0;  // of the KV cache
 };
 
@@ -41,28 +40,27 @@ struct PackedCall {
   std::int32_t n_pad = 0;
 };
 
-/// Packs steps. Requests that decode get their rows in as many calls as the cost model finds best;
-/// all of them or, where fewer rows take so much less time that each request is served more often
-/// in turns, as many as that, the others' turn being next. Prompts get, in the order given, a
-/// budget of rows: with nobody decoding, the chunk whose rows are cheapest; else what fits the time
-/// that may lie between two tokens. The more prompts are in line for each request that decodes, the
-/// longer that time becomes, up to kMaxWidening times; and however little it is, the first prompt
-/// gets kLeastChunkRows.
+/// Packs steps. Decode rows are divided into the calls that the cost model predicts to be fastest.
+/// If a subset of the decode rows has a lower time per row, requests take turns. Prompts share a
+/// budget of rows, in the given order: without decode rows, the chunk size with the lowest time per
+/// row; otherwise the rows that fit the target inter-token latency. The target is extended, by up
+/// to kMaxWidening times, with the number of queued prompts per decoding request. The first prompt
+/// always gets kLeastChunkRows rows.
 class Packer {
  public:
   static constexpr double kMaxWidening = 4;
   static constexpr std::int32_t kLeastChunkRows = 16;
 
   Packer(const PackingOptions& options, std::int32_t n_seqs)
-      // Beyond n_seqs the curve is that of prompts, of whose rows only the last computes logits.
+      // Beyond n_seqs rows the cost curve is measured with logits of the last row only.
       : options_(options),
         batching_(n_seqs, options.may_pad ? std::min(options.n_batch, n_seqs) : 0) {}
 
-  /// The step's calls; valid until the next call. No candidate stands in two of them.
+  /// The step's calls; valid until the next call. No candidate is in two of them.
   std::span<const PackedCall> pack(std::span<const Candidate> candidates, const QueueState& load,
                                    const CostModel& model);
 
-  /// Prefill nanoseconds the last step was allowed beside decoding, 0 if nothing decoded.
+  /// Prefill time budget of the last step in nanoseconds; 0: no request decoded.
   double prefill_budget_ns() const { return prefill_budget_ns_; }
 
  private:
@@ -81,9 +79,9 @@ class Packer {
   PackingOptions options_;
   DecodeBatching batching_;
   QueueState load_;
-  std::vector<std::size_t> decoders_;  // of the candidates
+  std::vector<std::size_t> decoders_;  // indices of candidates
   std::vector<std::size_t> prompts_;
-  std::vector<PackedCall> calls_;  // kept, with their memory
+  std::vector<PackedCall> calls_;  // kept to reuse their memory
   std::size_t n_calls_ = 0;
   PackedCall merged_;
   double decode_ns_ = 0;

@@ -11,29 +11,29 @@ namespace llamaherd {
 
 class Request;
 
-/// What one request runs in one call: its tokens [begin, end), which are also their positions.
+/// The tokens [begin, end) of one request that one call computes; token indices equal positions.
 struct PlannedRequest {
   Request* request = nullptr;
   SeqId seq = kNoSeq;
   Pos begin = 0;
   Pos end = 0;
   std::int32_t first_row = 0;
-  std::int32_t logits_row = -1;  // the row of token end - 1 if it is the last known one, or -1
-  Pos score_begin = 0;           // rows of tokens [score_begin, score_end) give logits as well, for
-  Pos score_end = 0;             // the log-probabilities of the tokens behind them
-  std::int32_t n_drafted = 0;  // rows behind logits_row of the request's first draft_tokens, which
-                               // give logits too
+  std::int32_t logits_row = -1;  // row of token end - 1 if it is the last known token, else -1
+  Pos score_begin = 0;           // tokens [score_begin, score_end) also need logits, for the
+  Pos score_end = 0;             // log-probabilities of the tokens after them
+  /// Rows of the first draft_tokens, after logits_row; they need logits too.
+  std::int32_t n_drafted = 0;
 
   std::int32_t row_of(Pos pos) const { return first_row + (pos - begin); }
 };
 
-/// One decode call: the unit that is committed or undone.
+/// One decode call, which is committed or undone as a whole.
 struct CallPlan {
   std::vector<PlannedRequest> items;
-  std::int32_t n_rows = 0;  // of the items
-  std::int32_t n_pad = 0;   // rows that are to fill it up, where there is room
+  std::int32_t n_rows = 0;  // excluding padding
+  std::int32_t n_pad = 0;   // padding rows, added if there is room
   std::int32_t n_scored = 0;
-  std::int32_t n_drafted = 0;  // of n_rows, rows of draft_tokens
+  std::int32_t n_drafted = 0;  // of n_rows, rows of draft tokens
 
   void clear() {
     items.clear();
@@ -46,7 +46,7 @@ struct CallPlan {
     n_rows += end - begin;
   }
 
-  /// n[i] rows of draft_tokens for items[i], all of which want logits.
+  /// Adds n[i] rows of draft tokens to items[i]; all need logits.
   void draft(std::span<const std::int32_t> n) {
     n_rows = 0;
     for (std::size_t i = 0; i < items.size(); ++i) {
@@ -59,7 +59,7 @@ struct CallPlan {
     }
   }
 
-  /// Of the item added last.
+  /// Applies to the item added last.
   void score(Pos begin, Pos end) {
     items.back().score_begin = begin;
     items.back().score_end = end;
@@ -67,7 +67,7 @@ struct CallPlan {
   }
 };
 
-/// A step's calls, which leave their memory to those of later steps.
+/// A step's calls. Items keep their memory for later steps.
 class CallList {
  public:
   CallPlan& add() {
@@ -89,19 +89,19 @@ class CallList {
   std::size_t n_ = 0;
 };
 
-/// A request whose whole prompt is in its cache and whose next logits are known.
+/// A request whose whole prompt is cached and whose next logits are known.
 struct KnownStart {
   Request* request = nullptr;
   std::span<const float> logits;
 };
 
-/// What the step executes: see Scheduler::prepare_step.
+/// The actions of one step: see Scheduler::prepare_step.
 struct StepPlan {
-  std::vector<KvOp> kv_ops;  // applied in this order before all else
+  std::vector<KvOp> kv_ops;  // applied first, in this order
   std::vector<KnownStart> known_starts;
-  std::vector<Request*> restores;  // get data from the cache's lower tiers, and no rows
-  CallList calls;                  // in this order; no request stands in two of them
-  bool any_decode = false;         // a request needs its next token
+  std::vector<Request*> restores;  // get data from lower cache tiers; no rows
+  CallList calls;                  // executed in this order; no request is in two of them
+  bool any_decode = false;         // whether any request decodes
 
   void clear() {
     kv_ops.clear();

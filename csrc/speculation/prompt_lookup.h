@@ -8,9 +8,9 @@
 
 namespace llamaherd {
 
-/// Guesses what comes next in a text that repeats itself (prompt lookup; Saxena, 2023): `out`
-/// becomes the tokens behind the latest place, at most n_most, where the text's last tokens stood
-/// before, as many of them as possible, at least kLeastNgram; nothing if there is no such place.
+/// Prompt lookup (n-gram speculation; Saxena, 2023). Finds the latest earlier occurrence of the
+/// text's last n tokens, with the longest n >= kLeastNgram, and sets `out` to at most n_most tokens
+/// that follow it; empty if there is none.
 void propose_ngram(std::span<const TokenId> tokens, std::size_t n_most, std::vector<TokenId>& out);
 
 inline constexpr std::size_t kLeastNgram = 2, kMostNgram = 5;

@@ -5,11 +5,11 @@
 namespace llamaherd {
 namespace {
 
-// Slow: by a lucky streak draft_tokens would look better than they are.
+// A small rate: a short run of accepted tokens must not raise the estimate much.
 constexpr double kWeight = 0.05;  // of the latest token
-// Of the tokens that each request would get in the time without anybody's draft_tokens.
+// Least throughput of each request, relative to a call without draft tokens.
 constexpr double kLeastShare = 0.98;
-// By which calls that turned out dear come to be tried again.
+// Rate at which the learned slowdown decays, so that rejected call sizes are tried again.
 constexpr double kRelaxation = 1e-4;
 
 }  // namespace

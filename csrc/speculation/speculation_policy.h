@@ -9,60 +9,61 @@
 
 namespace llamaherd {
 
-/// How well one request's draft_tokens have done of late.
+/// Acceptance rate of one request's draft tokens.
 class AcceptanceTracker {
  public:
-  /// The chance that the next guessed token is right, if all before it are.
+  /// Probability that a draft token is accepted, given that all before it are.
   double acceptance() const { return acceptance_; }
 
-  /// So many could be judged, and the first n_accepted of them were right. (Those of computed rows,
-  /// or without any the first, once the next token is known.)
+  /// n_judged draft tokens were verified, and the first n_accepted of them accepted. (Verified are
+  /// draft tokens with a computed row, or without any the first, once the next token is known.)
   void observe(std::int32_t n_judged, std::int32_t n_accepted);
 
  private:
   double acceptance_ = 0.5;
 };
 
-/// A request whose next token is computed in a call, as far as drafting depends on it.
+/// The properties of a decoding request that drafting depends on.
 struct DraftCandidate {
-  std::int32_t n_guessed = 0;  // tokens guessed behind its next row
+  std::int32_t n_guessed = 0;  // available draft tokens
   double acceptance = 0;
-  Pos begin = 0;  // tokens before its next row
+  Pos begin = 0;  // tokens before its decode row
 };
 
-/// How many of its draft_tokens each request of a call should have computed with its next token.
+/// Chooses how many draft tokens of each request of a call are verified.
 class SpeculationPolicy {
  public:
-  /// Beyond n_known rows the cost model's curve is that of prompts, while of draft_tokens every row
-  /// computes logits: how much longer such calls take is learned.
+  /// Beyond n_known rows the cost model's curve is measured on prompts, with logits of the last row
+  /// only, while each row of a draft token needs logits. The resulting slowdown is learned.
   explicit SpeculationPolicy(std::int32_t n_known) : n_known_(n_known) {}
 
-  /// So many rows of each candidate that the tokens gained for the time are most, by at least
-  /// kLeastGain, and that nobody is slowed down by the draft_tokens of others; empty: none is worth
-  /// it. `decode` is the call without them, n_most how many rows it can take beside; more than
-  /// n_known rows in all are tried only if everybody draft_tokens. Valid until the next call.
+  /// The number of draft rows of each candidate that maximizes the expected tokens per time, if the
+  /// gain is at least kLeastGain and no request is slowed down by the rows of others; empty if
+  /// there is no such choice. `decode` is the call without draft rows, n_most the number of rows
+  /// that can be added. More than n_known rows in total are tried only if all candidates have draft
+  /// tokens. Valid until the next call.
   std::span<const std::int32_t> choose(std::span<const DraftCandidate> candidates,
                                        const ShapeSum& decode, std::int32_t n_cells_used,
                                        std::int32_t n_most, const CostModel& model);
 
-  /// A call of so many rows with draft_tokens took so many times what was predicted. False, having
-  /// learned nothing, if the cost model should know such calls.
+  /// A call of n_rows rows with draft tokens took `ratio` times its prediction. Returns false,
+  /// without learning, if the cost model covers calls of this size.
   bool observe(std::int32_t n_rows, double ratio);
 
  private:
   struct Tried {
     std::int32_t n_rows;
-    double gain;  // of its next row
+    double gain;  // expected tokens of its next draft row
     double n_tokens;
   };
 
   std::int32_t n_known_;
-  double pace_ = 1.1;  // of calls of more rows
+  double pace_ = 1.1;  // slowdown of calls of more than n_known rows
   std::vector<Tried> tried_;
   std::vector<std::int32_t> chosen_;
 };
 
 inline constexpr double kLeastGain = 1.05;
-inline constexpr std::int32_t kMostDrafted = 15;  // of one request in one call
+inline constexpr std::int32_t kMostDrafted = 15;  // per request and call
 
 }  // namespace llamaherd

@@ -2,10 +2,11 @@
 
 #include <cstdint>
 
-// The tables of figures: X(type, name, value at the start, description). The fields, Python's
-// attributes and as_dict() are made from them.
+// Tables of metrics: X(type, name, initial value, description). The fields, Python's attributes and
+// as_dict() are generated from them.
 
-/// What the prefix cache did, in tokens unless said, and how it stands (from n_holders on).
+/// Counters of the prefix cache, in tokens unless stated, and its present state (from n_holders
+/// on).
 #define LLAMAHERD_CACHE_METRICS(X)                                                             \
   X(std::int64_t, n_looked_up, 0, "prompt tokens of admitted requests that may use the cache") \
   X(std::int64_t, n_from_running, 0, "of them, shared with a running sequence")                \
@@ -34,8 +35,8 @@
   X(std::int64_t, n_bytes_ram, 0, "bytes of KV data in host memory")                           \
   X(std::int64_t, n_bytes_disk, 0, "bytes of KV data on disk")
 
-/// What an engine did since it was made (n_*, *_ns) and how it stands (from prefill_budget_ns on).
-/// Times are wall time of the engine's thread.
+/// Counters of an engine since its start (n_*, *_ns) and its present state (from prefill_budget_ns
+/// on). Times are wall time of the engine's thread.
 #define LLAMAHERD_METRICS(X)                                                                      \
   X(std::int64_t, n_steps, 0, "steps")                                                            \
   X(std::int64_t, n_decode_steps, 0, "steps with at least one request that decodes")              \

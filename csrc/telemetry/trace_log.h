@@ -12,12 +12,12 @@
 
 namespace llamaherd {
 
-/// What an engine did when, while it is on. Thread-safe.
+/// Records timed events of the engine while enabled. Thread-safe.
 class TraceLog {
  public:
-  static constexpr std::size_t kMaxEvents = std::size_t{1} << 20;  // later ones are lost
+  static constexpr std::size_t kMaxEvents = std::size_t{1} << 20;  // later events are dropped
 
-  /// One request's time.
+  /// Time of one request in one category.
   struct Span {
     RequestId id = 0;
     TimeCategory kind = TimeCategory::kEngine;
@@ -64,7 +64,7 @@ class TraceLog {
     if (calls_.size() < kMaxEvents) calls_.push_back(call);
   }
 
-  /// Everything since start(); off from now on.
+  /// All events since start(); disables the trace.
   std::pair<std::vector<Span>, std::vector<Call>> take() {
     const std::lock_guard lock(mutex_);
     on_ = false;

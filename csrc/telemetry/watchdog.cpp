@@ -35,7 +35,7 @@ void Watchdog::call_ends(std::int64_t now_ns, bool succeeded) {
 
 void Watchdog::loads(std::int64_t now_ns, const Load& load) {
   const std::lock_guard lock(mutex_);
-  // What has just come could not have moved before.
+  // Requests that arrived after an idle period could not have progressed before.
   if (load_.n_running + load_.n_waiting == 0) progress_ns_ = now_ns;
   load_ = load;
 }
@@ -58,11 +58,12 @@ Health Watchdog::health_locked(std::int64_t now_ns) const {
   const double most_s = std::max(kLeastCallS, kMostTimes * health.call_predicted_s);
   if (health.call_s > most_s) {
     health.reason = print(
-        "a decode call of %d decode and %d prefill rows has taken %.1f s; predicted were %.3f s",
+        "a decode call with %d decode and %d prefill rows has run for %.1f s; predicted: %.3f s",
         n_decode_rows_, n_prefill_rows_, health.call_s, health.call_predicted_s);
   } else if (call_begin_ns_ == 0 && health.since_progress_s > kMostIdleS) {
-    health.reason = print("no token was computed for %.1f s while %d requests run and %d wait",
-                          health.since_progress_s, load_.n_running, load_.n_waiting);
+    health.reason =
+        print("no token was computed for %.1f s with %d requests running and %d waiting",
+              health.since_progress_s, load_.n_running, load_.n_waiting);
   }
   health.ok = health.reason.empty();
   return health;
@@ -71,9 +72,9 @@ Health Watchdog::health_locked(std::int64_t now_ns) const {
 std::string Watchdog::take_incident(std::int64_t now_ns) {
   const std::lock_guard lock(mutex_);
   const Health health = health_locked(now_ns);
-  const bool was_told = told_;
+  const bool was_reported = told_;
   told_ = !health.ok;
-  if (health.ok || was_told) return {};
+  if (health.ok || was_reported) return {};
   return health.reason + print(
                              " (%d running, %d waiting, %d of %d KV cells used, last progress "
                              "%.1f s ago)",

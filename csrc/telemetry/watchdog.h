@@ -6,22 +6,22 @@
 
 namespace llamaherd {
 
-/// How an engine does, to be asked from any thread.
+/// State of an engine.
 struct Health {
   bool ok = true;
-  std::string reason;           // why not
-  double since_progress_s = 0;  // since a token was computed or nothing was left to do
-  double call_s = 0;            // the decode call under way has taken so long; 0: none is
-  double call_predicted_s = 0;  // and was predicted to take so long
+  std::string reason;           // empty if ok
+  double since_progress_s = 0;  // since the last computed token; 0 without requests
+  double call_s = 0;            // time of the decode call in progress; 0: none
+  double call_predicted_s = 0;  // its predicted time
   std::int32_t n_running = 0;
   std::int32_t n_waiting = 0;
 };
 
-/// Notices a decode call that outlasts its prediction many times, and requests that get nowhere.
-/// Thread-safe: the engine's thread reports, any thread asks.
+/// Detects decode calls that exceed their prediction by a large factor, and requests without
+/// progress. Thread-safe: the engine's thread reports, any thread queries.
 class Watchdog {
  public:
-  // A machine that is busy otherwise slows a call down a hundred times; less is no news.
+  // Load by other processes can slow a call down a hundred times.
   static constexpr double kMostTimes = 100;
   static constexpr double kLeastCallS = 5;
   static constexpr double kMostIdleS = 15;
@@ -36,12 +36,12 @@ class Watchdog {
   void call_begins(std::int64_t now_ns, double predicted_ns, std::int32_t n_decode_rows,
                    std::int32_t n_prefill_rows);
   void call_ends(std::int64_t now_ns, bool succeeded);
-  /// Before and after each step.
+  /// Called before and after each step.
   void loads(std::int64_t now_ns, const Load& load);
 
   Health health(std::int64_t now_ns) const;
 
-  /// The first time an incident is asked about, what is known of it; else nothing.
+  /// A description of an incident, once; empty if there is no new one.
   std::string take_incident(std::int64_t now_ns);
 
  private:
@@ -50,7 +50,7 @@ class Watchdog {
   mutable std::mutex mutex_;
   Load load_;
   std::int64_t progress_ns_ = 0;
-  std::int64_t call_begin_ns_ = 0;  // 0: none is under way
+  std::int64_t call_begin_ns_ = 0;  // 0: no call in progress
   double predicted_ns_ = 0;
   std::int32_t n_decode_rows_ = 0;
   std::int32_t n_prefill_rows_ = 0;

@@ -22,7 +22,7 @@ from recorded import RecordedEngine, assert_rows_are_those_of
 
 KINDS = ["plain", "sliding_window", "recurrent", "hybrid"]
 CURSED = "the decode call failed: a cursed token"
-POISONED = "its logits are not finite, computed alone as well"
+POISONED = "its logits are not finite, also when computed alone"
 
 
 class Herd(RecordedEngine):

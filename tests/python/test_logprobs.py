@@ -154,7 +154,9 @@ def test_bad_requests_are_refused(llm: LLM) -> None:
         engine.submit([5], scored)
     with pytest.raises(InvalidRequestError, match="below the prompt's 3 tokens; got 3"):
         engine.submit([5, 6, 7], replace(scored, prompt_logprobs_from=3))
-    with pytest.raises(InvalidRequestError, match=r"needs n and best_of 1; got 2 outputs"):
+    with pytest.raises(
+        InvalidRequestError, match=r"n and best_of must be 1 with cache=False; got 2 outputs"
+    ):
         engine.submit(PARIS, SamplingParams(n=2), cache=False)
     with pytest.raises(InvalidRequestError, match=r"token ids must be in \[0, "):
         engine.token_bytes(-1)

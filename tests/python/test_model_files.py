@@ -137,7 +137,7 @@ BAD: dict[str, tuple[str, Change, str]] = {
     "two equal tokens": (
         "gpt2",
         element("tokenizer.ggml.tokens", 7, b"hello"),
-        "is the same as another: 'hello'",
+        "duplicates another token: 'hello'",
     ),
     "no tokens": ("gpt2", put("tokenizer.ggml.tokens", [], ARRAY, STRING), "1 to 2.22 tokens"),
     "a token of a megabyte": (
@@ -299,7 +299,7 @@ def test_a_failed_check_ends_the_process_with_one_line() -> None:
     )
     assert done.returncode < 0
     assert len(done.stderr.splitlines()) == 1
-    assert "a check of llama.cpp failed" in done.stderr
+    assert "an assertion of llama.cpp failed" in done.stderr
 
 
 def test_mutants_load_or_are_refused(tmp_path: Path) -> None:

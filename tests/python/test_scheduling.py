@@ -105,7 +105,9 @@ def test_a_missed_deadline_ends_a_request_with_what_it_has(stepped: BatchEngine)
 
 def test_a_full_queue_refuses_and_says_until_when(stepped: BatchEngine) -> None:
     streams = [stepped.submit(prompt, greedy(4)) for prompt in PROMPTS[:6]]
-    with pytest.raises(QueueFullError, match=r"at most 4 requests may wait \(max_queued\)") as full:
+    with pytest.raises(
+        QueueFullError, match=r"at most 4 requests may be queued \(max_queued\)"
+    ) as full:
         stepped.submit(PROMPTS[6], greedy(4))
     assert 0 < full.value.retry_after_s < 1000
     drive(stepped)

@@ -95,7 +95,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "top_logprobs alone": ({**ASK, "top_logprobs": 2}, "needs logprobs"),
     "tools the template lacks": (
         {**ASK, "tools": [{"type": "function", "function": {"name": "f"}}]},
-        "knows no tools",
+        "does not support tools",
     ),
     "a tool that is not there": (
         {**ASK, "tool_choice": {"type": "function", "function": {"name": "g"}}},

@@ -71,5 +71,5 @@ def test_the_number_of_texts_between_special_tokens_has_a_bound(tmp_path: Path) 
 def test_a_begin_token_that_is_missing_is_an_error_of_the_model(tmp_path: Path) -> None:
     vocab = tiny.ugm()
     vocab.tokens[vocab.tokens.index("<s>")] = "<t>"
-    with pytest.raises(ModelLoadError, match="adds its begin token to texts and has none"):
+    with pytest.raises(ModelLoadError, match="adds the begin token but does not define it"):
         BatchEngine(tiny.write(vocab, tmp_path / "m.gguf"), CONFIG)

@@ -13,15 +13,14 @@
 namespace llamaherd::kernels {
 namespace {
 
-// Queries that read a block together: enough that reading it costs little, few enough that they
-// stay in the first-level cache.
+// Queries per tile: enough to amortize reading a block, few enough to stay in the L1 cache.
 constexpr std::int64_t kTileQueries = 48;
-// Pieces of work per thread, so that none waits long for the last.
+// Work items per thread, for load balancing.
 constexpr std::int64_t kPiecesPerThread = 3;
-// Rows enough that every thread can have two tiles with all heads. Fewer are not worth it: what the
-// rows share is read once for each tile.
+// With this many rows per tile and tiles per thread, a work item covers all heads. With fewer it
+// does not pay off: shared blocks are read once per tile.
 constexpr std::int64_t kRowsForAllHeads = 4, kTilesPerThread = 2;
-// More query heads than this are left to ggml.
+// Nodes with more query heads are left to ggml.
 constexpr std::int64_t kMaxQueryHeads = 512;
 constexpr std::size_t kMaxPartialsBytes = std::size_t{16} << 20;
 
@@ -41,13 +40,13 @@ bool covered(const AttentionOp& a, const ggml_tensor& dst) {
          a.q->ne[2] <= kMaxQueryHeads && dst.type == GGML_TYPE_F32;
 }
 
-/// How a node's work is cut up. The same for all threads, and of no influence on results.
+/// Division of a node's work. The same for all threads; does not affect results.
 struct Division {
-  std::int64_t n_rows, n_cells, n_heads;  // n_heads: of K and V
+  std::int64_t n_rows, n_cells, n_heads;  // n_heads: K/V heads
   const CellOrder* order;
   int n_group, tile_rows;
-  int piece_heads;        // a piece of work is of a tile and one head, or all
-  std::int64_t n_ranges;  // of blocks, for each tile and head: 1, or more if there are few of those
+  int piece_heads;        // a work item covers a tile and one head, or all heads
+  std::int64_t n_ranges;  // ranges of blocks per tile and head; > 1 if there are few of those
   std::size_t partials_bytes, scratch_bytes;
 
   Division(const AttentionOp& a, const CacheOrders& orders, int n_threads)
@@ -84,7 +83,7 @@ struct Division {
   }
 };
 
-/// One node, seen by one thread.
+/// One node, as computed by one thread.
 class Attention {
  public:
   Attention(PoolState& state, const ggml_compute_params& params, ggml_tensor& dst,
@@ -106,7 +105,7 @@ class Attention {
   }
 
  private:
-  /// What the rows see, from the memory of this graph's earlier nodes if it is there.
+  /// The rows' visible blocks, reused from earlier nodes of this graph if available.
   VisibleBlocks visible_blocks(WorkerState& memory) {
     for (std::size_t i = 0; i < memory.masks.size(); ++i) {
       if (memory.masks[i] == a_.mask && memory.mask_tile_rows[i] == division_.tile_rows) {
@@ -135,7 +134,7 @@ class Attention {
   void compute(const VisibleBlocks& blocks, std::int64_t piece) {
     const std::int64_t range = piece % division_.n_ranges;
     const std::int64_t tile_and_head = piece / division_.n_ranges;
-    // Heads of one tile one after the other: their K and V lie side by side.
+    // Heads of one tile are consecutive, as their K and V are adjacent in memory.
     const std::int64_t n_head_pieces = division_.n_heads / division_.piece_heads;
     const std::int64_t head = tile_and_head % n_head_pieces * division_.piece_heads;
     const std::int64_t index = tile_and_head / n_head_pieces;
@@ -230,7 +229,7 @@ void plan_attention(PoolState& state, const ggml_tensor& dst, int n_threads) {
 bool attend(PoolState& state, const ggml_compute_params& params, ggml_tensor& dst) {
   const AttentionOp a(dst);
   if (!covered(a, dst)) return false;
-  // There is none where no memory could be had while it was planned.
+  // Null if memory could not be allocated while the graph was planned.
   const Division division(a, state.orders, params.nth);
   const std::size_t n_visible = std::min(state.visible[0].size(), state.visible[1].size());
   if (n_visible < division.blocks(nullptr).bytes()) return false;

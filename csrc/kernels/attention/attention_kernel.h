@@ -11,7 +11,7 @@ namespace {
 constexpr float kLowest = -__builtin_inff();
 
 /// exp(x) for x <= 0: exactly 0 for -inf, NaN for NaN. Range reduction by ln 2 in two parts (Cody
-/// and Waite), then a polynomial; within 2 units in the last place.
+/// and Waite), then a polynomial; error at most 2 ulp.
 template <class S>
 typename S::F exp_of(typename S::F x) {
   using F = typename S::F;
@@ -78,7 +78,7 @@ template <class S, int kN, int kVectors>
   }
 }
 
-/// Weighted sums of the values of the first n cells, for kN queries and 16 * kVectors dimensions.
+/// Weighted sums of the values of n cells, for kN queries and 16 * kVectors dimensions.
 template <class S, int kN, int kVectors>
 [[gnu::noinline]] void weigh(const std::byte* const* v, int n, std::int64_t offset,
                              const float* const* weights, float* const* out) {
@@ -100,7 +100,7 @@ template <class S, int kN, int kVectors>
   }
 }
 
-/// Calls f.template operator()<kN>(first) until n are done, kMost at a time.
+/// Calls f.template operator()<kN>(first) for n items, kMost at a time.
 template <int kMost, class F>
 void in_steps(int n, const F& f, int first = 0) {
   for (; first + kMost <= n; first += kMost) f.template operator()<kMost>(first);
@@ -119,7 +119,7 @@ void weigh_all(const std::byte* const* v, int n, int v_size, const float* const*
   });
 }
 
-/// Scores become weights; returns their maximum and sum. Those from `count` on count for nothing.
+/// Converts scores to weights; returns their maximum and sum. Scores from `count` on are ignored.
 template <class S>
 void softmax_block(float* scores, int count, float softcap, float* maximum, float* sum) {
   using F = typename S::F;
@@ -142,7 +142,8 @@ void softmax_block(float* scores, int count, float softcap, float* maximum, floa
   *sum = S::sum(total);
 }
 
-/// Adds one block's result to those before it (log-sum-exp). Both are maximum, sum, values.
+/// Merges a block's result into that of earlier blocks (log-sum-exp). Both are maximum, sum,
+/// values.
 template <class S>
 void merge(const float* part, int v_size, float* result) {
   const float most = result[0] > part[0] ? result[0] : part[0];
@@ -160,7 +161,7 @@ void start(float* result, int v_size) {
   for (int d = 0; d <= v_size; ++d) result[1 + d] = 0;
 }
 
-/// Divides by the sum, to which a sink adds as a cell without a value would.
+/// Divides by the sum. A sink adds to the sum like a cell without a value.
 template <class S>
 void finish(const float* result, int v_size, const float* sink, float* out) {
   float scale = 1, sum = result[1];
@@ -206,7 +207,7 @@ class TileAttention {
       }
       start(s_.result + i * stride_, t_.v_size);
     }
-    // The heads of a cell lie side by side, so memory is read in its order.
+    // Heads of a cell are adjacent in memory: they are processed together.
     for (std::int64_t i = 0; i < t_.n_blocks; ++i) {
       const bool is_last = i + 1 == t_.n_blocks;
       const SharedBlock* next = is_last ? nullptr : t_.blocks + t_.order[i + 1];
@@ -266,7 +267,7 @@ class TileAttention {
     return head_ * n_queries_ + block.row[i / t_.n_group] * t_.n_group + i % t_.n_group;
   }
 
-  /// Cells lie too far apart for the CPU to see what comes next.
+  /// Prefetches cells, whose addresses are too far apart for the hardware prefetcher.
   static void prefetch(const SharedBlock& block, const std::byte* base, std::int64_t stride,
                        int n_bytes) {
     for (int c = 0; c < block.n_cells; ++c) {
@@ -277,7 +278,7 @@ class TileAttention {
 
   static int bytes_of(int size, bool is_q8) { return is_q8 ? size / 32 * 34 : 2 * size; }
 
-  /// Lets `cells` point to their values as F16.
+  /// Converts values to F16 and points `cells` to them.
   static void widen(const std::byte** cells, int size, std::uint16_t* rows) {
     for (int c = 0; c < kBlockCells; ++c) {
       std::uint16_t* row = rows + c * size;
@@ -301,8 +302,8 @@ class TileAttention {
     });
   }
 
-  /// Values are added without looking whose they are, those a row does not see times zero. That is
-  /// nothing unless they are not finite.
+  /// Multiplies all values of a block by all rows' weights; the weight of a cell that a row does
+  /// not see is 0. Values that are not finite need a separate path, as 0 times them is NaN.
   void weigh_block(const SharedBlock& block) {
     int least = block.n_cells;
     for (int r = 0; r < block.n_rows; ++r) {
@@ -351,7 +352,7 @@ class TileAttention {
   }
 
   const AttentionTile& t_;
-  const int n_queries_;  // for each K/V head
+  const int n_queries_;  // per K/V head
   const int stride_;
   const AttentionScratch s_;
   int head_ = 0;

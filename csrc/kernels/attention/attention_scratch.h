@@ -9,14 +9,14 @@
 namespace llamaherd::kernels {
 namespace {
 
-/// What a tile's attention keeps besides its arguments.
+/// Working memory of a tile's attention.
 struct AttentionScratch {
-  float* q;               // [n_heads][n_queries][k_size], scaled
-  float* result;          // [n_heads][n_queries][2 + v_size]: maximum, sum, values of blocks so far
-  float* part;            // [n_queries][2 + v_size]: the same of one block
-  float* scores;          // [n_queries][kBlockCells]
-  std::uint16_t* k;       // [kBlockCells / 16][k_size][16]
-  std::uint16_t* rows_k;  // [kBlockCells][k_size]: what is not F16 in the cache, as F16
+  float* q;          // [n_heads][n_queries][k_size], scaled
+  float* result;     // [n_heads][n_queries][2 + v_size]: maximum, sum, values of earlier blocks
+  float* part;       // [n_queries][2 + v_size]: likewise, of one block
+  float* scores;     // [n_queries][kBlockCells]
+  std::uint16_t* k;  // [kBlockCells / 16][k_size][16]
+  std::uint16_t* rows_k;  // [kBlockCells][k_size]: other types converted to F16
   std::uint16_t* rows_v;
   std::byte* end;
 };

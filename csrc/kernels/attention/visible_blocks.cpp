@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::uint32_t kNone = ~0u;
 
-/// Lets a row in if it sees the block's cells, as far as both go.
+/// Adds a row to a block if their cells are equal up to the shorter length.
 bool join(SharedBlock& block, int row, const std::uint32_t* cells, int n) {
   const int n_common = std::min<int>(n, block.n_cells);
   if (std::memcmp(block.cells, cells, n_common * sizeof *cells) != 0) return false;
@@ -25,8 +25,8 @@ bool join(SharedBlock& block, int row, const std::uint32_t* cells, int n) {
   return true;
 }
 
-/// Each row's blocks ascend, as they must to be merged; one row's follow one another as far as
-/// those that are shared let them, as memory is read fastest in its order.
+/// Orders blocks. Each row's blocks must be in ascending order to be merged. Blocks of one row are
+/// consecutive where shared blocks allow it, for sequential memory access.
 void put_in_order(const VisibleBlocks::Tile& tile, int n_rows, const std::uint32_t* of_row,
                   std::int64_t n_row_blocks) {
   std::uint32_t n_taken[kMaxTileRows] = {};
@@ -77,8 +77,8 @@ void VisibleBlocks::build(std::int64_t index, const ggml_tensor& mask,
   auto* first = reinterpret_cast<std::uint32_t*>(take(n_row_blocks() * sizeof(std::uint32_t)));
   auto* cells = reinterpret_cast<std::uint32_t*>(take(list_bytes()));
   auto* marks = reinterpret_cast<std::uint64_t*>(take(marks_bytes()));
-  std::uint32_t* next = tile.order + n_most;  // chains of the blocks with the same index
-  std::uint32_t* of_row = next + n_most;      // each row's blocks
+  std::uint32_t* next = tile.order + n_most;  // linked lists of blocks with equal index
+  std::uint32_t* of_row = next + n_most;      // blocks of each row
   std::fill_n(first, n_row_blocks(), kNone);
 
   std::uint32_t n = 0;

@@ -10,11 +10,11 @@ struct ggml_tensor;
 
 namespace llamaherd::kernels {
 
-/// What the rows of a ubatch see, by tiles of rows: which blocks, and who shares them. It is read
-/// off the mask once for all layers and heads. The memory is the caller's.
+/// The blocks visible to the rows of a ubatch, by tiles of rows, and the rows that share them.
+/// Computed from the mask once for all layers and heads. The caller owns the memory.
 class VisibleBlocks {
  public:
-  /// order: in which rows visit their cells; null: as they lie.
+  /// order: in which rows visit their cells; null: by cell index.
   VisibleBlocks(std::byte* memory, std::int64_t n_rows, std::int64_t n_cells, int tile_rows,
                 const CellOrder* order)
       : memory_(memory), n_rows_(n_rows), n_cells_(n_cells), tile_rows_(tile_rows), order_(order) {}
@@ -22,19 +22,19 @@ class VisibleBlocks {
   struct Tile {
     std::int64_t n_blocks;  // shared blocks
     std::int64_t n_visible[kMaxTileRows];
-    bool biased;  // the mask holds more than 0 and -inf
+    bool biased;  // the mask has values other than 0 and -inf
     SharedBlock* blocks;
     std::uint32_t* order;
   };
 
   std::int64_t n_tiles() const { return (n_rows_ + tile_rows_ - 1) / tile_rows_; }
-  /// The most blocks that one row can see.
+  /// Most blocks visible to one row.
   std::int64_t n_row_blocks() const { return (n_cells_ + kBlockCells - 1) / kBlockCells; }
   int n_rows_of(std::int64_t tile) const;
   std::size_t bytes() const { return n_tiles() * tile_bytes(); }
 
   Tile& tile(std::int64_t i) const { return *reinterpret_cast<Tile*>(memory_ + i * tile_bytes()); }
-  /// Each tile by one thread.
+  /// Each tile must be built by one thread.
   void build(std::int64_t tile, const ggml_tensor& mask, const KernelTable& kernels) const;
 
  private:

@@ -11,7 +11,7 @@ const ggml_backend_buffer* buffer_of(const ggml_tensor& t) {
   return t.view_src ? t.view_src->buffer : t.buffer;
 }
 
-/// Whole rows, each of a cell. (Transposed V is written value by value.)
+/// Whether the node writes complete rows, one per cell. (Transposed V is written by value.)
 bool writes_cells(const ggml_tensor& set_rows) {
   return set_rows.ne[0] > 1 && set_rows.ne[2] == 1 && set_rows.ne[3] == 1 &&
          set_rows.src[1]->type == GGML_TYPE_I64;

@@ -10,18 +10,20 @@ struct ggml_tensor;
 
 namespace llamaherd::kernels {
 
-/// The orders of an engine's KV caches (a model with windows has two), as seen in the SET_ROWS
-/// nodes that write K. A cache is known by the buffer that its layers lie in.
+/// Write orders of an engine's KV caches (a model with sliding windows has two), observed at the
+/// SET_ROWS nodes that write K. A cache is identified by the buffer of its layers.
 class CacheOrders {
  public:
-  /// A SET_ROWS node is planned: makes room, if it may be a cache's.
+  /// Called when a SET_ROWS node is planned: allocates memory if the node may write a cache.
   void plan(const ggml_tensor& set_rows);
 
-  /// It is computed, in the graph of this number. A cache's layers write the same cells, so that
-  /// the first says all. By one thread, while no other is at an attention node.
+  /// Called when the node is computed in graph number `run`. All layers of a cache write the same
+  /// cells, so only the first is recorded. Called by one thread, while no other computes an
+  /// attention node.
   void note(const ggml_tensor& set_rows, std::uint64_t run);
 
-  /// Of the cache that k is a part of, whose first n_cells cells may be seen; null: not known.
+  /// The order of the cache that contains k, whose first n_cells cells may be visible; null:
+  /// unknown.
   const CellOrder* of(const ggml_tensor& k, std::int64_t n_cells) const;
 
  private:

@@ -6,31 +6,31 @@
 
 namespace llamaherd::kernels {
 
-/// The order in which the cells of a KV cache were written last. What sequences share was written
-/// before what is their own, and each sequence's cells in the order of its positions, wherever they
-/// lie. (Cells that were filled from outside, as when a prefix is brought back, keep the places of
-/// what they held before: in any case before everything that is written later.)
+/// The order in which the cells of a KV cache were last written. Shared prefixes were written
+/// before each sequence's own cells, and a sequence's cells in order of position, regardless of
+/// their index. (Cells restored by load() keep the place of their previous content, which is before
+/// all later writes.)
 class CellOrder {
  public:
-  /// Makes room, once; false if there is none.
+  /// Allocates memory, once. Returns false on failure.
   bool reserve(std::int64_t n_cells);
 
   std::int64_t n_cells() const { return n_cells_; }
 
-  /// The n cells, each below n_cells(), were written in this order.
+  /// Records that the n cells, each below n_cells(), were written in this order.
   void write(const std::int64_t* cells, std::int64_t n);
 
-  /// Brings n different cells into the order. `marks`: room for n_marks().
+  /// Sorts n distinct cells by write order. `marks` must have room for n_marks().
   void sort(std::uint32_t* cells, std::int64_t n, std::uint64_t* marks) const;
   std::int64_t n_marks() const { return n_places() / 64; }
 
  private:
-  // More places than cells, so that they seldom have to be numbered anew.
+  // More places than cells, so that renumbering is rare.
   static constexpr std::int64_t kPlacesPerCell = 4;
 
   std::int64_t n_places() const { return (kPlacesPerCell * n_cells_ + 63) / 64 * 64; }
   std::uint32_t* places() const { return reinterpret_cast<std::uint32_t*>(memory_.data()); }
-  std::uint32_t* cells() const { return places() + n_cells_; }  // by place, if it is still theirs
+  std::uint32_t* cells() const { return places() + n_cells_; }  // by place, unless rewritten since
   void number_anew();
 
   Workspace memory_;

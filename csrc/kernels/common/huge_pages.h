@@ -4,9 +4,8 @@
 
 namespace llamaherd::kernels {
 
-/// Asks for huge pages under memory that nobody has written to yet: a product that streams weights
-/// from pages of 4 KiB is slower or not by where these happen to lie. Only a wish: where there are
-/// none to be had, nothing changes.
+/// Requests huge pages for memory that has not been written to. With 4 KiB pages the speed of
+/// streaming weights depends on their physical placement. Has no effect if none are available.
 void prefer_huge_pages(void* data, std::size_t n_bytes);
 
 }  // namespace llamaherd::kernels

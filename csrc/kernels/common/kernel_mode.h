@@ -2,11 +2,11 @@
 
 namespace llamaherd::kernels {
 
-/// Which CPU kernels an engine computes with: ggml's, those of deterministic=True, or ours.
+/// CPU kernels of an engine: ggml's, those of deterministic=True, or llamaherd's fast kernels.
 enum class Mode { kStock, kReference, kFast };
 
-/// What an engine's calls are like. An engine computes alike in all of its calls, so kernels that
-/// are slow for few rows are for those whose calls have many.
+/// Size of an engine's calls. All calls of an engine use the same kernels, so kernels that are slow
+/// for few rows are used only by engines whose calls have many.
 enum class BatchProfile { kFewRows, kManyRows };
 
 }  // namespace llamaherd::kernels

@@ -15,20 +15,20 @@ namespace llamaherd::kernels {
 namespace {
 
 #if defined(__x86_64__)
-/// The compilers' own questions about these are newer than the instructions.
+/// Uses CPUID directly: older compilers lack __builtin_cpu_supports() for these extensions.
 bool has_avx_vnni() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 4 & 1) == 1;
 }
 
-/// Tiles, of bytes and of BF16.
+/// AMX tiles, with bytes and BF16.
 bool has_amx() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (edx >> 22 & 1) == 1 &&
          (edx >> 24 & 1) == 1 && (edx >> 25 & 1) == 1;
 }
 
-/// The kernel saves tiles only for processes that asked for it, which it may refuse.
+/// Linux saves tile registers only for processes that requested it, and may refuse.
 bool may_use_tiles() {
 #if defined(__linux__)
   constexpr int kRequestPermission = 0x1023, kTileData = 18;

@@ -15,54 +15,54 @@ struct ggml_threadpool;
 
 namespace llamaherd::kernels {
 
-/// What rows of activations are made into before they are multiplied.
+/// Representation of activation rows for multiplication.
 enum class RowForm : std::uint8_t { kPlain, kQuantized, kSplit };
 
-/// What a worker remembers of the nodes before, in a graph that is being computed. All workers of a
-/// pool compute the same nodes in the same order, so they remember the same without telling each
-/// other. Tensors are only compared with those of the same run: a later graph may reuse addresses.
+/// A worker's cached results of earlier nodes of the current graph. All workers of a pool compute
+/// the same nodes in the same order, so their states agree without synchronization. Tensors are
+/// only compared within a run: a later graph may reuse addresses.
 struct WorkerState {
   std::uint64_t run = 0;
-  const ggml_tensor* activations = nullptr;   // prepared last
-  RowForm form = RowForm::kPlain;             // as what
-  std::array<const ggml_tensor*, 2> masks{};  // whose visible cells lie in the workspaces
+  const ggml_tensor* activations = nullptr;   // last converted
+  RowForm form = RowForm::kPlain;             // into this form
+  std::array<const ggml_tensor*, 2> masks{};  // their visible cells are in the workspaces
   std::array<std::int64_t, 2> mask_tile_rows{};
   std::size_t next_mask = 0;
-  std::uint64_t n_divided = 0;  // nodes whose pieces were handed out one by one
+  std::uint64_t n_divided = 0;  // nodes with dynamically distributed work items
 };
 
-/// The kernels' state of one engine, found by its thread pool.
+/// Kernel state of one engine, identified by its thread pool.
 struct PoolState {
   static constexpr std::size_t kMaxThreads = 512;  // ggml's own limit
 
   std::atomic<ggml_threadpool*> pool = nullptr;
   Mode mode = Mode::kStock;
   BatchProfile calls = BatchProfile::kFewRows;
-  std::uint64_t run = 0;  // a number for every graph; set while it is planned
+  std::uint64_t run = 0;  // number of the graph; set while it is planned
   std::unique_ptr<std::array<WorkerState, kMaxThreads>> memories;
   Workspace activations;
   std::array<Workspace, 2> visible;
   Workspace attention;
   CacheOrders orders;
-  // Which piece of a node is next; nodes use them in turn, so that one can be set back while the
+  // Next work item of a node. Nodes alternate between the two, so that one can be reset while the
   // other is in use.
   std::array<std::atomic<std::int64_t>, 2> next_piece{};
 
-  /// The memory of worker `ith`, emptied if a new graph has begun.
+  /// State of worker `ith`, reset if a new graph has begun.
   WorkerState& memory(int ith) {
     WorkerState& memory = (*memories)[ith];
     if (memory.run != run) memory = WorkerState{run};
     return memory;
   }
 
-  /// A graph is being planned: nothing that was remembered holds in it.
+  /// Invalidates cached results when a graph is planned.
   void forget_graph() {
     ++run;
     for (auto& piece : next_piece) piece.store(0, std::memory_order_relaxed);
   }
 
-  /// Where a node's workers take the numbers of its pieces from. Each calls it once for a node that
-  /// is divided so, and all are past a node before any is at the next.
+  /// Counter of a node's work items. Each worker calls this once per node with dynamic
+  /// distribution; all must have finished a node before any begins the next.
   std::atomic<std::int64_t>& pieces(int ith) {
     const std::size_t turn = memory(ith).n_divided++ % 2;
     if (ith == 0) next_piece[1 - turn].store(0, std::memory_order_relaxed);
@@ -70,7 +70,7 @@ struct PoolState {
   }
 };
 
-/// The state of the engine whose graphs are computed on `pool`; null if it is none of ours.
+/// State of the engine whose graphs are computed on `pool`; null for other pools.
 PoolState* state_of(const ggml_threadpool* pool);
 
 }  // namespace llamaherd::kernels

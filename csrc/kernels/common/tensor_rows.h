@@ -6,7 +6,7 @@
 
 namespace llamaherd::kernels {
 
-/// The row of a tensor with these indices.
+/// Row of a tensor with these indices.
 template <typename T>
 const T* at(const ggml_tensor& t, std::int64_t i1, std::int64_t i2 = 0, std::int64_t i3 = 0) {
   return reinterpret_cast<const T*>(static_cast<const char*>(t.data) + i1 * t.nb[1] + i2 * t.nb[2] +

@@ -8,8 +8,8 @@
 
 namespace llamaherd::kernels {
 
-/// Memory that keeps its content from one graph node to the next. Grown while ggml plans a graph,
-/// by the one thread that does; never throws, since C code is above it on the stack.
+/// Memory that is kept between graph nodes. Grown by the thread that plans a graph. Does not throw,
+/// as C frames are on the stack.
 class Workspace {
  public:
   bool reserve(std::size_t n) {

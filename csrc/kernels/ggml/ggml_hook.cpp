@@ -16,7 +16,7 @@
 namespace llamaherd::kernels {
 namespace {
 
-// Read by every worker for every node, written when an engine comes or goes: no lock on the way.
+// Lock-free: read by every worker for every node, written only when an engine starts or ends.
 constexpr std::size_t kMaxPools = 64;
 std::array<PoolState, kMaxPools> pools;
 
@@ -28,7 +28,7 @@ bool is_multiply(const ggml_tensor* op) {
 
 class Dispatch : public ggml::cpu::tensor_traits {
  public:
-  /// Called for every node by the thread that computes the graph, before anything is computed.
+  /// Called for every node by the planning thread, before computation begins.
   bool work_size(int n_threads, const ggml_tensor* op, std::size_t& size) override {
     if (planning) planning->forget_graph();
     if (is_multiply(op)) {
@@ -42,7 +42,7 @@ class Dispatch : public ggml::cpu::tensor_traits {
     } else {
       plan_attention(*planning, *op, n_threads);
     }
-    // False also where we compute it: ggml's own kernel must find room if we decline.
+    // Also false for supported nodes: ggml's kernel needs its work buffer if ours declines.
     return false;
   }
 
@@ -70,8 +70,8 @@ class Dispatch : public ggml::cpu::tensor_traits {
 
 class BufferType : public ggml::cpu::extra_buffer_type {
  public:
-  /// Asked by the model loader with an empty buffer, for weights it may put here, and later for
-  /// nodes whose weights are here.
+  /// Called by the model loader with an empty buffer, for weights that may be placed here, and
+  /// later for nodes whose weights are here.
   bool supports_op(ggml_backend_dev_t, const ggml_tensor* op) override {
     if (!is_multiply(op) || !in_panels(*op->src[0])) return false;
     const bool loading = ggml_backend_buffer_get_size(op->src[0]->buffer) == 0;

@@ -8,16 +8,16 @@ struct ggml_threadpool;
 
 namespace llamaherd::kernels {
 
-/// Puts our kernels in front of ggml's own CPU kernels, for the whole process. Every later graph
-/// node is offered to them; they take it only if the engine it is computed for asked for them, or
-/// if its weights are in panels. Idempotent; call before the first model is loaded.
+/// Installs llamaherd's kernels before ggml's CPU kernels, for the whole process. They compute a
+/// node only if its engine selected them or its weights are in panels. Idempotent. Must be called
+/// before the first model is loaded.
 void install_hook();
 
-/// Graphs computed on `pool` use kernels of `mode` until forget() is called.
+/// Sets the kernels of graphs computed on `pool`, until forget() is called.
 void use(ggml_threadpool* pool, Mode mode, BatchProfile calls);
 void forget(ggml_threadpool* pool);
 
-/// While one lives, what the calling thread computes is computed on `pool`.
+/// While alive, computation of the calling thread uses the kernels of `pool`.
 class ComputeScope {
  public:
   explicit ComputeScope(ggml_threadpool* pool);
@@ -26,7 +26,7 @@ class ComputeScope {
   ComputeScope& operator=(const ComputeScope&) = delete;
 };
 
-/// The name of the fast kernels that this CPU can run; empty if there are none.
+/// Name of the fast kernels for this CPU; empty if there are none.
 std::string fast_kernels();
 
 }  // namespace llamaherd::kernels

@@ -22,7 +22,7 @@ void set_tensor(ggml_backend_buffer_t, ggml_tensor* tensor, const void* data, st
   pack_panels(*tensor, data, static_cast<std::byte*>(tensor->data), std::max(n_packing_threads, 1));
 }
 
-/// ggml's plain memory, with what is put into it rearranged. It cannot be read back.
+/// Plain ggml memory whose content is rearranged on write. It cannot be read back.
 ggml_backend_buffer_t allocate(ggml_backend_buffer_type_t type, std::size_t size) {
   ggml_backend_buffer_t buffer =
       ggml_backend_buft_alloc_buffer(ggml_backend_cpu_buffer_type(), size);

@@ -7,14 +7,14 @@ struct ggml_tensor;
 
 namespace llamaherd::kernels {
 
-/// The buffer type that holds weights as panels. Its context, the ggml::cpu::extra_buffer_type that
+/// Buffer type that stores weights as panels. Its context, the ggml::cpu::extra_buffer_type that
 /// computes with them, is set by install_hook().
 ggml_backend_buffer_type_t panel_buffer_type();
 
 bool in_panels(const ggml_tensor& weights);
 
-/// While one lives, the calling thread loads a model: kFast puts the weights it can into panels, on
-/// n_threads threads.
+/// While alive, the calling thread loads a model. With kFast, supported weights are packed into
+/// panels on n_threads threads.
 class LoadScope {
  public:
   LoadScope(Mode mode, int n_threads);
@@ -23,7 +23,7 @@ class LoadScope {
   LoadScope& operator=(const LoadScope&) = delete;
 };
 
-/// Whether the model that the calling thread loads may have its weights in panels.
+/// Whether weights of the model being loaded by the calling thread may be packed into panels.
 bool takes_weights();
 
 }  // namespace llamaherd::kernels

@@ -13,8 +13,8 @@
 namespace llamaherd::kernels {
 namespace {
 
-/// The activation rows in the type the weights' dot product wants: as they are, or converted into
-/// the shared scratch buffer, each row whole by one thread.
+/// Activation rows in the type required by the weights' dot product: as they are, or converted into
+/// the shared scratch buffer, each row by one thread.
 class Activations {
  public:
   Activations(const ggml_compute_params& params, const ggml_tensor& src, ggml_type wanted)
@@ -107,7 +107,7 @@ bool reference_mul_mat_id(const ggml_compute_params& params, ggml_tensor& dst) {
 namespace {
 
 // A weight is at most 1 and a value at most 65504 (F16) or clamped to it (F32); with 2^19 cells
-// their sum stays below 2^63 at this scale. The step, 2^-28, is far below F16's own.
+// their sum is below 2^63 at this scale. The resolution, 2^-28, is far finer than F16's.
 constexpr float kFixedPoint = 268435456.0f;  // 2^28
 constexpr float kMaxValue = 65504.0f;
 constexpr std::int64_t kMaxCells = 1 << 19;
@@ -123,7 +123,7 @@ bool covered(const AttentionOp& a) {
          (!a.mask || a.mask->type == GGML_TYPE_F16);
 }
 
-/// One query row's score against one cell; the same arithmetic wherever the cell lies.
+/// Score of one query row against one cell. The arithmetic does not depend on the cell's index.
 float score(const AttentionOp& a, const void* q_row, const void* k_row, float bias) {
   float s = 0;
   ggml_get_type_traits_cpu(a.k->type)->vec_dot(static_cast<int>(a.k->ne[0]), &s, 0, k_row, 0, q_row,
@@ -171,7 +171,7 @@ void attend(const AttentionOp& a, ggml_tensor& dst, std::int64_t i1, std::int64_
     max = s > max || std::isnan(s) ? s : max;
   }
   float* out = at<float>(dst, h, i1, i3);
-  if (std::isnan(max) || max == INFINITY) {  // integers would hide it
+  if (std::isnan(max) || max == INFINITY) {  // integers would lose it
     std::fill_n(out, n_value, NAN);
     return;
   }

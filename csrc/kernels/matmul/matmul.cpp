@@ -15,15 +15,15 @@
 namespace llamaherd::kernels {
 namespace {
 
-// Up to this many values it is quicker that every thread prepares all of them for itself than that
-// they wait for each other.
+// Up to this many values every thread converts all activations itself, which is faster than waiting
+// for each other.
 constexpr std::int64_t kPrivateValues = 8192;
-// Rows whose activations stay in the second-level cache while all panels pass by. Products of split
-// rows are so quick that unpacking the weights wants more rows.
+// Rows whose activations stay in the L2 cache during a pass over all panels. Split rows need more
+// rows, as their products are fast relative to unpacking the weights.
 constexpr std::int64_t kBytesOfRows = 256 << 10;
 constexpr std::int64_t kBytesOfSplitRows = 1 << 20;
 constexpr std::int64_t kLeastRows = 64;
-// Kernels take up to so many rows at a time.
+// Most rows that kernels process at a time.
 constexpr std::int64_t kRowsAtOnce = 16;
 
 const KernelTable& kernels_of(const PoolState* state) {
@@ -35,7 +35,7 @@ RowForm form_for(ggml_type weights, const KernelTable& kernels) {
   return weights != GGML_TYPE_F32 && kernels.split ? RowForm::kSplit : RowForm::kPlain;
 }
 
-/// Bytes of a prepared row.
+/// Bytes of a converted row.
 std::size_t bytes_as(RowForm form, std::int64_t n) {
   switch (form) {
     case RowForm::kQuantized:
@@ -47,17 +47,17 @@ std::size_t bytes_as(RowForm form, std::int64_t n) {
   }
 }
 
-/// Sizes of a node, and where in the scratch its parts are.
+/// Sizes of a node, and offsets in its scratch memory.
 struct Shape {
   const ggml_tensor& weights;
   const ggml_tensor& x;
-  std::int64_t n_in, n_out, n_rows, n_products;  // n_products: rows of results
+  std::int64_t n_in, n_out, n_rows, n_products;  // n_products: rows of the result
   std::int64_t n_panels;                         // of one expert
   RowForm form;
   bool is_private;
-  std::int64_t n_fit;  // rows of x that are multiplied at a time
+  std::int64_t n_fit;  // rows of x multiplied at a time
   std::size_t row_bytes, activations_bytes;
-  std::size_t list_bytes, gathered_bytes, scratch_bytes;  // of one thread
+  std::size_t list_bytes, gathered_bytes, scratch_bytes;  // per thread
 
   Shape(const ggml_tensor& dst, const KernelTable& kernels)
       : weights(*dst.src[0]),
@@ -87,7 +87,7 @@ struct Shape {
   }
 };
 
-/// One node, seen by one thread.
+/// One node, as computed by one thread.
 class Multiply {
  public:
   Multiply(PoolState* state, const ggml_compute_params& params, ggml_tensor& dst)
@@ -125,7 +125,7 @@ class Multiply {
     out_of_[product] = out;
   }
 
-  /// Leaves the activations where they are if the node before had the same.
+  /// Converts the activations, unless the previous node had the same.
   void prepare(PoolState* state, std::byte* scratch) {
     WorkerState* memory = nullptr;
     activations_ = scratch;
@@ -154,7 +154,7 @@ class Multiply {
     }
   }
 
-  /// Rows [begin, begin + n) of x_of_ side by side, if the kernels want them so and they are not.
+  /// Copies rows [begin, begin + n) of x_of_ to adjacent memory if the kernels require it.
   const void* const* side_by_side(std::int64_t begin, std::int64_t n) {
     const void** x = x_of_ + begin;
     if (s_.gathered_bytes == 0 || n == 1) return x;
@@ -169,15 +169,15 @@ class Multiply {
     return (n_rows + kv_save_block - 1) / kv_save_block;
   }
 
-  /// Blocks of one size, as threads get as many pieces each: a short last block would leave one of
-  /// them waiting.
+  /// Rows per block, in equal blocks: all threads get equally many work items, so a shorter last
+  /// block would leave a thread idle.
   std::int64_t rows_of_a_block(std::int64_t n_rows) const {
     const std::int64_t n = blocks(n_rows, blocks(n_rows, s_.n_fit));
     return blocks(n, kRowsAtOnce) * kRowsAtOnce;
   }
 
-  /// This thread's part of the products of one expert's weights with rows [begin, end) of x_of_:
-  /// pieces are panels, times blocks of rows where there are many rows.
+  /// This thread's part of the products of one expert's weights with rows [begin, end) of x_of_.
+  /// Work items are panels, and blocks of rows if there are many rows.
   void product(std::int64_t expert, std::int64_t begin, std::int64_t end) {
     const std::int64_t kv_save_block = rows_of_a_block(end - begin);
     const std::int64_t n_pieces = blocks(end - begin, kv_save_block) * s_.n_panels;
@@ -205,14 +205,14 @@ class Multiply {
     }
   }
 
-  /// Products in the order of their experts, by counting.
+  /// Computes products grouped by expert (counting sort).
   void run_experts() {
     const ggml_tensor& ids = *dst_.src[2];  // [n_used, n_tokens]
     const std::int64_t n_experts = s_.weights.ne[2], n_used = ids.ne[0];
     const auto expert_of = [&](std::int64_t i) {
       return at<std::int32_t>(ids, i / n_used)[i % n_used];
     };
-    // ends_[e + 1] is where the next product of expert e goes, and at last where they end.
+    // ends_[e + 1]: position of the next product of expert e; finally the end of its products.
     std::fill_n(ends_, n_experts + 2, 0);
     for (std::int64_t i = 0; i < s_.n_products; ++i) ++ends_[expert_of(i) + 2];
     for (std::int64_t e = 0; e < n_experts; ++e) ends_[e + 2] += ends_[e + 1];
@@ -250,7 +250,7 @@ bool multiplies(const ggml_tensor& dst) {
 std::size_t plan_multiply(PoolState* state, const ggml_tensor& dst, int n_threads) {
   const Shape shape(dst, kernels_of(state));
   if (state) state->activations.reserve(shape.all_activations(n_threads));
-  // A line more, since ggml's memory may begin within one.
+  // One more line, as ggml's memory may not be aligned to a cache line.
   return n_threads * shape.own_bytes() + shape.all_activations(n_threads) + whole_lines(1);
 }
 

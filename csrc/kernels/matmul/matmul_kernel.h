@@ -10,7 +10,7 @@
 namespace llamaherd::kernels {
 namespace {
 
-// Bytes of weights to ask for before they are needed, within a panel and into the next one.
+// Prefetch distance in bytes of weights, within a panel and into the next one.
 constexpr std::size_t kAhead = 4096;
 
 template <class S>
@@ -26,7 +26,7 @@ void quantize(const float* x, std::int64_t n, ActivationBlock* out) {
   }
 }
 
-/// A block of a panel; what is packed is unpacked as it is read.
+/// A block of a panel; packed values are unpacked while reading.
 template <class S, Layout L>
 class PanelBlock {
  public:
@@ -80,8 +80,7 @@ class PanelBlock {
   const std::byte* block_;
 };
 
-/// One panel times kRows rows. What is added to a row's sums, and in which order, does not depend
-/// on kRows.
+/// One panel times kRows rows. The summands of a row and their order do not depend on kRows.
 template <class S, Layout L, int kRows>
 void multiply_tile(const std::byte* panel, std::int64_t n_blocks, const void* const* x,
                    float* const* out, std::int64_t first, int n_valid) {
@@ -228,7 +227,7 @@ void multiply_float_tiles(const std::byte* panel, const MatmulTask& p, std::int6
 template <class S, ggml_type kType>
 void multiply_float(const MatmulTask& p) {
   const std::int64_t bytes = p.n_in * 16 * kBytesOf<kType>;
-  // Few rows leave registers for more panels, which keep the adders busy.
+  // With few rows, registers are free for more panels, which hides the latency of additions.
   constexpr int kFew = S::kFloatRows / 4, kMore = S::kFloatRows * S::kFloatPanels / 2;
   const std::int64_t n_wide = p.n_rows <= kFew ? 4 : p.n_rows <= kMore ? 2 : S::kFloatPanels;
   for (std::int64_t i = 0; i < p.n_panels;) {
@@ -249,8 +248,8 @@ void multiply_float(const MatmulTask& p) {
   }
 }
 
-/// Calls f.template operator()<L>() with the layout of a quantised type; false: it is not
-/// quantised.
+/// Calls f.template operator()<L>() with the layout of a quantised type; returns false for other
+/// types.
 template <class F>
 bool with_layout(int type, const F& f) {
   switch (type) {

@@ -13,20 +13,20 @@
 namespace llamaherd::kernels {
 namespace {
 
-// Below this, starting threads takes longer than packing.
+// For less, starting threads takes longer than packing.
 constexpr std::size_t kBytesPerThread = std::size_t{1} << 19;
 
-/// One output's q of one block, as eight fours of bytes.
+/// Values q of one output and block, as eight groups of four bytes.
 using Fours = std::uint32_t[8];
 
-/// What a block of one output is made of; scale and min are f16 bits, or bytes for K-quants.
+/// Components of a block of one output; scale and min are f16 bits, or bytes for K-quants.
 struct BlockParts {
   Fours q;
   std::uint16_t scale[2];
   std::uint16_t min;
 };
 
-/// What a group of one output is made of.
+/// Components of a group of one output.
 struct GroupParts {
   std::uint16_t d, dmin;
 };
@@ -37,7 +37,7 @@ std::uint32_t four(const void* bytes) {
   return value;
 }
 
-/// ggml's 4-bit blocks: inputs i in the low halves, i + 16 in the high ones.
+/// ggml's 4-bit blocks: inputs i in the low nibbles, i + 16 in the high nibbles.
 void split_nibbles(const std::uint8_t* qs, Fours& q) {
   for (int i = 0; i < 4; ++i) {
     const std::uint32_t bytes = four(qs + 4 * i);
@@ -46,11 +46,11 @@ void split_nibbles(const std::uint8_t* qs, Fours& q) {
   }
 }
 
-/// Bit i of `bits` as the fifth of input i.
+/// Sets bit i of `bits` as the fifth bit of input i.
 void add_fifth(std::uint32_t bits, Fours& q) {
   for (int j = 0; j < 8; ++j) {
     const std::uint32_t n = bits >> 4 * j & 0xf;
-    // Spreads four bits over four bytes: the product holds bit i at position 7i + i.
+    // Spreads four bits over four bytes: the product has bit i at position 7i + i.
     q[j] |= (n * 0x00204081u & 0x01010101u) << 4;
   }
 }
@@ -84,7 +84,7 @@ void read(const block_q8_0& b, BlockParts& out) {
   out.scale[0] = b.d;
 }
 
-/// The 6-bit scale and minimum of block j of a group, as Q4_K and Q5_K pack them into 12 bytes.
+/// Scale and minimum (6 bits) of block j of a group, as Q4_K and Q5_K pack them into 12 bytes.
 void read_k_scales(const std::uint8_t* packed, int j, BlockParts& out) {
   if (j < 4) {
     out.scale[0] = packed[j] & 63;
@@ -95,7 +95,7 @@ void read_k_scales(const std::uint8_t* packed, int j, BlockParts& out) {
   }
 }
 
-/// Blocks 2i and 2i+1 of Q4_K and Q5_K share 32 bytes, low halves and high halves.
+/// Blocks 2i and 2i+1 of Q4_K and Q5_K share 32 bytes: low and high nibbles.
 void read_k_nibbles(const std::uint8_t* qs, int j, Fours& q) {
   const std::uint8_t* bytes = qs + 32 * (j / 2);
   for (int i = 0; i < 8; ++i) q[i] = four(bytes + 4 * i) >> 4 * (j % 2) & 0x0f0f0f0f;
@@ -112,7 +112,7 @@ void read(const block_q5_K& group, int j, BlockParts& out) {
   read_k_scales(group.scales, j, out);
 }
 
-/// Q6_K keeps 128 inputs in 64 bytes of low halves and 32 bytes of pairs of bits.
+/// Q6_K stores 128 inputs in 64 bytes of low nibbles and 32 bytes of bit pairs.
 void read(const block_q6_K& group, int j, BlockParts& out) {
   const int half = j / 4, quarter = j % 4;
   const std::uint8_t* low = group.ql + 64 * half + 32 * (quarter % 2);
@@ -134,7 +134,7 @@ GroupParts read_header(const Block& group) {
 
 void store(std::byte* to, std::uint32_t value) { std::memcpy(to, &value, 4); }
 
-/// Puts one output's share of a block into place.
+/// Writes one output's part of a block.
 void write(const Layout& layout, const BlockParts& parts, std::int64_t output, std::byte* block) {
   std::byte* fours = block + 4 * output;
   if (layout.n_bits == 8) {
@@ -163,7 +163,7 @@ void write(const Layout& layout, const BlockParts& parts, std::int64_t output, s
   }
 }
 
-/// One row of weights becomes one output of a panel.
+/// Packs one row of weights as one output of a panel.
 template <class Block, Layout layout>
 void pack_row(const void* row, std::int64_t n_in, std::int64_t output, std::byte* panel) {
   const auto* source = static_cast<const Block*>(row);
@@ -194,8 +194,8 @@ void pack_float_row(const void* row, std::int64_t n_in, std::int64_t output, std
 
 struct Format {
   ggml_type type;
-  std::int64_t n_inputs;  // of a group
-  std::size_t n_bytes;    // of a group of kPanelOutputs
+  std::int64_t n_inputs;  // per group
+  std::size_t n_bytes;    // per group of kPanelOutputs
   void (*pack_row)(const void* row, std::int64_t n_in, std::int64_t output, std::byte* panel);
 };
 

@@ -5,10 +5,10 @@
 
 struct ggml_tensor;
 
-/// Weights as our matrix kernels read them. A panel holds kPanelOutputs consecutive outputs (rows
-/// of the weight tensor), interleaved so that one vector register holds the same inputs of all of
-/// them. A value is q * scale + min with q an unsigned integer; every supported type is stored
-/// without loss, in as many bits as it came with.
+/// Weight layout of the matrix kernels. A panel has kPanelOutputs consecutive outputs (rows of the
+/// weight tensor), interleaved so that one vector register contains the same inputs of all of them.
+/// A value is q * scale + min with q an unsigned integer. Every supported type is stored without
+/// loss, in its original number of bits.
 ///
 /// Panel of a quantised type: groups of Layout::n_blocks blocks, each group a header (one f16 per
 /// output: d; with minimums dmin too) and its blocks. A block covers kBlockInputs inputs:
@@ -25,12 +25,12 @@ namespace llamaherd::kernels {
 inline constexpr std::int64_t kPanelOutputs = 16;
 inline constexpr std::int64_t kBlockInputs = 32;
 
-/// Where the parts of a quantised panel lie, in bytes.
+/// Offsets of the parts of a quantised panel, in bytes.
 struct Layout {
   int n_bits;    // of q: 4, 5, 6 or 8
-  int n_blocks;  // of a group: 1, or 8 for K-quants, whose scales are products
-  bool has_min;  // else q stands for q - 2^(n_bits-1), as signed types have it
-  int n_scales;  // per block and output: 2 for Q6_K, one for each half
+  int n_blocks;  // per group: 1, or 8 for K-quants, whose scales are products
+  bool has_min;  // else q stands for q - 2^(n_bits-1), as in signed types
+  int n_scales;  // per block and output: 2 for Q6_K, one per half
   constexpr bool is_k() const { return n_blocks > 1; }
   constexpr std::size_t header() const { return is_k() ? (has_min ? 64 : 32) : 0; }
   constexpr std::size_t planes() const { return n_bits == 8 ? 512 : 256; }
@@ -51,15 +51,15 @@ inline constexpr Layout kLayoutQ4_K{4, 8, true, 1};
 inline constexpr Layout kLayoutQ5_K{5, 8, true, 1};
 inline constexpr Layout kLayoutQ6_K{6, 8, false, 2};
 
-/// Whether weights of this type and shape can be held as panels: [n_in, n_out] or, for experts,
+/// Whether weights of this type and shape can be stored as panels: [n_in, n_out] or, for experts,
 /// [n_in, n_out, n_expert].
 bool has_panels(const ggml_tensor& weights);
 
-/// Bytes of one panel, and of all of a tensor's (padded to whole panels of outputs).
+/// Bytes of one panel, and of all panels of a tensor (padded to whole panels of outputs).
 std::size_t panel_bytes(const ggml_tensor& weights);
 std::size_t panels_bytes(const ggml_tensor& weights);
 
-/// Fills `panels` from ggml's rows on n_threads threads.
+/// Packs ggml's rows into `panels` on n_threads threads.
 void pack_panels(const ggml_tensor& weights, const void* rows, std::byte* panels, int n_threads);
 
 }  // namespace llamaherd::kernels

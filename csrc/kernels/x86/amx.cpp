@@ -7,7 +7,7 @@
 namespace llamaherd::kernels {
 namespace {
 
-/// Q6_K has two scales in a block.
+/// Excludes Q6_K, which has two scales per block.
 bool has_byte_tiles(int type) {
   return ggml_is_quantized(static_cast<ggml_type>(type)) && type != GGML_TYPE_Q6_K;
 }
@@ -62,7 +62,7 @@ KernelTable with_all_tiles(KernelTable table) {
   return table;
 }
 
-/// What is made of the table without tiles, once for each `make`.
+/// Kernel tables derived from the table without tiles, one per `make`.
 template <KernelTable (*make)(KernelTable)>
 const KernelTable* made() {
   if (!avx512_kernels()) return nullptr;

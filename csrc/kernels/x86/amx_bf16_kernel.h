@@ -8,20 +8,21 @@
 #include "kernels/matmul/panels.h"
 #include "kernels/x86/amx_tiles.h"
 
-/// Products of F16 and BF16 weights in AMX tiles, which multiply BF16 and add float. A number is
-/// the sum of two BF16 halves, hi + lo: a weight exactly, an activation to 16 bits. A product is
-/// lo * hi + hi * hi + hi * lo, activations first; BF16 weights have no lo.
+/// Products of F16 and BF16 weights with AMX tiles, which multiply BF16 and accumulate float. A
+/// number is the sum of two BF16 halves, hi + lo: exact for weights, to 16 bits for activations. A
+/// product is lo * hi + hi * hi + hi * lo, activations first; BF16 weights have no lo.
 ///
-/// A tile of weights holds 32 inputs of a panel, row i inputs i and i + 16 of all 16 outputs. A
-/// tile of activations holds the same inputs of up to 16 rows, in the same order (split_row.h).
-/// Each output is one chain of sums over such steps of 32 inputs, whatever the number of rows.
+/// A tile of weights has 32 inputs of a panel; row i contains inputs i and i + 16 of all 16
+/// outputs. A tile of activations has the same inputs of up to 16 rows, in the same order
+/// (bf16_split.h). Each output is one chain of sums over such steps of 32 inputs, regardless of the
+/// number of rows.
 namespace llamaherd::kernels {
 namespace {
 
 inline constexpr std::int64_t kTileBytes = 1024;
-// Rows of activations, in two tiles, that two panels' weights are multiplied with at a time.
+// Rows of activations, in two tiles, that are multiplied by two panels' weights at a time.
 inline constexpr std::int64_t kGroupRows = 32;
-// Steps of weights to ask for before they are needed, first into the second-level cache.
+// Prefetch distances in steps of weights, into the L2 and the L1 cache.
 inline constexpr std::int64_t kStepsFarAhead = 12, kStepsAhead = 4;
 
 struct Halves {
@@ -32,14 +33,14 @@ inline __m512i high_half(__m512i bits) {
   return _mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0xffff0000)));
 }
 
-/// To the nearest, in the upper half; what would overflow, and what is not finite, is cut off.
+/// Rounds to nearest, into the upper half; truncates if that would overflow or x is not finite.
 inline __m512i round_to_high_half(__m512i bits) {
   const __m512i size = _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff));
   const __mmask16 fits = _mm512_cmplt_epi32_mask(size, _mm512_set1_epi32(0x7f7f8000));
   return high_half(_mm512_mask_add_epi32(bits, fits, bits, _mm512_set1_epi32(0x8000)));
 }
 
-/// The upper halves of each pair of lanes.
+/// Upper halves of each pair of lanes.
 inline __m512i pairs(__m512i even, __m512i odd) {
   constexpr int kOr = 0xf8;  // a | (b & c)
   return _mm512_ternarylogic_epi32(_mm512_srli_epi32(even, 16), odd,
@@ -54,7 +55,7 @@ inline Halves split_activations(__m512 x) {
   return {hi, _mm512_add_epi32(_mm512_castps_si512(rest), _mm512_set1_epi32(0x8000))};
 }
 
-/// Rows of activations as the tiles take them.
+/// Converts rows of activations to the tiles' format.
 inline void split(const float* x, std::int64_t n, std::byte* out) {
   for (std::int64_t i = 0; i < n; i += kBlockInputs, out += 2 * 64) {
     const auto load = [&](std::int64_t first) {
@@ -73,7 +74,7 @@ inline void split(const float* x, std::int64_t n, std::byte* out) {
 template <ggml_type kType>
 inline constexpr std::int64_t kTilesPerStep = kType == GGML_TYPE_F16 ? 2 : 1;
 
-/// A step's weights of one panel as a tile of hi, and one of lo if the type has it.
+/// Unpacks a step's weights of one panel into a tile of hi, and one of lo if the type has it.
 template <ggml_type kType>
 void unpack_step(const std::byte* weights, std::byte* tiles) {
   for (int i = 0; i < 16; ++i) {
@@ -97,8 +98,8 @@ void unpack_step(const std::byte* weights, std::byte* tiles) {
   }
 }
 
-/// Rows of a group in tiles 4 and 5, of which the second may have none. Tiles 0 and 1 hold their
-/// sums with a first panel, 2 and 3 with a second; 6 and 7 the panels' weights.
+/// Rows of a group in tiles 4 and 5, of which the second may be empty. Tiles 0 and 1 accumulate the
+/// sums of the first panel, 2 and 3 of the second; 6 and 7 contain the panels' weights.
 struct TileShape {
   int rows[2];
 
@@ -109,7 +110,7 @@ struct TileShape {
   }
 };
 
-/// Where a group's sums are: those of each panel by itself, rows at equal distances.
+/// Location of a group's sums: per panel, rows at equal distances.
 struct SumsAt {
   float* panel[2];
   std::int64_t stride;  // in bytes
@@ -143,12 +144,12 @@ void store_sums(const SumsAt& at, const TileShape& shape) {
   if constexpr (kPanels == 2 && kTwo) _tile_stored(3, at.second(1, shape), at.stride);
 }
 
-/// Results of a group where tiles cannot read and write them in place.
+/// Results of a group that tiles cannot load and store in place.
 template <int kPanels>
 struct Outputs {
   float* const* rows;
   std::int64_t first;
-  __mmask16 last;  // outputs of the last panel
+  __mmask16 last;  // mask of the outputs of the last panel
 
   __mmask16 mask(int panel) const { return panel + 1 < kPanels ? 0xffff : last; }
 
@@ -185,7 +186,7 @@ void load_rows(const std::byte* x, std::int64_t stride, const TileShape& shape) 
   if constexpr (kTwo) _tile_loadd(5, x + shape.rows[0] * stride, stride);
 }
 
-/// x and tiles: of one step.
+/// x and tiles belong to one step.
 template <ggml_type kType, int kPanels, bool kTwo>
 void multiply_step(const std::byte* x, std::int64_t stride, const TileShape& shape,
                    const std::byte* tiles) {
@@ -203,7 +204,7 @@ void multiply_step(const std::byte* x, std::int64_t stride, const TileShape& sha
   }
 }
 
-/// Groups of rows of one size, as large as fits.
+/// Groups of rows of equal size, as large as possible.
 inline TileShape shape_of(std::int64_t n_rows) {
   const std::int64_t n_groups = (n_rows + kGroupRows - 1) / kGroupRows;
   const auto n = static_cast<int>((n_rows + n_groups - 1) / n_groups);
@@ -211,8 +212,8 @@ inline TileShape shape_of(std::int64_t n_rows) {
   return {{first, n - first}};
 }
 
-/// A product, by blocks of steps whose unpacked weights, of a few pairs of panels, are kept in the
-/// second-level cache while all groups of rows pass by.
+/// A product, by blocks of steps. The unpacked weights of a few pairs of panels stay in the L2
+/// cache during a pass over all groups of rows.
 template <ggml_type kType>
 class MultiplySplit {
  public:
@@ -240,7 +241,7 @@ class MultiplySplit {
   }
 
  private:
-  /// Panels and steps of which all rows are computed before the next.
+  /// Panels and steps that are completed for all rows before the next part.
   struct Part {
     std::int64_t panel, last_panel, step, last_step;
   };
@@ -268,8 +269,8 @@ class MultiplySplit {
     }
   }
 
-  /// One or two panels times one group of rows. The last group begins early enough to be whole, and
-  /// leaves alone what others computed.
+  /// Multiplies one or two panels by one group of rows. The last group is shifted to be complete;
+  /// rows already computed are not written again.
   template <int kPanels, bool kTwo>
   void multiply_group(const Part& part, std::int64_t panel, std::int64_t begin) const {
     const std::int64_t row = begin < p_.n_rows - n_group_ ? begin : p_.n_rows - n_group_;
@@ -303,7 +304,7 @@ class MultiplySplit {
     };
     if (unpacks) unpack<kPanels>(panel, part.step, tiles_of(part.step));
     for (std::int64_t step = part.step; step < part.last_step; ++step) {
-      // A step ahead, so that unpacking and multiplying overlap.
+      // Unpacks one step ahead, to overlap unpacking and multiplication.
       if (unpacks && step + 1 < part.last_step)
         unpack<kPanels>(panel, step + 1, tiles_of(step + 1));
       finish_stores();
@@ -329,7 +330,7 @@ class MultiplySplit {
     }
   }
 
-  /// What comes `ahead` steps later: behind the panel's end, that of the next pair.
+  /// Prefetches the weights `ahead` steps later; after the panel's end, those of the next pair.
   template <int kPanels, _mm_hint kHint>
   void prefetch(const std::byte* weights, std::int64_t step, std::int64_t ahead) const {
     const std::int64_t skipped = step + ahead < n_steps_ ? 0 : (kPanels - 1) * p_.n_in * 32;
@@ -340,7 +341,7 @@ class MultiplySplit {
   const MatmulTask& p_;
   const TileShape shape_;
   const std::int64_t n_group_, n_steps_;
-  const bool keeps_;  // unpacked weights, for the next group
+  const bool keeps_;  // whether unpacked weights are kept for the next group
   const std::int64_t x_stride_, out_stride_;
 };
 

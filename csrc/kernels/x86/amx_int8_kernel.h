@@ -8,20 +8,19 @@
 #include "kernels/x86/amx_tiles.h"
 #include "kernels/x86/simd_avx512.h"
 
-/// Products of quantised weights in AMX tiles, which multiply bytes and add integers. The integers,
-/// and what is done with them in which order, are those of multiply_tile(): results are the same to
-/// the bit.
+/// Products of quantised weights with AMX tiles, which multiply bytes and accumulate integers. The
+/// integers, and the order of further operations, are those of multiply_tile(): results are bitwise
+/// equal.
 ///
-/// A tile of weights holds one block of one panel, a tile of activations the same inputs of
-/// kTileRows rows; half of it is empty, as each block has a scale of its own. Beside tiles, vectors
-/// of 64 bytes are computed by one port of two: what is done with a block's sums takes longer than
-/// its products.
+/// A tile of weights has one block of one panel, a tile of activations the same inputs of kTileRows
+/// rows; it is half empty, as each block has a scale of its own. With tiles in use, one of two
+/// ports computes 64-byte vectors: processing a block's sums takes longer than its products.
 namespace llamaherd::kernels {
 namespace {
 
 constexpr std::int64_t kTileRows = 16;
-// Unpacked blocks that are kept while all rows pass by: of so many panels, which stay in the
-// second-level cache, and so many of each, whose activations stay in the first.
+// Unpacked blocks that are kept during a pass over all rows: panels that fit into the L2 cache, and
+// blocks of each whose activations fit into the L1 cache.
 constexpr std::int64_t kByteKeptPanels = 8, kByteKeptBlocks = 24;
 
 struct alignas(64) UnpackedBlock {
@@ -31,15 +30,15 @@ struct alignas(64) UnpackedBlock {
 
 constexpr std::size_t kByteScratchBytes = kByteKeptPanels * kByteKeptBlocks * sizeof(UnpackedBlock);
 
-/// Of n rows, how many from the first on are multiplied in tiles; vectors are quicker for the rest.
+/// The number of n rows, from the first, to multiply with tiles; vectors are faster for the rest.
 inline std::int64_t rows_in_tiles(std::int64_t n) {
-  // Unpacking the weights is not worth it for fewer rows, nor one tile more for fewer in that.
+  // With fewer rows, unpacking the weights or using another tile does not pay off.
   constexpr std::int64_t kLeast = 48, kLeastOfATile = 9;
   if (n < kLeast) return 0;
   return n % kTileRows < kLeastOfATile ? n / kTileRows * kTileRows : n;
 }
 
-/// Scales, and sums of inputs where the type has minimums, of some rows' blocks.
+/// Scales of some rows' blocks, and sums of inputs if the type has minimums.
 struct RowFactors {
   float scale[kByteKeptBlocks][kTileRows], sum[kByteKeptBlocks][kTileRows];
 };
@@ -63,7 +62,7 @@ void unpack_block(const std::byte* panel, std::int64_t b, UnpackedBlock& out) {
   if constexpr (L.has_min) _mm512_store_ps(out.min, block.min());
 }
 
-/// One panel times kTileRows rows, of successive blocks.
+/// One panel times kTileRows rows, for successive blocks.
 template <Layout L>
 class TileSums {
  public:
@@ -71,7 +70,7 @@ class TileSums {
            const RowFactors& factors)
       : blocks_(blocks), x_(x), x_stride_(x_stride), factors_(factors) {}
 
-  /// While one block's sums are used the next one's are computed.
+  /// Processes one block's sums while the next block is multiplied.
   void add(std::int64_t n, __m512 (&acc)[kTileRows]) {
     compute<0>(0);
     std::int64_t b = 0;
@@ -129,7 +128,7 @@ class TileSums {
   alignas(64) std::int32_t sums_[2][kTileRows][16];
 };
 
-/// A product of kTileRows rows or more, whose activations lie x_stride bytes apart.
+/// Product of at least kTileRows rows, whose activations are x_stride bytes apart.
 template <Layout L>
 class MultiplyBytes {
  public:
@@ -158,7 +157,7 @@ class MultiplyBytes {
   }
 
  private:
-  /// Panels and blocks of which all rows are computed before the next.
+  /// Panels and blocks that are completed for all rows before the next part.
   struct Part {
     std::int64_t panel, last_panel, block, last_block;
   };
@@ -166,7 +165,8 @@ class MultiplyBytes {
   void multiply_part(const Part& part) const {
     unpack(part);
     for (std::int64_t begin = 0; begin < p_.n_rows; begin += kTileRows) {
-      // The last rows' tile begins early enough to be full, and leaves alone what is computed.
+      // The tile of the last rows is shifted to be full; rows already computed are not written
+      // again.
       const std::int64_t last = p_.n_rows - kTileRows, first_row = begin < last ? begin : last;
       multiply_rows(part, first_row, static_cast<int>(begin - first_row));
     }
@@ -183,7 +183,8 @@ class MultiplyBytes {
     finish_stores();
   }
 
-  /// Rows [first_row, first_row + kTileRows), of which the first `n_done` are computed already.
+  /// Multiplies rows [first_row, first_row + kTileRows), of which the first `n_done` are already
+  /// computed.
   void multiply_rows(const Part& part, std::int64_t first_row, int n_done) const {
     const std::int64_t n = part.last_block - part.block;
     RowFactors factors;

@@ -5,7 +5,7 @@
 namespace llamaherd::kernels {
 namespace {
 
-/// Rows and bytes of a row of each AMX tile.
+/// Rows and bytes per row of each AMX tile.
 struct alignas(64) TileConfig {
   std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
   std::uint16_t row_bytes[16] = {};
@@ -17,8 +17,8 @@ struct alignas(64) TileConfig {
   }
 };
 
-/// Tiles of one shape, until it ends. The thread's own configuration is put back: ggml's kernels
-/// set theirs once and rely on it.
+/// Configures tiles during its lifetime and restores the thread's configuration afterwards: ggml's
+/// kernels configure theirs once.
 class TileScope {
  public:
   explicit TileScope(const TileConfig& config) {
@@ -29,14 +29,13 @@ class TileScope {
   TileScope(const TileScope&) = delete;
 
  private:
-  /// GCC's intrinsic reads, for all that the compiler knows, eight bytes.
+  /// GCC's intrinsic declares only eight bytes as read.
   static void load(const TileConfig& config) { asm volatile("ldtilecfg %0" ::"m"(config)); }
 
   TileConfig before_;
 };
 
-/// Bytes from each row to the next; 0 if they lie at several distances, where tiles cannot take
-/// them.
+/// Distance between rows in bytes; 0 if distances differ, which tiles do not support.
 template <class T>
 std::int64_t stride_of(T* const* rows, std::int64_t n_rows) {
   if (n_rows == 1) return 64;
@@ -49,7 +48,7 @@ std::int64_t stride_of(T* const* rows, std::int64_t n_rows) {
   return distance(1);
 }
 
-/// Before tiles are loaded: the intrinsics do not tell the compiler that they read memory.
+/// Call before loading tiles: the intrinsics do not declare that they read memory.
 inline void finish_stores() { asm volatile("" ::: "memory"); }
 
 }  // namespace

@@ -5,13 +5,13 @@
 namespace llamaherd::kernels {
 namespace {
 
-/// In each lane a sum of products, for instruction sets that add them in 32 bits at once.
+/// A sum of products per lane, for instruction sets that accumulate in 32 bits directly.
 template <class S>
 class DirectSum {
  public:
   void start(typename S::I from) { sum_ = from; }
-  /// Adds to each lane the products of its four unsigned bytes of q and the four signed at x, the
-  /// kFour-th fours of a block.
+  /// Adds to each lane the products of its four unsigned bytes of q and the four signed bytes at x,
+  /// group kFour of the block.
   template <int kFour>
   void add(typename S::I q, const std::int8_t* x) {
     sum_ = S::dot(sum_, q, x);

@@ -7,7 +7,7 @@
 namespace llamaherd::kernels {
 namespace {
 
-/// All kernels, written over the vectors of S.
+/// All kernels, instantiated for the vectors of S.
 template <class S>
 constexpr KernelTable kernels_over(const char* name) {
   return {name, quantize<S>, nullptr, multiply<S>, visible_cells<S>, attend<S>, merge_blocks<S>};

@@ -103,7 +103,7 @@ struct Avx2 {
     return {_mm256_or_ps(size.a, _mm256_and_ps(sign.a, bit)),
             _mm256_or_ps(size.b, _mm256_and_ps(sign.b, bit))};
   }
-  /// For n from -126 to 127; what else it may be is replaced by zero_below().
+  /// Valid for n in -126 .. 127; callers replace other results by zero_below().
   static F scale_by_power(F x, F n) {
     const auto power = [](__m256 e) {
       const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(e), _mm256_set1_epi32(127));
@@ -143,9 +143,9 @@ struct Avx2 {
   static I add_bits(I q, I plane) {
     const __m256i mask = _mm256_set1_epi8(kBits == 1 ? 0x10 : 0x30);
     const auto add = [&](__m256i low, __m256i bits) {
-      const __m256i offset_ptr = kAt <= 4 ? _mm256_slli_epi32(bits, kAt <= 4 ? 4 - kAt : 0)
-                                          : _mm256_srli_epi32(bits, kAt > 4 ? kAt - 4 : 0);
-      return _mm256_or_si256(low, _mm256_and_si256(offset_ptr, mask));
+      const __m256i shifted = kAt <= 4 ? _mm256_slli_epi32(bits, kAt <= 4 ? 4 - kAt : 0)
+                                       : _mm256_srli_epi32(bits, kAt > 4 ? kAt - 4 : 0);
+      return _mm256_or_si256(low, _mm256_and_si256(shifted, mask));
     };
     return {add(q.a, plane.a), add(q.b, plane.b)};
   }
@@ -156,7 +156,7 @@ struct Avx2 {
     __builtin_memcpy(&four, x, 4);
     return _mm256_set1_epi32(four);
   }
-  /// Products are added in 16 bits for as many fours as fit, and those sums in 32.
+  /// Adds products in 16 bits, as many as fit, and those sums in 32 bits.
   template <int kBits>
   class Sum {
    public:
@@ -170,8 +170,8 @@ struct Avx2 {
     I total() const { return sum_; }
 
    private:
-    // Of two products each, and x is at least -127. With 8 bits it is |q - 128| that counts, at
-    // most 128.
+    // Each 16-bit sum has two products, and x is at least -127. With 8 bits |q - 128| is used,
+    // which is at most 128.
     static constexpr int kMost = kBits == 8 ? 1 : 32767 / (((1 << kBits) - 1) * 127 * 2);
 
     template <int kFour>
@@ -186,7 +186,7 @@ struct Avx2 {
       if constexpr (kFour % kMost == kMost - 1) {
         sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
       } else {
-        // Else GCC adds all products in a tree, for which they have to wait on the stack.
+        // Without this GCC adds all products in a tree, which spills registers.
         asm("" : "+x"(pairs));
       }
     }
@@ -240,7 +240,7 @@ struct Avx2 {
       const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), inverse);
       whole[i] = _mm256_max_epi32(_mm256_cvtps_epi32(scaled), _mm256_set1_epi32(-127));
     }
-    // Packing takes four of each in turn, within 128 bits.
+    // Packing interleaves groups of four within 128-bit lanes.
     const __m256i packed = _mm256_packs_epi16(_mm256_packs_epi32(whole[0], whole[1]),
                                               _mm256_packs_epi32(whole[2], whole[3]));
     const __m256i order = _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0);

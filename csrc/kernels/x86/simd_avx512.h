@@ -15,12 +15,12 @@ struct Avx512 {
   using F = __m512;
   using I = __m512i;
 
-  // What a tile holds in registers: rows of activations; panels of float weights and rows;
-  // attention's queries, and vectors of cells or of dimensions.
+  // Register tiling: rows of activations; panels of float weights and rows; attention queries, and
+  // vectors of cells or of dimensions.
   static constexpr int kRows = 8;
   static constexpr int kFloatPanels = 2, kFloatRows = 8;
   static constexpr int kQueries = 6, kVectors = 4;
-  // Of 8 bits, q counts as it is stored; the offset of 128 is the caller's to remove.
+  // 8-bit q is used as stored; the caller corrects for the offset of 128.
   static constexpr bool kCenters8 = false;
 
   static F zero() { return _mm512_setzero_ps(); }
@@ -92,13 +92,13 @@ struct Avx512 {
   static I high_nibbles(I x) {
     return _mm512_and_si512(_mm512_srli_epi32(x, 4), _mm512_set1_epi8(0x0f));
   }
-  /// q with n_bits of `plane` from bit `at` on put in from bit 4 on.
+  /// Inserts kBits bits of `plane`, from bit kAt on, into q at bit 4.
   template <int kAt, int kBits>
   static I add_bits(I q, I plane) {
     const I mask = _mm512_set1_epi8(kBits == 1 ? 0x10 : 0x30);
-    const I offset_ptr = kAt <= 4 ? _mm512_slli_epi32(plane, kAt <= 4 ? 4 - kAt : 0)
-                                  : _mm512_srli_epi32(plane, kAt > 4 ? kAt - 4 : 0);
-    return _mm512_ternarylogic_epi32(q, offset_ptr, mask, 0xf8);  // q | (moved & mask)
+    const I shifted = kAt <= 4 ? _mm512_slli_epi32(plane, kAt <= 4 ? 4 - kAt : 0)
+                               : _mm512_srli_epi32(plane, kAt > 4 ? kAt - 4 : 0);
+    return _mm512_ternarylogic_epi32(q, shifted, mask, 0xf8);  // q | (shifted & mask)
   }
   static F to_float(I x) { return _mm512_cvtepi32_ps(x); }
   static I shift_left(I x, int n) { return _mm512_slli_epi32(x, static_cast<unsigned>(n)); }
@@ -107,7 +107,7 @@ struct Avx512 {
     __builtin_memcpy(&four, x, 4);
     return _mm512_dpbusd_epi32(sum, q, _mm512_set1_epi32(four));
   }
-  /// Of products of q that has kBits.
+  /// Accumulates products of q with kBits bits.
   template <int kBits>
   using Sum = DirectSum<Avx512>;
 
@@ -135,7 +135,7 @@ struct Avx512 {
 
   static void quantize(const float* x, std::int8_t* q, float* scale, std::int32_t sums[2]) {
     const __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + 16);
-    // Compared as integers, NaN is the largest and is not lost.
+    // Compared as integers, NaN is the largest and is preserved.
     const __m512i sign = _mm512_set1_epi32(0x7fffffff);
     const __m512i most = _mm512_max_epu32(_mm512_and_si512(_mm512_castps_si512(a), sign),
                                           _mm512_and_si512(_mm512_castps_si512(b), sign));
@@ -145,7 +145,7 @@ struct Avx512 {
     const bool tiny = largest < 1e-36f;  // 127 / largest would overflow
     *scale = tiny ? 0.0f : largest * (1 / 127.0f);
     const __m512 inverse = _mm512_set1_ps(tiny ? 0.0f : 127.0f / largest);
-    const __m512i least = _mm512_set1_epi32(-127);  // what is not finite converts to less
+    const __m512i least = _mm512_set1_epi32(-127);  // non-finite values convert to less
     const __m512i qa = _mm512_max_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(a, inverse)), least);
     const __m512i qb = _mm512_max_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(b, inverse)), least);
     const __m256i bytes = _mm256_set_m128i(_mm512_cvtepi32_epi8(qb), _mm512_cvtepi32_epi8(qa));

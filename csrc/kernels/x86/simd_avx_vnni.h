@@ -6,7 +6,7 @@
 namespace llamaherd::kernels {
 namespace {
 
-/// AVX2 with one instruction for four products.
+/// AVX2 with AVX-VNNI's dot product instruction.
 struct AvxVnni : Avx2 {
   static constexpr bool kCenters8 = false;
 

@@ -14,10 +14,10 @@ ContextPtr make_context(const LlamaModel& model, const llama_context_params& par
   try {
     context.reset(llama_init_from_model(model.get(), params));
   } catch (const std::exception& error) {
-    throw ModelLoadError(std::string("cannot make a context: ") + error.what());
+    throw ModelLoadError(std::string("cannot create a context: ") + error.what());
   }
   if (!context) {
-    throw ModelLoadError("cannot make a context of n_ctx " + std::to_string(params.n_ctx) + ": " +
+    throw ModelLoadError("cannot create a context of n_ctx " + std::to_string(params.n_ctx) + ": " +
                          errors.text());
   }
   llama_attach_threadpool(context.get(), threads.get(), threads.get());

@@ -21,7 +21,7 @@ struct FreeBatch {
 using ContextPtr = std::unique_ptr<llama_context, FreeContext>;
 using BatchPtr = std::unique_ptr<llama_batch_ext, FreeBatch>;
 
-/// A context that computes on `threads`, which must outlive it. Throws ModelLoadError.
+/// Creates a context that computes on `threads`, which must outlive it. Throws ModelLoadError.
 ContextPtr make_context(const LlamaModel& model, const llama_context_params& params,
                         const ThreadPool& threads);
 

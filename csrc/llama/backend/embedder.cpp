@@ -15,8 +15,7 @@
 namespace llamaherd {
 namespace {
 
-// Tokens of one call, unless the caller says more: memory grows with them, and
-// attention with the square.
+// Default tokens per call. Memory grows with their number, attention with its square.
 constexpr std::int32_t kDefaultRows = 512;
 constexpr std::int32_t kLongestByDefault = 2048;
 const std::map<std::string, enum llama_pooling_type>& poolings() {
@@ -40,7 +39,7 @@ std::string name_of(enum llama_pooling_type type) {
     if (value == type) return name;
   }
   throw InvalidRequestError(
-      "the model does not say how its tokens become one vector; pass pooling=\"mean\", \"cls\" or "
+      "the model file has no pooling type; pass pooling=\"mean\", \"cls\" or "
       "\"last\"");
 }
 
@@ -72,7 +71,7 @@ Embedder::Embedder(std::shared_ptr<const LlamaModel> model, const EngineConfig& 
   batch_.reset(llama_batch_ext_init(context_.get()));
 }
 
-/// Texts of like length together: a call's time is that of its tokens, and of how many there are.
+/// Batches texts of similar length: a call's time depends on its number of tokens.
 void Embedder::embed(std::span<const std::vector<TokenId>> texts, std::span<float> out) {
   const std::lock_guard lock(mutex_);
   std::vector<std::size_t> order(texts.size());
@@ -98,7 +97,7 @@ void Embedder::compute(std::span<const std::vector<TokenId>> texts,
     for (const TokenId token : texts[some[seq]]) {
       const std::int32_t row =
           llama_batch_ext_add_token(batch_.get(), static_cast<llama_seq_id>(seq), token);
-      if (row < 0) throw std::logic_error("a call for embeddings has no room for its texts");
+      if (row < 0) throw std::logic_error("an embedding call has no room for its texts");
       llama_batch_ext_set_pos(batch_.get(), row, &pos);
       llama_batch_ext_set_output_embd(batch_.get(), row, true);
       ++pos;
@@ -111,7 +110,7 @@ void Embedder::compute(std::span<const std::vector<TokenId>> texts,
   const auto type = memory ? LLAMA_PROCESS_TYPE_DECODE : LLAMA_PROCESS_TYPE_ENCODE;
   const std::int32_t status = llama_process(context_.get(), type, batch_.get());
   if (status != 0) {
-    throw LlamaHerdError("the call for embeddings failed (" + std::to_string(status) +
+    throw LlamaHerdError("the embedding call failed (" + std::to_string(status) +
                          "): " + errors.text());
   }
   ++n_calls_;
@@ -155,8 +154,8 @@ std::vector<TokenId> Embedder::pair(const std::string& query, const std::string&
   const auto room = static_cast<std::ptrdiff_t>(max_len_) -
                     static_cast<std::ptrdiff_t>(tokens.size()) - (ends ? 1 : 0);
   if (room < 1) {
-    throw InvalidRequestError("the query must leave room for a document: it has " +
-                              std::to_string(tokens.size()) + " tokens of " +
+    throw InvalidRequestError("the query must leave room for a document; it has " +
+                              std::to_string(tokens.size()) + " tokens, the limit is " +
                               std::to_string(max_len_));
   }
   *was_cut = std::ssize(behind) > room;

@@ -15,33 +15,33 @@
 
 namespace llamaherd {
 
-/// One vector for each text, or one score, in a context of its own: many texts share each call.
-/// Thread-safe; one call at a time.
+/// Computes one vector or one score per text, in a context of its own; texts share calls.
+/// Thread-safe; calls are serialized.
 class Embedder {
  public:
   /// `config` must be valid. `pooling`: mean, cls, last or rank; empty: the model's. Throws
-  /// InvalidRequestError if the model has none and none is given, ModelLoadError if the context
-  /// cannot be made.
+  /// InvalidRequestError if the model has no pooling type and none is given, ModelLoadError if the
+  /// context cannot be created.
   Embedder(std::shared_ptr<const LlamaModel> model, const EngineConfig& config,
            const std::string& pooling);
 
   const std::string& pooling() const { return pooling_; }
-  /// Numbers of each text's vector; with rank the model's scores.
+  /// Size of each text's vector; with pooling rank, the number of scores.
   std::int32_t n_out() const { return n_out_; }
-  /// Tokens that one text can have.
+  /// Most tokens of one text.
   std::int32_t max_len() const { return max_len_; }
-  /// Calls made so far.
+  /// Number of calls so far.
   std::int64_t n_calls() const { return n_calls_; }
 
-  /// The tokens of a text, the model's special ones with them. One that is too long loses what
-  /// stands at its end.
+  /// Tokens of a text, including the model's special tokens. A text that is too long is truncated
+  /// at its end.
   std::vector<TokenId> encode(const std::string& text, bool* was_cut) const;
 
-  /// Each text has 1 to max_len() tokens; `out` has room for [texts.size()][n_out()].
+  /// Each text must have 1 to max_len() tokens. `out` has shape [texts.size()][n_out()].
   void embed(std::span<const std::vector<TokenId>> texts, std::span<float> out);
 
-  /// The tokens by which a model of pooling rank reads a query and a document, of which the latter
-  /// is cut if they are too long. Throws InvalidRequestError if the query leaves it no room.
+  /// Tokens of a query and a document for models with pooling rank. The document is truncated if
+  /// they are too long. Throws InvalidRequestError if the query leaves no room for it.
   std::vector<TokenId> pair(const std::string& query, const std::string& document,
                             bool* was_cut) const;
 
@@ -54,7 +54,7 @@ class Embedder {
   std::int32_t n_out_ = 0, max_len_ = 0, n_rows_ = 0;
   std::int64_t n_calls_ = 0;
   std::mutex mutex_;
-  ThreadPool threads_;  // outlives the context that is attached to it
+  ThreadPool threads_;  // must outlive the context that uses it
   ContextPtr context_;
   BatchPtr batch_;
 };

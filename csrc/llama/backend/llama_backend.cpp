@@ -14,18 +14,17 @@
 namespace llamaherd {
 namespace {
 
-// A larger ubatch gains little on most devices and costs compute buffers in proportion.
+// A larger ubatch gains little on most devices, and compute buffers grow in proportion.
 constexpr std::int32_t kDefaultUbatch = 512;
 
-// Each costs a row of state: a few for every running sequence.
+// Each snapshot needs a row of recurrent state: a few per running sequence.
 constexpr std::int32_t kSnapshotsPerSeq = 2;
 
-// Without n_ctx from the caller: room for every sequence to be of middling length, and for one to
-// use a middling context in full.
+// Default n_ctx: room for all sequences at medium length, and for one at a medium context in full.
 constexpr std::int32_t kDefaultCellsPerSeq = 1024;
 constexpr std::int32_t kDefaultCells = 8192;
 
-// Logits that are wanted for log-probabilities lie in memory twice, as computed and as copied.
+// Logits for log-probabilities are in memory twice: as computed and as copied.
 constexpr std::int32_t kScoredBytes = 64 << 20;
 constexpr std::int32_t kLeastScored = 16, kMostScored = 128;
 
@@ -77,13 +76,12 @@ LlamaBackend::LlamaBackend(std::shared_ptr<const LlamaModel> model, const Engine
 
   context_ = make_context(*model_, params, threads_);
   if (!llama_get_memory(context_.get())) {
-    throw NotGenerativeError(
-        "this model makes embeddings and no text: use Embedder or LLM.embed()");
+    throw NotGenerativeError("this model generates embeddings only; use Embedder or LLM.embed()");
   }
   batch_.reset(llama_batch_ext_init(context_.get()));
 }
 
-/// Which ids run, which one saves and loads, and which keep what nobody runs.
+/// Assigns sequence ids: for running sequences, for save and load, and for holders.
 void LlamaBackend::plan_ids(const EngineConfig& config) {
   const std::string kind = model_->memory_kind();
   info_.partial_removal = kind == "plain" || kind == "sliding_window";
@@ -92,15 +90,15 @@ void LlamaBackend::plan_ids(const EngineConfig& config) {
   if (kind == "plain") info_.pad_seq = info_.n_seqs;
   if (!config.prefix_cache) return;
   if (!info_.partial_removal) {
-    // State rows exist for ids that a batch may name only.
+    // Recurrent states exist only for ids that are used in batches.
     info_.n_holders = kSnapshotsPerSeq * info_.n_seqs;
     n_batch_ids_ += info_.n_holders;
   } else if (kind == "sliding_window") {
     first_shadow_ = LLAMA_MAX_SEQ / 2;
     info_.n_holders = first_shadow_ - info_.first_holder;
-    // What one ubatch writes must have its shadow before the next one looks for cells.
+    // New cells must be shadowed before the next ubatch searches for free cells.
     info_.n_batch = std::min(info_.n_batch, config.n_ubatch.value_or(kDefaultUbatch));
-    // Of a sequence saved it leaves out what its last position does not see.
+    // A saved sequence lacks cells outside the window of its last position.
     const std::int32_t window = llama_model_n_swa(model_->get());
     while (info_.kv_save_block > std::max(window / 2, 1) || window % info_.kv_save_block != 0) {
       info_.kv_save_block /= 2;
@@ -123,7 +121,7 @@ bool LlamaBackend::remove(SeqId seq, Pos begin, Pos end) {
 }
 
 std::vector<std::byte> LlamaBackend::save(SeqId seq, Pos begin, Pos end) {
-  // Of an id that no batch may name, llama.cpp would write what it cannot read back.
+  // llama.cpp cannot restore data saved from an id that is not used in batches.
   copy(seq, scratch(), begin, end);
   std::vector<std::byte> data(llama_state_seq_get_size_ext(context_.get(), scratch(), 0));
   const std::size_t n = llama_state_seq_get_data_ext(
@@ -143,7 +141,7 @@ bool LlamaBackend::load(SeqId seq, Pos begin, Pos end, std::span<const std::byte
   return loaded && length(seq) == end;
 }
 
-/// So that no cell has one owner only.
+/// Gives every new cell a second owner.
 void LlamaBackend::shadow_new_cells(const BatchView& batch) {
   llama_memory_t memory = llama_get_memory(context_.get());
   for (std::size_t row = 0; row < batch.seqs.size(); ++row) {
@@ -153,7 +151,7 @@ void LlamaBackend::shadow_new_cells(const BatchView& batch) {
   }
 }
 
-/// Checks what llama.cpp would abort the process for, and lays the rows out.
+/// Validates conditions on which llama.cpp would abort the process, and fills the batch.
 bool LlamaBackend::fill(const BatchView& batch) {
   const auto n_rows = static_cast<std::int32_t>(batch.tokens.size());
   const auto n_outputs = std::count(batch.wants_logits.begin(), batch.wants_logits.end(), 1);
@@ -178,7 +176,7 @@ DecodeStatus LlamaBackend::decode(const BatchView& batch) {
   n_nodes_left_ = kAllNodes;
   switch (status) {
     case 0:
-      // A GPU still computes: what calls cost is measured here, not where logits are read.
+      // Waits for the GPU: the duration of the call is measured here, not when logits are read.
       llama_synchronize(context_.get());
       if (first_shadow_ > 0) shadow_new_cells(batch);
       return DecodeStatus::kOk;

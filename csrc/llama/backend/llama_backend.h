@@ -14,10 +14,10 @@
 
 namespace llamaherd {
 
-/// A llama_context as a Backend.
+/// Backend implementation on a llama_context.
 class LlamaBackend final : public Backend {
  public:
-  /// `config` must be valid. Throws ModelLoadError if the context cannot be made.
+  /// `config` must be valid. Throws ModelLoadError if the context cannot be created.
   LlamaBackend(std::shared_ptr<const LlamaModel> model, const EngineConfig& config);
 
   const BackendInfo& info() const override { return info_; }
@@ -33,8 +33,8 @@ class LlamaBackend final : public Backend {
   void clear() override;
   void abort(bool set) override { abort_ = set; }
 
-  /// The next decode() returns kAborted when it has computed n graph nodes on the CPU, unless it
-  /// ends before. For tests.
+  /// The next decode() returns kAborted after n graph nodes on the CPU, unless it ends earlier. For
+  /// tests.
   void abort_after(std::int64_t n) { n_nodes_left_ = n; }
 
  private:
@@ -50,14 +50,14 @@ class LlamaBackend final : public Backend {
   std::shared_ptr<const LlamaModel> model_;
   BackendInfo info_;
   std::int32_t n_batch_ids_ = 0;  // llama.cpp's n_seq_max
-  std::int32_t n_positions_ = 0;  // that the model has learned; 0: it computes them
+  std::int32_t n_positions_ = 0;  // learned positions; 0: positions are computed
   // With a sliding window llama.cpp reuses a cell that has left the window of its only sequence,
-  // even with swa_full, and a prefix that ends before it could no longer be shared. So each id has
-  // a shadow, which holds what it holds. 0: there is no window.
+  // even with swa_full; a prefix that ends before it could then not be shared. Each id therefore
+  // has a shadow id that holds the same cells. 0: no window.
   SeqId first_shadow_ = 0;
   std::atomic<bool> abort_ = false;
-  std::int64_t n_nodes_left_ = kAllNodes;  // counted by the thread that calls decode()
-  ThreadPool threads_;                     // outlives the context that is attached to it
+  std::int64_t n_nodes_left_ = kAllNodes;  // written by the thread that calls decode()
+  ThreadPool threads_;                     // must outlive the context that uses it
   ContextPtr context_;
   BatchPtr batch_;
 };

@@ -37,8 +37,8 @@ ToolGrammar grammar_of(const LlamaModel& model, const common_chat_params& params
   return grammar;
 }
 
-// How deep an answer's values are nested is the model's word. A text cannot be nested deeper than
-// it has opening brackets.
+// The nesting depth is determined by the model's output. It is at most the number of opening
+// brackets.
 constexpr std::size_t kMaxLevels = std::size_t{1} << 17;
 
 bool opens_level(char c) { return c == '[' || c == '{' || c == '(' || c == '<'; }
@@ -63,9 +63,8 @@ ChatMessage ChatFormat::parse(const std::string& text) const {
   common_chat_msg parsed;
   const auto n_levels = static_cast<std::size_t>(std::ranges::count_if(text, opens_level));
   if (n_levels > kMaxLevels) {
-    throw LlamaHerdError("an answer in a chat format may have at most " +
-                         std::to_string(kMaxLevels) + " opening brackets; got " +
-                         std::to_string(n_levels));
+    throw LlamaHerdError("a chat answer may have at most " + std::to_string(kMaxLevels) +
+                         " opening brackets; got " + std::to_string(n_levels));
   }
   try {
     run_nested(n_levels, [&] { parsed = common_chat_parse(text, /*is_partial=*/false, *parser_); });

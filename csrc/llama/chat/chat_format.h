@@ -12,33 +12,32 @@ struct common_chat_parser_params;
 namespace llamaherd {
 
 struct ParsedToolCall {
-  std::string id;  // empty in formats that have none
+  std::string id;  // empty if the format has no ids
   std::string name;
   std::string arguments;  // JSON
 };
 
-/// An assistant's answer, taken apart.
+/// A parsed assistant message.
 struct ChatMessage {
   std::string content;
   std::string reasoning;
   std::vector<ParsedToolCall> tool_calls;
 };
 
-/// What calls of tools must obey.
+/// Grammar of tool calls.
 struct ToolGrammar {
-  std::string gbnf;   // empty: the answer is free
-  bool lazy = false;  // it is obeyed from a trigger on, outside thoughts; else from the beginning
-                      // of generation_prompt on
-  std::vector<std::string> words,
-      patterns;               // the triggers: texts, and expressions of std::regex,
-                              // from whose first group on it is obeyed if they have one
-  std::string thought_begin;  // empty: thoughts are not told apart
+  std::string gbnf;   // empty: the answer is unconstrained
+  bool lazy = false;  // applies from a trigger on, outside reasoning; else to generation_prompt
+                      // and the answer
+  /// The triggers: strings, and regular expressions (std::regex). The grammar applies from the
+  /// first group of an expression on, if it has one.
+  std::vector<std::string> words, patterns;
+  std::string thought_begin;  // empty: reasoning is not delimited
   std::vector<std::string> thought_ends;
-  std::string generation_prompt;  // what the prompt holds of the answer
+  std::string generation_prompt;  // part of the answer that the prompt contains
 };
 
-/// How a model writes its answer to one prompt: where its thoughts end, and how it calls tools.
-/// Thread-safe.
+/// How a model formats its answer to one prompt: reasoning delimiters and tool calls. Thread-safe.
 class ChatFormat {
  public:
   ChatFormat(const LlamaModel& model, const common_chat_params& params);
@@ -46,10 +45,11 @@ class ChatFormat {
 
   const ToolGrammar& grammar() const { return grammar_; }
 
-  /// The grammar that llama.cpp made for answers.
+  /// llama.cpp's parser for answers.
   const common_chat_parser_params& parser() const { return *parser_; }
 
-  /// An answer, which may be cut short. Throws LlamaHerdError if it is not in this format.
+  /// Parses an answer, which may be truncated. Throws LlamaHerdError if it does not match the
+  /// format.
   ChatMessage parse(const std::string& text) const;
 
  private:

@@ -11,7 +11,7 @@ void append(std::string& key, const std::string& part) {
   key += std::to_string(part.size()) + ':' + part;
 }
 
-/// All that a format is made from.
+/// Cache key: all inputs of a format.
 std::string key_of(const common_chat_params& params) {
   std::string key = std::to_string(params.format) + (params.grammar_lazy ? "L" : "");
   append(key, params.grammar);

@@ -10,18 +10,18 @@
 
 namespace llamaherd {
 
-/// Formats that were used lately, so that the same parser is made once. Thread-safe.
+/// LRU cache of chat formats, so that equal parsers are built once. Thread-safe.
 class ChatFormats {
  public:
   explicit ChatFormats(std::size_t n_most = 64) : n_most_(n_most) {}
 
-  /// `model` must always be the same.
+  /// `model` must be the same in all calls.
   std::shared_ptr<const ChatFormat> get(const LlamaModel& model, const common_chat_params& params);
 
  private:
   const std::size_t n_most_;
   std::mutex mutex_;
-  std::list<std::pair<std::string, std::shared_ptr<const ChatFormat>>> kept_;  // latest first
+  std::list<std::pair<std::string, std::shared_ptr<const ChatFormat>>> kept_;  // most recent first
 };
 
 }  // namespace llamaherd

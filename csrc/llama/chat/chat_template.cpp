@@ -9,7 +9,7 @@
 namespace llamaherd {
 namespace {
 
-// Here and in llama.cpp every level of a value takes stack.
+// Every nesting level uses stack, here and in llama.cpp.
 constexpr std::size_t kMaxJsonDepth = 256;
 
 void require_flat(const std::string& json, const char* what) {
@@ -33,7 +33,7 @@ std::string text_or(const std::string& text, const char* otherwise) {
   return text.empty() ? otherwise : text;
 }
 
-/// Some templates get these as values, which llama.cpp parses first.
+/// llama.cpp parses these as JSON for some templates.
 void require_flat(const std::vector<common_chat_msg>& messages) {
   for (const common_chat_msg& message : messages) {
     for (const common_chat_tool_call& call : message.tool_calls) {
@@ -59,9 +59,9 @@ void check_roles(const std::vector<common_chat_msg>& messages) {
   }
 }
 
-/// Runs what may throw anything, and throws InvalidRequestError only.
+/// Converts any exception of `run` to InvalidRequestError.
 template <typename F>
-auto refusing(const std::string& what, F&& run) {
+auto as_invalid_request(const std::string& what, F&& run) {
   try {
     return run();
   } catch (const std::exception& error) {
@@ -81,7 +81,7 @@ common_chat_templates_inputs inputs_of(const ChatTemplateInputs& options) {
   const common_json messages = parse(options.messages_json, "messages");
   const common_json tools = parse(text_or(options.tools_json, "[]"), "tools");
   const common_json kwargs = parse(text_or(options.template_kwargs_json, "{}"), "template_kwargs");
-  refusing("the messages cannot be used", [&] {
+  as_invalid_request("the messages are invalid", [&] {
     inputs.messages = common_chat_msgs_parse_oaicompat(messages);
     inputs.tools = common_chat_tools_parse_oaicompat(tools);
     for (const auto& [name, value] : kwargs.items()) {
@@ -100,7 +100,7 @@ common_chat_templates_inputs inputs_of(const ChatTemplateInputs& options) {
   }
   inputs.parallel_tool_calls = options.parallel_tool_calls;
   inputs.enable_thinking = options.thinking;
-  inputs.reasoning_format = COMMON_REASONING_FORMAT_DEEPSEEK;  // told apart from the content
+  inputs.reasoning_format = COMMON_REASONING_FORMAT_DEEPSEEK;  // separates reasoning from content
   inputs.add_generation_prompt = options.add_generation_prompt;
   return inputs;
 }
@@ -133,12 +133,12 @@ ChatPrompt ChatTemplate::apply(const LlamaModel& model, const ChatTemplateInputs
   common_chat_templates_inputs inputs = inputs_of(options);
   const bool calls_tools = !inputs.tools.empty() && options.tool_choice != "none";
   if (calls_tools && !shows_tools_) {
-    throw InvalidRequestError("this model's chat template knows no tools");
+    throw InvalidRequestError("this model's chat template does not support tools");
   }
-  // What the tokenizer will add is taken off the rendered text, so that it stands there once.
+  // Tokens that the tokenizer adds are removed from the rendered text.
   inputs.add_bos = adds_bos_;
   inputs.add_eos = adds_eos_;
-  common_chat_params params = refusing("the chat template refused the messages", [&] {
+  common_chat_params params = as_invalid_request("the chat template rejected the messages", [&] {
     const std::lock_guard lock(mutex_);
     const TemplateBudget budget;
     return common_chat_templates_apply(templates_.get(), inputs);
@@ -147,7 +147,7 @@ ChatPrompt ChatTemplate::apply(const LlamaModel& model, const ChatTemplateInputs
   if (!options.add_generation_prompt) return prompt;
   if (options.tool_choice == "required" && params.grammar.empty()) {
     throw InvalidRequestError(
-        "tool_choice must be auto or none: how this model calls tools is not known");
+        "tool_choice must be auto or none: the tool-call format of this model is unknown");
   }
   if (!calls_tools && !params.supports_thinking) return prompt;
   for (const std::string& name : params.preserved_tokens) {

@@ -12,11 +12,11 @@ struct common_chat_templates;
 
 namespace llamaherd {
 
-/// What a chat template is given. Docs: BatchEngine.apply_chat_template and submit in
-/// python/llamaherd/engine.py.
+/// Inputs of a chat template. Docs: BatchEngine.apply_chat_template and submit in
+/// python/llamaherd/engine/batch_engine.py.
 struct ChatTemplateInputs {
   std::string messages_json;  // OpenAI's chat format
-  std::string tools_json;     // the same; may be empty
+  std::string tools_json;     // likewise; may be empty
   std::string tool_choice = "auto";
   bool parallel_tool_calls = true;
   bool thinking = true;
@@ -24,27 +24,27 @@ struct ChatTemplateInputs {
   bool add_generation_prompt = true;
 };
 
-/// A conversation as the model reads it, and how its answer is read.
+/// A rendered conversation and the format of its answer.
 struct ChatPrompt {
   std::string text;
-  std::vector<std::string> stop;             // strings that end the assistant's turn
-  std::vector<TokenId> preserved_tokens;     // special ones that the format is read by
+  std::vector<std::string> stop;             // end the assistant's turn
+  std::vector<TokenId> preserved_tokens;     // special tokens that the format depends on
   std::shared_ptr<const ChatFormat> format;  // null: the answer's text is its content
 };
 
-/// A model's chat template, run by the same Jinja engine as llama-server's. Thread-safe.
+/// A model's chat template, rendered by the Jinja engine of llama-server. Thread-safe.
 class ChatTemplate {
  public:
-  /// `source` replaces the model's own template; empty: the model's. Throws ModelLoadError if the
-  /// template does not parse.
+  /// `source` replaces the model's template; empty: the model's. Throws ModelLoadError if the
+  /// template cannot be parsed.
   ChatTemplate(const LlamaModel& model, const std::string& source);
   ~ChatTemplate();
 
-  /// Whether there is one; apply() throws otherwise.
+  /// Whether there is a template; otherwise apply() throws.
   bool exists() const { return exists_; }
 
-  /// Throws InvalidRequestError with the template's or the parser's word. `model` is the one it was
-  /// made with.
+  /// Throws InvalidRequestError with the message of the template or the parser. `model` is the one
+  /// passed to the constructor.
   ChatPrompt apply(const LlamaModel& model, const ChatTemplateInputs& options) const;
 
  private:

@@ -6,8 +6,8 @@
 
 namespace llamaherd {
 
-/// How deep arrays and objects of a JSON text are nested. Of a text that is no JSON: at most what a
-/// parser has met when it stops at the first error.
+/// Nesting depth of arrays and objects of a JSON text. For invalid JSON: at least the depth that a
+/// parser reaches before the first error.
 inline std::size_t json_depth(std::string_view text) {
   std::size_t depth = 0, deepest = 0;
   bool in_string = false;

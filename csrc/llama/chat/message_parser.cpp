@@ -17,9 +17,10 @@ namespace {
 
 using Tags = common_chat_peg_builder;
 
-// A call of a format whose calls are mapped as trees is mapped again when it is an eighth longer.
+// In formats whose calls are mapped as trees, an open call is mapped again when it has grown by
+// 1/8.
 constexpr std::size_t kGrowth = 8;
-// One that is nested deeper comes with the whole answer.
+// Calls that are nested deeper are only parsed at the end of the answer.
 constexpr std::size_t kMaxLevels = std::size_t{1} << 14;
 
 std::string_view trimmed(std::string_view text) {
@@ -33,11 +34,12 @@ bool is_blank(std::string_view text) {
 
 bool is_word(char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; }
 
-/// Where the text of a value, in Python's syntax or JSON's, may be cut: llama.cpp then rewrites the
-/// pieces to what it makes of the whole (normalize_quotes_to_json in its chat-peg-parser.cpp).
+/// Finds where the text of a value in Python or JSON syntax can be split so that llama.cpp's
+/// normalize_quotes_to_json (in its chat-peg-parser.cpp) rewrites the pieces to the same result as
+/// the whole.
 class PythonValue {
  public:
-  /// What of the next text may be rewritten before more is known; of the last all.
+  /// The prefix of `text` that can be rewritten before more input arrives; all of it if `is_last`.
   std::string_view cut(std::string_view text, bool is_last) const {
     PythonValue at = *this;
     std::size_t begin = 0;
@@ -58,18 +60,18 @@ class PythonValue {
     }
   }
 
-  /// A text of one byte or none, rewritten to as many, behind which a piece is rewritten as behind
-  /// what has passed.
+  /// A prefix of at most one byte, rewritten to the same length, that puts the rewriter into the
+  /// state after the text passed so far.
   std::string before() const {
     if (quote_ != 0) return {quote_};
     return follows_word_ ? "a" : "";
   }
 
  private:
-  // Of True, False and None, and one more by which a longer word is known.
+  // Length of False plus one byte, which detects a longer word.
   static constexpr std::size_t kMostOfWord = 6;
 
-  /// Bytes that are rewritten together; 0: not known yet.
+  /// Bytes that are rewritten together; 0: more input is needed.
   std::size_t unit(std::string_view text, bool is_last) const {
     const char c = text.front();
     if (quote_ != 0) {
@@ -98,8 +100,7 @@ class PythonValue {
 
 }  // namespace
 
-/// Maps the spans that the parser finds to a message, in their order and each as soon as it may be
-/// seen.
+/// Maps the parser's spans to a message, in order and as soon as they are visible.
 class MessageParser::Mapper {
  public:
   Mapper(const common_chat_parser_params& format, bool keeps_rules)
@@ -138,10 +139,10 @@ class MessageParser::Mapper {
     return std::string_view(input()).substr(span.begin, end_of(span) - span.begin);
   }
 
-  /// Adds a span to the message. False: it is open, and more of it comes.
+  /// Adds a span to the message. Returns false if it is open and will grow.
   virtual bool map(const ParsedSpan& span) = 0;
 
-  /// The message is empty again.
+  /// The message was reset.
   virtual void forget() = 0;
 
   void note_mapped(std::size_t n_bytes, std::size_t end) {
@@ -150,7 +151,7 @@ class MessageParser::Mapper {
     n_kept_ = next_ + 1;
   }
 
-  /// What is new of a span that grows, in bytes.
+  /// The new part of an open span.
   std::string_view take_piece(const ParsedSpan& span) {
     const std::string_view piece = text_of(span).substr(n_taken_);
     n_taken_ += piece.size();
@@ -159,8 +160,8 @@ class MessageParser::Mapper {
   }
 
   common_chat_msg message_;
-  std::size_t next_ = 0;     // the span to map next
-  std::size_t n_taken_ = 0;  // bytes of it
+  std::size_t next_ = 0;     // next span to map
+  std::size_t n_taken_ = 0;  // bytes of it that are mapped
   bool shows_blank_thoughts_ = true;
 
  private:
@@ -179,7 +180,7 @@ class MessageParser::Mapper {
     }
   }
 
-  // The grammar took another way, which most often begins with the same spans.
+  // The grammar backtracked. The new path usually begins with the same spans.
   void map_again() {
     if (!taken_back_) taken_back_ = read_message();
     message_ = {};
@@ -187,7 +188,7 @@ class MessageParser::Mapper {
     forget();
   }
 
-  // Of what may be read.
+  // Sizes of the readable parts.
   using Sizes = std::array<std::size_t, 4>;
   Sizes sizes() const {
     const auto& calls = message_.tool_calls;
@@ -236,20 +237,20 @@ class MessageParser::Mapper {
 
   ResumableParser parser_;
   const std::size_t n_prompt_;
-  std::size_t n_kept_ = 0;                     // spans that are in the message
-  std::size_t n_mapped_ = 0;                   // bytes
-  std::size_t mapped_end_ = 0;                 // of the input
-  std::size_t message_end_ = 0;                // of the input that has added to the message
-  std::size_t read_end_ = 0;                   // of the input that has added to what was read
-  std::optional<common_chat_msg> taken_back_;  // was read, and must come again before more is
-  // What was read: bytes, calls, and bytes of the last one's arguments.
+  std::size_t n_kept_ = 0;       // spans mapped into the message
+  std::size_t n_mapped_ = 0;     // bytes mapped
+  std::size_t mapped_end_ = 0;   // input position
+  std::size_t message_end_ = 0;  // end of the input that contributed to the message
+  std::size_t read_end_ = 0;     // end of the input that contributed to returned deltas
+  std::optional<common_chat_msg> taken_back_;  // returned, must be reproduced first
+  // Returned so far: bytes, calls, and bytes of the last call's arguments.
   std::size_t n_content_ = 0;
   std::size_t n_reasoning_ = 0;
   std::size_t n_calls_ = 0;
   std::size_t n_arguments_ = 0;
 };
 
-/// Of the formats that common_chat_peg_mapper maps: span by span, those that grow in pieces.
+/// For formats that common_chat_peg_mapper maps: span by span, growing ones in pieces.
 class MessageParser::CallMapper : public Mapper {
  public:
   explicit CallMapper(const common_chat_parser_params& format) : Mapper(format, false) {
@@ -334,10 +335,10 @@ class MessageParser::CallMapper : public Mapper {
 
   std::optional<Nodes> nodes_;
   bool is_named_ = false;
-  PythonValue value_;  // the one that is being mapped
+  PythonValue value_;  // the value being mapped
 };
 
-/// Of the formats whose calls are mapped as trees of the grammar's rules.
+/// For formats whose calls are mapped as trees of grammar rules.
 class MessageParser::TreeMapper : public Mapper {
  public:
   explicit TreeMapper(const common_chat_parser_params& format)
@@ -389,7 +390,8 @@ class MessageParser::TreeMapper : public Mapper {
     return mapped;
   }
 
-  // The spans from next_ on as nodes: children, which come behind it, before their parent.
+  // Builds nodes of the spans from next_ on; children come after their parent in spans, before it
+  // in the arena.
   common_peg_ast_id build(common_peg_ast_arena& tree, std::size_t n_spans) {
     std::vector<common_peg_ast_id> ids(n_spans);
     std::vector<std::size_t> depths(n_spans);

@@ -8,34 +8,35 @@
 
 namespace llamaherd {
 
-/// What was added to one call of a tool.
+/// Addition to one tool call.
 struct ToolCallDelta {
-  std::size_t index;      // of the call in the answer
-  std::string id, name;   // empty but with the call's first piece; the id also where there is none
-  std::string arguments;  // the next piece of the JSON
+  std::size_t index;      // of the call in the message
+  std::string id, name;   // set in the call's first piece; id only if the format has ids
+  std::string arguments;  // next piece of the JSON
 };
 
-/// What was added to an answer.
+/// Addition to a message.
 struct MessageDelta {
   std::string content;
   std::string reasoning;
   std::vector<ToolCallDelta> tool_calls;
 };
 
-/// Takes an answer apart as it comes; the work per byte does not depend on the answer's length.
-/// Used by one thread at a time.
+/// Parses an answer incrementally. The work per byte does not depend on the answer's length. Not
+/// thread-safe.
 class MessageParser {
  public:
   explicit MessageParser(std::shared_ptr<const ChatFormat> format);
   ~MessageParser();
 
-  /// The next piece of the answer, and what it adds. Holds back text that may begin a marker.
+  /// Adds a piece of the answer and returns what it adds. Text that may begin a marker is held
+  /// back.
   MessageDelta read(const std::string& text);
 
-  /// The answer's text behind what read() returned last.
+  /// Text of the answer after the part returned by read().
   std::string unread() const;
 
-  /// Work done so far, in bytes that were looked at and rules that were tried.
+  /// Work so far: bytes examined and rules tried.
   std::size_t n_steps() const;
 
  private:

@@ -5,8 +5,8 @@
 
 namespace llamaherd {
 
-/// Runs what llama.cpp does by recursion over values nested `n_levels` deep at most, with the stack
-/// that takes. Throws what `work` throws, or LlamaHerdError if there is no room for it.
+/// Runs recursive llama.cpp code on values nested at most `n_levels` deep, with a sufficient stack.
+/// Throws what `work` throws, or LlamaHerdError if the stack cannot be allocated.
 void run_nested(std::size_t n_levels, const std::function<void()>& work);
 
 }  // namespace llamaherd

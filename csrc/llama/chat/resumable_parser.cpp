@@ -5,7 +5,7 @@
 #include <utility>
 #include <variant>
 
-#include "../common/unicode.h"  // there is one in src/ too
+#include "../common/unicode.h"  // src/ contains a file of this name, too
 
 namespace llamaherd {
 namespace {
@@ -22,8 +22,8 @@ bool in_class(const common_peg_chars_parser& chars, std::uint32_t codepoint) {
 
 }  // namespace
 
-// One visit of the top frame; a leaf goes on at the frame's position. The semantics are those of
-// parser_executor in llama.cpp's peg-parser.cpp, but for input at its end.
+// One visit of the top frame; a leaf continues at the frame's position. Same semantics as
+// parser_executor in llama.cpp's peg-parser.cpp, except at the end of the input.
 struct ResumableParser::Step {
   ResumableParser& self;
   Frame& frame;
@@ -35,7 +35,7 @@ struct ResumableParser::Step {
     self.n_steps_ += n;
   }
   Outcome descend(common_peg_parser_id child) {
-    self.push(child, frame.position);  // `frame` dangles from here on
+    self.push(child, frame.position);  // invalidates `frame`
     return Outcome::kDescends;
   }
 

@@ -9,47 +9,46 @@
 
 namespace llamaherd {
 
-/// A part of the input that a tag or a rule of the grammar has matched.
+/// A part of the input matched by a tag or a rule of the grammar.
 struct ParsedSpan {
-  const std::string* rule;  // null: of a tag
-  const std::string* tag;   // null: of a rule
+  const std::string* rule;  // null: span of a tag
+  const std::string* tag;   // null: span of a rule
   std::size_t begin;
-  std::size_t end;        // of an open span: what was matched so far
-  std::size_t after = 0;  // of a closed span: index of the first span that is not in it
+  std::size_t end;        // of an open span: end of the match so far
+  std::size_t after = 0;  // of a closed span: index of the first span outside it
   bool open = true;
 };
 
-/// Runs a grammar of llama.cpp's over input that arrives in pieces. It stops where the grammar asks
-/// for a byte that has not come, and goes on from there: the work per byte does not depend on what
-/// came before, unless the grammar backtracks. Input is never taken to be at its end.
+/// Runs one of llama.cpp's grammars on input that arrives in pieces. It suspends where the grammar
+/// needs a byte that has not arrived, and resumes there: the work per byte does not depend on
+/// earlier input, unless the grammar backtracks. The end of the input is never assumed.
 class ResumableParser {
  public:
-  /// Spans of rules are kept as well as spans of tags with `keeps_rules`. `grammar` is kept by
-  /// reference.
+  /// With `keeps_rules`, spans of rules are kept as well as spans of tags. Keeps a reference to
+  /// `grammar`.
   ResumableParser(const common_peg_arena& grammar, bool keeps_rules);
 
   void feed(std::string_view text);
 
   const std::string& input() const { return input_; }
 
-  /// In the order in which they begin; an outer one comes before what is in it. Backtracking
-  /// removes spans from the end.
+  /// In order of their beginning; an outer span comes before its inner spans. Backtracking removes
+  /// spans from the end.
   const std::vector<ParsedSpan>& spans() const { return spans_; }
 
-  /// How many of the spans may be shown: the others are in what the grammar wants whole or not
-  /// at all.
+  /// Number of spans that may be shown. The others belong to parts that must match completely.
   std::size_t n_visible() const;
 
-  /// The lowest number of spans there were since the last call.
+  /// Lowest number of spans since the last call.
   std::size_t take_lowest();
 
-  /// Up to where an open span reaches.
+  /// End of the confirmed part of an open span.
   std::size_t settled() const;
 
-  /// The input is not in this grammar; nothing more is parsed.
+  /// The input does not match the grammar; parsing has stopped.
   bool failed() const { return state_ == State::kFailed; }
 
-  /// Bytes that were looked at and rules that were tried, since the beginning.
+  /// Bytes examined and rules tried so far.
   std::size_t n_steps() const { return n_steps_; }
 
  private:
@@ -59,15 +58,15 @@ class ResumableParser {
   struct Frame {
     common_peg_parser_id parser;
     std::size_t begin;
-    std::size_t position;  // up to where it has matched
+    std::size_t position;  // end of the match so far
     std::size_t n_done;    // children or repetitions
-    std::size_t n_spans;   // when it began
+    std::size_t n_spans;   // at its beginning
   };
-  // Of a child that has returned.
+  // Result of a child.
   struct Returned {
     bool matches;
     std::size_t end;
-    std::size_t n_spans;  // when it began
+    std::size_t n_spans;  // at its beginning
   };
   struct Step;
 
@@ -81,7 +80,7 @@ class ResumableParser {
   const bool keeps_rules_;
   std::string input_;
   std::vector<Frame> frames_;
-  std::vector<std::size_t> hiding_;  // the frames whose spans are not visible
+  std::vector<std::size_t> hiding_;  // frames whose spans are hidden
   std::vector<ParsedSpan> spans_;
   Returned returned_{};
   bool has_returned_ = false;

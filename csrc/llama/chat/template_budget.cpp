@@ -8,7 +8,7 @@ namespace {
 
 constexpr double kSeconds = 10;
 constexpr std::ptrdiff_t kStackBytes = 1 << 20;
-constexpr std::uint32_t kStepsPerLook = 256;  // a look at the clock is a system call
+constexpr std::uint32_t kStepsPerLook = 256;  // reading the clock is a system call
 
 thread_local TemplateBudget* budget = nullptr;
 

@@ -5,8 +5,8 @@
 
 namespace llamaherd {
 
-/// While one lives on a thread, a chat template that runs on it may take so much of the processor's
-/// time and of the thread's stack: count_template_step() throws std::runtime_error beyond.
+/// Limits the CPU time and stack of chat templates on the current thread during its lifetime.
+/// Beyond a limit count_template_step() throws std::runtime_error.
 class TemplateBudget {
  public:
   TemplateBudget();

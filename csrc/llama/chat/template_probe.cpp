@@ -23,13 +23,13 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr rlim_t kCpuSeconds = 2;
-constexpr auto kWait = std::chrono::seconds(60);  // the machine may have much to do
-constexpr rlim_t kMemory = rlim_t{512} << 20;     // more than the process has
+constexpr auto kWait = std::chrono::seconds(60);  // the machine may be under load
+constexpr rlim_t kMemory = rlim_t{512} << 20;     // in addition to the process's memory
 constexpr auto kPause = std::chrono::microseconds(500);
 
 constexpr char kDone = 'd', kNoMemory = 'm';
 
-/// Bytes of address space in use; 0: unknown.
+/// Address space used, in bytes; 0: unknown.
 rlim_t address_space() {
   std::FILE* file = std::fopen("/proc/self/statm", "r");
   if (!file) return 0;
@@ -44,12 +44,14 @@ void limit(int resource, rlim_t value) {
   setrlimit(resource, &both);
 }
 
-int verdict_end = -1;  // of the pipe, in the child
+int verdict_end = -1;  // write end of the pipe in the child
 
-/// Ends the child: llama.cpp takes a failed allocation for a template's refusal, and tries more.
+/// Ends the child immediately: llama.cpp would treat a failed allocation as a template error and
+/// continue.
 [[noreturn]] void report(char verdict) { _exit(write(verdict_end, &verdict, 1) == 1 ? 0 : 1); }
 
-/// What the child does. It has this thread only, and what others held locked stays so: no log.
+/// Body of the child, which has one thread. Locks held by other threads stay held, so it must not
+/// log.
 void render(const llama_model* model, const std::string& source) {
   llama_log_set([](ggml_log_level, const char*, void*) {}, nullptr);
   try {
@@ -78,7 +80,8 @@ void render(const llama_model* model, const std::string& source) {
   report(kDone);
 }
 
-/// Waits for the child, and kills it when it is late. Its status; 0 if another has taken it.
+/// Waits for the child, and kills it after the time limit. Returns its status; 0: it was reaped
+/// elsewhere.
 int reap(pid_t child) {
   const Clock::time_point deadline = Clock::now() + kWait;
   for (;;) {
@@ -92,18 +95,18 @@ int reap(pid_t child) {
 }
 
 std::string cause_of(int status) {
-  if (!WIFSIGNALED(status)) return "it ended the process that ran it";
+  if (!WIFSIGNALED(status)) return "it crashed the process that rendered it";
   const int number = WTERMSIG(status);
   if (number == SIGXCPU || number == SIGKILL) return "it runs for more than 2 seconds";
   if (number == SIGSEGV || number == SIGBUS) return "it recurses without end";
-  return "it ended the process that ran it with signal " + std::to_string(number);
+  return "it crashed the process that rendered it with signal " + std::to_string(number);
 }
 
 }  // namespace
 
 void probe_template(const llama_model* model, const std::string& source) {
   std::array<int, 2> ends{};
-  if (pipe(ends.data()) != 0) throw ModelLoadError("no file descriptors are left for a pipe");
+  if (pipe(ends.data()) != 0) throw ModelLoadError("cannot create a pipe");
   fcntl(ends[0], F_SETFL, O_NONBLOCK);
   for (const int end : ends) fcntl(end, F_SETFD, FD_CLOEXEC);
   const pid_t child = fork();
@@ -112,7 +115,7 @@ void probe_template(const llama_model* model, const std::string& source) {
   char verdict = 0;
   const bool has_verdict = read(ends[0], &verdict, 1) == 1;
   for (const int end : ends) close(end);
-  if (child < 0) throw ModelLoadError("no process can be made to try the chat template in");
+  if (child < 0) throw ModelLoadError("cannot create a process to test the chat template");
   if (!has_verdict) throw ModelLoadError("the chat template cannot be used: " + cause_of(status));
   if (verdict == kNoMemory) {
     throw ModelLoadError("the chat template cannot be used: it takes more than 512 MiB of memory");

@@ -6,9 +6,9 @@ struct llama_model;
 
 namespace llamaherd {
 
-/// Parses a chat template and renders a plain conversation with it, in a forked child with limits
-/// of time and memory, as nothing bounds what a template computes. `source` as
-/// common_chat_templates_init() takes it. Throws ModelLoadError if the child does not survive it.
+/// Parses a chat template and renders a simple conversation in a forked child with limits on time
+/// and memory, as templates can compute without bounds. `source` is as for
+/// common_chat_templates_init(). Throws ModelLoadError if the child fails.
 void probe_template(const llama_model* model, const std::string& source);
 
 }  // namespace llamaherd

@@ -1,7 +1,7 @@
 #pragma once
 
-// Included before llama.cpp's common/jinja/runtime.cpp by the build. Its trace macro stands at
-// every step: here the step is counted instead.
+// The build includes this file before llama.cpp's common/jinja/runtime.cpp. It redefines the trace
+// macro, which is used at every step, to count steps.
 #include "jinja/runtime.h"
 #include "template_budget.h"
 

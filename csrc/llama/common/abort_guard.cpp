@@ -12,15 +12,15 @@ thread_local int n_guards = 0;
 
 std::terminate_handler terminate_handler = nullptr;
 
-// Runs before ggml's initialiser, which replaces the handler by one that starts a debugger.
+// Runs before ggml's initialiser, which installs a handler that starts a debugger.
 __attribute__((constructor(101))) void keep_terminate_handler() {
   terminate_handler = std::get_terminate();
 }
 
-// C frames between here and the guard have unwind tables on all supported platforms.
+// The C frames between here and the guard have unwind tables on all supported platforms.
 void on_abort(const char* message) {
   if (n_guards > 0 && std::uncaught_exceptions() == 0) throw AssertionError(message);
-  std::fprintf(stderr, "llamaherd: the process ends, a check of llama.cpp failed: %s\n", message);
+  std::fprintf(stderr, "llamaherd: an assertion of llama.cpp failed, terminating: %s\n", message);
 }
 
 }  // namespace

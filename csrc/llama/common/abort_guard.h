@@ -4,14 +4,14 @@
 
 namespace llamaherd {
 
-/// An assertion of llama.cpp's or ggml's that failed on a thread with an AbortGuard.
+/// A failed assertion of llama.cpp or ggml on a thread with an AbortGuard.
 struct AssertionError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// While one lives on a thread, a failed assertion of llama.cpp or ggml on it throws AssertionError
-/// instead of ending the process. Not for a graph that several threads compute: the others would
-/// wait for this one for ever.
+/// While alive, a failed assertion of llama.cpp or ggml on this thread throws AssertionError
+/// instead of terminating the process. Must not be used for graphs computed by several threads: the
+/// others would wait forever.
 class AbortGuard {
  public:
   AbortGuard();
@@ -20,8 +20,8 @@ class AbortGuard {
   AbortGuard& operator=(const AbortGuard&) = delete;
 };
 
-/// From now on ggml neither starts a debugger nor prints frames: without a guard a failed assertion
-/// prints one line to stderr and ends the process. Call it when the library is loaded.
+/// Disables ggml's debugger and stack traces: without a guard a failed assertion prints one line to
+/// stderr and terminates the process. Call it when the library is loaded.
 void install_abort_handler();
 
 }  // namespace llamaherd

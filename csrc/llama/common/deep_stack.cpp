@@ -37,8 +37,8 @@ void run_on_stack(std::size_t n_bytes, const std::function<void()>& work) {
   const int failed = pthread_create(&thread, &attributes, run, &task);
   pthread_attr_destroy(&attributes);
   if (failed) {
-    throw LlamaHerdError("a thread with a stack of " + std::to_string(n_bytes) +
-                         " bytes cannot be started: " + std::strerror(failed));
+    throw LlamaHerdError("cannot start a thread with a stack of " + std::to_string(n_bytes) +
+                         " bytes: " + std::strerror(failed));
   }
   pthread_join(thread, nullptr);
   if (task.error) std::rethrow_exception(task.error);

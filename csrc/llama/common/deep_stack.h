@@ -5,9 +5,9 @@
 
 namespace llamaherd {
 
-/// Runs what recurses deeply on a thread with a stack of `n_bytes`, and waits for it. Of the stack
-/// only what is used takes memory. Throws what `work` throws, or LlamaHerdError if there is no room
-/// for such a stack.
+/// Runs deeply recursive code on a thread with a stack of `n_bytes`, and waits for it. Only used
+/// stack pages take memory. Throws what `work` throws, or LlamaHerdError if the stack cannot be
+/// allocated.
 void run_on_stack(std::size_t n_bytes, const std::function<void()>& work);
 
 }  // namespace llamaherd

@@ -9,9 +9,9 @@
 
 namespace llamaherd {
 
-/// A device llama.cpp can compute on.
+/// A device that llama.cpp can use.
 struct DeviceInfo {
-  std::string name;  // as EngineConfig.devices takes it
+  std::string name;  // as in EngineConfig.devices
   std::string description;
   std::string kind;  // cpu, gpu, integrated_gpu or accelerator
   std::string backend;
@@ -21,17 +21,18 @@ struct DeviceInfo {
 
 std::vector<DeviceInfo> list_devices();
 
-/// ggml's CPU features and build switches that are on, e.g. {"AVX512_VNNI", "1"}.
+/// CPU features and build options of ggml that are enabled, e.g. {"AVX512_VNNI", "1"}.
 std::vector<std::pair<std::string, std::string>> cpu_features();
 
-/// The devices of these names; "rpc://HOST:PORT" stands for those of an RPC server. Throws
-/// InvalidRequestError for a name that no device has.
+/// The devices of these names; "rpc://HOST:PORT" means those of an RPC server. Throws
+/// InvalidRequestError for an unknown name.
 std::vector<ggml_backend_dev_t> find_devices(const std::vector<std::string>& names);
 
-/// Whether the model can run on anything but the CPU.
+/// Whether a device other than the CPU may be used.
 bool has_gpu(const std::vector<std::string>& names);
 
-/// Loads backends and sets up logging and kernels. Idempotent; before any other use of llama.cpp.
+/// Loads backends and sets up logging and kernels. Idempotent. Call it before any other use of
+/// llama.cpp.
 void init_llama();
 
 }  // namespace llamaherd

@@ -7,12 +7,12 @@
 
 namespace llamaherd {
 
-/// Which CPU kernels an engine of this (valid) config computes with: deterministic ones need the
-/// reference; otherwise the environment's LLAMAHERD_CPU_KERNELS, then config.cpu_kernels decides.
-/// Throws InvalidRequestError if the environment names none.
+/// CPU kernels of an engine with this (valid) config: reference if deterministic, otherwise by the
+/// environment variable LLAMAHERD_CPU_KERNELS, then by config.cpu_kernels. Throws
+/// InvalidRequestError if the variable has an invalid value.
 kernels::Mode choose_kernels(const EngineConfig& config);
 
-/// Their name: stock, reference or, of the fast ones, the instruction set's.
+/// Name of the kernels: stock, reference, or the instruction set of the fast kernels.
 std::string kernels_name(const EngineConfig& config);
 
 }  // namespace llamaherd

@@ -14,7 +14,7 @@ constexpr std::size_t kMaxLines = 4096;
 
 std::mutex mutex;
 std::deque<LogLine> lines;  // under mutex
-LogLine open_line;          // under mutex: text without a line break yet
+LogLine open_line;          // under mutex: text without a line break so far
 
 thread_local std::vector<std::string>* captured = nullptr;
 
@@ -58,8 +58,8 @@ void add(LogLevel level, std::string text) {
 }
 
 void install() {
-  llama_log_set(receive, nullptr);     // sets ggml's as well
-  common_log_set_verbosity_thold(-1);  // the chat templates' own logger: silent
+  llama_log_set(receive, nullptr);     // also sets ggml's
+  common_log_set_verbosity_thold(-1);  // silences the log of the chat templates
 }
 
 std::vector<LogLine> drain() {

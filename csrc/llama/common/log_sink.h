@@ -13,20 +13,21 @@ struct LogLine {
   std::string text;  // without the line break
 };
 
-/// Where llama.cpp's and ggml's log lines go: a bounded buffer of the process, never stderr. All
-/// functions may be called from any thread.
+/// Destination of llama.cpp's and ggml's log lines: a bounded buffer of the process, not stderr.
+/// Thread-safe.
 namespace log_sink {
 
-/// Routes the lines here. Idempotent.
+/// Redirects the log. Idempotent.
 void install();
 
-/// A line of our own.
+/// Adds a line of llamaherd.
 void add(LogLevel level, std::string text);
 
-/// The complete lines since the last call, oldest first. When nobody calls, the oldest are lost.
+/// The complete lines since the last call, oldest first. If the buffer overflows, the oldest are
+/// dropped.
 std::vector<LogLine> drain();
 
-/// Collects the error lines of the calling thread while it lives.
+/// Collects the error lines of the calling thread during its lifetime.
 class ErrorCapture {
  public:
   ErrorCapture();

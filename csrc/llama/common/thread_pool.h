@@ -10,11 +10,11 @@
 
 namespace llamaherd {
 
-/// CPUs this process may run on, at least 1.
+/// Number of CPUs available to this process, at least 1.
 std::int32_t default_n_threads();
 
-/// The worker threads of one engine's CPU graphs. Without an attached pool ggml would create and
-/// join threads for every graph; OpenMP's spinning waits would starve every other process.
+/// Worker threads of one engine's CPU graphs. Without an attached pool ggml would create and join
+/// threads for every graph; OpenMP's busy waiting would starve other processes.
 class ThreadPool {
  public:
   ThreadPool(std::int32_t n_threads, std::int32_t poll, kernels::Mode mode,
@@ -23,8 +23,9 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  /// Calls task(i, thread) once for each i of [0, n) on the first n_threads threads, this one with
-  /// them, and throws the first exception when all have ended. Not while a graph is computed.
+  /// Calls task(i, thread) once for each i in [0, n) on the first n_threads threads, including this
+  /// one. Rethrows the first exception when all have ended. Must not be called while a graph is
+  /// computed.
   void run(std::int32_t n, std::int32_t n_threads, const ParallelTask& task);
 
   ggml_threadpool* get() const { return pool_; }
@@ -40,7 +41,7 @@ class ThreadPool {
   kernels::Mode mode_;
   ggml_threadpool* pool_;
   std::unique_ptr<ggml_context, FreeContext> context_;
-  ggml_cgraph* tasks_;  // of one node, which runs them
+  ggml_cgraph* tasks_;  // graph with one node, which runs the tasks
   struct Run;
   Run* run_ = nullptr;
 };

@@ -7,8 +7,8 @@
 
 namespace llamaherd {
 
-/// Names all that decides what saved KV data means: the bytes of the model's files, llama.cpp's
-/// commit, the KV type and how attention was computed. Reads the files whole. Throws ModelLoadError
+/// Identifies everything that affects the meaning of saved KV data: the model's files, llama.cpp's
+/// commit, the KV type and the attention kernels. Reads the files completely. Throws ModelLoadError
 /// if one cannot be read.
 std::string kv_fingerprint(const LlamaModel& model, const std::string& path,
                            const EngineConfig& config, const std::string& llama_commit);

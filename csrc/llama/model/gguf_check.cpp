@@ -26,14 +26,14 @@ constexpr std::int64_t kMaxParts = 10000;
 constexpr int kMaxTensorKinds = 1024;  // more than llm_tensor has
 constexpr std::size_t kLeastAlignment = 8, kMostAlignment = 1 << 20;
 
-/// A range that a hyperparameter's values must be in.
+/// Valid range of a hyperparameter.
 struct Range {
-  const char* name;  // without the architecture
+  const char* name;  // without the architecture's prefix
   std::int64_t least, most;
 };
 
-// What llama.cpp divides by, allocates by or counts to. (A tensor's shape must agree with most of
-// them, so they are wide.)
+// Values that llama.cpp uses as divisors, sizes or loop bounds. (Wide ranges, as most must also
+// match a tensor's shape.)
 constexpr Range kRanges[] = {
     {"block_count", 1, kMaxBlocks},
     {"context_length", 1, 1 << 30},
@@ -79,7 +79,7 @@ constexpr Range kRanges[] = {
     {"conv_group_size", 1, 1 << 20},
 };
 
-/// What is true of any other count, size or index of a model.
+/// Range of all other counts, sizes and indices.
 constexpr Range kAnyInteger = {"", -1, INT32_MAX};
 
 Range range_of(const std::string& name) {
@@ -102,7 +102,7 @@ void check_float(const std::string& key, float value) {
   }
 }
 
-/// One key-value pair of the architecture's.
+/// Checks one key-value pair of the architecture.
 void check_hyperparameter(const GgufFile& file, std::int64_t i, const std::string& name) {
   const gguf_context* gguf = file.get();
   const std::string key = gguf_get_key(gguf, i);
@@ -127,7 +127,7 @@ void check_hyperparameter(const GgufFile& file, std::int64_t i, const std::strin
 
 void check_hyperparameters(const GgufFile& file) {
   const std::optional<std::string> architecture = file.text("general.architecture");
-  require_rule(architecture.has_value(), "general.architecture is missing or no text");
+  require_rule(architecture.has_value(), "general.architecture is missing or not a string");
   const llm_arch arch = llm_arch_from_string(*architecture);
   require_rule(arch != LLM_ARCH_UNKNOWN, "unknown model architecture: " + in_quotes(*architecture));
   const std::string prefix = *architecture + ".";
@@ -147,10 +147,10 @@ void check_hyperparameters(const GgufFile& file) {
                step + " must be at least 1");
 }
 
-/// How llama.cpp uses the tensors of each name; layers' numbers are written -1.
+/// How llama.cpp uses the tensors of each name; layer numbers are replaced by -1.
 const std::map<std::string, std::set<ggml_op>>& tensor_uses() {
   static const std::map<std::string, std::set<ggml_op>> uses = [] {
-    const AbortGuard guard;  // a tensor without a name
+    const AbortGuard guard;  // for tensors without a name
     std::map<std::string, std::set<ggml_op>> all;
     for (int t = 0; t < kMaxTensorKinds; ++t) {
       const auto tensor = static_cast<llm_tensor>(t);
@@ -166,7 +166,7 @@ const std::map<std::string, std::set<ggml_op>>& tensor_uses() {
   return uses;
 }
 
-/// blk.7.attn_q.weight: blk.-1.attn_q and weight.
+/// Splits blk.7.attn_q.weight into blk.-1.attn_q and weight.
 std::pair<std::string, std::string> split_name(const std::string& name) {
   std::string pattern;
   for (std::size_t i = 0; i < name.size();) {
@@ -188,15 +188,15 @@ bool is_matrix_op(ggml_op op) {
   return op == GGML_OP_MUL_MAT || op == GGML_OP_MUL_MAT_ID || op == GGML_OP_GET_ROWS;
 }
 
-/// Whether every tensor of this name is used as a matrix, by products or for its rows.
+/// Whether every tensor of this name is used as a matrix, in products or for row lookup.
 bool is_matrix(const std::string& name) {
   const auto [pattern, suffix] = split_name(name);
-  if (pattern == "token_types") return false;  // its rows are added, too
+  if (pattern == "token_types") return false;  // its rows are also added
   if (suffix == "bias" || suffix == "scale" || suffix == "input_scale") return false;
   auto at = tensor_uses().find(pattern);
   if (at == tensor_uses().end())
     at = tensor_uses().find(suffix.empty() ? pattern : pattern + "." + suffix);
-  if (at == tensor_uses().end()) return true;  // llama.cpp refuses names that it does not know
+  if (at == tensor_uses().end()) return true;  // llama.cpp rejects unknown names
   return std::ranges::all_of(at->second, is_matrix_op);
 }
 
@@ -205,7 +205,7 @@ bool multiplies(ggml_type type) {
                                    ggml_get_type_traits_cpu(type)->vec_dot != nullptr);
 }
 
-/// Whether a tensor says which experts each token uses.
+/// Whether a tensor has the expert ids of each token.
 bool holds_experts(const std::string& name) { return name.ends_with("tid2eid.weight"); }
 
 void check_tensor(const gguf_context* gguf, std::int64_t i) {
@@ -219,24 +219,23 @@ void check_tensor(const gguf_context* gguf, std::int64_t i) {
                                             " must be of type i32; it is " + ggml_type_name(type));
   } else if (is_matrix(name)) {
     require_rule(multiplies(type), "tensor " + in_quotes(name) + " is of type " +
-                                       ggml_type_name(type) +
-                                       ", which llama.cpp cannot multiply by");
+                                       ggml_type_name(type) + ", which llama.cpp cannot multiply");
   } else {
     require_rule(type == GGML_TYPE_F32, "tensor " + in_quotes(name) +
                                             " must be of type f32; it is " + ggml_type_name(type));
   }
 }
 
-/// Reads which experts tokens use: each must be one of n.
+/// Checks the expert ids of tokens: each must be in [0, n).
 void check_experts(const std::string& path, std::size_t begin, std::size_t size, std::int64_t n) {
   std::ifstream file(path, std::ios::binary);
   file.seekg(static_cast<std::streamoff>(begin));
   std::vector<std::int32_t> experts(size / sizeof(std::int32_t));
   file.read(reinterpret_cast<char*>(experts.data()), static_cast<std::streamsize>(size));
-  require_rule(file.good(), "the experts of tokens cannot be read");
+  require_rule(file.good(), "the expert ids of tokens cannot be read");
   const auto is_one = [n](std::int32_t expert) { return expert >= 0 && expert < n; };
   require_rule(std::ranges::all_of(experts, is_one),
-               "the experts of tokens must be in [0, " + std::to_string(n) + ")");
+               "the expert ids of tokens must be in [0, " + std::to_string(n) + ")");
 }
 
 std::int64_t n_experts(const GgufFile& file) {
@@ -255,12 +254,12 @@ void check_tensors(const GgufFile& file, const std::string& path, std::int64_t n
     const std::size_t size = gguf_get_tensor_size(gguf, i);
     require_rule(
         begin <= file.n_bytes() && size <= file.n_bytes() - begin,
-        "tensor " + in_quotes(gguf_get_tensor_name(gguf, i)) + " ends behind the file's end");
+        "tensor " + in_quotes(gguf_get_tensor_name(gguf, i)) + " exceeds the end of the file");
     if (holds_experts(gguf_get_tensor_name(gguf, i))) check_experts(path, begin, size, n);
   }
 }
 
-/// The paths of all parts but the first.
+/// Paths of all parts except the first.
 std::vector<std::string> other_parts(const GgufFile& file, const std::string& path) {
   const auto counts = file.integers("split.count");
   const std::int64_t n = counts && counts->size() == 1 ? counts->front() : 1;
@@ -270,7 +269,7 @@ std::vector<std::string> other_parts(const GgufFile& file, const std::string& pa
   const auto count = static_cast<std::int32_t>(n);
   const std::int32_t length =
       llama_split_prefix(buffer.data(), buffer.size(), path.c_str(), 0, count);
-  if (n <= 1 || length <= 0) return paths;  // llama.cpp refuses parts of other names
+  if (n <= 1 || length <= 0) return paths;  // llama.cpp rejects parts with other names
   const std::string prefix(buffer.data(), static_cast<std::size_t>(length));
   for (std::int32_t i = 1; i < count; ++i) {
     const std::int32_t n_chars =
@@ -290,8 +289,8 @@ void check_gguf(const std::string& path) {
     check_tensors(file, path, n_experts(file));
   });
   for (const std::string& part : other_parts(file, path)) {
-    if (!std::filesystem::is_regular_file(part)) continue;  // llama.cpp names what is missing
-    const GgufFile other(part);                             // its errors name the file
+    if (!std::filesystem::is_regular_file(part)) continue;  // llama.cpp reports missing parts
+    const GgufFile other(part);                             // errors contain the file's name
     check_rules(part, [&] { check_tensors(other, part, n_experts(file)); });
   }
 }

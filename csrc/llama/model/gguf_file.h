@@ -19,14 +19,14 @@ class GgufFile {
   const gguf_context* get() const { return context_.get(); }
   std::uint64_t n_bytes() const { return n_bytes_; }
 
-  /// An index for gguf_get_*; negative: there is no such key.
+  /// Index for gguf_get_*; negative: the key does not exist.
   std::int64_t find(const std::string& key) const { return gguf_find_key(get(), key.c_str()); }
 
-  /// The text of a key; nothing if it is absent or no text.
+  /// Value of a string key; nothing if it is absent or of another type.
   std::optional<std::string> text(const std::string& key) const;
 
-  /// The integers of a scalar or an array; nothing if the key is absent or of another type.
-  /// Unsigned ones of 64 bits are cut to INT64_MAX.
+  /// Integers of a scalar or an array; nothing if the key is absent or of another type. Unsigned
+  /// 64-bit values are clamped to INT64_MAX.
   std::optional<std::vector<std::int64_t>> integers(const std::string& key) const;
 
  private:

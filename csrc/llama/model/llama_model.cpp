@@ -21,7 +21,7 @@
 namespace llamaherd {
 namespace {
 
-// Left free on each device for what llama.cpp's estimate does not know of.
+// Left free on each device, as llama.cpp's estimate is incomplete.
 constexpr std::size_t kDeviceMargin = std::size_t{1} << 30;
 
 void check_file(const std::string& path) {
@@ -48,7 +48,7 @@ llama_load_mode load_mode_of(const EngineConfig& config) {
   return config.use_mlock ? LLAMA_LOAD_MODE_MLOCK : LLAMA_LOAD_MODE_NONE;
 }
 
-/// llama.cpp's parameters and the arrays they point into.
+/// llama.cpp's load parameters and the arrays that they point to.
 struct LoadParams {
   llama_model_params params = llama_model_default_params();
   std::vector<ggml_backend_dev_t> devices;
@@ -79,7 +79,7 @@ struct LoadParams {
   }
 
  private:
-  /// Offloads as many layers as the devices' free memory holds.
+  /// Offloads as many layers as fit into the devices' free memory.
   void fit(const std::string& path, const EngineConfig& config) {
     llama_context_params context = llama_context_default_params();
     if (config.n_ctx) context.n_ctx = *config.n_ctx;
@@ -87,7 +87,7 @@ struct LoadParams {
     std::vector<std::size_t> margins(llama_max_devices(), kDeviceMargin);
     common_fit_params(path.c_str(), &params, &context, tensor_split.data(), overrides.data(),
                       margins.data(), context.n_ctx, nullptr, GGML_LOG_LEVEL_ERROR);
-    log_sink::install();  // the call above replaces the log callback
+    log_sink::install();  // the call above replaced the log callback
   }
 };
 
@@ -99,7 +99,7 @@ LlamaModel::LlamaModel(const std::string& path, const EngineConfig& config,
   check_file(path);
   on_gpu_ = config.n_gpu_layers != 0 && has_gpu(config.devices);
   if (config.deterministic && on_gpu_) {
-    throw InvalidRequestError("deterministic=True computes on the CPU; set n_gpu_layers=0");
+    throw InvalidRequestError("deterministic=True requires the CPU; set n_gpu_layers=0");
   }
   check_gguf(path);
   const AbortGuard guard;
@@ -122,12 +122,10 @@ LlamaModel::LlamaModel(const std::string& path, const EngineConfig& config,
   if (progress.cancelled) throw ModelLoadError("loading " + path + " was cancelled");
   if (!model_) throw ModelLoadError("cannot load " + path + ": " + errors.text());
   if (llama_model_has_encoder(model_.get()) || !llama_model_has_decoder(model_.get())) {
-    throw ModelLoadError(path + " has an encoder; only decoder models can generate here");
+    throw ModelLoadError(path + " has an encoder; only decoder-only models can generate");
   }
   if (llama_model_is_diffusion(model_.get())) {
-    throw ModelLoadError(path +
-                         " is a diffusion model; only models that decode token by token can "
-                         "generate here");
+    throw ModelLoadError(path + " is a diffusion model; only autoregressive models can generate");
   }
   if (llama_vocab_type(vocab()) == LLAMA_VOCAB_TYPE_NONE) {
     throw ModelLoadError(path + " has no vocabulary");

@@ -14,16 +14,16 @@
 
 namespace llamaherd {
 
-/// How far a load has come; shared between the loading thread and who watches or cancels it.
+/// Progress of a load, shared by the loading thread and observers that may cancel it.
 struct LoadProgress {
   std::atomic<float> fraction = 0.0f;  // of the weights
   std::atomic<bool> cancelled = false;
 };
 
-/// A loaded GGUF model: weights and vocabulary. Const methods may be called from any thread.
+/// A loaded GGUF model: weights and vocabulary. Const methods are thread-safe.
 class LlamaModel {
  public:
-  /// Loads `path`; of a split GGUF, the first part. Throws ModelLoadError with the reason.
+  /// Loads `path`; of a split GGUF, the first part. Throws ModelLoadError with the cause.
   LlamaModel(const std::string& path, const EngineConfig& config, LoadProgress& progress);
 
   llama_model* get() const { return model_.get(); }
@@ -32,7 +32,7 @@ class LlamaModel {
 
   Vocabulary make_vocabulary() const;
 
-  /// A token's bytes; with `special`, of a special token its name, else nothing.
+  /// A token's bytes. For special tokens: their name with `special`, else empty.
   std::string piece(TokenId token, bool special) const;
 
   const Tokenizer& tokenizer() const { return *tokenizer_; }
@@ -46,7 +46,7 @@ class LlamaModel {
   /// Bytes, not always valid UTF-8. Ids must be in range.
   std::string detokenize(const std::vector<TokenId>& tokens, bool special) const;
 
-  /// The file's key-value pairs of scalar type, as text.
+  /// The file's scalar key-value pairs as strings.
   std::vector<std::pair<std::string, std::string>> metadata() const;
 
   std::string description() const;

@@ -7,10 +7,10 @@
 
 namespace llamaherd {
 
-/// Throws ModelLoadError with `rule` as its text unless the rule holds.
+/// Throws ModelLoadError with `rule` as its message unless `holds`.
 void require_rule(bool holds, const std::string& rule);
 
-/// Runs `check`; a ModelLoadError that it throws names the file that cannot be loaded.
+/// Runs `check`; adds the file's path to a ModelLoadError that it throws.
 template <typename Check>
 void check_rules(const std::string& path, const Check& check) {
   try {
@@ -20,7 +20,7 @@ void check_rules(const std::string& path, const Check& check) {
   }
 }
 
-/// `text` in quotes for a message: all but printable ASCII is escaped, long texts are cut.
+/// `text` quoted for a message: escapes all but printable ASCII and truncates long texts.
 std::string in_quotes(std::string_view text);
 
 }  // namespace llamaherd

@@ -6,7 +6,7 @@
 namespace llamaherd {
 namespace {
 
-// Numbers of a layer's state, of one sequence or one token.
+// Limit of a layer's state, in values per sequence or token.
 constexpr std::uint64_t kMaxState = std::uint64_t{1} << 30;
 
 std::string str(std::uint64_t value) { return std::to_string(value); }
@@ -21,7 +21,8 @@ struct Check {
     require_rule(n_head % n_head_kv == 0,
                  "the number of heads must be a multiple of that of KV heads; they are " +
                      str(n_head) + " and " + str(n_head_kv) + layer);
-    require_rule(h.n_embd_head_k(il) > 0 && h.n_embd_head_v(il) > 0, "heads have no size" + layer);
+    require_rule(h.n_embd_head_k(il) > 0 && h.n_embd_head_v(il) > 0,
+                 "the head size must be at least 1" + layer);
     const std::uint64_t n_k = std::uint64_t{n_head} * h.n_embd_head_k(il);
     const std::uint64_t n_v = std::uint64_t{n_head} * h.n_embd_head_v(il);
     require_rule(n_k <= kMaxState && n_v <= kMaxState, "heads are too large" + layer);
@@ -36,7 +37,7 @@ struct Check {
     if (h.rope_type != LLAMA_ROPE_TYPE_MROPE && h.rope_type != LLAMA_ROPE_TYPE_IMROPE) return;
     const auto& of = h.rope_sections;
     require_rule(of[0] > 0 || of[1] > 0 || of[2] > 0,
-                 "rope.dimension_sections must hold more than 0");
+                 "rope.dimension_sections must have a positive value");
   }
 
   void window() const {

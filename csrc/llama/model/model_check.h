@@ -7,11 +7,11 @@ struct llama_model;
 
 namespace llamaherd {
 
-/// Throws ModelLoadError if a loaded model's hyperparameters do not go together: what llama.cpp
-/// would find out only where it computes, on threads that cannot report it.
+/// Throws ModelLoadError if a loaded model's hyperparameters are inconsistent in ways that
+/// llama.cpp would detect only during computation, on threads that cannot report errors.
 void check_model(const llama_model& model);
 
-/// How many positions a model has learned, each its own vector; 0: it computes them.
+/// Number of learned position vectors; 0: positions are computed.
 std::int32_t n_positions(const llama_model& model);
 
 }  // namespace llamaherd

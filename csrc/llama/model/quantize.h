@@ -6,11 +6,11 @@
 
 namespace llamaherd {
 
-/// Names that quantize() takes, e.g. "q4_0".
+/// Type names accepted by quantize(), e.g. "q4_0".
 std::vector<std::string> quantization_types();
 
-/// Writes `source` with its weights in another type to `target`. Already quantised sources are
-/// dequantised first. Throws ModelLoadError with the reason, and leaves no file then.
+/// Converts the weights of `source` to another type and writes them to `target`. Quantised sources
+/// are dequantised first. On failure throws ModelLoadError with the cause and removes `target`.
 void quantize(const std::string& source, const std::string& target, const std::string& type,
               std::int32_t n_threads);
 

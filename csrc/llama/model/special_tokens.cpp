@@ -24,8 +24,8 @@ SpecialTokens::SpecialTokens(const llama_vocab* vocab) {
                          (attr & LLAMA_TOKEN_ATTR_RSTRIP) != 0});
     strip_ |= specials_.back().strips_left || specials_.back().strips_right;
   }
-  // llama.cpp's order of precedence. Names of equal length keep the order that this very call gives
-  // them there, so it must not be another algorithm.
+  // llama.cpp's order of precedence. std::sort is required: it gives names of equal length the same
+  // order as llama.cpp's own call.
   std::sort(specials_.begin(), specials_.end(),
             [](const Special& a, const Special& b) { return a.text.size() > b.text.size(); });
   for (std::size_t rank = 0; rank < specials_.size(); ++rank) insert(static_cast<Rank>(rank));
@@ -41,12 +41,12 @@ void SpecialTokens::insert(Rank rank) {
     node = *link;
     if (node < 0) {
       node = static_cast<std::int32_t>(nodes_.size());
-      *link = node;  // before the list of nodes moves
+      *link = node;  // before nodes_ is reallocated
       nodes_.push_back({.byte = byte});
     }
     link = &nodes_[node].first_child;
   }
-  // Of tokens of one name the first takes all.
+  // Of several tokens with one name the first is used.
   if (nodes_[node].rank == kNone) nodes_[node].rank = rank;
   if (special.user_defined && nodes_[node].user_defined_rank == kNone) {
     nodes_[node].user_defined_rank = rank;
@@ -59,7 +59,7 @@ std::int32_t SpecialTokens::child(std::int32_t node, char byte) const {
   return at;
 }
 
-/// Calls visit(rank) for each name that begins at `begin`, the shortest first.
+/// Calls visit(rank) for each name that begins at `begin`, shortest first.
 template <typename F>
 void SpecialTokens::for_each_at(std::string_view text, std::size_t begin, bool all,
                                 F&& visit) const {
@@ -78,7 +78,7 @@ std::vector<TextPart> SpecialTokens::split(std::string_view text, bool all) cons
     for_each_at(text, i, all, [&](Rank rank) { ++n_found[rank]; });
   }
   std::vector<TextPart> parts;
-  std::map<std::size_t, std::size_t> open;  // stretches of text without a token so far: begin, end
+  std::map<std::size_t, std::size_t> open;  // text without a token so far: begin, end
   if (!text.empty()) open[0] = text.size();
 
   const auto take = [&](Rank rank, std::size_t begin) {
@@ -101,7 +101,8 @@ std::vector<TextPart> SpecialTokens::split(std::string_view text, bool all) cons
     parts.push_back({begin, end, special.token});
   };
 
-  // A few ranks at a time, of which there are about as many names as the text has bytes.
+  // Processes ranks in groups with about as many occurrences as the text has bytes, to bound
+  // memory.
   std::vector<std::pair<Rank, std::size_t>> found;
   for (Rank first = 0, last = 0; first < std::ssize(specials_); first = last) {
     std::size_t n = 0;

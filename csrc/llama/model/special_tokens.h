@@ -11,29 +11,29 @@
 
 namespace llamaherd {
 
-/// A part of a text: a special token that it names, or text without any.
+/// A part of a text: a special token, or text without special tokens.
 struct TextPart {
   std::size_t begin = 0;
   std::size_t end = 0;
   TokenId token = -1;  // -1: text
 };
 
-/// Splits texts at the names of special tokens: with the result of llama.cpp, which takes time that
-/// grows with the square of their number, in time linear in the text. Thread-safe.
+/// Splits texts at special tokens. Same result as llama.cpp, in time linear in the text instead of
+/// quadratic in the number of special tokens. Thread-safe.
 class SpecialTokens {
  public:
   explicit SpecialTokens(const llama_vocab* vocab);
 
-  /// The parts of `text` in their order, none of them empty. Without `all` only user-defined tokens
-  /// count, control tokens and the unknown token do not. Blanks beside a token that strips them
-  /// belong to no part.
+  /// The non-empty parts of `text` in order. Without `all` only user-defined tokens are recognized,
+  /// not control tokens and the unknown token. Whitespace next to a token that strips it belongs to
+  /// no part.
   std::vector<TextPart> split(std::string_view text, bool all) const;
 
-  /// Whether any token strips the blanks beside it.
+  /// Whether any token strips adjacent whitespace.
   bool strip() const { return strip_; }
 
  private:
-  using Rank = std::int32_t;  // place in the order of precedence
+  using Rank = std::int32_t;  // position in the order of precedence
   static constexpr Rank kNone = -1;
 
   struct Special {
@@ -48,7 +48,7 @@ class SpecialTokens {
     std::int32_t sibling = -1;
     char byte = 0;
     Rank rank = kNone;               // of the token whose name ends here
-    Rank user_defined_rank = kNone;  // the same among user-defined tokens
+    Rank user_defined_rank = kNone;  // likewise, among user-defined tokens
   };
 
   void insert(Rank rank);
@@ -57,7 +57,7 @@ class SpecialTokens {
   void for_each_at(std::string_view text, std::size_t begin, bool all, F&& visit) const;
 
   std::vector<Special> specials_;  // by rank
-  std::vector<Node> nodes_;        // a trie of their names
+  std::vector<Node> nodes_;        // trie of their names
   std::array<std::int32_t, 256> roots_;
   bool strip_ = false;
 };

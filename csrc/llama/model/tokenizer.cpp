@@ -15,21 +15,20 @@
 namespace llamaherd {
 namespace {
 
-// A word's characters each cost some 350 bytes of stack in std::regex, which splits texts before
-// they are merged into tokens.
+// std::regex, which pre-splits texts, uses about 350 bytes of stack per character of a word.
 constexpr std::size_t kStackPerByte = 1024;
 constexpr std::size_t kBytesOnAnyStack = 1024;
 constexpr std::size_t kBaseStack = std::size_t{1} << 20;
-constexpr std::size_t kMostStack = std::size_t{2} << 30;  // of address space: used if needed
-// Longer runs of blanks or digits are refused where they take time with their square.
+constexpr std::size_t kMostStack = std::size_t{2} << 30;  // address space, used on demand
+// Longer runs of blanks or digits are rejected where they take quadratic time.
 constexpr std::size_t kLongestSlowRun = 512;
-// Shorter texts between special tokens are tokenized once.
+// Token ids of shorter texts between special tokens are memoized.
 constexpr std::size_t kRemembered = 64;
-// llama.cpp compiles the expressions that split a text again for each text: up to some
+// llama.cpp compiles its pre-tokenizer expressions again for each text, which takes up to some
 // milliseconds.
 constexpr std::size_t kMostTexts = std::size_t{1} << 14;
 
-/// Bytes of the blank that begins a text; 0 if it begins with something else.
+/// Bytes of the leading blank character; 0: the text does not begin with one.
 std::size_t blank_length(std::string_view text) {
   const auto first = static_cast<unsigned char>(text[0]);
   if (first < 0x80) return std::isspace(first) ? 1 : 0;
@@ -48,7 +47,7 @@ std::size_t digit_length(std::string_view text) {
   return std::isdigit(static_cast<unsigned char>(text[0])) ? 1 : 0;
 }
 
-/// Characters of the longest run of those of which `length_of` gives a length.
+/// Characters in the longest run of those for which `length_of` returns a length.
 std::size_t longest_run(std::string_view text, std::size_t (*length_of)(std::string_view)) {
   std::size_t longest = 0, run = 0;
   while (!text.empty()) {
@@ -84,7 +83,7 @@ Tokenizer::Tokenizer(const llama_vocab* vocab, const std::string& model, const s
   recurses_ = bpe;
   spans_words_ = pre == "exaone-moe";
   if (bpe && (pre == "deepseek-llm" || pre == "superbpe")) slow_ = pre;
-  // Others drop or merge characters: a token may stand for any number of them.
+  // Other types drop or merge characters: one token may represent any number of them.
   if (type == LLAMA_VOCAB_TYPE_SPM || type == LLAMA_VOCAB_TYPE_RWKV) kept_.fill(true);
   const bool may_drop = bpe && model != "whitespace" && model != "hybriddna";
   std::array<char, 8> byte{};
@@ -92,7 +91,7 @@ Tokenizer::Tokenizer(const llama_vocab* vocab, const std::string& model, const s
     longest_ = std::max(longest_, static_cast<std::int64_t>(
                                       std::string_view(llama_vocab_get_text(vocab, token)).size()));
     if (!may_drop || llama_vocab_is_control(vocab, token)) continue;
-    // A byte that has no token of its own may be dropped.
+    // Bytes without a token of their own may be dropped.
     const std::int32_t n = llama_token_to_piece(vocab, token, byte.data(),
                                                 static_cast<std::int32_t>(byte.size()), 0, false);
     if (n == 1) kept_[static_cast<unsigned char>(byte[0])] = true;
@@ -106,8 +105,8 @@ Tokenizer::Tokenizer(const llama_vocab* vocab, const std::string& model, const s
 void Tokenizer::find_ends() {
   const auto add = [](std::vector<TokenId>& ends, TokenId token, const char* name) {
     if (token == LLAMA_TOKEN_NULL) {
-      throw ModelLoadError(std::string("the model's tokenizer adds its ") + name +
-                           " token to texts and has none");
+      throw ModelLoadError(std::string("the model's tokenizer adds the ") + name +
+                           " token but does not define it");
     }
     ends.push_back(token);
   };
@@ -152,7 +151,7 @@ std::vector<TokenId> Tokenizer::encode(const std::string& text, bool add_special
       continue;
     }
     if (++n_texts > kMostTexts) {
-      throw InvalidRequestError("a text may hold at most " + std::to_string(kMostTexts) +
+      throw InvalidRequestError("a text may have at most " + std::to_string(kMostTexts) +
                                 " different texts between special tokens");
     }
     const std::size_t begin = out.size();
@@ -162,7 +161,7 @@ std::vector<TokenId> Tokenizer::encode(const std::string& text, bool add_special
   if (add_special) {
     if (out.size() > 1 && !before_.empty() && out[1] == before_[0]) {
       log_sink::add(LogLevel::kWarning,
-                    "a text begins with the model's begin token, which is added to it: it has two");
+                    "a text begins with the model's begin token, which the tokenizer adds again");
     }
     out.insert(out.end(), behind_.begin(), behind_.end());
   }
@@ -183,7 +182,7 @@ void Tokenizer::append_deep(const std::string& text, std::vector<TokenId>& out) 
     }
   }
   if (!recurses_ || text.size() <= kBytesOnAnyStack) return append(text, out);
-  // What std::regex matches at once is a word, or blanks, or one beside the other.
+  // std::regex matches at most a word and adjacent blanks at once.
   const std::size_t n_deep = spans_words_ ? text.size() : 2 * longest_word(text);
   if (n_deep <= kBytesOnAnyStack) return append(text, out);
   const std::size_t n_stack = kBaseStack + n_deep * kStackPerByte;
@@ -208,7 +207,7 @@ void Tokenizer::append(const std::string& text, std::vector<TokenId>& out) const
                             out.data() + n_before, static_cast<std::int32_t>(out.size() - n_before),
                             false, false);
     } catch (const std::exception& error) {
-      throw InvalidRequestError(std::string("the model's tokenizer cannot take the text: ") +
+      throw InvalidRequestError(std::string("the model's tokenizer cannot process the text: ") +
                                 error.what());
     }
   };

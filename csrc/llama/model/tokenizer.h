@@ -11,18 +11,17 @@
 
 namespace llamaherd {
 
-/// From text to tokens: those of llama.cpp, in time and stack that are bounded by the text's size.
-/// Thread-safe.
+/// Same tokens as llama.cpp's tokenizer, in time and stack bounded by the text's size. Thread-safe.
 class Tokenizer {
  public:
-  /// `vocab` must outlive it; `model` and `pre` are what the file calls its tokenizer and how it
-  /// splits texts before. Throws ModelLoadError if a token that it adds to texts is missing.
+  /// `vocab` must outlive it. `model` and `pre` are the file's tokenizer and pre-tokenizer types.
+  /// Throws ModelLoadError if a token that is added to texts is not defined.
   Tokenizer(const llama_vocab* vocab, const std::string& model, const std::string& pre);
 
-  /// Token ids of a text. Throws InvalidRequestError if it is too large.
+  /// Token ids of a text. Throws InvalidRequestError if the text exceeds a limit.
   std::vector<TokenId> encode(const std::string& text, bool add_special, bool parse_special) const;
 
-  /// A number of tokens that the text has at least, by its bytes alone: without computing them.
+  /// Lower bound of the number of tokens, from the text's bytes only.
   std::int64_t least_tokens(const std::string& text) const;
 
  private:
@@ -32,13 +31,12 @@ class Tokenizer {
 
   const llama_vocab* vocab_;
   SpecialTokens special_;
-  std::vector<TokenId> before_, behind_;  // what a whole text gets
-  std::array<bool, 256> kept_{};          // bytes that are part of some token in any text
-  std::int64_t longest_ = 1;              // bytes of a text that one token can stand for
+  std::vector<TokenId> before_, behind_;  // added before and after a text
+  std::array<bool, 256> kept_{};          // bytes that are always part of a token
+  std::int64_t longest_ = 1;              // most bytes of text that one token represents
   bool recurses_ = false;                 // once per character of a word
   bool spans_words_ = false;              // of several words
-  std::string slow_;                      // its name if runs of blanks or digits take time with
-                                          // their square
+  std::string slow_;  // type of the pre-tokenizer if runs of blanks or digits take quadratic time
 };
 
 }  // namespace llamaherd

@@ -16,10 +16,10 @@ constexpr const char* kScores = "tokenizer.ggml.scores";
 constexpr const char* kTypes = "tokenizer.ggml.token_type";
 
 constexpr std::size_t kMaxTokens = 1 << 22;
-// llama.cpp descends once for each byte of a token when it builds its tries.
+// llama.cpp recurses once per byte of a token when it builds its tries.
 constexpr std::size_t kMaxTokenBytes = 4096;
 
-/// An array of a file. Throws ModelLoadError if the key is no array of this type.
+/// An array of a file. Throws ModelLoadError if the key is not an array of this type.
 class Array {
  public:
   Array(const GgufFile& file, const char* key, gguf_type type)
@@ -46,7 +46,7 @@ class Array {
   std::size_t size_ = 0;
 };
 
-/// The text that llama.cpp gives a token without any.
+/// The text of a token; for an empty one that of llama.cpp.
 std::string text_of(const Array& tokens, std::size_t i) {
   const std::string_view text = tokens.text(i);
   return text.empty() ? "[EMPTY_" + std::to_string(i) + "]" : std::string(text);
@@ -65,13 +65,13 @@ void check_tokens(const Array& tokens) {
                                                     std::to_string(text.size()));
     const auto [at, is_new] = known.insert(std::move(text));
     require_rule(is_new,
-                 "token " + std::to_string(i) + " is the same as another: " + in_quotes(*at));
+                 "token " + std::to_string(i) + " duplicates another token: " + in_quotes(*at));
   }
 }
 
 void check_scores(const GgufFile& file, std::size_t n_tokens) {
   const std::int64_t i = file.find(kScores);
-  if (i < 0 || gguf_get_kv_type(file.get(), i) != GGUF_TYPE_ARRAY) return;  // llama.cpp refuses
+  if (i < 0 || gguf_get_kv_type(file.get(), i) != GGUF_TYPE_ARRAY) return;  // llama.cpp rejects it
   if (gguf_get_arr_type(file.get(), i) != GGUF_TYPE_FLOAT32) return;
   const Array scores(file, kScores, GGUF_TYPE_FLOAT32);
   require_rule(scores.size() >= n_tokens,
@@ -97,8 +97,9 @@ void check_types(const Array& types, const Array& tokens, const std::string& mod
                    std::to_string(types.size()));
   for (std::size_t i = 0; i < tokens.size(); ++i) {
     if (types.number<std::int32_t>(i) != LLAMA_TOKEN_TYPE_BYTE) continue;
-    require_rule(model != "bert", "a tokenizer of type bert has no tokens of type byte; token " +
-                                      std::to_string(i) + " is one");
+    require_rule(model != "bert",
+                 "a tokenizer of type bert must have no tokens of type byte; token " +
+                     std::to_string(i) + " is one");
     require_rule(is_byte_text(tokens.text(i)),
                  "token " + std::to_string(i) +
                      " is of type byte and must be written <0xHH>; it is " +
@@ -106,12 +107,12 @@ void check_types(const Array& types, const Array& tokens, const std::string& mod
   }
 }
 
-/// llama.cpp walks on from the longest token that begins a text, and not at all if there is none.
+/// llama.cpp extends the longest token at the start of a text; without one it does not advance.
 void check_rwkv(const Array& tokens) {
   std::array<bool, 256> begins{}, is_token{};
   for (std::size_t i = 0; i < tokens.size(); ++i) {
     const std::string text = text_of(tokens, i);
-    // \xHH, \t, \n, \r and a character that stands for itself
+    // \xHH, \t, \n, \r or an escaped literal character
     std::size_t length = 1;
     unsigned char first = static_cast<unsigned char>(text[0]);
     if (first == '\\' && text.size() > 1) {
@@ -132,7 +133,8 @@ void check_rwkv(const Array& tokens) {
   }
   for (int byte = 0; byte < 256; ++byte) {
     require_rule(!begins[byte] || is_token[byte],
-                 "a tokenizer of type rwkv must have a token for each byte that begins one; byte " +
+                 "a tokenizer of type rwkv must have a one-byte token for each first byte of a "
+                 "token; byte " +
                      std::to_string(byte) + " has none");
   }
 }
@@ -141,7 +143,7 @@ void check_rwkv(const Array& tokens) {
 
 void check_tokenizer(const GgufFile& file) {
   const std::optional<std::string> model = file.text("tokenizer.ggml.model");
-  require_rule(model.has_value(), "tokenizer.ggml.model is missing or no text");
+  require_rule(model.has_value(), "tokenizer.ggml.model is missing or not a string");
   require_rule(*model != "no_vocab" && *model != "none", "the file has no vocabulary");
   const Array tokens(file, kTokens, GGUF_TYPE_STRING);
   check_tokens(tokens);

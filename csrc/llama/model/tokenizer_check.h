@@ -4,8 +4,7 @@
 
 namespace llamaherd {
 
-/// Throws ModelLoadError if the file's tokenizer is one that llama.cpp would crash on or run for
-/// ever with.
+/// Throws ModelLoadError if the file's tokenizer would crash llama.cpp or make it loop forever.
 void check_tokenizer(const GgufFile& file);
 
 }  // namespace llamaherd

@@ -21,7 +21,7 @@ BatchView rows_of(const BatchView& batch, std::size_t begin, std::size_t end) {
           batch.seqs.subspan(begin, n), batch.wants_logits.subspan(begin, n)};
 }
 
-/// While it lives, the whole process gets no more than so many bytes of address space.
+/// Limits the process to n more bytes of address space during its lifetime.
 class AddressSpaceLimit {
  public:
 #ifdef __linux__
@@ -46,14 +46,14 @@ class AddressSpaceLimit {
 #endif
 };
 
-/// Goes through what llama_kv_cache::state_write made of a sequence of cells.
+/// Parses a sequence saved by llama_kv_cache::state_write.
 class SavedCells {
  public:
   explicit SavedCells(std::span<std::byte> bytes) : bytes_(bytes) {
     skip(sizeof(std::uint32_t) + sizeof(std::int32_t));  // magic, sequence
   }
 
-  /// All K and V rows. A cache with a window has two parts.
+  /// Fills all K and V rows. A cache with a window has two parts.
   void fill_with_nan() {
     while (at_ < bytes_.size()) {
       const auto n_streams = get<std::uint32_t>();
@@ -87,7 +87,7 @@ class SavedCells {
     for (std::uint32_t tensor = 0; tensor < 2 * n_layers; ++tensor) {
       get<std::int32_t>();  // type
       const auto row_size = get<std::uint64_t>();
-      // All ones are a NaN in each float type, and in the scales of the others.
+      // All ones are a NaN in float types, and in the scales of quantised types.
       std::ranges::fill(skip(n_cells * row_size), std::byte{0xFF});
     }
   }
@@ -142,7 +142,7 @@ DecodeStatus FaultyBackend::decode_exhausted(const BatchView& batch, std::int64_
   }
 }
 
-/// In parts that end with a poisonous token each: what comes behind it sees NaN.
+/// Decodes in parts that end with a poisonous token each: later rows attend to NaN.
 DecodeStatus FaultyBackend::decode_poisonous(const BatchView& batch) {
   const std::size_t n_rows = batch.tokens.size();
   for (std::size_t begin = 0; begin < n_rows;) {
@@ -163,7 +163,7 @@ DecodeStatus FaultyBackend::decode_poisonous(const BatchView& batch) {
   return DecodeStatus::kOk;
 }
 
-/// Keeps the part's logits: the next part overwrites them.
+/// Keeps a copy of the part's logits, which the next part overwrites.
 DecodeStatus FaultyBackend::decode_part(const BatchView& batch, std::size_t begin,
                                         std::size_t end) {
   if (begin == end) return DecodeStatus::kOk;
@@ -182,7 +182,7 @@ std::span<float> FaultyBackend::logits(std::int32_t row) {
   return it == logits_.end() ? inner_->logits(row) : std::span(it->second);
 }
 
-/// The cells of rows [begin, end), which must be the last of their sequences.
+/// Poisons the cells of rows [begin, end), which must be the last of their sequences.
 void FaultyBackend::poison(const BatchView& batch, std::size_t begin, std::size_t end) {
   for (std::size_t row = begin; row < end;) {
     std::size_t next = row + 1;

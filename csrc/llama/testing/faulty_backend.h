@@ -10,8 +10,8 @@
 
 namespace llamaherd {
 
-/// A LlamaBackend that suffers what a script says: its graphs stop half-way, its memory runs out,
-/// its K/V data turns NaN, for real. For tests.
+/// A LlamaBackend with real faults from a script: aborted graphs, exhausted memory, NaN in K/V
+/// data. For tests.
 class FaultyBackend final : public Backend {
  public:
   FaultyBackend(std::unique_ptr<LlamaBackend> inner, std::shared_ptr<FaultScript> script)
@@ -28,8 +28,8 @@ class FaultyBackend final : public Backend {
   bool load(SeqId seq, Pos begin, Pos end, std::span<const std::byte> data) override {
     return inner_->load(seq, begin, end, data);
   }
-  /// Throws std::bad_alloc where the script says so, std::logic_error if the cells of a call cannot
-  /// be poisoned: memories without cells for each token.
+  /// Throws std::bad_alloc if the script requires it, and std::logic_error if the cells of a call
+  /// cannot be poisoned because the memory has no cell per token.
   DecodeStatus decode(const BatchView& batch) override;
   std::span<float> logits(std::int32_t row) override;
   void run_in_parallel(std::int32_t n, const ParallelTask& task) override {
@@ -49,7 +49,7 @@ class FaultyBackend final : public Backend {
 
   std::unique_ptr<LlamaBackend> inner_;
   std::shared_ptr<FaultScript> script_;
-  std::map<std::int32_t, std::vector<float>> logits_;  // by row, of a call decoded in parts
+  std::map<std::int32_t, std::vector<float>> logits_;  // by row, for a call decoded in parts
 };
 
 }  // namespace llamaherd

@@ -161,7 +161,7 @@ TEST(Calibration, AFailedCallIsALoadErrorThatSaysWhy) {
       backend.calibrate();
       FAIL();
     } catch (const ModelLoadError& error) {
-      const std::string why = kind == Fault::Kind::kThrow ? "scripted" : "it was refused";
+      const std::string why = kind == Fault::Kind::kThrow ? "scripted" : "the batch was rejected";
       EXPECT_EQ(error.what(), "the model cannot decode 2 rows: " + why);
     }
   }

@@ -174,7 +174,7 @@ TEST_P(EngineFaults, ACursedRequestEndsAloneWhateverItsPlace) {
       EXPECT_TRUE(outcomes[place].token_ids.empty());
       EXPECT_EQ(outcomes[place].error, curse == DecodeStatus::kFailed
                                            ? "the decode call failed"
-                                           : "the backend refused its rows as invalid");
+                                           : "the backend rejected its rows as invalid");
     }
   }
 }
@@ -196,7 +196,7 @@ TEST_P(EngineFaults, APoisonedRequestEndsAloneWhateverItsPlace) {
           }
         }
         EXPECT_EQ(outcomes[place].reason, FinishReason::kError);
-        EXPECT_EQ(outcomes[place].error, "its logits are not finite, computed alone as well");
+        EXPECT_EQ(outcomes[place].error, "its logits are not finite, also when computed alone");
         EXPECT_TRUE(outcomes[place].token_ids.empty());
       }
     }

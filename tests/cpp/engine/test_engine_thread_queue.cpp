@@ -29,7 +29,7 @@ TEST_F(EngineThreadQueue, TakesAsManyAsCanStartAndWait) {
   start(EngineThread::Mode::kStepped);
   for (int i = 0; i < 4 + 3; ++i) EXPECT_EQ(refusal(spec_), "");
   const std::string full =
-      "at most 3 requests may wait (max_queued), one for each output; 3 do and this prompt has 1";
+      "at most 3 requests may be queued (max_queued); 3 are queued and this prompt adds 1";
   EXPECT_EQ(refusal(spec_), full);
   engine_->step();
   EXPECT_EQ(refusal(spec_), full);
@@ -52,9 +52,8 @@ TEST_F(EngineThreadQueue, TakesTheOutputsOfOnePromptTogether) {
   many.params.seed = 3;
   const RequestId first = engine_->submit(many.prompt, many.params);
   for (RequestId id = first; id < first + 9; ++id) collector_.expect(id);
-  EXPECT_EQ(
-      refusal(spec_),
-      "at most 5 requests may wait (max_queued), one for each output; 5 do and this prompt has 1");
+  EXPECT_EQ(refusal(spec_),
+            "at most 5 requests may be queued (max_queued); 5 are queued and this prompt adds 1");
   while (engine_->step()) {
   }
   const std::vector<Delta> deltas = engine_->drain(0);
@@ -77,9 +76,8 @@ TEST_F(EngineThreadQueue, EachOutputTakesAPlace) {
   many.params.n = 6;
   EXPECT_EQ(refusal(spec_), "");
   EXPECT_EQ(refusal(spec_), "");
-  EXPECT_EQ(
-      refusal(many),
-      "at most 3 requests may wait (max_queued), one for each output; 0 do and this prompt has 6");
+  EXPECT_EQ(refusal(many),
+            "at most 3 requests may be queued (max_queued); 0 are queued and this prompt adds 6");
   many.params.n = 5;
   const RequestId first = engine_->submit(many.prompt, many.params);
   for (RequestId id = first; id < first + 5; ++id) collector_.expect(id);
@@ -109,8 +107,8 @@ TEST_F(EngineThreadQueue, BoundsTheTokensThatWait) {
   EXPECT_EQ(refusal(greedy(std::vector<TokenId>(60, 3), 30)), "")
       << "one may be as long as it likes";
   EXPECT_EQ(refusal(greedy({1}, 2)),
-            "prompts of at most 50 tokens may wait (max_queued_tokens), counted for each output; "
-            "60 do and this one has 1");
+            "at most 50 prompt tokens may be queued (max_queued_tokens), counted per output; "
+            "60 are queued and this prompt adds 1");
   do {
     engine_->step();
   } while (engine_->metrics().n_waiting > 0);

@@ -64,7 +64,7 @@ TEST(Constrained, SaysWhyThereIsNoToken) {
   std::vector<float> logits = row();
   SampledOutput sampled = sample_constrained(sampler, nothing, logits, scratch);
   EXPECT_FALSE(sampled.token || sampled.poisoned);
-  EXPECT_NE(sampled.error.find("no way on"), std::string::npos);
+  EXPECT_NE(sampled.error.find("dead end"), std::string::npos);
 
   Constraint some(mask_of({1, 2}));
   logits = row();
@@ -228,7 +228,7 @@ TEST_F(ConstrainedRequests, AFailedOneEndsAlone) {
   EXPECT_EQ(all.at(failing).back().finish_reason, FinishReason::kError);
   EXPECT_EQ(all.at(failing).back().error, "it broke");
   EXPECT_EQ(all.at(stuck).back().finish_reason, FinishReason::kError);
-  EXPECT_NE(all.at(stuck).back().error.find("no way on"), std::string::npos);
+  EXPECT_NE(all.at(stuck).back().error.find("dead end"), std::string::npos);
   EXPECT_EQ(all.at(free).back().finish_reason, FinishReason::kLength);
   EXPECT_EQ(engine_->metrics().n_cells_used - engine_->metrics().cache.n_cells_reclaimable, 0);
 }

@@ -36,7 +36,7 @@ TEST_F(WatchdogTest, ACallThatOutlastsItsPredictionManyTimesIsToldOnce) {
   EXPECT_DOUBLE_EQ(health.call_s, 6);
   EXPECT_DOUBLE_EQ(health.call_predicted_s, 0.02);
   EXPECT_EQ(dog_.take_incident(16 * kSecond),
-            "a decode call of 4 decode and 64 prefill rows has taken 6.0 s; predicted were 0.020 s "
+            "a decode call with 4 decode and 64 prefill rows has run for 6.0 s; predicted: 0.020 s "
             "(2 running, 3 waiting, 40 of 100 KV cells used, last progress 15.0 s ago)");
   EXPECT_EQ(dog_.take_incident(17 * kSecond), "");
   dog_.call_ends(20 * kSecond, true);
@@ -60,7 +60,7 @@ TEST_F(WatchdogTest, CallsThatFailAreNoProgress) {
     dog_.call_ends(i * kSecond + 1, false);
   }
   EXPECT_EQ(dog_.health(20 * kSecond).reason,
-            "no token was computed for 19.0 s while 2 requests run and 3 wait");
+            "no token was computed for 19.0 s with 2 requests running and 3 waiting");
   dog_.call_begins(20 * kSecond, 0.02e9, 4, 0);
   dog_.call_ends(21 * kSecond, true);
   EXPECT_TRUE(dog_.health(22 * kSecond).ok);
