@@ -17,7 +17,7 @@ CallOutcome CallExecutor::attempt(const CallPlan& call, std::vector<Delta>& out)
   const bool decoded = outcome == CallOutcome::kOk;
   if (decoded) {
     if (sample(call)) outcome = CallOutcome::kPoisoned;
-    guard.commit(sampled_);
+    guard.commit_call(sampled_);
     c_.late_masks.keep(call, sampled_, c_.backend);
     for (const SampledOutput& sampled : sampled_)
       c_.accounting.counters().n_draft_accepted += std::ssize(sampled.further);
@@ -126,7 +126,7 @@ bool CallExecutor::sample(const CallPlan& call) {
     c_.prompt_logits.put(*request.cache_space, request.tokens(),
                          c_.backend.logits(item.logits_row));
   }
-  c_.sampler.sample(call, c_.backend, sampled_);
+  c_.sampler.sample_call(call, c_.backend, sampled_);
   bool any_poisoned = false;
   for (std::size_t i = 0; i < sampled_.size(); ++i) {
     if (!sampled_[i].poisoned) continue;

@@ -17,7 +17,8 @@ constexpr std::chrono::milliseconds kMaxMaskWait{2};
 
 }  // namespace
 
-void CallSampler::sample(const CallPlan& call, Backend& backend, std::vector<SampledOutput>& out) {
+void CallSampler::sample_call(const CallPlan& call, Backend& backend,
+                              std::vector<SampledOutput>& out) {
   list_rows(call, backend);
   const auto run = [this](std::int32_t i, std::int32_t thread) {
     compute(*ready_[i], scratch_[thread]);
@@ -76,9 +77,9 @@ void CallSampler::list_rows(const CallPlan& call, Backend& backend) {
   }
 }
 
-SampledOutput CallSampler::sample(const Request& request, std::span<float> logits) {
+SampledOutput CallSampler::sample_row(const Request& request, std::span<float> logits) {
   if (!request.constrained.constraint || request.constrained.constraint->ready()) {
-    return sample(request, logits, scratch_.front());
+    return sample_row(request, logits, scratch_.front());
   }
   SampledOutput sampled;
   sampled.late = true;
@@ -91,7 +92,7 @@ void CallSampler::sample_late() {
   for (Row* row : late_) {
     row->request->constrained.constraint->wait(begin + kMaxMaskWait -
                                                std::chrono::steady_clock::now());
-    row->result = sample(*row->request, row->logits);
+    row->result = sample_row(*row->request, row->logits);
   }
   wait_ns_ += (std::chrono::steady_clock::now() - begin) / std::chrono::nanoseconds(1);
   n_waits_ += std::ssize(late_);
@@ -112,7 +113,7 @@ void CallSampler::sample_drafts(Row& row, RowScratch& scratch) const {
 
 void CallSampler::compute(Row& row, RowScratch& scratch) const {
   if (!row.scored) {
-    row.result = sample(*row.request, row.logits, scratch);
+    row.result = sample_row(*row.request, row.logits, scratch);
     if (row.result.token) sample_drafts(row, scratch);
     return;
   }
@@ -121,8 +122,8 @@ void CallSampler::compute(Row& row, RowScratch& scratch) const {
   row.result.poisoned = !row.result.logprob;
 }
 
-SampledOutput CallSampler::sample(const Request& request, std::span<float> logits,
-                                  RowScratch& scratch) {
+SampledOutput CallSampler::sample_row(const Request& request, std::span<float> logits,
+                                      RowScratch& scratch) {
   SampledOutput sampled;
   if (const auto forced = request.forced()) {
     sampled.logprob = logprob_of(*forced, logits, *request.n_prompt_logprobs(), scratch);

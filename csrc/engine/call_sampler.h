@@ -20,10 +20,10 @@ class CallSampler {
   explicit CallSampler(std::int32_t n_threads) : scratch_(n_threads) {}
 
   /// Samples all rows of a decoded call on the backend's threads. out[i] belongs to call.items[i].
-  void sample(const CallPlan& call, Backend& backend, std::vector<SampledOutput>& out);
+  void sample_call(const CallPlan& call, Backend& backend, std::vector<SampledOutput>& out);
 
   /// The request's next token from this row, which may be overwritten.
-  SampledOutput sample(const Request& request, std::span<float> logits);
+  SampledOutput sample_row(const Request& request, std::span<float> logits);
 
   /// Number of rows whose sampling waited for a mask, and the waiting time in nanoseconds.
   std::int64_t n_waits() const { return n_waits_; }
@@ -40,7 +40,8 @@ class CallSampler {
     SampledOutput result;
   };
 
-  static SampledOutput sample(const Request& request, std::span<float> logits, RowScratch& scratch);
+  static SampledOutput sample_row(const Request& request, std::span<float> logits,
+                                  RowScratch& scratch);
   void compute(Row& row, RowScratch& scratch) const;
   void sample_late();
   void sample_drafts(Row& row, RowScratch& scratch) const;

@@ -132,9 +132,9 @@ void Engine::restore(const StepPlan& plan) {
 void Engine::sample_cached_prompts(const StepPlan& plan, std::vector<Delta>& out) {
   for (const KnownStart& start : plan.known_starts) {
     known_logits_.assign(start.logits.begin(), start.logits.end());  // sampling may write it
-    SampledOutput sampled = sampler_.sample(*start.request, known_logits_);
+    SampledOutput sampled = sampler_.sample_row(*start.request, known_logits_);
     if (sampled.poisoned) throw std::logic_error("stored logits are not finite");
-    StepGuard::commit(*start.request, start.request->kv_len(), sampled);
+    StepGuard::commit_request(*start.request, start.request->kv_len(), sampled);
     ++accounting_.counters().n_prompt_logits_hits;
     delivery_.deliver(*start.request, sampled, clock_.now_ns(), out);
   }

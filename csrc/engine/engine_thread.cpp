@@ -68,7 +68,7 @@ RequestId EngineThread::submit(std::vector<TokenId> prompt, SharedValue<Sampling
                             deadline_ns(scheduling.ttft_deadline_s, now)};
   submission.options.constraint = nullptr;
   for (std::int32_t i = 0; options.constraint && i < n_outputs; ++i) {
-    submission.constraints.push_back(options.constraint->fresh(table_));
+    submission.constraints.push_back(options.constraint->clone(table_));
   }
   const std::lock_guard lock(mutex_);
   require_alive();

@@ -27,7 +27,7 @@ void LateMasks::sample(std::vector<Delta>& out) {
   }
   std::erase_if(late_, [&](Request* request) {
     const std::int64_t now = clock_.now_ns();
-    SampledOutput sampled = sampler_.sample(*request, request->constrained.late_row);
+    SampledOutput sampled = sampler_.sample_row(*request, request->constrained.late_row);
     if (sampled.late && now - request->constrained.late_since_ns < kLongestWaitNs) return false;
     if (sampled.late) {
       sampled.error = "the token mask of output token " + std::to_string(request->n_output()) +
@@ -37,7 +37,7 @@ void LateMasks::sample(std::vector<Delta>& out) {
           "the logits of output token " + std::to_string(request->n_output()) + " are not finite";
     }
     request->constrained.late_row.clear();
-    StepGuard::commit(*request, request->kv_len(), sampled);
+    StepGuard::commit_request(*request, request->kv_len(), sampled);
     delivery_.deliver(*request, sampled, now, out);
     return true;
   });

@@ -33,18 +33,18 @@ class StepGuard {
 
   /// `sampled` is parallel to the call's items. Poisoned items are undone, the others committed.
   /// Log-probabilities are moved from `sampled`.
-  void commit(std::span<SampledOutput> sampled) {
+  void commit_call(std::span<SampledOutput> sampled) {
     committed_ = true;
     for (std::size_t i = 0; i < sampled.size(); ++i) {
       if (sampled[i].poisoned) {
         undo(call_.items[i]);
       } else {
-        commit(call_.items[i], sampled[i]);
+        commit_item(call_.items[i], sampled[i]);
       }
     }
   }
 
-  static void commit(Request& request, Pos end, SampledOutput& sampled) noexcept {
+  static void commit_request(Request& request, Pos end, SampledOutput& sampled) noexcept {
     request.commit_step(end, sampled.token ? &*sampled.token : nullptr);
     for (const TokenId& token : sampled.further) request.commit_step(++end, &token);
     request.commit_scores(std::move(sampled.scores));
@@ -60,7 +60,7 @@ class StepGuard {
   }
 
  private:
-  void commit(const PlannedRequest& item, SampledOutput& sampled) {
+  void commit_item(const PlannedRequest& item, SampledOutput& sampled) {
     const auto n_right = static_cast<std::int32_t>(sampled.further.size());
     Request& request = *item.request;
     if (item.n_drafted > 0) {
@@ -69,7 +69,7 @@ class StepGuard {
       request.draft.acceptance.observe(1, request.draft.tokens.front() == *sampled.token);
     }
     request.draft.tokens.clear();
-    commit(request, item.end, sampled);
+    commit_request(request, item.end, sampled);
     if (n_right == item.n_drafted) return;
     backend_.remove(item.seq, item.end + n_right, kToEnd);
   }

@@ -44,8 +44,8 @@ PlanOptions plan_options(const EngineConfig& config, const BackendInfo& info,
   PlanOptions plan;
   plan.calibration = calibration;
   plan.prompt_lookup = config.prompt_lookup;
-  plan.packing.n_rows = std::min(resolve_preset(config).token_budget, info.n_batch);
-  plan.packing.n_batch = info.n_batch;
+  plan.packing.max_prefill_rows = std::min(resolve_preset(config).token_budget, info.n_batch);
+  plan.packing.max_call_rows = info.n_batch;
   plan.packing.target_itl_ns = config.target_itl_ms.value_or(0) * 1e6;
   plan.packing.may_pad = info.pad_seq != kNoSeq;
   plan.queue.weights = {config.tenant_weights.begin(), config.tenant_weights.end()};

@@ -18,7 +18,7 @@ SampledOutput sample_constrained(const Sampler& sampler, const Constraint& const
   sampled.error = constraint.error();
   if (!sampled.error.empty()) return sampled;
   sampler.edit(logits);
-  const std::optional<TokenId> forced = constraint.only();
+  const std::optional<TokenId> forced = constraint.forced_token();
   if (forced && std::isfinite(logits[*forced])) {
     sampled.token = forced;
     return sampled;

@@ -13,7 +13,7 @@ Constraint::Constraint(TokenMask first, std::vector<std::string> triggers)
       mask_(first_),
       is_free_(!triggers_.empty()) {}
 
-std::shared_ptr<Constraint> Constraint::fresh(const Vocabulary& table) const {
+std::shared_ptr<Constraint> Constraint::clone(const Vocabulary& table) const {
   auto made = std::make_shared<Constraint>(first_, triggers_);
   made->table_ = &table;
   return made;
@@ -52,7 +52,7 @@ bool Constraint::allows_all() const {
   return error_.empty() && (is_free_ || mask_.empty());
 }
 
-std::optional<TokenId> Constraint::only() const {
+std::optional<TokenId> Constraint::forced_token() const {
   const std::lock_guard lock(mutex_);
   std::optional<TokenId> found;
   for (std::size_t i = 0; i < mask_.size(); ++i) {

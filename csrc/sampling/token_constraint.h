@@ -30,7 +30,7 @@ class Constraint {
 
   /// A copy in the initial state, for one output. `table`, which must outlive it, has the names of
   /// special tokens that triggers may contain.
-  std::shared_ptr<Constraint> fresh(const Vocabulary& table) const;
+  std::shared_ptr<Constraint> clone(const Vocabulary& table) const;
 
   /// Sets the mask of output token `index`, replacing the previous mask. ready() once that token is
   /// the next.
@@ -50,7 +50,7 @@ class Constraint {
   bool allows_all() const;
 
   /// The only allowed token, if there is exactly one.
-  std::optional<TokenId> only() const;
+  std::optional<TokenId> forced_token() const;
 
   /// Sets the logits of tokens that are not allowed to -inf.
   void mask_logits(std::span<float> logits) const;

@@ -195,8 +195,8 @@ void Scheduler::draft(CallPlan& call) {
     sum.add(item.begin, 1);
   }
   if (n_guessed == 0) return;
-  const std::int32_t n_most = std::min(
-      {options_.packing.n_batch - call.n_rows, options_.max_scored_rows, budget_.room().n_cells});
+  const std::int32_t n_most = std::min({options_.packing.max_call_rows - call.n_rows,
+                                        options_.max_scored_rows, budget_.room().n_cells});
   const auto n = drafter_.choose(draft_candidates_, sum, cache_.n_cells_used(), n_most, model_);
   if (n.empty()) return;
   call.n_pad = 0;

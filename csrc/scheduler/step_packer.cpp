@@ -89,7 +89,8 @@ void Packer::pack_prefill(Candidates candidates, const CostModel& model) {
   merged_.n_pad = 0;
   merged_.items.insert(merged_.items.end(), prefill.items.begin(), prefill.items.end());
   const double apart_ns = call_ns(last, candidates, model) + call_ns(prefill, candidates, model);
-  if (n_rows_of(merged_) <= options_.n_batch && call_ns(merged_, candidates, model) < apart_ns) {
+  if (n_rows_of(merged_) <= options_.max_call_rows &&
+      call_ns(merged_, candidates, model) < apart_ns) {
     std::swap(last, merged_);
     --n_calls_;
   }
@@ -119,7 +120,8 @@ std::int32_t Packer::n_prefill_rows(Candidates candidates, const CostModel& mode
       options_.target_itl_ns > 0
           ? options_.target_itl_ns * widening - decode_ns_
           : chunk_ns(static_cast<std::int32_t>(widening) * kChunkRows, depth, model);
-  const std::int32_t n_most = options_.n_rows - static_cast<std::int32_t>(decoders_.size());
+  const std::int32_t n_most =
+      options_.max_prefill_rows - static_cast<std::int32_t>(decoders_.size());
   if (n_most < kChunkRows && chunk_ns(std::max(n_most, 1), depth, model) <= prefill_budget_ns_) {
     return std::max(n_most, 1);
   }
@@ -136,8 +138,8 @@ std::int32_t Packer::n_prefill_rows(Candidates candidates, const CostModel& mode
 /// prompts are divided into calls.
 std::int32_t Packer::best_chunk(const CostModel& model) const {
   const auto row_ns = [&](std::int32_t n) { return model.call_ns({n}) / n; };
-  const std::int32_t n_most = options_.n_rows / kChunkRows * kChunkRows;
-  std::int32_t best = std::min(options_.n_rows, kChunkRows);
+  const std::int32_t n_most = options_.max_prefill_rows / kChunkRows * kChunkRows;
+  std::int32_t best = std::min(options_.max_prefill_rows, kChunkRows);
   double best_ns = row_ns(best);
   for (std::int32_t n = best + kChunkRows; n <= n_most; n += kChunkRows) {
     const double ns = row_ns(n);

@@ -12,10 +12,10 @@
 namespace llamaherd {
 
 struct PackingOptions {
-  std::int32_t n_rows = 0;   // most prefill rows of one step
-  std::int32_t n_batch = 0;  // most rows of one call: >= n_rows and >= the requests that can run
-  double target_itl_ns = 0;  // inter-token latency; 0: the time of one chunk of kChunkRows
-  bool may_pad = false;      // calls may have padding rows
+  std::int32_t max_prefill_rows = 0;  // of one step
+  std::int32_t max_call_rows = 0;     // >= max_prefill_rows and >= the requests that can run
+  double target_itl_ns = 0;           // inter-token latency; 0: the time of one chunk of kChunkRows
+  bool may_pad = false;               // calls may have padding rows
 };
 
 /// The properties of a running request that packing depends on.
@@ -54,7 +54,7 @@ class Packer {
   Packer(const PackingOptions& options, std::int32_t n_seqs)
       // Beyond n_seqs rows the cost curve is measured with logits of the last row only.
       : options_(options),
-        batching_(n_seqs, options.may_pad ? std::min(options.n_batch, n_seqs) : 0) {}
+        batching_(n_seqs, options.may_pad ? std::min(options.max_call_rows, n_seqs) : 0) {}
 
   /// The step's calls; valid until the next call. No candidate is in two of them.
   std::span<const PackedCall> pack(std::span<const Candidate> candidates, const QueueState& load,

@@ -131,8 +131,8 @@ inline Calibration split_calibration() { return {{{1, 1e6}, {kChunkRows, 64e6}}}
 inline PlanOptions random_plan(const BackendInfo& info, std::mt19937& rng) {
   PlanOptions plan;
   plan.learns = false;
-  plan.packing.n_rows = 1 + static_cast<std::int32_t>(rng() % info.n_batch);
-  plan.packing.n_batch = info.n_batch;
+  plan.packing.max_prefill_rows = 1 + static_cast<std::int32_t>(rng() % info.n_batch);
+  plan.packing.max_call_rows = info.n_batch;
   plan.packing.may_pad = rng() % 2;
   plan.packing.target_itl_ns = rng() % 2 ? 0 : static_cast<double>(rng() % 50);
   Calibration& calibration = plan.calibration.emplace();
@@ -151,8 +151,8 @@ inline HerdOptions small_herd() {
   s.fake.info.n_batch = 32;
   s.fake.info.max_scored_rows = 6;
   s.fake.info.n_holders = 12;
-  s.plan.packing.n_rows = 16;
-  s.plan.packing.n_batch = 32;
+  s.plan.packing.max_prefill_rows = 16;
+  s.plan.packing.max_call_rows = 32;
   s.plan.learns = false;
   s.limits = {kVocab, 96};
   return s;

@@ -160,8 +160,8 @@ TEST_P(EngineStep, ChunkSizesDoNotMatter) {
   Herd whole(options_);
   const auto expected = run_together(whole, specs);
   for (std::int32_t n_rows : {1, 2, 7, 64, 100, 200}) {
-    options_.plan.packing.n_rows = n_rows;
-    options_.plan.packing.n_batch = 256;
+    options_.plan.packing.max_prefill_rows = n_rows;
+    options_.plan.packing.max_call_rows = 256;
     Herd herd(options_);
     EXPECT_EQ(run_together(herd, specs), expected) << n_rows << " rows";
   }

@@ -26,8 +26,8 @@ class SharedPrefix : public ::testing::TestWithParam<std::tuple<bool, bool>> {
     options_.fake.info.n_seqs = 8;
     options_.fake.info.n_holders = 64;
     options_.fake.info.n_batch = 256;
-    options_.plan.packing.n_rows = 128;
-    options_.plan.packing.n_batch = 256;
+    options_.plan.packing.max_prefill_rows = 128;
+    options_.plan.packing.max_call_rows = 256;
     options_.limits = {kVocab, 1024};
   }
 

@@ -84,7 +84,7 @@ TEST(Constrained, TheOnlyTokenAllowedIsTakenUnlessItsRowIsBroken) {
   const Sampler sampler(params, 1, table, {}, 8);
   const auto sample = [&](std::vector<float> logits, std::initializer_list<TokenId> allowed) {
     Constraint mask(mask_of(allowed));
-    EXPECT_EQ(mask.only().has_value(), allowed.size() == 1);
+    EXPECT_EQ(mask.forced_token().has_value(), allowed.size() == 1);
     RowScratch scratch;
     return sample_constrained(sampler, mask, logits, scratch);
   };
@@ -101,7 +101,7 @@ TEST(Constrained, TheOnlyTokenAllowedIsTakenUnlessItsRowIsBroken) {
 TEST(Constraint, IsReadyWhenTheNextTokensMaskIsThere) {
   Constraint masks(mask_of({1, 40}));
   ASSERT_TRUE(masks.ready());
-  EXPECT_FALSE(masks.only() || masks.allows_all());
+  EXPECT_FALSE(masks.forced_token() || masks.allows_all());
   std::vector<float> logits = row();
   masks.mask_logits(logits);
   for (TokenId token = 0; token < kVocab; ++token) {
@@ -115,10 +115,10 @@ TEST(Constraint, IsReadyWhenTheNextTokensMaskIsThere) {
     masks.put(1, mask_of({2}));
   });
   EXPECT_TRUE(masks.wait(kSeconds));
-  EXPECT_EQ(masks.only(), 2);
+  EXPECT_EQ(masks.forced_token(), 2);
   late.join();
   const Vocabulary table = make_table();
-  EXPECT_FALSE(masks.fresh(table)->only());
+  EXPECT_FALSE(masks.clone(table)->forced_token());
   masks.accept(2);
   masks.fail("none any more");
   EXPECT_TRUE(masks.wait(kSeconds));
@@ -132,7 +132,7 @@ TEST(Constraint, NeedsNoMaskBeforeATrigger) {
   table.add("", false, "<tool>");
   table.add(">", false);
   const auto made = [&](std::vector<std::string> triggers, std::vector<TokenId> tokens) {
-    const auto constraint = Constraint({}, std::move(triggers)).fresh(table);
+    const auto constraint = Constraint({}, std::move(triggers)).clone(table);
     for (const TokenId token : tokens) constraint->accept(token);
     return constraint;
   };

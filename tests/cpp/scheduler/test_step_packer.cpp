@@ -176,7 +176,7 @@ TEST(Packing, KeepsItsPromisesOnRandomQueues) {
         (decodes ? n_decode : n_prefill) += item.n_rows;
         n_rows += item.n_rows;
       }
-      ASSERT_LE(n_rows, plan.packing.n_batch);
+      ASSERT_LE(n_rows, plan.packing.max_call_rows);
     }
     bool first = true;
     for (std::size_t i = 0; i < candidates.size(); ++i) {
@@ -189,7 +189,8 @@ TEST(Packing, KeepsItsPromisesOnRandomQueues) {
       }
     }
     ASSERT_LE(n_calls, n_decode + 1);
-    ASSERT_LE(n_prefill, std::max(plan.packing.n_rows, 1) + DecodeBatching::kMaxPad * n_calls);
+    ASSERT_LE(n_prefill,
+              std::max(plan.packing.max_prefill_rows, 1) + DecodeBatching::kMaxPad * n_calls);
   }
 }
 
