@@ -166,5 +166,5 @@ def test_an_llm_embeds_with_either_kind_of_model(path: Path, model_path: Path) -
 
 
 def test_embedding_models_generate_nothing(path: Path) -> None:
-    with pytest.raises(NotGenerativeError, match="embeddings and no text"):
+    with pytest.raises(NotGenerativeError, match="embeddings only"):
         BatchEngine(path, progress=False)
