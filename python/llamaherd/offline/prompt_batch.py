@@ -1,4 +1,4 @@
-"""A list of prompts on its way through an engine."""
+"""Runs a list of prompts through an engine."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from llamaherd.request.chat import ChatOptions
 from llamaherd.request.prompt import Prompt, is_messages
 from llamaherd.request.result import RequestOutput, Usage
 
-# Prompts that are prepared and put in order before the first of them is queued.
+# Number of prompts that are prepared and sorted before they are submitted.
 _WINDOW = 512
-_LOOK_S = 0.1  # how often for a stop from outside
+_LOOK_S = 0.1  # polling interval of the stop event
 _CANCELLED = RequestOutput("", [], FinishReason.CANCELLED, "", Usage(0, 0, 0), None)
 
 
 class PromptBatch:
-    """One list of prompts on its way through the engine; leaving it by an exception cancels it, and
-    so does `stop` once it is set."""
+    """Runs a list of prompts through an engine. Leaving the context by an exception, or setting
+    `stop`, cancels all requests."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class PromptBatch:
         self._ended: SimpleQueue[Stream] = SimpleQueue()
 
     def of(self, jobs: Sequence[tuple[Prompt, SamplingParams | None]]) -> list[RequestOutput]:
-        """The results of all jobs, in their order."""
+        """Run all jobs and return their outputs in order."""
         self._submit(jobs)
         while self._n_open > 0:
             self._take_ended(timeout=None if self._stop is None else _LOOK_S)
@@ -57,7 +57,7 @@ class PromptBatch:
         return [s.result() if isinstance(s, Stream) else s or _CANCELLED for s in self._items]
 
     def _submit(self, jobs: Sequence[tuple[Prompt, SamplingParams | None]]) -> None:
-        """Queues all jobs, those of a window that begin alike one behind the other."""
+        """Submit all jobs, sorted within windows so that common prefixes are adjacent."""
         for begin in range(0, len(jobs), _WINDOW):
             prepared = [self._prepare_or_refuse(*job) for job in jobs[begin : begin + _WINDOW]]
             ready: list[tuple[int, Prepared]] = []
@@ -85,7 +85,7 @@ class PromptBatch:
             return _refused(error)
 
     def _queue_some(self, waiting: deque[tuple[int, Prepared]]) -> QueueFullError | None:
-        """Queues jobs, planned into one step, until none is left or the queue is full."""
+        """Submit jobs, planned into the same step, until all are queued or the queue is full."""
         with self._engine._together():
             while waiting:
                 i, prepared = waiting[0]
@@ -119,7 +119,7 @@ class PromptBatch:
         self._cancel()
 
     def _cancels(self) -> bool:
-        """Whether it had to stop."""
+        """Cancel all requests if stop is set; returns whether it is."""
         if self._stop is None or not self._stop.is_set():
             return False
         self._cancel()
