@@ -67,7 +67,7 @@ _GROUPS = {
 def python_api() -> Iterator[str]:
     yield "# Python API"
     yield ""
-    yield "Public names of the package `llamaherd`. Options have pages of their own:"
+    yield "Public names of the package `llamaherd`. Options have separate pages:"
     yield "[engine options](engine-options.md), [sampling parameters](sampling-parameters.md)."
     public = [name for name in llamaherd.__all__ if not name.startswith("_")]
     grouped = {name for group in _GROUPS.values() for name in group}

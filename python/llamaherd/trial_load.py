@@ -23,7 +23,7 @@ def main(path: str, n_bytes: int) -> int:
     try:
         _use(Path(path))
     except (LlamaHerdError, MemoryError) as error:
-        _say(" ".join((str(error) or "there is not enough memory").splitlines()))
+        _report(" ".join((str(error) or "there is not enough memory").splitlines()))
         return REFUSED
     return 0
 
@@ -39,21 +39,21 @@ def _limit_memory(n_bytes: int) -> None:
 
 def _use(path: Path) -> None:
     """Load the model, render a chat and generate; or embed a text."""
-    _say("loading it")
+    _report("loading it")
     config = EngineConfig(n_ctx=256, max_seqs=1, warmup=False, n_gpu_layers=0)
     try:
         with BatchEngine(path, config, progress=False) as engine:
             has_template = engine.model_info()["has_chat_template"]
             prompt = [{"role": "user", "content": _PROMPT}] if has_template else _PROMPT
-            _say("answering a prompt")
+            _report("answering a prompt")
             engine.submit(prompt, SamplingParams(max_tokens=4)).result()
     except _core.NotGenerativeError:
         embedder = Embedder(path, EngineConfig(n_gpu_layers=0), progress=False)
-        _say("embedding a text")
+        _report("embedding a text")
         embedder.embed(_PROMPT, truncate=True)
 
 
-def _say(line: str) -> None:
+def _report(line: str) -> None:
     print(line, flush=True)
 
 

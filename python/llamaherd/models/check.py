@@ -98,20 +98,20 @@ def require_checked(path: Path) -> None:
     """
     if os.environ.get(_SWITCH) == "0":
         return
-    note, state = _note(path), _state(path)
+    record, state = _record_path(path), _state(path)
     with suppress(OSError, ValueError):
-        if json.loads(note.read_text(encoding="utf-8")) == state:
+        if json.loads(record.read_text(encoding="utf-8")) == state:
             return
     _logger.info("checking %s before its first use", path)
     check_model(path)
     with suppress(OSError):  # with a read-only cache the check is repeated
-        note.parent.mkdir(parents=True, exist_ok=True)
-        new = note.with_suffix(f".{os.getpid()}")
+        record.parent.mkdir(parents=True, exist_ok=True)
+        new = record.with_suffix(f".{os.getpid()}")
         new.write_text(json.dumps(state), encoding="utf-8")
-        os.replace(new, note)
+        os.replace(new, record)
 
 
-def _note(path: Path) -> Path:
+def _record_path(path: Path) -> Path:
     """Path of the record of a successful check, outside the hub's cache."""
     name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
     return cache_dir() / "checked" / f"{name}.json"

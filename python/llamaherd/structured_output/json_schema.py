@@ -163,7 +163,7 @@ def _is_true(schema: Any) -> bool:
     return schema is True or schema == {}
 
 
-def _also(schema: dict[str, Any], other: Schema) -> None:
+def _add_all_of(schema: dict[str, Any], other: Schema) -> None:
     schema["allOf"] = [*schema.get("allOf", []), other]
 
 
@@ -192,17 +192,17 @@ class _Simplifier:
         if not isinstance(schema, dict):
             return schema
         s = self._children(schema)
-        _whole_counts(s)
-        _drop_idle_conditions(s)
+        _integral_counts(s)
+        _drop_constant_conditions(s)
         _contains(s)
         if s.get("uniqueItems") is False:
             del s["uniqueItems"]
         # From the original schema: a rewritten propertyNames would appear to evaluate them.
         if "unevaluatedProperties" in s:
-            _unevaluated_properties(s, self._few(self._evaluated(schema)))
+            _unevaluated_properties(s, self._limited(self._evaluated(schema)))
         if "unevaluatedItems" in s:
             found = None if "contains" in json.dumps(schema) else self._evaluated(schema)
-            _unevaluated_items(s, self._few(found))
+            _unevaluated_items(s, self._limited(found))
         _property_names(s)
         _dependent(s)
         if not _negation(s) or not _one_of(s):
@@ -241,7 +241,7 @@ class _Simplifier:
             all_items="items" in schema or (depth > 0 and "unevaluatedItems" in schema),
         )
         found.all_properties |= "additionalProperties" in schema
-        for other in self._beside(schema):
+        for other in self._in_place(schema):
             more = None if other is None else self._evaluated(other, depth + 1)
             if more is None:
                 return None
@@ -252,13 +252,13 @@ class _Simplifier:
             found.all_items |= more.all_items
         return found
 
-    def _few(self, found: _Evaluated | None) -> _Evaluated | None:
+    def _limited(self, found: _Evaluated | None) -> _Evaluated | None:
         """None if the rewritten schema would grow too large by repetition."""
         if found is not None:
             self._n_added += len(found.names) + len(found.patterns) + found.n_items
         return None if self._n_added > _MAX_ADDED else found
 
-    def _beside(self, schema: dict[str, Any]) -> Iterator[Any]:
+    def _in_place(self, schema: dict[str, Any]) -> Iterator[Any]:
         yield from schema.get("allOf", [])
         if "$ref" in schema:
             yield self._target(schema["$ref"])
@@ -304,7 +304,7 @@ def _has_ids(schema: Any) -> bool:
     )
 
 
-def _whole_counts(s: dict[str, Any]) -> None:
+def _integral_counts(s: dict[str, Any]) -> None:
     """Convert integral floats: 2.0 to 2."""
     for keyword in (least + what for what in _COUNTS for least in ("min", "max")):
         value = s.get(keyword)
@@ -312,7 +312,7 @@ def _whole_counts(s: dict[str, Any]) -> None:
             s[keyword] = int(value)
 
 
-def _drop_idle_conditions(s: dict[str, Any]) -> None:
+def _drop_constant_conditions(s: dict[str, Any]) -> None:
     condition = s.get("if")
     if "if" not in s:
         s.pop("then", None)
@@ -323,7 +323,7 @@ def _drop_idle_conditions(s: dict[str, Any]) -> None:
         taken = s.get("else" if condition is False else "then", True)
         for keyword in ("if", "then", "else"):
             s.pop(keyword, None)
-        _also(s, taken)
+        _add_all_of(s, taken)
 
 
 def _contains(s: dict[str, Any]) -> None:
@@ -387,7 +387,7 @@ def _dependent(s: dict[str, Any]) -> None:
             continue
         without = {"type": "object", "properties": {name: False}}
         having = [] if sub.get("allOf") == [False] else [{"type": "object", **sub}]
-        _also(s, {"anyOf": [_NO_OBJECT, without, *having]})
+        _add_all_of(s, {"anyOf": [_NO_OBJECT, without, *having]})
 
 
 def _negation(s: dict[str, Any]) -> bool:
@@ -398,7 +398,7 @@ def _negation(s: dict[str, Any]) -> bool:
     if rule is False:
         s.pop("not", None)
     elif isinstance(rule, dict) and set(rule) == {"not"}:
-        _also(s, s.pop("not")["not"])
+        _add_all_of(s, s.pop("not")["not"])
     return True
 
 
@@ -410,7 +410,7 @@ def _one_of(s: dict[str, Any]) -> bool:
     left = [branch for branch in branches if branch is not False]
     if len(left) == 1:
         del s["oneOf"]
-        _also(s, left[0])
+        _add_all_of(s, left[0])
     elif branches and (not left or sum(map(_is_true, left)) > 1):
         return False
     return True

@@ -103,12 +103,12 @@ class Obeyed:
         return list(self.triggers.words)
 
 
-class _Next(Enum):
+class _Allowed(Enum):
     """Which next tokens of an output are allowed."""
 
-    OF_MASK = auto()  # those of mask()
+    MASKED = auto()  # those of mask()
     ANY = auto()
-    UNASKED = auto()  # any, and the core does not wait for a mask
+    ANY_UNTRIGGERED = auto()  # any, and the core does not wait for a mask
 
 
 class _Progress:
@@ -123,7 +123,7 @@ class _Progress:
         self._spent_s = 0.0
         self._search = None if obeyed.triggers is None else _Search(obeyed)
 
-    def take(self, token_ids: Sequence[int]) -> _Next:
+    def take(self, token_ids: Sequence[int]) -> _Allowed:
         """Add output tokens."""
         for at, token in enumerate(token_ids):
             if self._search is None:
@@ -134,8 +134,8 @@ class _Progress:
                 self._taken += self._guide.tokenizer.tokenize_bytes(begun)
                 self._search = None
         if self._search is None:
-            return _Next.OF_MASK
-        return _Next.ANY if self._search.is_awaited else _Next.UNASKED
+            return _Allowed.MASKED
+        return _Allowed.ANY if self._search.word_found else _Allowed.ANY_UNTRIGGERED
 
     def mask(self) -> bytes:
         """Compute the mask of the next token.
@@ -179,24 +179,24 @@ class _Search:
         self._words = [word.encode() for word in obeyed.words]
         self._patterns = triggers.compiled
         self._tail = b""
-        self.is_awaited = not self._words
+        self.word_found = not self._words
         self._begin = triggers.thought_begin.encode()
         self._ends = tuple(end.encode() for end in triggers.thought_ends)
         self._n_tag = max(map(len, (self._begin, *self._ends)))
-        self._thought_tail = b""
-        self._is_thinking = False
-        self._think(triggers.before.encode())
+        self._reasoning_tail = b""
+        self._is_reasoning = False
+        self._track_reasoning(triggers.before.encode())
         self._text = bytearray()  # without reasoning
 
     def read(self, piece: bytes) -> bytes | None:
         """Add a token's text. Returns its part from the trigger on; None: no trigger yet."""
-        if not self.is_awaited:
-            self._await(piece)
+        if not self.word_found:
+            self._find_word(piece)
         if self._begin:
-            was_thinking = self._is_thinking
-            self._think(piece)
+            was_reasoning = self._is_reasoning
+            self._track_reasoning(piece)
             # The token that ends reasoning is part of it.
-            if was_thinking or self._is_thinking:
+            if was_reasoning or self._is_reasoning:
                 return None
         begin = max(0, len(self._text) - _N_SEARCHED)
         self._text += piece
@@ -207,21 +207,21 @@ class _Search:
                 return bytes(self._text[next(groups, found.start()) :])
         return None
 
-    def _await(self, piece: bytes) -> None:
+    def _find_word(self, piece: bytes) -> None:
         """Mirrors Constraint::is_triggered_by of the core."""
         self._tail += piece
-        self.is_awaited = any(word in self._tail for word in self._words)
+        self.word_found = any(word in self._tail for word in self._words)
         self._tail = self._tail[-max(map(len, self._words)) :]
 
-    def _think(self, text: bytes) -> None:
+    def _track_reasoning(self, text: bytes) -> None:
         if not self._begin:
             return
         for char in text:
-            self._thought_tail = (self._thought_tail + bytes([char]))[-self._n_tag :]
-            if self._is_thinking:
-                self._is_thinking = not self._thought_tail.endswith(self._ends)
+            self._reasoning_tail = (self._reasoning_tail + bytes([char]))[-self._n_tag :]
+            if self._is_reasoning:
+                self._is_reasoning = not self._reasoning_tail.endswith(self._ends)
             else:
-                self._is_thinking = self._thought_tail.endswith(self._begin)
+                self._is_reasoning = self._reasoning_tail.endswith(self._begin)
 
 
 def _compiled(pattern: str) -> re.Pattern[bytes]:
@@ -276,10 +276,10 @@ class Masks:
     def _advance(self, progress: _Progress, delta: Delta) -> None:
         request_id, index = delta.request_id, delta.n_completion
         try:
-            may_be_next = progress.take(delta.token_ids)
-            if may_be_next is _Next.ANY:
+            allowed = progress.take(delta.token_ids)
+            if allowed is _Allowed.ANY:
                 self._core.set_mask(request_id, index, _ANY)
-            if may_be_next is not _Next.OF_MASK:
+            if allowed is not _Allowed.MASKED:
                 return
             make = partial(self._make, progress, request_id, index)
             pool = self._slow_pool if progress.is_slow else self._pool

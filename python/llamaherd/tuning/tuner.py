@@ -25,7 +25,7 @@ from llamaherd.tuning.search_space import (
 N_ROUNDS = 4
 
 # Runs are stopped after this multiple of the best config's time.
-_HOPELESS = 3.0
+_MAX_SLOWDOWN = 3.0
 
 
 @dataclass
@@ -64,7 +64,7 @@ class TuningCandidate(Protocol):
     def close(self) -> None: ...
 
 
-class _TimeIsOver(Exception):
+class _TimeLimitReached(Exception):
     pass
 
 
@@ -120,8 +120,8 @@ class Tuner:
             while helped:
                 helped = False
                 for knob in TUNED_OPTIONS:
-                    helped |= self._climb(knob)
-        except _TimeIsOver:
+                    helped |= self._optimize(knob)
+        except _TimeLimitReached:
             if self.best is None:
                 raise LlamaHerdError(
                     "one run of the workload takes longer than the time limit: increase the limit, "
@@ -140,7 +140,7 @@ class Tuner:
         self.best = trial
         self._on_trial(trial)
 
-    def _climb(self, knob: str) -> bool:
+    def _optimize(self, knob: str) -> bool:
         """Change one option as long as it improves the cost. Returns whether it did."""
         helped = False
         while self._step(knob):
@@ -181,7 +181,7 @@ class Tuner:
             best = self._measure(self._engine, self.best, math.inf)
             best_costs.append(self._objective.cost(best))
             try:
-                measured = self._measure(engine, trial, _HOPELESS * best.seconds)
+                measured = self._measure(engine, trial, _MAX_SLOWDOWN * best.seconds)
             except TimeoutError:
                 trial.verdict = "dropped"
                 return False
@@ -213,7 +213,7 @@ class Tuner:
             measured = engine.run(min(limit_s, left_s))
         except TimeoutError:
             if left_s <= limit_s:
-                raise _TimeIsOver from None
+                raise _TimeLimitReached from None
             raise
         self._run_s = max(self._run_s, self._clock() - begin_s)
         trial.runs.append(measured)
@@ -221,4 +221,4 @@ class Tuner:
 
     def _require_time(self, seconds: float) -> None:
         if self._clock() + seconds > self._end_s:
-            raise _TimeIsOver
+            raise _TimeLimitReached
