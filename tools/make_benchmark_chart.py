@@ -56,7 +56,7 @@ def main() -> None:
             axis.set_xlim(0, 1.15 * max(values))
             axis.spines[["top", "right"]].set_visible(False)
     figure.supxlabel("output tokens per second, 8 requests at once (higher is better)", fontsize=9)
-    # The page behind it may be dark.
+    # Opaque background for dark pages.
     figure.savefig(DOCS / "assets" / "throughput.svg", metadata={"Date": None}, facecolor="white")
 
 

@@ -1,4 +1,4 @@
-"""Write the table of docs/limits.md from llamaherd.server.limits.
+"""Write the table of docs/limits.md from llamaherd.server.common.limits.
 
 python tools/make_limits_page.py            # rewrite it
 python tools/make_limits_page.py --check    # exit 1 with a diff if it is stale
@@ -21,7 +21,7 @@ def main() -> int:
     old = PAGE.read_text(encoding="utf-8")
     new, n_tables = _TABLE.subn(lambda _: Limits.table(), old)
     if n_tables != 1:
-        print(f"{PAGE} must hold one table whose first column is 'limit'; got {n_tables}")
+        print(f"{PAGE} must have one table whose first column is 'limit'; got {n_tables}")
         return 1
     if "--check" not in sys.argv[1:]:
         PAGE.write_text(new, encoding="utf-8")

@@ -30,7 +30,7 @@ _SCHEMA = "#/components/schemas/"
 
 
 def cell(text: str) -> str:
-    """A text within a table."""
+    """A text escaped for a table cell."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
@@ -45,7 +45,7 @@ def table(*names: str) -> Iterator[str]:
 
 # Python ---------------------------------------------------------------------------------------
 
-# Public names by heading, in this order; names that are in none come last.
+# Public names by heading, in order; other names follow under "More".
 _GROUPS = {
     "Engine and LLM": (
         "LLM", "BatchEngine", "Stream", "as_completed", "PrefixCacheControl", "Embedder",
@@ -53,7 +53,8 @@ _GROUPS = {
     "Options": ("EngineConfig", "SamplingParams", "ChatOptions"),
     "Outputs": (
         "RequestOutput", "Usage", "Delta", "FinishReason", "Timing", "AssistantMessage",
-        "ReplyReader", "ToolCall", "TokenLogprob", "Score", "Choice", "Perplexity", "RerankResult",
+        "MessageReader", "ToolCall", "TokenLogprob", "Score", "Choice", "Perplexity",
+        "RerankResult",
     ),
     "State": ("Metrics", "Health", "DeviceInfo", "list_devices"),
     "Errors": (
@@ -66,7 +67,7 @@ _GROUPS = {
 def python_api() -> Iterator[str]:
     yield "# Python API"
     yield ""
-    yield "Public names of the package `llamaherd`. Options have pages of their own:"
+    yield "Public names of the package `llamaherd`. Options have separate pages:"
     yield "[engine options](engine-options.md), [sampling parameters](sampling-parameters.md)."
     public = [name for name in llamaherd.__all__ if not name.startswith("_")]
     grouped = {name for group in _GROUPS.values() for name in group}
@@ -90,7 +91,7 @@ def python_api() -> Iterator[str]:
 
 
 def arguments(documented: type) -> dict[str, str]:
-    """The texts of a docstring's Args section, by name."""
+    """Descriptions in a docstring's Args section, by name."""
     text = inspect.getdoc(documented) or ""
     found = re.search(r"^Args:\n((?:  .*\n|\n)+)", text + "\n", re.M)
     section = found[1] if found else ""
@@ -126,9 +127,9 @@ def engine_options() -> Iterator[str]:
 def sampling_parameters() -> Iterator[str]:
     yield "# Sampling parameters"
     yield ""
-    yield "Fields of `llamaherd.SamplingParams`, of lines of `llamaherd generate --jsonl`, and,"
-    yield "beside OpenAI's, of [HTTP requests](http-api.md). Order of the steps, as in llama.cpp:"
-    yield "penalties and biases, top_k, typical_p, top_p, min_p, temperature."
+    yield "Fields of `llamaherd.SamplingParams`, of lines of `llamaherd generate --jsonl`, and, in"
+    yield "addition to OpenAI's, of [HTTP requests](http-api.md). Samplers are applied in"
+    yield "llama.cpp's order: penalties and biases, top_k, typical_p, top_p, min_p, temperature."
     yield ""
     yield from options_table(SamplingParams)
 
@@ -145,7 +146,7 @@ def command_line() -> Iterator[str]:
         summary = inspect.getdoc(callback).split("\n\n")[0]
         yield row(f"[`llamaherd {name}`](#llamaherd-{name})", cell(summary))
     yield ""
-    yield "An error is one line on stderr and exit status 1; wrong usage has status 2."
+    yield "Errors print one line to stderr and exit with status 1; usage errors with status 2."
     for name, callback in callbacks.items():
         yield ""
         yield f"## `llamaherd {name}` {{#llamaherd-{name}}}"
@@ -179,7 +180,7 @@ def parameter_row(parameter: inspect.Parameter, hint: Any) -> str:
 
 
 def type_name(kind: Any) -> str:
-    """The type of an option's value; nothing for a switch."""
+    """Type of an option's value; empty for flags."""
     inner = [part for part in typing.get_args(kind) if part is not type(None)] or [kind]
     name = getattr(inner[0], "__name__", str(inner[0]))
     if typing.get_origin(inner[0]) is list:
@@ -194,7 +195,7 @@ def type_name(kind: Any) -> str:
 
 def http_api(app: FastAPI) -> Iterator[str]:
     schema = app.openapi()
-    # Errors of validation are 400 here.
+    # Validation errors have status 400 here.
     schemas: dict[str, Any] = {
         name: described
         for name, described in schema["components"]["schemas"].items()
@@ -202,8 +203,8 @@ def http_api(app: FastAPI) -> Iterator[str]:
     }
     yield "# HTTP API"
     yield ""
-    yield "A running server has the same as an OpenAPI schema at `/openapi.json`. Requests with"
-    yield "unknown fields are refused. Errors have the form of [`ErrorAnswer`](#erroranswer)."
+    yield "A server publishes this as an OpenAPI schema at `/openapi.json`. Requests with unknown"
+    yield "fields are rejected. Errors have the schema [`ErrorAnswer`](#erroranswer)."
     yield ""
     yield from table("endpoint", "")
     for path, methods in schema["paths"].items():
@@ -273,7 +274,7 @@ def reference(schema: Mapping[str, Any]) -> str:
 
 
 def type_of(schema: Mapping[str, Any]) -> str:
-    """A schema in a few words, with links to the schemas it refers to."""
+    """Short type name of a schema, with links to the schemas it refers to."""
     if name := reference(schema):
         return f"[{name}](#{name.lower()})"
     for key in ("anyOf", "oneOf", "allOf"):
@@ -316,9 +317,9 @@ def properties(schema: Mapping[str, Any]) -> Iterator[str]:
 def metrics(app: FastAPI) -> Iterator[str]:
     yield "# Metrics"
     yield ""
-    yield "All metrics of `GET /metrics`. What the important ones mean, bad values and remedies:"
+    yield "All metrics of `GET /metrics`. Interpretation, alert thresholds and remedies:"
     yield "[monitoring](../operations/monitoring.md). Histograms have the suffixes `_bucket`,"
-    yield "`_sum` and `_count`. `process_*` are those of the Prometheus client library."
+    yield "`_sum` and `_count`. `process_*` come from the Prometheus client library."
     yield ""
     yield from table("metric", "type", "labels", "meaning")
     registry = app.state.context.metrics.registry

@@ -3,8 +3,8 @@
     python tools/make_stub.py            # rewrite the committed stub
     python tools/make_stub.py --check    # exit 1 with a diff if it is stale
 
-pybind11-stubgen is pinned in tests/requirements.txt, so that its output changes only when ours
-does. It knows no native enums: their members are put right here.
+pybind11-stubgen is pinned in tests/requirements.txt, so that the stub changes only with the module.
+It does not support native enums: their members are corrected here.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def fix_enums(text: str) -> str:
 
 
 def fix_versions(text: str) -> str:
-    """Values that change from build to build are no part of the interface."""
+    """Remove values that differ between builds."""
     return re.sub(r"^(\w+): str = '.*'$", r"\1: str", text, flags=re.MULTILINE)
 
 

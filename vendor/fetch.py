@@ -1,10 +1,10 @@
-"""Bring the pinned llama.cpp sources into vendor/llama.cpp.
+"""Download the pinned llama.cpp sources into vendor/llama.cpp.
 
-The pin (package, version, SHA-256, commit) and the file groups stand in llama_cpp.lock.toml. The
-sources come out of a source distribution, downloaded with pip, and are checked against the pin
-before a byte of them is unpacked. Running it again does nothing when the wanted groups are there.
+llama_cpp.lock.toml contains the pin (package, version, SHA-256, commit) and the file groups. pip
+downloads a source distribution; its hash is verified before it is unpacked. If the requested groups
+are present, nothing is done.
 
-    python vendor/fetch.py                  # core and gpu: what a build needs
+    python vendor/fetch.py                  # core and gpu: required for a build
     python vendor/fetch.py core gpu rpc     # more groups
     python vendor/fetch.py --sdist FILE     # from a file already on this machine
 """
@@ -33,7 +33,7 @@ STAMP = ".llamaherd-vendored.json"
 
 
 class FetchError(Exception):
-    """What went wrong and what to do about it, for the person who builds."""
+    """The sources cannot be provided; the message states the reason and the remedy."""
 
 
 def load_lock(path: Path) -> dict:
@@ -41,7 +41,7 @@ def load_lock(path: Path) -> dict:
 
 
 def present_groups(dest: Path, lock: dict) -> set[str]:
-    """Groups of the pinned sources that `dest` already holds."""
+    """Groups of the pinned sources present in `dest`."""
     try:
         stamp = json.loads((dest / STAMP).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -52,7 +52,7 @@ def present_groups(dest: Path, lock: dict) -> set[str]:
 
 
 def pin_id(lock: dict) -> str:
-    """Changes whenever the pin or a group's file list does, so that old folders are renewed."""
+    """Hash of the pin and the file lists of the groups; a folder with another hash is replaced."""
     text = json.dumps([lock["source"], lock["groups"]], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -74,19 +74,19 @@ def download(lock: dict, folder: Path) -> Path:
 
 def download_advice(requirement: str, stderr: str) -> str:
     if "No module named pip" in stderr:
-        advice = f"this Python has no pip: run `{sys.executable} -m ensurepip`"
+        advice = f"pip is not installed: run `{sys.executable} -m ensurepip`"
     elif "DO NOT MATCH THE HASHES" in stderr:
         advice = (
-            "the package index served a file that is not the pinned one; nothing was unpacked. "
-            "Check the index you use, or move the pin as vendor/README.md tells"
+            "the SHA-256 of the file from the package index differs from the pin; nothing was "
+            "unpacked. Check the index, or update the pin (vendor/README.md)"
         )
     else:
         advice = (
-            "is the package index reachable? With a copy of the file at hand, run "
-            "`python vendor/fetch.py --sdist FILE`; with llama.cpp sources of your own, build with "
+            "check that the package index is reachable. To use a local copy of the file, run "
+            "`python vendor/fetch.py --sdist FILE`; to use other llama.cpp sources, build with "
             "-C cmake.define.LLAMAHERD_LLAMA_CPP_DIR=FOLDER"
         )
-    return f"cannot download {requirement}: {advice}\npip said:\n{stderr.strip()}"
+    return f"cannot download {requirement}: {advice}\nOutput of pip:\n{stderr.strip()}"
 
 
 def check_hash(archive: Path, lock: dict) -> None:
@@ -113,7 +113,7 @@ def matches(path: str, patterns: list[str]) -> bool:
 
 
 def unpack(archive: Path, lock: dict, groups: set[str], dest: Path) -> int:
-    """Unpack the groups' files into `dest`; returns how many."""
+    """Unpack the groups' files into `dest`. Returns the number of files."""
     rules = [lock["groups"][name] for name in sorted(groups)]
     root = PurePosixPath(lock["source"]["root"])
     n_files = 0
@@ -139,15 +139,16 @@ def unpack(archive: Path, lock: dict, groups: set[str], dest: Path) -> int:
 
 
 def fetch(groups: set[str], dest: Path, lock: dict, sdist: Path | None = None) -> str:
-    """Make `dest` hold at least `groups`; returns a sentence saying what was done."""
+    """Ensure that `dest` contains `groups`. Returns a message about the action taken."""
     unknown = groups - set(lock["groups"])
     if unknown:
         raise FetchError(
-            f"unknown group {sorted(unknown)[0]!r}; there are: {', '.join(sorted(lock['groups']))}"
+            f"unknown group {sorted(unknown)[0]!r}; valid groups are "
+            f"{', '.join(sorted(lock['groups']))}"
         )
     present = present_groups(dest, lock)
     if groups <= present:
-        return f"{dest} already holds {', '.join(sorted(groups))}"
+        return f"{dest} already contains {', '.join(sorted(groups))}"
     wanted = groups | present
     with tempfile.TemporaryDirectory(prefix="llamaherd-fetch-", dir=dest.parent) as tmp:
         archive = sdist or download(lock, Path(tmp))
@@ -168,7 +169,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("groups", nargs="*", default=["core", "gpu"])
     parser.add_argument("--dest", type=Path, default=HERE / "llama.cpp")
-    parser.add_argument("--sdist", type=Path, help="use this source distribution, download nothing")
+    parser.add_argument(
+        "--sdist", type=Path, help="use this source distribution instead of a download"
+    )
     args = parser.parse_args()
     try:
         lock = load_lock(HERE / "llama_cpp.lock.toml")

@@ -14,7 +14,7 @@ namespace {
 using Array = py::array_t<float, py::array::c_style>;
 using Result = py::typing::Tuple<Array, py::typing::List<py::int_>>;
 
-/// One row of the result for each text, and which texts were cut.
+/// One result row per text, and the indices of truncated texts.
 template <class Encode>
 Result run(Embedder& embedder, std::size_t n, bool truncate, const Encode& encode) {
   std::vector<std::vector<TokenId>> tokens(n);
@@ -34,7 +34,7 @@ Result run(Embedder& embedder, std::size_t n, bool truncate, const Encode& encod
     if (!cut.empty() && !truncate) {
       throw InvalidRequestError("a text must have at most " + std::to_string(embedder.max_len()) +
                                 " tokens (max_len); text " + std::to_string(cut.front()) +
-                                " has more, pass truncate=True to cut it");
+                                " has more: shorten it, or pass truncate=True");
     }
     embedder.embed(tokens, rows);
   }
@@ -55,7 +55,7 @@ void bind_embedder(py::module_& m) {
            py::arg("path"), py::arg("config"), py::arg("progress"), py::arg("pooling"),
            release_gil(),
            "Load a model. pooling: mean, cls, last or rank; '': the model's. Raises "
-           "ModelLoadError, and InvalidRequestError if the pooling is unknown.")
+           "ModelLoadError; InvalidRequestError if the pooling is unknown.")
       .def_static(
           "of_engine",
           [](PyBatchEngine& engine, const EngineConfig& config, const std::string& pooling) {
@@ -64,11 +64,12 @@ void bind_embedder(py::module_& m) {
                 std::shared_ptr<const LlamaModel>(model, &model->llama), config, pooling);
           },
           py::arg("engine"), py::arg("config"), py::arg("pooling"), release_gil(),
-          "Beside an engine, on its weights, which stay in memory as long as this does.")
+          "Create an embedder that shares an engine's weights; they stay in memory as long as it "
+          "exists.")
       .def_property_readonly("pooling", &Embedder::pooling)
-      .def_property_readonly("n_out", &Embedder::n_out, "Numbers for each text.")
-      .def_property_readonly("max_len", &Embedder::max_len, "Tokens of one text at most.")
-      .def_property_readonly("n_calls", &Embedder::n_calls, "Calls of the model so far.")
+      .def_property_readonly("n_out", &Embedder::n_out, "Length of the result per text.")
+      .def_property_readonly("max_len", &Embedder::max_len, "Maximum tokens of a text.")
+      .def_property_readonly("n_calls", &Embedder::n_calls, "Number of model calls so far.")
       .def(
           "count_tokens",
           [](Embedder& self, const std::string& text) {
@@ -76,7 +77,7 @@ void bind_embedder(py::module_& m) {
             return self.encode(text, &was_cut).size();
           },
           py::arg("text"), release_gil(),
-          "Tokens of a text as it is computed: max_len of one that is cut. Any thread.")
+          "Number of tokens of a text, at most max_len. Any thread.")
       .def(
           "embed",
           [](Embedder& self, const std::vector<std::string>& texts, bool truncate) {
@@ -85,8 +86,8 @@ void bind_embedder(py::module_& m) {
             });
           },
           py::arg("texts"), py::arg("truncate"),
-          "Vectors, float32 of shape (n_texts, n_out), and the indices of texts that were cut. "
-          "Raises InvalidRequestError. Any thread; one waits for the other.")
+          "Embed texts: float32 of shape (n_texts, n_out), and the indices of truncated texts. "
+          "Raises InvalidRequestError. Any thread; concurrent calls are serialized.")
       .def(
           "rank",
           [](Embedder& self, const std::string& query, const std::vector<std::string>& documents,
@@ -96,7 +97,7 @@ void bind_embedder(py::module_& m) {
             });
           },
           py::arg("query"), py::arg("documents"), py::arg("truncate"),
-          "The same for a query with each document, by a model of pooling rank.");
+          "As embed(), for a query with each document, with a model of pooling rank.");
 }
 
 }  // namespace llamaherd

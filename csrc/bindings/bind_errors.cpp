@@ -45,23 +45,22 @@ void translate(std::exception_ptr pending) {
 }  // namespace
 
 void bind_errors(py::module_& m) {
-  types.base = add_type(m, "LlamaHerdError", PyExc_RuntimeError,
-                        "Base of all errors that llamaherd raises.");
+  types.base =
+      add_type(m, "LlamaHerdError", PyExc_RuntimeError, "Base class of llamaherd's errors.");
   types.invalid =
       add_type(m, "InvalidRequestError", py::make_tuple(types.base, py::handle(PyExc_ValueError)),
-               "A request or an option breaks a rule; the message states the rule and the value.");
+               "A request or an option is invalid; the message states the rule and the value.");
   types.load = add_type(m, "ModelLoadError", types.base,
-                        "A model file cannot be used; the message says why.");
-  types.not_generative =
-      add_type(m, "NotGenerativeError", types.load, "The model makes embeddings and no text.");
-  types.queue_full = add_type(
-      m, "QueueFullError", types.base,
-      "As many requests wait as may (max_queued, max_queued_tokens). retry_after_s: seconds after "
-      "which an equal one is expected to find a place.");
+                        "A model file cannot be loaded; the message states the reason.");
+  types.not_generative = add_type(m, "NotGenerativeError", types.load,
+                                  "The model is an embedding model and cannot generate.");
+  types.queue_full = add_type(m, "QueueFullError", types.base,
+                              "The queue is full (max_queued, max_queued_tokens). retry_after_s: "
+                              "estimated seconds until an equal request is accepted.");
   types.queue_full.attr("retry_after_s") = 0.0;
   types.dead =
       add_type(m, "EngineDeadError", types.base,
-               "The engine is closed, or stopped after a fatal error that the message names.");
+               "The engine is closed, or stopped after a fatal error, which the message states.");
   py::register_exception_translator(translate);
 }
 

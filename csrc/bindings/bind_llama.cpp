@@ -41,7 +41,7 @@ py::typing::List<LogTuple> drain_log() {
   return lines;
 }
 
-/// Found through the registry: an RPC backend is there only in builds that asked for it.
+/// Looked up in the registry: the RPC backend is optional in builds.
 void serve_rpc(const std::string& endpoint) {
   init_llama();
   ggml_backend_reg_t rpc = ggml_backend_reg_by_name("RPC");
@@ -60,40 +60,41 @@ void serve_rpc(const std::string& endpoint) {
 void bind_llama(py::module_& m) {
   install_abort_handler();
   m.def("drain_log", &drain_log,
-        "llama.cpp's log lines since the last call, as (logging level, text). Any thread.");
-  m.def("default_n_threads", &default_n_threads, "CPUs this process may run on.");
-  m.def("cpu_features", &cpu_features, "ggml's CPU features and switches that are on.");
+        "Log lines of llama.cpp since the last call, as (logging level, text). Any thread.");
+  m.def("default_n_threads", &default_n_threads, "Number of CPUs available to this process.");
+  m.def("cpu_features", &cpu_features, "ggml's active CPU features and build options.");
 
   m.def("cpu_kernels", &kernels_name, py::arg("config"),
-        "Which CPU kernels an engine of this config computes with: stock, reference, or the "
-        "instruction set of the fast ones. Raises InvalidRequestError if the environment's "
-        "LLAMAHERD_CPU_KERNELS names none.");
+        "CPU kernels that an engine with this config uses: stock, reference, or the instruction "
+        "set of llamaherd's kernels. Raises InvalidRequestError if the environment variable "
+        "LLAMAHERD_CPU_KERNELS is invalid.");
 
   py::class_<DeviceInfo>(m, "DeviceInfo", "A device that models can run on.")
-      .def_readonly("name", &DeviceInfo::name, "As EngineConfig.devices takes it.")
+      .def_readonly("name", &DeviceInfo::name, "Name for EngineConfig.devices.")
       .def_readonly("description", &DeviceInfo::description)
       .def_readonly("kind", &DeviceInfo::kind, "cpu, gpu, integrated_gpu or accelerator.")
       .def_readonly("backend", &DeviceInfo::backend)
       .def_readonly("memory_free", &DeviceInfo::memory_free, "Bytes.")
       .def_readonly("memory_total", &DeviceInfo::memory_total, "Bytes.");
-  m.def("list_devices", &list_devices, "The devices found.");
+  m.def("list_devices", &list_devices, "Devices available on this machine.");
 
-  m.def("quantization_types", &quantization_types, "Names that quantize() takes.");
+  m.def("quantization_types", &quantization_types, "Type names for quantize().");
   m.def("quantize", &quantize, py::arg("source"), py::arg("target"), py::arg("type"),
         py::arg("n_threads"), py::call_guard<ReleasedGil>(),
-        "Write a GGUF file with its weights in another type. Raises ModelLoadError.");
+        "Write a GGUF file with its weights quantized to another type. Raises ModelLoadError.");
 
-  py::class_<LoadProgress>(m, "LoadProgress", "Watches and cancels a load from another thread.")
+  py::class_<LoadProgress>(m, "LoadProgress",
+                           "Reports the progress of a load and cancels it, from another thread.")
       .def(py::init<>())
       .def_property_readonly(
           "fraction", [](const LoadProgress& self) { return self.fraction.load(); },
-          "Of the weights, in [0, 1].")
+          "Fraction of the weights loaded, in [0, 1].")
       .def(
           "cancel", [](LoadProgress& self) { self.cancelled = true; },
-          "The load raises ModelLoadError soon.");
+          "Cancel the load, which then raises ModelLoadError.");
 
   m.def("serve_rpc", &serve_rpc, py::arg("endpoint"), py::call_guard<ReleasedGil>(),
-        "Lend this machine's CPU to other processes as a device, HOST:PORT. Returns on failure.");
+        "Serve this machine's CPU as an RPC device at HOST:PORT. Returns on failure only.");
 }
 
 }  // namespace llamaherd

@@ -23,10 +23,10 @@ void set_attention(Calibration& self, const Pair& pair) {
 
 }  // namespace
 
-// Plain holders: llamaherd.SamplingParams and llamaherd.EngineConfig, which users see, fill one and
-// let validate() here judge it, so that each rule stands once.
+// The public dataclasses llamaherd.SamplingParams and llamaherd.EngineConfig copy their fields to
+// these and call validate(): each rule is implemented once.
 void bind_params(py::module_& m) {
-  // Shared with the engine by submit(), which does not copy it.
+  // submit() shares it with the engine without a copy.
   py::class_<SamplingParams, std::shared_ptr<SamplingParams>>(
       m, "SamplingParams", "The core's form of llamaherd.SamplingParams.")
       .def(py::init<>())
@@ -60,10 +60,10 @@ void bind_params(py::module_& m) {
       .def_readwrite("preserved_tokens", &SamplingParams::preserved_tokens)
       .def(
           "validate", [](const SamplingParams& self) { validate(self); },
-          "Raises InvalidRequestError if a value is out of range whatever the model.");
+          "Raises InvalidRequestError if a value is out of range for every model.");
 
   py::class_<SchedulingOptions>(m, "SchedulingOptions",
-                                "Whose request it is and by when it should be served.")
+                                "Priority, tenant and deadlines of a request.")
       .def(py::init<>())
       .def_readwrite("priority", &SchedulingOptions::priority)
       .def_readwrite("tenant", &SchedulingOptions::tenant)
@@ -73,7 +73,7 @@ void bind_params(py::module_& m) {
           "validate", [](const SchedulingOptions& self) { validate(self); },
           "Raises InvalidRequestError if a value is out of range.");
 
-  py::class_<Calibration>(m, "Calibration", "What decode calls cost, as measured; nanoseconds.")
+  py::class_<Calibration>(m, "Calibration", "Measured times of decode calls, in nanoseconds.")
       .def(py::init<>())
       .def_property(
           "points",
@@ -86,18 +86,19 @@ void bind_params(py::module_& m) {
             self.points.clear();
             for (const auto& [n_rows, ns] : points) self.points.push_back({n_rows, ns});
           },
-          "(rows, time of a call on an empty cache), ascending.")
+          "(rows, time of a call with an empty KV cache), ascending.")
       .def_property("few", &get_attention<&Calibration::few>, &set_attention<&Calibration::few>,
                     "(per cell that a row attends to, per cell in use and row), below 64 rows.")
       .def_property("many", &get_attention<&Calibration::many>, &set_attention<&Calibration::many>,
                     "The same from 64 rows on.")
       .def_readwrite("load_token_ns", &Calibration::load_token_ns,
-                     "Per token of KV data brought back from host memory.")
-      .def_readwrite("noise", &Calibration::noise,
-                     "Median ratio of two measurements of one shape; 0: none was measured twice.")
+                     "Time per token of KV data restored from host memory.")
+      .def_readwrite(
+          "noise", &Calibration::noise,
+          "Median ratio of two measurements of the same shape; 0: no shape was measured twice.")
       .def(
           "validate", [](const Calibration& self) { validate(self); },
-          "Raises InvalidRequestError if it breaks a rule.");
+          "Raises InvalidRequestError if a value is invalid.");
 
   py::class_<EngineConfig>(m, "EngineConfig", "The core's form of llamaherd.EngineConfig.")
       .def(py::init<>())
@@ -133,7 +134,7 @@ void bind_params(py::module_& m) {
       .def_readwrite("cache_disk_mib", &EngineConfig::cache_disk_mib)
       .def(
           "validate", [](const EngineConfig& self) { validate(self); },
-          "Raises InvalidRequestError if a value is out of range whatever the model.");
+          "Raises InvalidRequestError if a value is out of range for every model.");
 
   m.def(
       "resolve_preset",
@@ -142,7 +143,8 @@ void bind_params(py::module_& m) {
         const Preset preset = resolve_preset(config);
         return std::make_tuple(preset.max_seqs, preset.token_budget);
       },
-      py::arg("config"), "(max_seqs, token_budget) in force: the preset's unless they are given.");
+      py::arg("config"),
+      "Effective (max_seqs, token_budget): explicit options, else the preset's.");
 }
 
 }  // namespace llamaherd

@@ -22,8 +22,8 @@ void reset_at_signal(int number) {
   action.sa_flags |= static_cast<int>(SA_RESETHAND);
   ok = ok && sigaction(number, &action, nullptr) == 0;
   if (!ok) {
-    throw InvalidRequestError("signal " + std::to_string(number) +
-                              " cannot be set up: " + std::strerror(errno));
+    throw InvalidRequestError("cannot set the action of signal " + std::to_string(number) + ": " +
+                              std::strerror(errno));
   }
 }
 
@@ -39,17 +39,16 @@ void limit_malloc_arenas(int n) {
 
 void bind_process(py::module_& m) {
   m.def("reset_at_signal", &reset_at_signal, py::arg("number"), R"(
-The first signal of this number goes to the handler that is installed; from then on the default
-action is in force, which for SIGTERM and SIGINT ends the process. The kernel does both: it needs no
-thread of the process.
+Reset the handler of a signal to the default action after the first signal (SA_RESETHAND). The
+second SIGTERM or SIGINT then ends the process even if all its threads are blocked.
 
 Raises:
-  InvalidRequestError: There is no such signal.
+  InvalidRequestError: The signal does not exist.
 )");
   m.def("limit_malloc_arenas", &limit_malloc_arenas, py::arg("n"), R"(
-Threads that are started from now on share at most n arenas of malloc, where that is glibc's. Its
-default is eight for each core, of which each keeps what its threads once freed: large requests
-then hold memory several times.
+Limit the number of malloc arenas of threads started from now on; glibc only. glibc's default is 8
+per core. Each arena keeps memory that its threads freed, so that large requests accumulate memory
+in several arenas.
 )");
 }
 

@@ -64,7 +64,7 @@ py::typing::Dict<py::str, py::int_> as_dict(const TimeBreakdown& spent) {
   return d;
 }
 
-/// The metrics by name, in the header's order, derived ones last.
+/// Metrics by name in the header's order, then derived ones.
 py::typing::Dict<py::str, py::object> as_dict(const Metrics& m) {
   py::typing::Dict<py::str, py::object> d;
 #define LLAMAHERD_PUT(type, name, value, text) d[#name] = m.name;
@@ -80,44 +80,44 @@ py::typing::Dict<py::str, py::object> as_dict(const Metrics& m) {
 }  // namespace
 
 void bind_results(py::module_& m) {
-  py::native_enum<FinishReason>(m, "FinishReason", "enum.Enum", "How a request ended.")
+  py::native_enum<FinishReason>(m, "FinishReason", "enum.Enum", "Why a request ended.")
       .value("STOP", FinishReason::kStop, "End-of-generation token, stop token or stop string.")
       .value("LENGTH", FinishReason::kLength, "max_tokens or max_len reached.")
       .value("CANCELLED", FinishReason::kCancelled, "By the caller, or the engine was closed.")
       .value("DEADLINE", FinishReason::kDeadline,
-             "Its deadline has passed, or could not be kept any more.")
+             "The deadline has passed, or was predicted to be missed.")
       .value("ERROR", FinishReason::kError, "See the delta's or the result's error.")
       .finalize();
 
   py::class_<Timing>(m, "Timing",
-                     "Moments of a request's life: nanoseconds of the steady clock "
+                     "Times of a request's events: nanoseconds of the steady clock "
                      "(time.monotonic_ns), 0 if not reached.")
       .def_readonly("submit_ns", &Timing::submit_ns)
       .def_readonly("start_ns", &Timing::start_ns, "First planned into a step.")
       .def_readonly("first_token_ns", &Timing::first_token_ns)
-      .def_readonly("last_ns", &Timing::last_ns, "This delta was made.")
-      .def_readonly("n_preempted", &Timing::n_preempted,
-                    "Times it had to wait again so that others could run.")
+      .def_readonly("last_ns", &Timing::last_ns, "Time of this delta.")
+      .def_readonly("n_preempted", &Timing::n_preempted, "Number of preemptions.")
       .def_property_readonly(
           "spent_ns", [](const Timing& t) { return as_dict(t.spent); },
-          "Where last_ns - submit_ns went, to which it adds up. queued, following (waiting for a "
-          "prefix that another computes) and preempted: waiting. prefill: its own prompt; "
-          "prefill_shared: brought back from the cache's lower tiers; prefill_again: computed "
-          "before and lost. decode: its next tokens. others_prefill, others_decode: others' part "
-          "of its steps. sampling. engine: all else.")
+          "Breakdown of last_ns - submit_ns; the parts sum to it. queued, following (waiting for a "
+          "prefix that another request computes) and preempted: not running. prefill: its own "
+          "prompt; prefill_shared: restored from the cache's lower tiers; prefill_again: "
+          "recomputed after eviction. decode: its output tokens. others_prefill, others_decode: "
+          "other requests' share of its steps. sampling: sampling. engine: all other time.")
       .def("__repr__", [](const Timing& t) {
         return py::str("Timing(submit_ns={}, start_ns={}, first_token_ns={}, last_ns={})")
             .format(t.submit_ns, t.start_ns, t.first_token_ns, t.last_ns);
       });
 
-  py::class_<Health>(m, "Health", "How an engine does. Read-only.")
+  py::class_<Health>(m, "Health", "Health of an engine. Read-only.")
       .def_readonly("ok", &Health::ok)
-      .def_readonly("reason", &Health::reason, "Why not ok; else empty.")
+      .def_readonly("reason", &Health::reason, "Reason if not ok; else empty.")
       .def_readonly("since_progress_s", &Health::since_progress_s,
-                    "Seconds since a token was computed; 0 if there is nothing to do.")
+                    "Seconds since the last token was computed; 0 if idle.")
       .def_readonly("call_s", &Health::call_s,
-                    "Seconds that the decode call under way has taken; 0: none is.")
-      .def_readonly("call_predicted_s", &Health::call_predicted_s, "And was predicted to take.")
+                    "Seconds since the current decode call began; 0 if there is none.")
+      .def_readonly("call_predicted_s", &Health::call_predicted_s,
+                    "Predicted seconds of the current decode call.")
       .def_readonly("n_running", &Health::n_running)
       .def_readonly("n_waiting", &Health::n_waiting)
       .def("__repr__", [](const Health& h) {
@@ -125,7 +125,7 @@ void bind_results(py::module_& m) {
             .format(h.ok, h.reason, h.n_running, h.n_waiting);
       });
 
-  py::class_<TraceLog::Span>(m, "TraceSpan", "What one request's time went into for a while.")
+  py::class_<TraceLog::Span>(m, "TraceSpan", "A time span of one request, by kind of work.")
       .def_readonly("request_id", &TraceLog::Span::id)
       .def_property_readonly("kind", [](const TraceLog::Span& s) { return name_of(s.kind); })
       .def_readonly("begin_ns", &TraceLog::Span::begin_ns)
@@ -141,39 +141,42 @@ void bind_results(py::module_& m) {
       .def_readonly("n_cells_used", &TraceLog::Call::n_cells_used);
 
   py::class_<TokenLogprob>(m, "TokenLogprob",
-                           "How likely a token was by the model itself: without penalties, biases, "
+                           "Log-probability of a token by the model, before penalties, biases, "
                            "masks and temperature. Read-only.")
       .def_readonly("token_id", &TokenLogprob::token)
       .def_readonly("logprob", &TokenLogprob::logprob, "Natural logarithm of its probability.")
-      .def_readonly("rank", &TokenLogprob::rank, "1: the likeliest token; equals by id.")
+      .def_readonly("rank", &TokenLogprob::rank,
+                    "1: the most likely token; equal logits are ordered by id.")
       .def_readonly("text_offset", &TokenLogprob::text_offset,
-                    "Characters of the text that begin before it: of the output, of a prompt token "
-                    "the prompt's, with echo of both together.")
+                    "Characters of the text before the token: of the output, or of the prompt for "
+                    "prompt tokens; with echo, of prompt and output together.")
       .def_readonly("top", &TokenLogprob::top,
-                    "(token id, logprob) of the likeliest tokens, best first.")
+                    "(token id, logprob) of the most likely tokens, in descending order.")
       .def("__repr__", [](const TokenLogprob& t) {
         return py::str("TokenLogprob(token_id={}, logprob={}, rank={})")
             .format(t.token, t.logprob, t.rank);
       });
 
   py::class_<Delta>(m, "Delta",
-                    "What one request gained in one step. Read-only. Exactly one delta per "
-                    "request has a finish_reason, and it is the last.")
+                    "New tokens and text of one request in one step. Read-only. Exactly one delta "
+                    "per request has a finish_reason: the last.")
       .def_readonly("request_id", &Delta::request_id)
       .def_property_readonly("token_ids", &token_ids, "New output tokens, a list of int.")
       .def_readonly("text", &Delta::text,
-                    "New text, always valid UTF-8. Lags token_ids while a character or a "
-                    "possible stop string is incomplete.")
+                    "New text, always valid UTF-8. Held back while a character or a possible stop "
+                    "string is incomplete.")
       .def_readonly("finish_reason", &Delta::finish_reason, "None until the last delta.")
       .def_readonly("error", &Delta::error, "Set if finish_reason is ERROR, else empty.")
       .def_readonly("n_prompt", &Delta::n_prompt, "Prompt tokens.")
-      .def_readonly("n_cached", &Delta::n_cached, "Prompt tokens that did not have to be computed.")
+      .def_readonly("n_cached", &Delta::n_cached,
+                    "Prompt tokens that were not computed because their KV data was cached.")
       .def_readonly("n_completion", &Delta::n_completion, "Output tokens so far.")
-      .def_readonly("index", &Delta::index, "Of the output, in [0, n).")
+      .def_readonly("index", &Delta::index, "Index of the output, in [0, n).")
       .def_readonly("logprobs", &Delta::logprobs,
                     "With SamplingParams.logprobs: one TokenLogprob for each of token_ids.")
       .def_readonly("prompt_logprobs", &Delta::prompt_logprobs,
-                    "With SamplingParams.prompt_logprobs, in one delta: of prompt tokens.")
+                    "With SamplingParams.prompt_logprobs: log-probabilities of prompt tokens, all "
+                    "in one delta.")
       .def_readonly("timing", &Delta::timing)
       .def("__repr__", [](const Delta& d) {
         return py::str("Delta(request_id={}, token_ids={}, text={!r}, finish_reason={})")
@@ -183,24 +186,26 @@ void bind_results(py::module_& m) {
 #define LLAMAHERD_CACHE_ATTRIBUTE(type, name, value, text) \
   .def_readonly(#name, &CacheMetrics::name, text)
 #define LLAMAHERD_ATTRIBUTE(type, name, value, text) .def_readonly(#name, &Metrics::name, text)
-  py::class_<CacheMetrics>(m, "CacheMetrics",
-                           "Counters of an engine's prefix cache, in tokens unless said, since it "
-                           "was made, and how it stands.")
-      LLAMAHERD_CACHE_METRICS(LLAMAHERD_CACHE_ATTRIBUTE)
-          .def_property_readonly("hit_rate", &hit_rate, "Tokens found, of n_looked_up; 0 of none.")
-          .def("as_dict", py::overload_cast<const CacheMetrics&>(&as_dict), "All figures by name.");
+  py::class_<CacheMetrics>(
+      m, "CacheMetrics",
+      "Counters of an engine's prefix cache since its construction, in tokens unless stated "
+      "otherwise, and its current state.") LLAMAHERD_CACHE_METRICS(LLAMAHERD_CACHE_ATTRIBUTE)
+      .def_property_readonly("hit_rate", &hit_rate,
+                             "Fraction of n_looked_up found in the cache; 0 if n_looked_up is 0.")
+      .def("as_dict", py::overload_cast<const CacheMetrics&>(&as_dict), "All metrics by name.");
   py::class_<Metrics>(
       m, "Metrics",
-      "An engine's counters (n_*: how often; *_ns: nanoseconds of the engine's "
-      "thread) since it was made, and how it stands.") LLAMAHERD_METRICS(LLAMAHERD_ATTRIBUTE)
+      "Counters of an engine since its construction (n_*: counts; *_ns: nanoseconds of the engine "
+      "thread), and its current state.") LLAMAHERD_METRICS(LLAMAHERD_ATTRIBUTE)
       .def_readonly("cache", &Metrics::cache)
-      .def_property_readonly("host_ns", &host_ns, "Of step_ns, outside model calls and sampling.")
+      .def_property_readonly("host_ns", &host_ns,
+                             "Part of step_ns outside model calls and sampling.")
       .def_property_readonly("batch_utilisation", &batch_utilisation,
-                             "Requests that decode per step, of those that can run at once.")
+                             "Mean fraction of max_seqs that decodes, per step with decode rows.")
       .def_property_readonly("time_per_token_s", &time_per_token_s,
                              "Seconds of model calls per output token.")
       .def("as_dict", py::overload_cast<const Metrics&>(&as_dict),
-           "All figures by name; the prefix cache's under 'cache'.")
+           "All metrics by name; those of the prefix cache under 'cache'.")
       .def("__repr__",
            [](const Metrics& self) { return py::str("Metrics({})").format(as_dict(self)); });
 }

@@ -23,7 +23,7 @@ std::int64_t happened(const FaultScript& script) {
   return script.n_happened(kind);
 }
 
-/// A model by itself, without engine, scheduler or cache.
+/// A model without engine, scheduler or cache.
 class BareModel {
  public:
   BareModel(const std::string& path, const EngineConfig& config) {
@@ -89,31 +89,34 @@ class BareModel {
 void bind_testing(py::module_& m) {
   m.def(
       "fail_assertion", [] { GGML_ABORT("for a test"); },
-      "Ends the process as a failed check of llama.cpp does. For tests.");
-  py::class_<BareModel>(m, "BareModel", "A model without an engine, for one thread.")
+      "Abort the process like a failed assertion of llama.cpp. For tests.");
+  py::class_<BareModel>(m, "BareModel",
+                        "A model without engine, scheduler or cache. Not thread-safe.")
       .def(py::init<const std::string&, const EngineConfig&>(), py::arg("path"), py::arg("config"),
            py::call_guard<ReleasedGil>(), "Raises ModelLoadError, InvalidRequestError.")
       .def("tokenize", &BareModel::tokenize, py::arg("text"), py::arg("add_special") = true,
            py::arg("parse_special") = false)
       .def("tokenize_by_llama", &BareModel::tokenize_by_llama, py::arg("text"),
            py::arg("add_special") = true, py::arg("parse_special") = false,
-           "What llama.cpp makes of the whole text, in its time.")
+           "Tokenize the whole text with llama.cpp.")
       .def("least_tokens", &BareModel::least_tokens, py::arg("text"),
-           "A number of tokens that the text has at least.")
+           "Lower bound of the number of tokens.")
       .def("logits", &BareModel::logits, py::arg("tokens"), py::arg("n_rows"),
-           "float32 of shape (len(tokens), n_vocab), computed n_rows at a time, in [1, max_seqs], "
-           "in an empty cache.");
+           "Logits, float32 of shape (len(tokens), n_vocab), computed with an empty cache in calls "
+           "of n_rows rows, in [1, max_seqs].");
 
   py::class_<LogitsRecord, std::shared_ptr<LogitsRecord>>(
-      m, "LogitsRecord", "Fingerprints of an engine's logits, to compare runs to the bit.")
+      m, "LogitsRecord", "Hashes of an engine's logits, for bitwise comparison of runs.")
       .def(py::init<>())
       .def("rows", &LogitsRecord::rows,
            "Hash of a token prefix -> hashes of the logits rows computed from it.")
       .def("tops", &LogitsRecord::tops,
-           "Hash of a token prefix -> (likeliest token, its lead in logits) of these rows.");
+           "Hash of a token prefix -> (most likely token, its margin over the second in logits) of "
+           "these rows.");
 
   py::class_<FaultScript, std::shared_ptr<FaultScript>>(
-      m, "FaultScript", "What goes wrong in an engine's decode calls, counted from 0. Any thread.")
+      m, "FaultScript",
+      "Scripted faults in an engine's decode calls, which count from 0. Any thread.")
       .def(py::init<>())
       .def(
           "abort",
@@ -121,34 +124,33 @@ void bind_testing(py::module_& m) {
             self.add(call, {ScriptedFault::Kind::kAbort, after_nodes});
           },
           py::arg("call"), py::arg("after_nodes"),
-          "Stop a call when it has computed so many graph nodes, unless it ends before.")
+          "Abort a call after this number of graph nodes, unless it ends before.")
       .def(
           "fail",
           [](FaultScript& self, std::int64_t call, std::int64_t after_rows) {
             self.add(call, {ScriptedFault::Kind::kFail, after_rows});
           },
           py::arg("call"), py::arg("after_rows"),
-          "Let a call run out of memory when so many of its rows have been applied.")
+          "Fail a call as out of memory after this number of its rows has been applied.")
       .def(
           "exhaust",
           [](FaultScript& self, std::int64_t call, std::int64_t after_bytes) {
             self.add(call, {ScriptedFault::Kind::kExhaust, after_bytes});
           },
           py::arg("call"), py::arg("after_bytes"),
-          "Let llama.cpp's own allocations fail in a call, when the process has grown by so much. "
-          "Linux only.")
+          "Fail llama.cpp's allocations in a call after the process has grown by this number of "
+          "bytes. Linux only.")
       .def(
           "spoil",
           [](FaultScript& self, std::int64_t call) {
             self.add(call, {ScriptedFault::Kind::kPoison});
           },
-          py::arg("call"),
-          "SchedulingKey the K/V data that a call wrote into NaN, once it has succeeded.")
-      .def("clear", &FaultScript::clear, "Take back what was said of calls to come.")
+          py::arg("call"), "Overwrite the K/V data that a successful call wrote with NaN.")
+      .def("clear", &FaultScript::clear, "Remove the faults of future calls.")
       .def("curse", &FaultScript::curse, py::arg("token"),
-           "Every call with a row of this token fails.")
+           "Fail every call with a row of this token.")
       .def("poison", &FaultScript::poison, py::arg("token"),
-           "K/V data computed from this token is NaN.")
+           "Set the K/V data computed from this token to NaN.")
       .def_property_readonly("n_calls", &FaultScript::n_calls, "Decode calls so far.")
       .def_property_readonly("n_aborted", &happened<ScriptedFault::Kind::kAbort>)
       .def_property_readonly("n_failed", &happened<ScriptedFault::Kind::kFail>)

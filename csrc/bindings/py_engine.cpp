@@ -11,7 +11,7 @@
 namespace llamaherd {
 namespace {
 
-// Longer waits would keep a closing interpreter's thread in C++.
+// Longer waits would block the shutdown of the interpreter.
 constexpr double kMaxDrainS = 0.1;
 
 }  // namespace
@@ -30,7 +30,7 @@ PyBatchEngine::PyBatchEngine(const std::string& path, const EngineConfig& config
 
 PyBatchEngine::~PyBatchEngine() {
   if (getpid() != pid_) {
-    // A forked child has a copy of the memory but not the threads: waiting for one would hang.
+    // A forked child has no threads: joining one would block.
     (void)engine_.release();
     (void)new std::shared_ptr<Model>(std::move(model_));
     return;
@@ -41,9 +41,9 @@ PyBatchEngine::~PyBatchEngine() {
 
 EngineThread& PyBatchEngine::engine() {
   if (getpid() != pid_) {
-    throw EngineDeadError("this engine belongs to process " + std::to_string(pid_) +
-                          " and was forked into process " + std::to_string(getpid()) +
-                          "; make a new one here");
+    throw EngineDeadError("an engine cannot be used after fork: created in process " +
+                          std::to_string(pid_) + ", called in process " + std::to_string(getpid()) +
+                          "; create a new engine in this process");
   }
   return *engine_;
 }
@@ -95,9 +95,9 @@ std::vector<TokenId> PyBatchEngine::tokenize(const std::string& text, bool add_s
   const std::shared_ptr<Model> shared = model();
   const std::int64_t n_least = prompt ? shared->llama.tokenizer().least_tokens(text) : 0;
   if (n_least > engine().limits().max_len) {
-    throw InvalidRequestError("prompt has " + std::to_string(text.size()) +
-                              " bytes, which are at least " + std::to_string(n_least) +
-                              " tokens; max_len is " + std::to_string(engine().limits().max_len));
+    throw InvalidRequestError("prompt has " + std::to_string(text.size()) + " bytes, at least " +
+                              std::to_string(n_least) + " tokens; max_len is " +
+                              std::to_string(engine().limits().max_len));
   }
   return shared->llama.tokenize(text, add_special, parse_special);
 }

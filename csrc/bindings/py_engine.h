@@ -16,7 +16,8 @@ namespace llamaherd {
 
 namespace py = pybind11;
 
-/// What Python holds. Calls that use the model share it, so that close() may free it any time.
+/// The engine object of Python. Calls in progress share ownership of the model, so that close() may
+/// be called at any time.
 class PyBatchEngine {
  public:
   PyBatchEngine(const std::string& path, const EngineConfig& config, LoadProgress& progress,
@@ -38,14 +39,14 @@ class PyBatchEngine {
 
   py::bytes token_name(TokenId token);
 
-  /// What is wrong is logged where results are fetched: that happens however the engine does.
+  /// Also logs incidents of the watchdog: results are fetched even if the engine is stalled.
   std::vector<Delta> drain(double timeout_s);
 
   void pin(const std::string& name, const py::object& prefix, CacheNamespace cache_space,
            std::optional<double> ttl_s);
 
-  /// With `prompt`, throws InvalidRequestError before any work if the text's bytes alone are more
-  /// than max_len tokens.
+  /// With `prompt`, throws InvalidRequestError before tokenization if the number of bytes implies
+  /// more than max_len tokens.
   std::vector<TokenId> tokenize(const std::string& text, bool add_special, bool parse_special,
                                 bool prompt);
 
@@ -65,7 +66,7 @@ class PyBatchEngine {
  private:
   void require_token(TokenId token) const;
 
-  /// What the model's memory allows, and the caller.
+  /// Which prefixes the model's memory kind and the options allow to share.
   std::string prefix_sharing() const;
 
   pid_t pid_;

@@ -8,7 +8,7 @@ namespace llamaherd {
 ReleasedGil::~ReleasedGil() {
   try {
     PyEval_RestoreThread(thread_);
-  } catch (...) {  // never an exception of C++, and leaving here would end in std::terminate
+  } catch (...) {  // not a C++ exception; leaving the destructor would call std::terminate
     for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
   }
 }

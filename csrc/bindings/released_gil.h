@@ -3,9 +3,9 @@
 
 namespace llamaherd {
 
-/// Without Python's lock until the end of the scope. Before Python 3.14, taking the lock in an
-/// interpreter that ends exits the thread by unwinding its stack, which at a destructor aborts the
-/// process; here the thread waits for the end instead, as in newer ones.
+/// Releases the GIL for a scope. Before Python 3.14, acquiring the GIL during interpreter shutdown
+/// exits the thread by unwinding its stack, which in a destructor aborts the process. Here the
+/// thread blocks instead, as in newer versions.
 class ReleasedGil {
  public:
   ReleasedGil() : thread_(PyEval_SaveThread()) {}

@@ -11,7 +11,7 @@ namespace py = pybind11;
 namespace llamaherd {
 namespace {
 
-/// One int of Python's, whatever its size, as a token id.
+/// Converts a Python int of any size.
 TokenId to_token(const py::handle item) {
   const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(item.ptr()));
   if (!index) throw py::error_already_set();

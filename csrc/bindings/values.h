@@ -14,10 +14,10 @@ namespace llamaherd {
 /// A 1-D integer array or a sequence of ints; floats are not token ids.
 std::vector<TokenId> to_tokens(const pybind11::object& ids);
 
-/// Bytes that are no UTF-8 become U+FFFD: what a model file holds or a model writes need not be.
+/// Replaces invalid UTF-8 by U+FFFD: metadata and output of a model may contain it.
 pybind11::str to_text(std::string_view bytes);
 
-/// 32-bit words.
+/// From a contiguous buffer of 32-bit words.
 TokenMask to_mask(const pybind11::buffer& buffer);
 
 }  // namespace llamaherd

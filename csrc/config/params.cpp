@@ -76,10 +76,10 @@ void require_seconds(std::string_view name, const std::optional<double>& value) 
   if (value) require(*value > 0 && *value <= kMaxDeadlineS, name, "in (0, 1e9] seconds", *value);
 }
 
-// Ids from the number of active sequences to 255 are left to the prefix cache.
+// Sequence ids above the running ones, up to 255, are used by the prefix cache.
 constexpr std::int32_t kMaxSeqs = 64;
 
-// Threads wait for each other after every operation: many more than CPUs stop everything.
+// Threads synchronize after every operation: with far more threads than CPUs computation stalls.
 constexpr std::int32_t kThreadsPerCpu = 4;
 
 std::int32_t max_threads() {
@@ -87,11 +87,11 @@ std::int32_t max_threads() {
   return kThreadsPerCpu * std::clamp(n_cpus, 1, 512);
 }
 
-/// llama.cpp takes any number, and cuts it to the rows of a call.
+/// llama.cpp accepts any number and clamps it to the rows of a call.
 void validate_ubatch(std::int32_t n_ubatch, const Preset& preset) {
   require(n_ubatch >= 16 && n_ubatch <= 4096, "n_ubatch", "in [16, 4096]", n_ubatch);
   require(n_ubatch >= preset.max_seqs, "n_ubatch",
-          ">= max_seqs (" + text(preset.max_seqs) + "), one row for each", n_ubatch);
+          ">= max_seqs (" + text(preset.max_seqs) + "), one row per sequence", n_ubatch);
   require(n_ubatch <= preset.token_budget, "n_ubatch",
           "<= token_budget (" + text(preset.token_budget) + ")", n_ubatch);
 }
@@ -114,12 +114,12 @@ void validate(const SamplingParams& p) {
   require_range("frequency_penalty", p.frequency_penalty, -2.0f, 2.0f);
   require_range("presence_penalty", p.presence_penalty, -2.0f, 2.0f);
   for (const auto& [token, bias] : p.logit_bias) {
-    // Bounded, so that what a request asks for never looks like a model's NaN or inf.
+    // Bounded: sums must be distinguishable from NaN or inf computed by the model.
     require((bias >= -1000.0f && bias <= 1000.0f) || bias == -INFINITY, "logit_bias",
             "in [-1000, 1000] or -inf for token " + text(token), bias);
   }
   if (p.stop.size() > kMaxStopStrings) {
-    throw InvalidRequestError("stop may hold at most " + std::to_string(kMaxStopStrings) +
+    throw InvalidRequestError("stop must have at most " + std::to_string(kMaxStopStrings) +
                               " strings; got " + std::to_string(p.stop.size()));
   }
   for (const auto& [name, n] :
@@ -133,9 +133,9 @@ void validate(const SamplingParams& p) {
             "in [n, " + text(kMaxOutputs) + "], with n " + text(p.n), *p.best_of);
   }
   for (const std::string& stop : p.stop.texts()) {
-    require(!stop.empty(), "stop", "free of empty strings", stop);
+    require(!stop.empty(), "stop", "a list of non-empty strings", stop);
     if (stop.size() > kMaxStopBytes) {
-      throw InvalidRequestError("a stop string may have at most " + std::to_string(kMaxStopBytes) +
+      throw InvalidRequestError("a stop string must have at most " + std::to_string(kMaxStopBytes) +
                                 " bytes; got " + std::to_string(stop.size()));
     }
   }
@@ -179,8 +179,7 @@ void validate(const EngineConfig& c) {
   if (c.n_threads) {
     const std::int32_t n_most = max_threads();
     require(*c.n_threads >= 1 && *c.n_threads <= n_most, "n_threads",
-            "in [1, " + text(n_most) + "], " + text(kThreadsPerCpu) + " for each CPU",
-            *c.n_threads);
+            "in [1, " + text(n_most) + "], " + text(kThreadsPerCpu) + " per CPU", *c.n_threads);
   }
   require(c.poll >= 0 && c.poll <= 100, "poll", "in [0, 100]", c.poll);
   require_at_least("n_gpu_layers", c.n_gpu_layers, -1);
@@ -196,12 +195,14 @@ void validate(const EngineConfig& c) {
   require_one_of("cpu_kernels", c.cpu_kernels,
                  std::array<std::string_view, 3>{"auto", "stock", "reference"});
   if (c.deterministic && c.cpu_kernels == "stock") {
-    throw InvalidRequestError("deterministic=True needs cpu_kernels auto or reference; got stock");
+    throw InvalidRequestError(
+        "cpu_kernels must be auto or reference with deterministic=True; got stock");
   }
   require_at_least("cache_ram_mib", c.cache_ram_mib, 0);
   require_at_least("cache_disk_mib", c.cache_disk_mib, 1);
   if (c.deterministic && c.kv_type != "f16" && c.kv_type != "f32") {
-    throw InvalidRequestError("deterministic=True needs kv_type f16 or f32; got " + c.kv_type);
+    throw InvalidRequestError("kv_type must be f16 or f32 with deterministic=True; got " +
+                              c.kv_type);
   }
 }
 
@@ -223,25 +224,27 @@ void validate(const std::vector<TokenId>& prompt, const SamplingParams& params,
                               "); got " + text(prompt[i]) + " at index " + std::to_string(i));
   }
   const auto n_prompt = static_cast<std::int64_t>(prompt.size());
-  if (n_prompt > limits.max_len || (n_prompt == limits.max_len && params.max_tokens != 0)) {
-    throw InvalidRequestError("prompt has " + std::to_string(n_prompt) + " tokens; max_len is " +
-                              text(limits.max_len) +
-                              " and leaves room for at least 1 output token only below that");
+  const std::int64_t n_most = limits.max_len - (params.max_tokens == 0 ? 0 : 1);
+  if (n_prompt > n_most) {
+    throw InvalidRequestError("prompt must have at most " + std::to_string(n_most) +
+                              " tokens (max_len is " + text(limits.max_len) +
+                              ", output included); got " + std::to_string(n_prompt));
   }
   if (params.max_tokens == 0 && n_prompt < 2) {
-    throw InvalidRequestError("with max_tokens 0 a prompt must have at least 2 tokens; got 1");
+    throw InvalidRequestError("prompt must have at least 2 tokens with max_tokens 0; got 1");
   }
   if (params.prompt_logprobs) {
     require(params.prompt_logprobs_from <= std::max<std::int64_t>(1, n_prompt - 1),
-            "prompt_logprobs_from", "below the prompt's " + std::to_string(n_prompt) + " tokens",
+            "prompt_logprobs_from",
+            "less than the number of prompt tokens (" + std::to_string(n_prompt) + ")",
             params.prompt_logprobs_from);
   }
   for (const auto& [token, bias] : params.logit_bias) {
-    require(token >= 0 && token < limits.n_vocab, "logit_bias",
-            "on token ids in [0, " + text(limits.n_vocab) + ")", token);
+    require(token >= 0 && token < limits.n_vocab, "a token id in logit_bias",
+            "in [0, " + text(limits.n_vocab) + ")", token);
   }
   for (TokenId token : params.stop_token_ids) {
-    require(token >= 0 && token < limits.n_vocab, "stop_token_ids",
+    require(token >= 0 && token < limits.n_vocab, "a token id in stop_token_ids",
             "in [0, " + text(limits.n_vocab) + ")", token);
   }
 }

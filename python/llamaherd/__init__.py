@@ -1,4 +1,4 @@
-"""Run many sequences of one GGUF model at once: continuous batching over llama.cpp."""
+"""Inference of GGUF models with continuous batching, over llama.cpp."""
 
 from llamaherd._core import (
     CacheMetrics,

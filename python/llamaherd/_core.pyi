@@ -11,28 +11,28 @@ import typing_extensions
 __all__: list[str] = ['BareModel', 'BatchEngine', 'CacheMetrics', 'Calibration', 'ChatFormat', 'ChatMessage', 'ChatPrompt', 'Delta', 'DeviceInfo', 'Embedder', 'EngineConfig', 'EngineDeadError', 'FaultScript', 'FinishReason', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'MessageDelta', 'MessageParser', 'Metrics', 'ModelLoadError', 'NotGenerativeError', 'ParsedToolCall', 'QueueFullError', 'SamplingParams', 'SchedulingOptions', 'Timing', 'TokenLogprob', 'ToolCallDelta', 'ToolGrammar', 'TraceCall', 'TraceSpan', 'cpu_features', 'cpu_kernels', 'default_n_threads', 'drain_log', 'fail_assertion', 'limit_malloc_arenas', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'reset_at_signal', 'resolve_preset', 'serve_rpc']
 class LlamaHerdError(RuntimeError):
     """
-    Base of all errors that llamaherd raises.
+    Base class of llamaherd's errors.
     """
 class InvalidRequestError(LlamaHerdError, ValueError):
     """
-    A request or an option breaks a rule; the message states the rule and the value.
+    A request or an option is invalid; the message states the rule and the value.
     """
 class ModelLoadError(LlamaHerdError):
     """
-    A model file cannot be used; the message says why.
+    A model file cannot be loaded; the message states the reason.
     """
 class NotGenerativeError(ModelLoadError):
     """
-    The model makes embeddings and no text.
+    The model is an embedding model and cannot generate.
     """
 class QueueFullError(LlamaHerdError):
     """
-    As many requests wait as may (max_queued, max_queued_tokens). retry_after_s: seconds after which an equal one is expected to find a place.
+    The queue is full (max_queued, max_queued_tokens). retry_after_s: estimated seconds until an equal request is accepted.
     """
     retry_after_s: typing.ClassVar[float] = 0.0
 class EngineDeadError(LlamaHerdError):
     """
-    The engine is closed, or stopped after a fatal error that the message names.
+    The engine is closed, or stopped after a fatal error, which the message states.
     """
 class SamplingParams:
     """
@@ -51,7 +51,7 @@ class SamplingParams:
         """
     def validate(self) -> None:
         """
-        Raises InvalidRequestError if a value is out of range whatever the model.
+        Raises InvalidRequestError if a value is out of range for every model.
         """
     @property
     def best_of(self) -> int | None:
@@ -175,7 +175,7 @@ class SamplingParams:
         ...
 class SchedulingOptions:
     """
-    Whose request it is and by when it should be served.
+    Priority, tenant and deadlines of a request.
     """
     tenant: str
     def __init__(self) -> None:
@@ -204,13 +204,13 @@ class SchedulingOptions:
         ...
 class Calibration:
     """
-    What decode calls cost, as measured; nanoseconds.
+    Measured times of decode calls, in nanoseconds.
     """
     def __init__(self) -> None:
         ...
     def validate(self) -> None:
         """
-        Raises InvalidRequestError if it breaks a rule.
+        Raises InvalidRequestError if a value is invalid.
         """
     @property
     def few(self) -> tuple[float, float]:
@@ -223,7 +223,7 @@ class Calibration:
     @property
     def load_token_ns(self) -> float:
         """
-        Per token of KV data brought back from host memory.
+        Time per token of KV data restored from host memory.
         """
     @load_token_ns.setter
     def load_token_ns(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
@@ -239,7 +239,7 @@ class Calibration:
     @property
     def noise(self) -> float:
         """
-        Median ratio of two measurements of one shape; 0: none was measured twice.
+        Median ratio of two measurements of the same shape; 0: no shape was measured twice.
         """
     @noise.setter
     def noise(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
@@ -247,7 +247,7 @@ class Calibration:
     @property
     def points(self) -> list[tuple[int, float]]:
         """
-        (rows, time of a call on an empty cache), ascending.
+        (rows, time of a call with an empty KV cache), ascending.
         """
     @points.setter
     def points(self, arg1: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]]) -> None:
@@ -272,7 +272,7 @@ class EngineConfig:
         ...
     def validate(self) -> None:
         """
-        Raises InvalidRequestError if a value is out of range whatever the model.
+        Raises InvalidRequestError if a value is out of range for every model.
         """
     @property
     def aging_s(self) -> float:
@@ -384,7 +384,7 @@ class EngineConfig:
         ...
 class FinishReason(enum.Enum):
     """
-    How a request ended.
+    Why a request ended.
     """
     CANCELLED = 2
     DEADLINE = 3
@@ -393,7 +393,7 @@ class FinishReason(enum.Enum):
     STOP = 0
 class Timing:
     """
-    Moments of a request's life: nanoseconds of the steady clock (time.monotonic_ns), 0 if not reached.
+    Times of a request's events: nanoseconds of the steady clock (time.monotonic_ns), 0 if not reached.
     """
     def __repr__(self) -> str:
         ...
@@ -403,17 +403,17 @@ class Timing:
     @property
     def last_ns(self) -> int:
         """
-        This delta was made.
+        Time of this delta.
         """
     @property
     def n_preempted(self) -> int:
         """
-        Times it had to wait again so that others could run.
+        Number of preemptions.
         """
     @property
     def spent_ns(self) -> dict[str, int]:
         """
-        Where last_ns - submit_ns went, to which it adds up. queued, following (waiting for a prefix that another computes) and preempted: waiting. prefill: its own prompt; prefill_shared: brought back from the cache's lower tiers; prefill_again: computed before and lost. decode: its next tokens. others_prefill, others_decode: others' part of its steps. sampling. engine: all else.
+        Breakdown of last_ns - submit_ns; the parts sum to it. queued, following (waiting for a prefix that another request computes) and preempted: not running. prefill: its own prompt; prefill_shared: restored from the cache's lower tiers; prefill_again: recomputed after eviction. decode: its output tokens. others_prefill, others_decode: other requests' share of its steps. sampling: sampling. engine: all other time.
         """
     @property
     def start_ns(self) -> int:
@@ -425,19 +425,19 @@ class Timing:
         ...
 class Health:
     """
-    How an engine does. Read-only.
+    Health of an engine. Read-only.
     """
     def __repr__(self) -> str:
         ...
     @property
     def call_predicted_s(self) -> float:
         """
-        And was predicted to take.
+        Predicted seconds of the current decode call.
         """
     @property
     def call_s(self) -> float:
         """
-        Seconds that the decode call under way has taken; 0: none is.
+        Seconds since the current decode call began; 0 if there is none.
         """
     @property
     def n_running(self) -> int:
@@ -451,16 +451,16 @@ class Health:
     @property
     def reason(self) -> str:
         """
-        Why not ok; else empty.
+        Reason if not ok; else empty.
         """
     @property
     def since_progress_s(self) -> float:
         """
-        Seconds since a token was computed; 0 if there is nothing to do.
+        Seconds since the last token was computed; 0 if idle.
         """
 class TraceSpan:
     """
-    What one request's time went into for a while.
+    A time span of one request, by kind of work.
     """
     @property
     def begin_ns(self) -> int:
@@ -504,7 +504,7 @@ class TraceCall:
         ...
 class TokenLogprob:
     """
-    How likely a token was by the model itself: without penalties, biases, masks and temperature. Read-only.
+    Log-probability of a token by the model, before penalties, biases, masks and temperature. Read-only.
     """
     def __repr__(self) -> str:
         ...
@@ -516,12 +516,12 @@ class TokenLogprob:
     @property
     def rank(self) -> int:
         """
-        1: the likeliest token; equals by id.
+        1: the most likely token; equal logits are ordered by id.
         """
     @property
     def text_offset(self) -> int:
         """
-        Characters of the text that begin before it: of the output, of a prompt token the prompt's, with echo of both together.
+        Characters of the text before the token: of the output, or of the prompt for prompt tokens; with echo, of prompt and output together.
         """
     @property
     def token_id(self) -> int:
@@ -529,11 +529,11 @@ class TokenLogprob:
     @property
     def top(self) -> list[tuple[int, float]]:
         """
-        (token id, logprob) of the likeliest tokens, best first.
+        (token id, logprob) of the most likely tokens, in descending order.
         """
 class Delta:
     """
-    What one request gained in one step. Read-only. Exactly one delta per request has a finish_reason, and it is the last.
+    New tokens and text of one request in one step. Read-only. Exactly one delta per request has a finish_reason: the last.
     """
     def __repr__(self) -> str:
         ...
@@ -550,7 +550,7 @@ class Delta:
     @property
     def index(self) -> int:
         """
-        Of the output, in [0, n).
+        Index of the output, in [0, n).
         """
     @property
     def logprobs(self) -> list[TokenLogprob]:
@@ -560,7 +560,7 @@ class Delta:
     @property
     def n_cached(self) -> int:
         """
-        Prompt tokens that did not have to be computed.
+        Prompt tokens that were not computed because their KV data was cached.
         """
     @property
     def n_completion(self) -> int:
@@ -575,7 +575,7 @@ class Delta:
     @property
     def prompt_logprobs(self) -> list[TokenLogprob]:
         """
-        With SamplingParams.prompt_logprobs, in one delta: of prompt tokens.
+        With SamplingParams.prompt_logprobs: log-probabilities of prompt tokens, all in one delta.
         """
     @property
     def request_id(self) -> int:
@@ -583,7 +583,7 @@ class Delta:
     @property
     def text(self) -> str:
         """
-        New text, always valid UTF-8. Lags token_ids while a character or a possible stop string is incomplete.
+        New text, always valid UTF-8. Held back while a character or a possible stop string is incomplete.
         """
     @property
     def timing(self) -> Timing:
@@ -595,11 +595,11 @@ class Delta:
         """
 class CacheMetrics:
     """
-    Counters of an engine's prefix cache, in tokens unless said, since it was made, and how it stands.
+    Counters of an engine's prefix cache since its construction, in tokens unless stated otherwise, and its current state.
     """
     def as_dict(self) -> dict[str, typing.Any]:
         """
-        All figures by name.
+        All metrics by name.
         """
     @property
     def follower_wait_ns(self) -> int:
@@ -609,7 +609,7 @@ class CacheMetrics:
     @property
     def hit_rate(self) -> float:
         """
-        Tokens found, of n_looked_up; 0 of none.
+        Fraction of n_looked_up found in the cache; 0 if n_looked_up is 0.
         """
     @property
     def n_bytes_disk(self) -> int:
@@ -718,18 +718,18 @@ class CacheMetrics:
         """
 class Metrics:
     """
-    An engine's counters (n_*: how often; *_ns: nanoseconds of the engine's thread) since it was made, and how it stands.
+    Counters of an engine since its construction (n_*: counts; *_ns: nanoseconds of the engine thread), and its current state.
     """
     def __repr__(self) -> str:
         ...
     def as_dict(self) -> dict[str, typing.Any]:
         """
-        All figures by name; the prefix cache's under 'cache'.
+        All metrics by name; those of the prefix cache under 'cache'.
         """
     @property
     def batch_utilisation(self) -> float:
         """
-        Requests that decode per step, of those that can run at once.
+        Mean fraction of max_seqs that decodes, per step with decode rows.
         """
     @property
     def cache(self) -> CacheMetrics:
@@ -742,7 +742,7 @@ class Metrics:
     @property
     def host_ns(self) -> int:
         """
-        Of step_ns, outside model calls and sampling.
+        Part of step_ns outside model calls and sampling.
         """
     @property
     def mask_wait_ns(self) -> int:
@@ -982,26 +982,26 @@ class DeviceInfo:
     @property
     def name(self) -> str:
         """
-        As EngineConfig.devices takes it.
+        Name for EngineConfig.devices.
         """
 class LoadProgress:
     """
-    Watches and cancels a load from another thread.
+    Reports the progress of a load and cancels it, from another thread.
     """
     def __init__(self) -> None:
         ...
     def cancel(self) -> None:
         """
-        The load raises ModelLoadError soon.
+        Cancel the load, which then raises ModelLoadError.
         """
     @property
     def fraction(self) -> float:
         """
-        Of the weights, in [0, 1].
+        Fraction of the weights loaded, in [0, 1].
         """
 class BareModel:
     """
-    A model without an engine, for one thread.
+    A model without engine, scheduler or cache. Not thread-safe.
     """
     def __init__(self, path: str, config: EngineConfig) -> None:
         """
@@ -1009,21 +1009,21 @@ class BareModel:
         """
     def least_tokens(self, text: str) -> int:
         """
-        A number of tokens that the text has at least.
+        Lower bound of the number of tokens.
         """
     def logits(self, tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], n_rows: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float32]:
         """
-        float32 of shape (len(tokens), n_vocab), computed n_rows at a time, in [1, max_seqs], in an empty cache.
+        Logits, float32 of shape (len(tokens), n_vocab), computed with an empty cache in calls of n_rows rows, in [1, max_seqs].
         """
     def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
         ...
     def tokenize_by_llama(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """
-        What llama.cpp makes of the whole text, in its time.
+        Tokenize the whole text with llama.cpp.
         """
 class LogitsRecord:
     """
-    Fingerprints of an engine's logits, to compare runs to the bit.
+    Hashes of an engine's logits, for bitwise comparison of runs.
     """
     def __init__(self) -> None:
         ...
@@ -1033,41 +1033,41 @@ class LogitsRecord:
         """
     def tops(self) -> dict[int, list[tuple[int, float]]]:
         """
-        Hash of a token prefix -> (likeliest token, its lead in logits) of these rows.
+        Hash of a token prefix -> (most likely token, its margin over the second in logits) of these rows.
         """
 class FaultScript:
     """
-    What goes wrong in an engine's decode calls, counted from 0. Any thread.
+    Scripted faults in an engine's decode calls, which count from 0. Any thread.
     """
     def __init__(self) -> None:
         ...
     def abort(self, call: typing.SupportsInt | typing.SupportsIndex, after_nodes: typing.SupportsInt | typing.SupportsIndex) -> None:
         """
-        Stop a call when it has computed so many graph nodes, unless it ends before.
+        Abort a call after this number of graph nodes, unless it ends before.
         """
     def clear(self) -> None:
         """
-        Take back what was said of calls to come.
+        Remove the faults of future calls.
         """
     def curse(self, token: typing.SupportsInt | typing.SupportsIndex) -> None:
         """
-        Every call with a row of this token fails.
+        Fail every call with a row of this token.
         """
     def exhaust(self, call: typing.SupportsInt | typing.SupportsIndex, after_bytes: typing.SupportsInt | typing.SupportsIndex) -> None:
         """
-        Let llama.cpp's own allocations fail in a call, when the process has grown by so much. Linux only.
+        Fail llama.cpp's allocations in a call after the process has grown by this number of bytes. Linux only.
         """
     def fail(self, call: typing.SupportsInt | typing.SupportsIndex, after_rows: typing.SupportsInt | typing.SupportsIndex) -> None:
         """
-        Let a call run out of memory when so many of its rows have been applied.
+        Fail a call as out of memory after this number of its rows has been applied.
         """
     def poison(self, token: typing.SupportsInt | typing.SupportsIndex) -> None:
         """
-        K/V data computed from this token is NaN.
+        Set the K/V data computed from this token to NaN.
         """
     def spoil(self, call: typing.SupportsInt | typing.SupportsIndex) -> None:
         """
-        SchedulingKey the K/V data that a call wrote into NaN, once it has succeeded.
+        Overwrite the K/V data that a successful call wrote with NaN.
         """
     @property
     def n_aborted(self) -> int:
@@ -1088,7 +1088,7 @@ class FaultScript:
         ...
 class ParsedToolCall:
     """
-    One call of a tool by the model.
+    A tool call of the model.
     """
     @property
     def arguments(self) -> str:
@@ -1098,14 +1098,14 @@ class ParsedToolCall:
     @property
     def id(self) -> str:
         """
-        Empty in formats that have none.
+        Empty if the format has no ids.
         """
     @property
     def name(self) -> str:
         ...
 class ChatMessage:
     """
-    An assistant's answer, taken apart.
+    A parsed assistant message.
     """
     @property
     def content(self) -> str:
@@ -1118,32 +1118,32 @@ class ChatMessage:
         ...
 class ToolGrammar:
     """
-    What calls of tools must obey.
+    Constraint of tool calls.
     """
     @property
     def gbnf(self) -> str:
         """
-        Empty: the answer is free.
+        Empty: unconstrained.
         """
     @property
     def generation_prompt(self) -> str:
         """
-        What the prompt holds of the answer.
+        Beginning of the assistant message that is part of the prompt.
         """
     @property
     def lazy(self) -> bool:
         """
-        It is obeyed from a trigger on, outside thoughts; else from the beginning of generation_prompt on.
+        Whether the grammar applies from a trigger outside reasoning on; else from the beginning of generation_prompt on.
         """
     @property
     def patterns(self) -> list[str]:
         """
-        Regular expressions that are triggers, from their first group on if they have one.
+        Regular expressions as triggers; the grammar applies from the first group on, if any.
         """
     @property
     def thought_begin(self) -> str:
         """
-        Empty: thoughts are not told apart.
+        Start of reasoning. Empty: reasoning is not recognized.
         """
     @property
     def thought_ends(self) -> list[str]:
@@ -1151,48 +1151,48 @@ class ToolGrammar:
     @property
     def words(self) -> list[str]:
         """
-        Texts that are triggers.
+        Literal triggers.
         """
 class ChatFormat:
     """
-    How a model writes its answer to one prompt. Thread-safe.
+    Parser of a model's output format for one prompt. Thread-safe.
     """
     def parse(self, text: str) -> ChatMessage:
         """
-        An answer, which may be cut short, taken apart. Raises LlamaHerdError if it is not in this format.
+        Parse a complete or truncated message. Raises LlamaHerdError if it does not follow the format.
         """
     @property
     def grammar(self) -> ToolGrammar:
         """
-        What calls of tools must obey.
+        Constraint of tool calls.
         """
 class ToolCallDelta:
     """
-    What was added to one call of a tool.
+    The part of a tool call that a delta adds.
     """
     @property
     def arguments(self) -> str:
         """
-        The next piece of the JSON.
+        Next part of the JSON.
         """
     @property
     def id(self) -> str:
         """
-        Empty but in the call's first delta, and in formats that have none.
+        Set in the first delta of a call only; empty if the format has no ids.
         """
     @property
     def index(self) -> int:
         """
-        Of the call in the answer, from 0.
+        Index of the call in the message, from 0.
         """
     @property
     def name(self) -> str:
         """
-        Empty but in the call's first delta.
+        Set in the first delta of a call only.
         """
 class MessageDelta:
     """
-    What was added to an assistant's answer.
+    The part of an assistant message that a delta adds.
     """
     @property
     def content(self) -> str:
@@ -1205,37 +1205,37 @@ class MessageDelta:
         ...
 class MessageParser:
     """
-    Takes an answer apart as it comes; the work per byte does not depend on the answer's length. Used by one thread at a time.
+    Incremental parser of an assistant message. The work per byte does not depend on the length of the message. Not thread-safe.
     """
     def __init__(self, format: ChatFormat) -> None:
         ...
     def read(self, text: str) -> MessageDelta:
         """
-        The next piece of the answer, and what it adds. Text that may begin a marker is held back.
+        Parse the next piece of text and return what it adds. Text that may be the start of a marker is held back.
         """
     @property
     def n_steps(self) -> int:
         """
-        Work done so far, in bytes that were looked at and rules that were tried.
+        Work so far: bytes examined plus rules tried.
         """
     @property
     def unread(self) -> str:
         """
-        The answer's text behind what read() returned last.
+        Text of the message that read() has not returned yet.
         """
 class ChatPrompt:
     """
-    A conversation as the model reads it.
+    A rendered conversation.
     """
     @property
     def format(self) -> ChatFormat:
         """
-        None: the answer's text is its content.
+        None: the output text is the content.
         """
     @property
     def preserved_tokens(self) -> list[int]:
         """
-        Special tokens that the format is read by.
+        Special tokens that the parser needs in the output text.
         """
     @property
     def stop(self) -> list[str]:
@@ -1256,14 +1256,14 @@ class BatchEngine:
         Args:
           path: GGUF file; of a split one, the first part.
           config: Copied.
-          progress: Watched and cancelled from other threads while this runs.
-          threaded: False: no thread; the caller drives step().
-          record: If given, notes every logits row. For tests.
-          calibration: What calls cost, if that is known; else config.warmup says whether to measure it.
-          faults: If given, what goes wrong in decode calls. For tests.
+          progress: Progress and cancellation, for other threads.
+          threaded: False: no thread; the caller calls step().
+          record: Records every logits row. For tests.
+          calibration: Measured times of decode calls. None: measure them if config.warmup.
+          faults: Faults to inject into decode calls. For tests.
         
         Raises:
-          ModelLoadError: The file or the context cannot be used.
+          ModelLoadError: The file cannot be loaded, or the context cannot be created.
           InvalidRequestError: An option is out of range.
         
         Thread safety:
@@ -1271,15 +1271,15 @@ class BatchEngine:
         """
     def apply_chat_template(self, *, messages_json: str, tools_json: str, tool_choice: str, parallel_tool_calls: bool, thinking: bool, template_kwargs_json: str, add_generation_prompt: bool) -> ChatPrompt:
         """
-        A conversation as the model reads it. Any thread.
+        Render a conversation with the model's chat template. Any thread.
         """
     def cancel(self, request_id: typing.SupportsInt | typing.SupportsIndex) -> None:
         """
-        Ask for a request's end; its last delta says how it ended. Any thread.
+        Cancel a request; its last delta has the finish reason. Any thread.
         """
     def clear_cache(self) -> None:
         """
-        Forget every cached prefix that no running request needs, and all pins. Any thread.
+        Remove all pins, and all cached data that running requests do not use. Any thread.
         """
     def close(self) -> None:
         """
@@ -1287,19 +1287,19 @@ class BatchEngine:
         """
     def detokenize(self, token_ids: typing.Any, special: bool) -> str:
         """
-        Text of token ids; bytes that are no UTF-8 become U+FFFD. Any thread.
+        Detokenize token ids. Invalid UTF-8 is replaced by U+FFFD. Any thread.
         """
     def drain(self, timeout_s: typing.SupportsFloat | typing.SupportsIndex) -> list[Delta]:
         """
-        All deltas since the last call, waiting up to timeout_s seconds (0.1 at most) for the first. Any thread.
+        Return all deltas since the last call; wait up to timeout_s seconds (at most 0.1) for the first. Any thread.
         """
     def end_of_generation(self) -> list[int]:
         """
-        Tokens that end a generation, ascending. Any thread.
+        End-of-generation tokens, ascending. Any thread.
         """
     def fail_mask(self, request_id: typing.SupportsInt | typing.SupportsIndex, error: str) -> None:
         """
-        There will be no more masks: the request ends with this error. Any thread.
+        End a request that waits for masks with an error. Any thread.
         """
     def fatal_error(self) -> str:
         """
@@ -1307,68 +1307,68 @@ class BatchEngine:
         """
     def finished(self) -> bool:
         """
-        True once closed or dead and every delta was drained. Any thread.
+        Whether the engine is closed or dead and all deltas are drained. Any thread.
         """
     def health(self) -> Health:
         """
-        How the engine does now. Any thread.
+        Current health. Any thread.
         """
     def hold(self) -> None:
         """
-        No new step begins until release(): what is submitted meanwhile is planned together.
+        Delay new steps until release(), so that requests submitted meanwhile are planned together.
         """
     def metrics(self) -> Metrics:
         """
-        As of the last step. Any thread.
+        Metrics as of the last step. Any thread.
         """
     def model_info(self) -> dict[str, typing.Any]:
         """
-        Facts of the model and limits in force.
+        Model properties and limits in force.
         """
     def pin(self, name: str, prefix: typing.Any, cache_space: typing.SupportsInt | typing.SupportsIndex, ttl_s: typing.SupportsFloat | typing.SupportsIndex | None) -> None:
         """
-        Evict a prefix last, once it is computed, for ttl_s seconds or, with None, for good. Any thread.
+        Pin a prefix: evict it last once it is computed. ttl_s: seconds until the pin expires; None: never. Any thread.
         """
     def release(self) -> None:
         """
-        Ends one hold().
+        End one hold().
         """
     def set_mask(self, request_id: typing.SupportsInt | typing.SupportsIndex, index: typing.SupportsInt | typing.SupportsIndex, mask: typing_extensions.Buffer) -> None:
         """
-        Which tokens may be output token `index` of a request submitted with a mask or triggers, b'' for any; nothing happens if it has ended. Raises InvalidRequestError if the size is wrong. Any thread.
+        Set the mask of output token `index` of a request submitted with a mask or triggers; b'' allows all tokens. Ignored if the request has ended. Raises InvalidRequestError if the size is wrong. Any thread.
         """
     def start_trace(self) -> None:
         """
-        Note from now on what requests' time goes into, and every decode call. Any thread.
+        Start recording decode calls and the time spans of requests. Any thread.
         """
     def step(self) -> bool:
         """
-        Unthreaded engines: run one step. Returns whether there is more to do. Raises EngineDeadError. Any thread; one waits for the other.
+        Unthreaded engines: run one step. Returns whether requests are left. Raises EngineDeadError. Any thread; concurrent calls are serialized.
         """
     def submit(self, prompt: typing.Any, params: SamplingParams, streamed: bool = True, cache_space: typing.SupportsInt | typing.SupportsIndex | None = 0, scheduling: SchedulingOptions = ..., mask: typing_extensions.Buffer | None = None, triggers: collections.abc.Sequence[str] = []) -> int:
         """
-        Queue one prompt for generation and return at once. Its outputs (best_of, else n) are requests
-        with consecutive ids; they are let in together or not at all.
+        Queue one prompt for generation and return immediately. Its outputs (best_of, else n) are requests
+        with consecutive ids, queued all or none.
         
         Args:
           prompt: Token ids, shape (n_prompt,), integers in [0, n_vocab). Copied.
-          params: Not copied: nothing may change them afterwards.
-          streamed: False: only the last delta comes out, with all tokens and text.
-          cache_space: Prefixes are shared within a space only, in [0, 2**64). None: shares nothing and
-            leaves nothing.
+          params: Not copied: must not be modified afterwards.
+          streamed: False: only the last delta is delivered, with all tokens and text.
+          cache_space: Cache namespace, in [0, 2**64): prefixes are shared within it only. None: a private
+            request.
           scheduling: Copied.
-          mask: Which tokens may be the first output: bit t % 32 of the 32-bit word t / 32 for token t.
-            With it every further output token waits for its set_mask(). None: any.
-          triggers: Texts, names of special tokens among them. Without mask, any token may be output until
-            one of them stands there; from then on every token waits for its set_mask().
+          mask: Allowed first output tokens: bit t % 32 of the 32-bit word t / 32 for token t. Every
+            further output token then waits for set_mask(). None: all.
+          triggers: Texts, which may contain names of special tokens. Without mask, all tokens are allowed
+            until one of them is output; every later token waits for set_mask().
         
         Returns:
-          The first request's id, unique for the life of this engine.
+          The first request's id, unique within this engine.
         
         Raises:
-          InvalidRequestError: A rule is broken; the message states it and the value.
-          TypeError: The ids are no integers.
-          QueueFullError: As many wait as may.
+          InvalidRequestError: An argument is invalid; the message states the rule and the value.
+          TypeError: The ids are not integers.
+          QueueFullError: The queue is full.
           EngineDeadError: The engine is closed or stopped.
         
         Thread safety:
@@ -1376,28 +1376,28 @@ class BatchEngine:
         """
     def take_trace(self) -> tuple[list[TraceSpan], list[TraceCall]]:
         """
-        What was noted since start_trace(), which ends with it. Any thread.
+        Stop recording, and return the events since start_trace(). Any thread.
         """
     def token_bytes(self, token_id: typing.SupportsInt | typing.SupportsIndex) -> bytes:
         """
-        What a token adds to a text; special tokens nothing. Any thread.
+        Bytes of a token; empty for special tokens. Any thread.
         """
     def token_name(self, token: typing.SupportsInt | typing.SupportsIndex) -> bytes:
         """
-        What a token is in the text that triggers are looked for in: a special token's name, of others the bytes. Any thread.
+        A token's bytes in the text that is searched for triggers; special tokens by name. Any thread.
         """
     def tokenize(self, text: str, add_special: bool, parse_special: bool, prompt: bool = False) -> list[int]:
         """
-        Token ids of a text; of a prompt that cannot fit max_len, none. Any thread.
+        Tokenize a text. prompt: raise InvalidRequestError if it cannot fit max_len. Any thread.
         """
     def unpin(self, name: str) -> None:
         """
-        End a pin. Any thread.
+        Remove a pin. Any thread.
         """
     @property
     def calibration(self) -> Calibration | None:
         """
-        What calls cost, as it was given or measured at load; None: neither.
+        Times of decode calls, as passed or measured at load; None: neither.
         """
 class Embedder:
     """
@@ -1406,96 +1406,95 @@ class Embedder:
     @staticmethod
     def of_engine(engine: BatchEngine, config: EngineConfig, pooling: str) -> Embedder:
         """
-        Beside an engine, on its weights, which stay in memory as long as this does.
+        Create an embedder that shares an engine's weights; they stay in memory as long as it exists.
         """
     def __init__(self, path: str, config: EngineConfig, progress: LoadProgress, pooling: str) -> None:
         """
-        Load a model. pooling: mean, cls, last or rank; '': the model's. Raises ModelLoadError, and InvalidRequestError if the pooling is unknown.
+        Load a model. pooling: mean, cls, last or rank; '': the model's. Raises ModelLoadError; InvalidRequestError if the pooling is unknown.
         """
     def count_tokens(self, text: str) -> int:
         """
-        Tokens of a text as it is computed: max_len of one that is cut. Any thread.
+        Number of tokens of a text, at most max_len. Any thread.
         """
     def embed(self, texts: collections.abc.Sequence[str], truncate: bool) -> tuple[numpy.typing.NDArray[numpy.float32], list[int]]:
         """
-        Vectors, float32 of shape (n_texts, n_out), and the indices of texts that were cut. Raises InvalidRequestError. Any thread; one waits for the other.
+        Embed texts: float32 of shape (n_texts, n_out), and the indices of truncated texts. Raises InvalidRequestError. Any thread; concurrent calls are serialized.
         """
     def rank(self, query: str, documents: collections.abc.Sequence[str], truncate: bool) -> tuple[numpy.typing.NDArray[numpy.float32], list[int]]:
         """
-        The same for a query with each document, by a model of pooling rank.
+        As embed(), for a query with each document, with a model of pooling rank.
         """
     @property
     def max_len(self) -> int:
         """
-        Tokens of one text at most.
+        Maximum tokens of a text.
         """
     @property
     def n_calls(self) -> int:
         """
-        Calls of the model so far.
+        Number of model calls so far.
         """
     @property
     def n_out(self) -> int:
         """
-        Numbers for each text.
+        Length of the result per text.
         """
     @property
     def pooling(self) -> str:
         ...
 def cpu_features() -> list[tuple[str, str]]:
     """
-    ggml's CPU features and switches that are on.
+    ggml's active CPU features and build options.
     """
 def cpu_kernels(config: EngineConfig) -> str:
     """
-    Which CPU kernels an engine of this config computes with: stock, reference, or the instruction set of the fast ones. Raises InvalidRequestError if the environment's LLAMAHERD_CPU_KERNELS names none.
+    CPU kernels that an engine with this config uses: stock, reference, or the instruction set of llamaherd's kernels. Raises InvalidRequestError if the environment variable LLAMAHERD_CPU_KERNELS is invalid.
     """
 def default_n_threads() -> int:
     """
-    CPUs this process may run on.
+    Number of CPUs available to this process.
     """
 def drain_log() -> list[tuple[int, str]]:
     """
-    llama.cpp's log lines since the last call, as (logging level, text). Any thread.
+    Log lines of llama.cpp since the last call, as (logging level, text). Any thread.
     """
 def fail_assertion() -> None:
     """
-    Ends the process as a failed check of llama.cpp does. For tests.
+    Abort the process like a failed assertion of llama.cpp. For tests.
     """
 def limit_malloc_arenas(n: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
-    Threads that are started from now on share at most n arenas of malloc, where that is glibc's. Its
-    default is eight for each core, of which each keeps what its threads once freed: large requests
-    then hold memory several times.
+    Limit the number of malloc arenas of threads started from now on; glibc only. glibc's default is 8
+    per core. Each arena keeps memory that its threads freed, so that large requests accumulate memory
+    in several arenas.
     """
 def list_devices() -> list[DeviceInfo]:
     """
-    The devices found.
+    Devices available on this machine.
     """
 def quantization_types() -> list[str]:
     """
-    Names that quantize() takes.
+    Type names for quantize().
     """
 def quantize(source: str, target: str, type: str, n_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
-    Write a GGUF file with its weights in another type. Raises ModelLoadError.
+    Write a GGUF file with its weights quantized to another type. Raises ModelLoadError.
     """
 def reset_at_signal(number: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
-    The first signal of this number goes to the handler that is installed; from then on the default
-    action is in force, which for SIGTERM and SIGINT ends the process. The kernel does both: it needs no
-    thread of the process.
+    Reset the handler of a signal to the default action after the first signal (SA_RESETHAND). The
+    second SIGTERM or SIGINT then ends the process even if all its threads are blocked.
     
     Raises:
-      InvalidRequestError: There is no such signal.
+      InvalidRequestError: The signal does not exist.
     """
 def resolve_preset(config: EngineConfig) -> tuple[int, int]:
     """
-    (max_seqs, token_budget) in force: the preset's unless they are given.
+    Effective (max_seqs, token_budget): explicit options, else the preset's.
     """
 def serve_rpc(endpoint: str) -> None:
     """
-    Lend this machine's CPU to other processes as a device, HOST:PORT. Returns on failure.
+    Serve this machine's CPU as an RPC device at HOST:PORT. Returns on failure only.
     """
 __version__: str
 llama_cpp_commit: str

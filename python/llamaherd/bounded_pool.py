@@ -1,4 +1,4 @@
-"""Threads for calls that may take long: a bounded number of them, with a bounded queue."""
+"""Thread pools with bounded queues, for calls that may take long."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ T = TypeVar("T")
 
 
 class PoolFullError(QueueFullError):
-    """As many calls wait for a thread as may."""
+    """The pool's queue is full."""
 
     retry_after_s = 1.0
 
 
 class BoundedPool:
-    """Runs calls on threads of its own, in order of submission.
+    """A thread pool with a bounded queue. Calls start in order of submission.
 
-    Its threads are daemons: a call that never returns does not keep the process from ending.
+    Its threads are daemons: a call that never returns does not prevent the process from exiting.
 
     Args:
-      name: What the pool does, as messages name it; also its threads' name.
-      n_threads: Calls that run at once, >= 1.
-      max_waiting: Calls that wait for a thread, >= 0; more are refused.
-      stuck_after_s: A pool whose threads have all been in their calls for longer counts as stuck.
+      name: Name in messages and of the threads.
+      n_threads: Maximum concurrent calls, >= 1.
+      max_waiting: Maximum queued calls, >= 0; further calls are rejected.
+      stuck_after_s: The pool counts as stuck if all threads have been busy with their current calls
+        for longer.
 
     Thread safety:
       All methods may be called from any thread.
@@ -50,25 +51,25 @@ class BoundedPool:
         """Queue a call.
 
         Returns:
-          Its future; one that is cancelled before the call begins takes the call out of the queue.
+          The call's future. Cancelling it before the call begins removes the call from the queue.
 
         Raises:
-          PoolFullError: max_waiting calls wait.
+          PoolFullError: max_waiting calls are queued.
           RuntimeError: The pool is closed.
         """
         return self._state.submit(call)
 
     async def run(self, call: Callable[[], T]) -> T:
-        """What a call returns or raises; raises as `submit`."""
+        """Submit a call and await its result. Raises as the call, and as `submit`."""
         return await asyncio.wrap_future(self.submit(call))
 
     @property
     def stuck_for_s(self) -> float:
-        """Seconds for which all threads have been in the calls that they run; 0 if one is free."""
+        """Seconds for which all threads have been busy with one call each; 0 if one is idle."""
         return self._state.stuck_for_s()
 
     def close(self) -> None:
-        """Cancel the calls that wait. Those that run end by themselves; nobody waits for them."""
+        """Cancel queued calls. Running calls are neither cancelled nor awaited."""
         self._state.close()
 
 
@@ -76,14 +77,13 @@ _pools: weakref.WeakSet[BoundedPool] = weakref.WeakSet()
 
 
 def stuck_pools() -> dict[str, float]:
-    """Pools whose threads have all been in their calls for longer than stuck_after_s: name ->
-    seconds."""
+    """Stuck pools (see `BoundedPool`): name -> seconds."""
     found = [(pool, pool.stuck_for_s) for pool in list(_pools)]
     return {pool.name: stuck_s for pool, stuck_s in found if stuck_s > pool.stuck_after_s}
 
 
 class _State:
-    """What a pool's threads share. They do not hold the pool, so that it can be dropped."""
+    """State shared by a pool's threads, which must not keep the pool alive."""
 
     def __init__(self, name: str, n_threads: int, max_waiting: int) -> None:
         self._name = name
@@ -93,7 +93,7 @@ class _State:
         self._waiting: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._n_idle = 0
         self._n_alive = 0
-        self._begun: dict[int, float] = {}  # of calls that run, by thread
+        self._begun: dict[int, float] = {}  # start of running calls, by thread
         self._closed = False
 
     def submit(self, call: Callable[[], T]) -> Future[T]:
@@ -116,7 +116,7 @@ class _State:
         self._waiting = deque(item for item in self._waiting if not item[0].cancelled())
         if len(self._waiting) >= self._max_waiting + n_free:
             raise PoolFullError(
-                f"{self._name}: {self._max_waiting} calls wait, which is as many as may"
+                f"{self._name}: at most {self._max_waiting} calls may be queued; retry later"
             )
 
     def _work(self) -> None:

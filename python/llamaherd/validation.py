@@ -1,4 +1,4 @@
-"""Checks of text from outside."""
+"""Validation of input text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from llamaherd._core import InvalidRequestError
 
 
 def require_unicode(name: str, text: str) -> None:
-    """Raises InvalidRequestError if a text holds a lone surrogate, which no encoding has."""
+    """Raise InvalidRequestError if a text contains a lone surrogate, which cannot be encoded."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -292,7 +292,7 @@ OUT_OF_RANGE: list[tuple[type, str, Any, str]] = [
     (EngineConfig, "n_ubatch", 1025, "<= token_budget (1024); got 1025"),
     (EngineConfig, "target_itl_ms", 0.0, "finite and > 0; got 0"),
     (EngineConfig, "target_itl_ms", float("inf"), "finite and > 0; got inf"),
-    (EngineConfig, "n_threads", 0, f"in [1, {4 * (os.cpu_count() or 1)}], 4 for each CPU; got 0"),
+    (EngineConfig, "n_threads", 0, f"in [1, {4 * (os.cpu_count() or 1)}], 4 per CPU; got 0"),
     (EngineConfig, "poll", 101, "in [0, 100]; got 101"),
     (EngineConfig, "n_gpu_layers", -2, ">= -1; got -2"),
     (EngineConfig, "tensor_split", [-1.0], ">= 0; got -1"),

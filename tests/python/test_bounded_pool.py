@@ -45,7 +45,7 @@ def test_calls_return_raise_and_keep_their_order() -> None:
 def test_a_full_pool_refuses_and_goes_on(gate: threading.Event) -> None:
     pool = BoundedPool("full", 2, 3)
     futures = [pool.submit(gate.wait) for _ in range(5)]
-    with pytest.raises(QueueFullError, match="full: 3 calls wait") as full:
+    with pytest.raises(QueueFullError, match="full: at most 3 calls") as full:
         pool.submit(gate.wait)
     assert full.value.retry_after_s > 0
     assert futures[-1].cancel()  # its place is another's

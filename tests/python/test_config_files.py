@@ -87,8 +87,8 @@ def test_whatever_is_written_comes_back(tmp_path: Path, **values: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        ("max_seq = 4", "max_seq is no option; options are preset, n_ctx, "),
-        ("[engine]\nmax_seqs = 4", "engine is no option"),
+        ("max_seq = 4", "unknown option max_seq; valid options are preset, n_ctx, "),
+        ("[engine]\nmax_seqs = 4", "unknown option engine"),
         ('max_seqs = "4"', "max_seqs must be int | None; got '4'"),
         ("max_seqs = 4.0", "max_seqs must be int | None; got 4.0"),
         ("max_seqs = true", "max_seqs must be int | None; got True"),

@@ -101,7 +101,7 @@ def test_long_texts_are_refused_or_cut_aloud(
         embedder.embed(["short", long])
     with caplog.at_level(logging.WARNING, logger="llamaherd"):
         cut = embedder.embed([long, "short"], truncate=True)
-    assert "1 texts were cut to 512 tokens: 0" in caplog.text
+    assert "1 texts were truncated to 512 tokens: 0" in caplog.text
     assert cosine(cut[0], embedder.embed("word " * 510)[0]) > 0.99999  # with [CLS] and [SEP]
 
 
@@ -145,14 +145,14 @@ def test_a_ranking_head_reads_query_and_document(
         ranker.rerank("x", ["word " * 520])
     with caplog.at_level(logging.WARNING, logger="llamaherd"):
         ranker.rerank("x", ["word " * 520], truncate=True)
-    assert "1 texts were cut" in caplog.text
+    assert "1 texts were truncated" in caplog.text
 
 
 def test_an_llm_embeds_with_either_kind_of_model(path: Path, model_path: Path) -> None:
     with LLM(path, progress=False) as llm:
         assert llm.embed(TEXTS, normalize=True).shape == (5, 384)
         assert llm.rerank("cat", ["dog", "a cat"])[0].index == 1
-        with pytest.raises(NotGenerativeError, match="no text"):
+        with pytest.raises(NotGenerativeError, match="embedding model"):
             llm.generate("x")
     with LLM(model_path, EngineConfig(n_ctx=512), progress=False) as llm:
         with pytest.raises(InvalidRequestError, match="pass pooling="):

@@ -78,7 +78,7 @@ def test_a_second_run_does_nothing_and_a_new_group_keeps_the_old(
     dest = tmp_path / "llama.cpp"
     fetch.fetch({"core"}, dest, lock, sdist)
     (dest / "src" / "a.cpp").write_text("built on")
-    assert "already holds" in fetch.fetch({"core"}, dest, lock, Path("/nowhere"))
+    assert "already contains" in fetch.fetch({"core"}, dest, lock, Path("/nowhere"))
     assert (dest / "src" / "a.cpp").read_text() == "built on"
     fetch.fetch({"gpu"}, dest, lock, sdist)
     assert unpacked(dest) == ["LICENSE", "ggml/src/ggml-cuda/c.cu", "src/a.cpp"]
@@ -114,7 +114,7 @@ def test_an_unknown_group_names_those_there_are(
     ("stderr", "advice"),
     [
         ("No module named pip", "ensurepip"),
-        ("THESE PACKAGES DO NOT MATCH THE HASHES", "not the pinned one"),
+        ("THESE PACKAGES DO NOT MATCH THE HASHES", "differs from the pin"),
         ("Connection refused", "--sdist FILE"),
     ],
 )

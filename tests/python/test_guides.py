@@ -80,7 +80,7 @@ def test_what_was_refused_is_refused_again_at_once() -> None:
 def test_what_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guides, "_TIMEOUT_S", 0.2)
     held = Held()
-    with pytest.raises(InvalidRequestError, match=r"not ready within 0\.2 s"):
+    with pytest.raises(InvalidRequestError, match=r"compilation took over 0\.2 s"):
         held.make(Rule("regex", "slow"))
     held.go.set()
 
@@ -90,11 +90,11 @@ def test_as_many_wait_as_may(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guides, "_MAX_WAITING", 3)
     held = Held()
     for i in range(guides._N_THREADS + 3):
-        with pytest.raises((InvalidRequestError, QueueFullError), match=r"ready within 0\.01 s"):
+        with pytest.raises((InvalidRequestError, QueueFullError), match=r"(within|over) 0\.01 s"):
             held.make(Rule("regex", f"slow{i}"))
         while len(held.compiled) < min(i + 1, guides._N_THREADS):
             time.sleep(0.01)
-    with pytest.raises(QueueFullError, match="3 calls wait"):
+    with pytest.raises(QueueFullError, match="at most 3 calls"):
         held.make(Rule("regex", "another"))
     held.go.set()
     monkeypatch.undo()

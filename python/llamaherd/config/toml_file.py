@@ -1,4 +1,4 @@
-"""Options in a TOML file: reading, and writing those that differ from the defaults."""
+"""Options in TOML files."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ else:
 
 
 def read(path: str | os.PathLike[str], kind: type) -> Any:
-    """A dataclass of options from a file; each key is a field.
+    """Read a dataclass of options from a file; its keys are field names.
 
     Raises:
-      InvalidRequestError: The file cannot be read, or a key or value breaks a rule; the message
+      InvalidRequestError: The file cannot be read, or a key or value is invalid; the message
         names the file, the key and the rule.
     """
     try:
@@ -37,7 +37,7 @@ def read(path: str | os.PathLike[str], kind: type) -> Any:
     for name in values:
         if name not in known:
             raise _core.InvalidRequestError(
-                f"{path}: {name} is no option; options are {', '.join(known)}"
+                f"{path}: unknown option {name}; valid options are {', '.join(known)}"
             )
     try:
         return kind(**{name: _frozen(value) for name, value in values.items()})
@@ -46,7 +46,7 @@ def read(path: str | os.PathLike[str], kind: type) -> Any:
 
 
 def write(path: str | os.PathLike[str], options: Any, *, comment: str = "") -> None:
-    """Writes the options that differ from the defaults, so that `read()` gives the same back.
+    """Write the options that differ from the defaults, so that `read()` restores them.
 
     Raises:
       OSError: The file cannot be written.
@@ -62,12 +62,12 @@ def write(path: str | os.PathLike[str], options: Any, *, comment: str = "") -> N
 
 
 def _printable(line: str) -> str:
-    """TOML allows no control characters in comments."""
+    """Comment text with the control characters that TOML forbids replaced."""
     return "".join(c if c.isprintable() else "?" for c in line)
 
 
 def _plain(value: Any) -> Any:
-    """A value as TOML has it: numpy's numbers and tuples are no part of it."""
+    """A value in TOML's types; numpy numbers and tuples are converted."""
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, Mapping):

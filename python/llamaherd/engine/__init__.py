@@ -1,1 +1,1 @@
-"""The engine's Python side."""
+"""Async engine: requests, streams, model loading and prefix cache control."""

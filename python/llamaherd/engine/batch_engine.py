@@ -25,30 +25,30 @@ from llamaherd.request.chat import ChatOptions, ChatPrompt
 from llamaherd.request.prompt import Message, Prompt, TokenIds, is_messages
 from llamaherd.validation import require_unicode
 
-# A prefix is computed when the token behind it is.
+# The KV data of a prefix is complete once the token after it is sampled.
 _ONE_TOKEN = SamplingParams(max_tokens=1, temperature=0)
 
 
 class BatchEngine:
-    """One model in memory, shared by any number of callers.
+    """An inference engine with one loaded model, shared by any number of callers.
 
-    ``submit()`` returns a `Stream` at once; the engine's own thread runs up to ``max_seqs``
-    requests together, the others wait. Use it as a context manager, or call `close()`; an engine
-    that is dropped is closed too.
+    ``submit()`` returns a `Stream` immediately. The engine's thread batches up to ``max_seqs``
+    requests; further requests are queued. Use the engine as a context manager, or call `close()`;
+    garbage collection closes it too.
 
     Args:
-      model: Path of a GGUF file, a name of the catalogue, or ``hf:org/repo/file.gguf``.
-      config: Set-up; None: the defaults.
-      progress: Show a bar while downloading and loading. None: if stderr is a terminal.
-      threaded: False: no thread of its own; the caller drives `step()`.
+      model: Path of a GGUF file, catalogue name, or ``hf:org/repo/file.gguf``.
+      config: Engine options. None: the defaults.
+      progress: Show a progress bar while downloading and loading. None: if stderr is a terminal.
+      threaded: False: no engine thread; the caller calls `step()`.
 
     Raises:
-      ModelLoadError: The model cannot be had or used; the message says why.
+      ModelLoadError: The model was not found or cannot be loaded; the message states the reason.
       InvalidRequestError: An option does not fit the model.
 
     Thread safety:
-      All methods may be called from any thread. An engine does not survive ``os.fork()`` into the
-      child: there its methods raise `EngineDeadError`.
+      All methods may be called from any thread. In a child process of ``os.fork()`` methods raise
+      `EngineDeadError`.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class BatchEngine:
         self._preparer = Preparer(self._core, self._table.guides)
         thread = None
         if threaded:
-            # Neither may hold the engine itself: it could then never be dropped.
+            # No reference to self in either: it would keep the engine alive.
             thread = threading.Thread(
                 target=pump, args=(self._core, self._table), name="llamaherd-pump", daemon=True
             )
@@ -101,34 +101,34 @@ class BatchEngine:
         deadline_s: float | None = None,
         ttft_deadline_s: float | None = None,
     ) -> Stream:
-        """Queue one prompt for generation and return at once.
+        """Queue one prompt for generation and return immediately.
 
         Args:
           prompt: Text; token ids (a sequence of int or a 1-D integer array, copied); or chat
-            messages in OpenAI's format, rendered with the model's chat template. In text, the
-            names of special tokens stand for these tokens.
-          params: How to generate; None: the defaults.
-          chat: With messages: tools and the like; None: the defaults.
-          cache: False: a private request, which neither uses what is cached nor leaves anything.
-          cache_salt: Only requests of the same salt share prefixes: one for each tenant keeps them
-            from learning, by how fast an answer comes, what others have asked.
-          priority: Class in [0, 100]; lower ones first, and they may preempt higher ones. Every
-            aging_s seconds of waiting it becomes lower by 1.
-          tenant: On whose account it runs, at most 256 bytes: within a class tenants get tokens in
+            messages in OpenAI's format, rendered with the model's chat template. Names of special
+            tokens in a text are parsed as these tokens.
+          params: Sampling parameters. None: the defaults.
+          chat: Chat options, for messages only. None: the defaults.
+          cache: False: a private request: it neither reads nor writes the prefix cache.
+          cache_salt: Cache namespace: only requests with the same salt share prefixes. A salt per
+            tenant prevents tenants from detecting each other's prompts by response times.
+          priority: Class in [0, 100]. Lower values are scheduled first and may preempt higher ones.
+            The class decreases by 1 for every aging_s seconds in the queue.
+          tenant: Owner of the request, at most 256 bytes. Within a class, tenants receive tokens in
             proportion to EngineConfig.tenant_weights.
-          deadline_s: Seconds from now, > 0, by which it should have ended; then it ends with
-            FinishReason.DEADLINE and what it has, and before it starts as soon as it is predicted
-            to be too late. None: none.
-          ttft_deadline_s: The same for its first token.
+          deadline_s: Seconds from now, > 0. At the deadline the request finishes with
+            FinishReason.DEADLINE and its output so far; a queued request finishes as soon as it is
+            predicted to miss its deadline. None: no deadline.
+          ttft_deadline_s: The same for the first token.
 
         Returns:
           The stream of its output.
 
         Raises:
-          InvalidRequestError: A rule is broken; the message states it and the value.
-          QueueFullError: As many requests wait as EngineConfig.max_queued or max_queued_tokens
-            allow; retry_after_s says when an equal one is expected to find a place.
-          TypeError: The prompt is of none of these types.
+          InvalidRequestError: An argument is invalid; the message states the rule and the value.
+          QueueFullError: EngineConfig.max_queued or max_queued_tokens is reached; retry_after_s
+            estimates when an equal request will be accepted.
+          TypeError: The prompt has none of these types.
           EngineDeadError: The engine is closed or stopped.
         """
         space = request_space(cache=cache, cache_salt=cache_salt)
@@ -142,21 +142,21 @@ class BatchEngine:
         return self._queue(prepared, space, scheduling, keep_deltas=True)
 
     def check(self, params: SamplingParams) -> None:
-        """Make ready what outputs must obey.
+        """Compile the output constraint of params, so that `submit()` finds it compiled.
 
         Raises:
-          InvalidRequestError: It cannot be used; the message says why.
+          InvalidRequestError: The constraint is invalid; the message states the reason.
         """
         self._require_own_process()
         if params.rule is not None:
             self._table.guides.make(params.rule)
 
     def is_ready(self, params: SamplingParams) -> bool:
-        """Whether what outputs must obey was made ready lately, so that a submit need not wait."""
+        """Whether the output constraint of params is compiled (or there is none)."""
         return params.rule is None or self._table.guides.is_ready(params.rule)
 
     def _compute_prefix(self, prefix: Prompt, space: int) -> tuple[list[int], Stream]:
-        """Token ids of a prefix, and a request that computes them."""
+        """Token ids of a prefix, and the request that computes them."""
         if is_messages(prefix):
             prefix = self.apply_chat_template(prefix, add_generation_prompt=False).text
         prepared = self._prepare(prefix, _ONE_TOKEN)
@@ -166,7 +166,7 @@ class BatchEngine:
     def _prepare(
         self, prompt: Prompt, params: SamplingParams | None, chat: ChatOptions | None = None
     ) -> Prepared:
-        # Before any lock is touched: a fork may have copied it locked.
+        # Before any lock is acquired: a fork may have copied it in the locked state.
         self._require_own_process()
         return self._preparer.prepare(prompt, params, chat)
 
@@ -184,8 +184,8 @@ class BatchEngine:
         keep_logprobs = params.logprobs is not None
         if n_outputs > params.n and not keep_logprobs:
             params = _core.SamplingParams(params)
-            params.logprobs = 0  # by which the best are found
-        # Under the lock, so that the pump finds the stream when it sees the request's first delta.
+            params.logprobs = 0  # needed to rank the outputs
+        # Under the lock: the pump must find the stream when it receives the first delta.
         with self._table.lock:
             first = self._core.submit(
                 prepared.token_ids,
@@ -212,7 +212,7 @@ class BatchEngine:
 
     @contextlib.contextmanager
     def _together(self) -> Iterator[None]:
-        """What is queued within is planned into the same step."""
+        """Plan all requests submitted within the block in the same step."""
         self._core.hold()
         try:
             yield
@@ -222,17 +222,17 @@ class BatchEngine:
     def tokenize(
         self, text: str, *, add_special: bool = True, parse_special: bool = True
     ) -> list[int]:
-        """Token ids of a text.
+        """Tokenize a text.
 
         Args:
           text: Any text.
-          add_special: Add the model's begin and end tokens as it is configured to.
-          parse_special: Names of special tokens stand for these tokens.
+          add_special: Add begin and end tokens as configured in the model.
+          parse_special: Parse names of special tokens as these tokens.
 
         Raises:
-          InvalidRequestError: The text holds a lone surrogate, which no encoding has, or more than
-            the tokenizer takes: 16384 different texts between special tokens, of a BPE model
-            1 MiB in one word, with some (deepseek-llm, superbpe) 512 blanks or digits in a row.
+          InvalidRequestError: The text contains a lone surrogate, or exceeds a limit of the
+            tokenizer: 16384 different texts between special tokens; for BPE models 1 MiB in one
+            word, for some (deepseek-llm, superbpe) 512 blanks or digits in a row.
         """
         self._require_own_process()
         if not isinstance(text, str):
@@ -241,11 +241,11 @@ class BatchEngine:
         return self._core.tokenize(text, add_special, parse_special)
 
     def detokenize(self, token_ids: TokenIds, *, special: bool = False) -> str:
-        """Text of token ids; bytes that are no UTF-8 become U+FFFD.
+        """Detokenize token ids. Invalid UTF-8 is replaced by U+FFFD.
 
         Args:
           token_ids: Shape (n,), integers in [0, n_vocab).
-          special: Write special tokens by their names instead of leaving them out.
+          special: Write the names of special tokens instead of omitting them.
 
         Raises:
           InvalidRequestError: An id is out of range.
@@ -254,13 +254,13 @@ class BatchEngine:
         return self._core.detokenize(token_ids, special)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """What a token adds to a text, not always whole characters; special tokens nothing.
+        """Bytes of a token, possibly an incomplete character; empty for special tokens.
 
         Args:
           token_id: In [0, n_vocab).
 
         Raises:
-          InvalidRequestError: It is out of range.
+          InvalidRequestError: The id is out of range.
         """
         self._require_own_process()
         return self._core.token_bytes(token_id)
@@ -272,30 +272,30 @@ class BatchEngine:
         *,
         add_generation_prompt: bool = True,
     ) -> ChatPrompt:
-        """A conversation as the model reads it: its text, and strings (stop) that end the answer.
+        """Render messages with the model's chat template: the text and its stop strings.
 
         Args:
           messages: OpenAI's format: role (system, developer, user, assistant or tool), content.
-          chat: Tools and the like; None: the defaults.
-          add_generation_prompt: End with the beginning of the assistant's turn.
+          chat: Chat options. None: the defaults.
+          add_generation_prompt: Append the beginning of the assistant's turn.
 
         Raises:
-          InvalidRequestError: A message breaks the format, the template refuses it, or the model
-            has no template.
+          InvalidRequestError: A message is malformed, the template rejects it, or the model has no
+            template.
         """
         self._require_own_process()
         options = chat or ChatOptions()
         return options.render(self._core, messages, add_generation_prompt=add_generation_prompt)
 
     def step(self) -> bool:
-        """Run one step of an engine made with ``threaded=False``; streams get its output.
+        """Run one step of an engine made with ``threaded=False`` and deliver output to streams.
 
         Returns:
-          Whether there is more to do.
+          Whether requests are left.
 
         Raises:
-          EngineDeadError: The engine is closed, or stopped at a fatal error.
-          LlamaHerdError: The engine has a thread of its own.
+          EngineDeadError: The engine is closed, or stopped after a fatal error.
+          LlamaHerdError: The engine has its own thread.
         """
         try:
             return self._core.step()
@@ -305,39 +305,39 @@ class BatchEngine:
 
     @property
     def cache(self) -> PrefixCacheControl:
-        """What the engine remembers of prompts and answers, to look at and to steer."""
-        # Made anew: kept here it would hold the engine, which could then never be dropped.
+        """The prefix cache: its metrics, pins, and how to clear it."""
+        # Not stored: it refers to the engine, and the cycle would keep the engine alive.
         return PrefixCacheControl(self._core, self._compute_prefix)
 
     @property
     def calibration(self) -> _core.Calibration | None:
-        """What decode calls cost, as known when the engine was made; None with warmup=False."""
+        """Times of decode calls, loaded or measured at construction; None with warmup=False."""
         return self._core.calibration
 
     def metrics(self) -> Metrics:
-        """Counters since the engine was made and its present state, as of the last step."""
+        """Counters since construction and current state, as of the last step."""
         return self._core.metrics()
 
     def health(self) -> Health:
-        """How the engine does: whether it is closed, dead, or gets nowhere; and where it stands.
+        """Whether the engine is closed, dead or stalled, and its current activity.
 
-        A decode call that takes 100 times as long as predicted (and at least 5 seconds), or
-        requests of which no token is computed for 15 seconds, make it not ok; that is also logged,
-        once, as a warning.
+        It is stalled while a decode call takes over 100 times its predicted time (and at least 5
+        seconds), or when no token of a request has been computed for 15 seconds. A stall is also
+        logged, once, as a warning.
         """
         return self._core.health()
 
     @property
     def fatal_error(self) -> str:
-        """The error that stopped the engine; empty: none has."""
+        """Message of the error that stopped the engine; empty if none."""
         return self._core.fatal_error()
 
     def start_trace(self) -> None:
-        """Note from now on what requests' time goes into, and every decode call."""
+        """Start recording decode calls and the time spans of requests."""
         self._core.start_trace()
 
     def save_trace(self, path: str | os.PathLike[str]) -> None:
-        """Write what was noted since `start_trace()`, and end it.
+        """Stop recording, and write the events since `start_trace()` to a file.
 
         Args:
           path: File to write, in Chrome's trace event format; ui.perfetto.dev opens it.
@@ -348,11 +348,11 @@ class BatchEngine:
         trace.write(Path(path), *self._core.take_trace())
 
     def model_info(self) -> dict[str, Any]:
-        """Facts of the model (sizes, metadata) and limits in force (n_ctx, max_len, max_seqs)."""
+        """Model properties (sizes, metadata) and limits in force (n_ctx, max_len, max_seqs)."""
         return self._core.model_info()
 
     def close(self) -> None:
-        """End all requests as CANCELLED, stop the threads and free the model. Idempotent."""
+        """Finish all requests as CANCELLED, stop the threads, free the model. Idempotent."""
         self._finalizer()
 
     @property
@@ -363,8 +363,8 @@ class BatchEngine:
     def _require_own_process(self) -> None:
         if os.getpid() != self._pid:
             raise EngineDeadError(
-                f"this engine belongs to process {self._pid} and was forked into process "
-                f"{os.getpid()}; make a new one here"
+                f"an engine cannot be used after fork: created in process {self._pid}, called in "
+                f"process {os.getpid()}; create a new engine in this process"
             )
 
     def __enter__(self) -> BatchEngine:

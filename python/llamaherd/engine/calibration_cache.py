@@ -1,7 +1,7 @@
-"""What decode calls cost, kept from one load to the next.
+"""Calibration files: measured times of decode calls, saved between loads.
 
-Measuring it takes seconds, and it depends on the model's file, the options, the build and the
-machine only: each such combination has a file of its own beside the downloaded models.
+A calibration takes seconds and depends on the model file, the options, the build and the machine:
+each such combination has one file in the model cache directory.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from llamaherd import _core
 from llamaherd.config.params import EngineConfig
 from llamaherd.models import cache_dir
 
-# They change neither how long a call takes nor which calls are measured. Any other option does, or
-# may: its value is part of the key.
+# These options change neither the time of a call nor the measured calls. All others are in the key.
 _WITHOUT_EFFECT = frozenset(
     {
         "max_len",
@@ -40,12 +39,12 @@ _WITHOUT_EFFECT = frozenset(
 )
 _FIELDS = ("points", "few", "many", "load_token_ns", "noise")
 
-# Two measurements of the same on an idle machine differ by a few percent.
+# Repeated measurements on an idle machine differ by a few percent.
 _MOST_NOISE = 1.3
 
 
 def load(path: Path, config: EngineConfig) -> _core.Calibration | None:
-    """What was kept for this model and these options on this machine; None: nothing of use."""
+    """The saved calibration for this model, options and machine; None if missing or invalid."""
     try:
         kept = json.loads(_file(path, config).read_text())
         calibration = _core.Calibration()
@@ -58,8 +57,8 @@ def load(path: Path, config: EngineConfig) -> _core.Calibration | None:
 
 
 def store(path: Path, config: EngineConfig, calibration: _core.Calibration) -> None:
-    """Keeps it for `load()`, unless it was measured on a busy machine: then, and where it cannot be
-    kept, the next load measures again."""
+    """Save a calibration for `load()`. Skipped if the machine was busy during the measurement or
+    the directory is not writable; the next load then measures again."""
     if not 0 < calibration.noise < _MOST_NOISE:
         return
     file = _file(path, config)
@@ -74,7 +73,7 @@ def store(path: Path, config: EngineConfig, calibration: _core.Calibration) -> N
 
 
 def forget(path: Path, config: EngineConfig) -> None:
-    """Removes what was kept, so that the next load measures anew."""
+    """Delete the saved calibration: the next load measures again."""
     with contextlib.suppress(OSError):
         _file(path, config).unlink()
 

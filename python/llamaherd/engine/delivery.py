@@ -1,4 +1,4 @@
-"""From the core's outbox to the streams that wait."""
+"""Delivery of deltas from the core's outbox to streams."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _logger = logging.getLogger("llamaherd")
 
 
 class StreamTable:
-    """The streams that wait for deltas, by request id.
+    """Unfinished streams by request id.
 
     Attributes:
-      lock: Held while a request is queued and while its deltas are looked up, for a short time:
-        no mask is computed under it.
+      lock: Held while a request is submitted and while deltas are matched to streams. Never held
+        during mask computation.
     """
 
     def __init__(self, core: _core.BatchEngine, *, threaded: bool) -> None:
@@ -34,10 +34,10 @@ class StreamTable:
         self._advancing = threading.Lock()
 
     def deliver(self, deltas: list[Delta]) -> None:
-        """Hand deltas to their streams; wakes each event loop once."""
+        """Deliver deltas to their streams, with one wake-up per event loop."""
         if not deltas:
             return
-        with self._advancing:  # first: the engine waits for masks
+        with self._advancing:  # before delivery: the engine waits for masks
             with self.lock:
                 obeying = self.masks.of(deltas)
             self.masks.advance(obeying)
@@ -54,7 +54,7 @@ class StreamTable:
         for loop, future in waiters:
             by_loop.setdefault(loop, []).append(future)
         for loop, futures in by_loop.items():
-            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(_wake, futures)
 
 

@@ -1,4 +1,4 @@
-"""Loading a model in a way that can be watched and interrupted."""
+"""Model loading with progress, interruptible by Ctrl-C."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def load_in_thread(
     *,
     progress: bool | None,
 ) -> _Loaded:
-    """What `load` makes of a model file, with a bar.
+    """Call `load` for a model file in a thread, with a progress bar.
 
-    It runs in a thread of its own, so that Ctrl-C reaches the caller, who then cancels it.
+    The caller's thread receives Ctrl-C and cancels the load.
 
     Raises:
-      ModelLoadError: The file cannot be used; the message says why.
+      ModelLoadError: The file cannot be loaded; the message states the reason.
       InvalidRequestError: An option does not fit the model or the machine.
     """
     for device in config.devices:
@@ -58,7 +58,7 @@ def load_in_thread(
             _require_rpc_server(device.removeprefix(_RPC_PREFIX))
     watch = _core.LoadProgress()
     outcome: list[_Loaded | BaseException] = []
-    done = threading.Event()  # Ctrl-C in Thread.join() makes Python take the thread for ended
+    done = threading.Event()  # after Ctrl-C in Thread.join() Python considers the thread finished
 
     def run() -> None:
         try:
@@ -88,12 +88,12 @@ def load_in_thread(
 
 
 def shows_progress(progress: bool | None) -> bool:
-    """Whether a progress bar is wanted: as asked for, or if stderr is a terminal."""
+    """Whether to show a progress bar; None: if stderr is a terminal."""
     return sys.stderr.isatty() if progress is None else progress
 
 
 def _require_rpc_server(endpoint: str) -> None:
-    """Raises where ggml would abort the process: nobody listens at HOST:PORT."""
+    """Raise if HOST:PORT refuses connections, where ggml would abort the process."""
     host, _, port = endpoint.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
         raise _core.InvalidRequestError(
@@ -102,7 +102,9 @@ def _require_rpc_server(endpoint: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=_RPC_TIMEOUT_S).close()
     except OSError as error:
-        raise _core.InvalidRequestError(f"no RPC server answers at {endpoint}: {error}") from None
+        raise _core.InvalidRequestError(
+            f"cannot connect to the RPC server at {endpoint}: {error}"
+        ) from None
 
 
 def _bar(name: str, progress: bool | None) -> AbstractContextManager[Callable[[float], Any]]:

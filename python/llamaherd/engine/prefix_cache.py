@@ -1,4 +1,4 @@
-"""The prefix cache of an engine, as its users see and steer it."""
+"""Public control of an engine's prefix cache."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ _Compute = Callable[[Any, int], "tuple[list[int], Stream]"]
 
 
 class PrefixCacheControl:
-    """What an engine remembers of prompts and answers: ``engine.cache``.
+    """The prefix cache of an engine: ``engine.cache``.
 
-    Requests share what they begin with without being told to: with those that run, with those that
-    wait beside them, and with what earlier ones left. This is for looking at it and for saying what
-    must stay.
+    Prefix caching is automatic: KV data of common prefixes is shared between running, queued and
+    finished requests. This class reports metrics, pins prefixes and clears the cache.
 
     Thread safety:
       All methods may be called from any thread.
@@ -34,24 +33,24 @@ class PrefixCacheControl:
     def pin(
         self, name: str, prefix: Any, *, ttl_s: float | None = None, cache_salt: str = ""
     ) -> Stream:
-        """Compute a prefix and evict it last from then on.
+        """Compute a prefix and evict it last from now on.
 
-        Pinned prefixes still give way to what running requests need, and move to the lower tiers
-        then if there are any; they stay pinned, and requests that begin with them bring them back.
+        Pinned prefixes are still evicted when running requests need their cells. They then move to
+        the lower tiers, if configured, stay pinned, and are restored for requests that use them.
 
         Args:
-          name: Any text; a pin of the same name is replaced.
-          prefix: Text, token ids or chat messages that prompts begin with. Messages are rendered
-            without the beginning of an answer.
-          ttl_s: Seconds after which the pin ends, > 0. None: with `unpin()`.
-          cache_salt: As given to the requests that share it.
+          name: Any text. A pin of the same name is replaced.
+          prefix: Text, token ids or chat messages at the start of prompts. Messages are rendered
+            without generation prompt.
+          ttl_s: Seconds until the pin expires, > 0. None: until `unpin()`.
+          cache_salt: Salt of the requests that use the prefix.
 
         Returns:
-          A stream that ends when the prefix is computed; ``.result()`` waits for it.
+          A stream that ends when the prefix is computed; ``.result()`` blocks until then.
 
         Raises:
-          InvalidRequestError: A rule is broken; the message states it and the value.
-          TypeError: The prefix is of none of these types.
+          InvalidRequestError: An argument is invalid; the message states the rule and the value.
+          TypeError: The prefix has none of these types.
           EngineDeadError: The engine is closed or stopped.
         """
         if not isinstance(name, str):
@@ -64,7 +63,7 @@ class PrefixCacheControl:
         return stream
 
     def unpin(self, name: str) -> None:
-        """End a pin; one that is not there is ignored.
+        """Remove a pin. Unknown names are ignored.
 
         Raises:
           EngineDeadError: The engine is closed or stopped.
@@ -72,7 +71,7 @@ class PrefixCacheControl:
         self._core.unpin(name)
 
     def clear(self) -> None:
-        """Forget all that no running request needs, in memory and on disk, and all pins.
+        """Remove all pins, and all cached data that running requests do not use, disk included.
 
         Raises:
           EngineDeadError: The engine is closed or stopped.
@@ -80,13 +79,13 @@ class PrefixCacheControl:
         self._core.clear_cache()
 
     def stats(self) -> CacheMetrics:
-        """The cache's figures as of the last step."""
+        """Metrics of the prefix cache as of the last step."""
         return self._core.metrics().cache
 
 
 def cache_space(salt: str) -> int:
-    """The core's number for a salt. Its 64 bits are a cryptographic hash's: nobody can find a salt
-    that shares with another's."""
+    """The core's 64-bit id of a salt: a cryptographic hash, so that a salt that collides with
+    another tenant's cannot be constructed."""
     if not isinstance(salt, str):
         raise TypeError(f"cache_salt must be a str; got {type(salt).__name__}")
     if not salt:
@@ -95,7 +94,7 @@ def cache_space(salt: str) -> int:
 
 
 def request_space(*, cache: bool, cache_salt: str) -> int | None:
-    """The core's number for what a request may share; None: nothing."""
+    """The core's cache namespace for a request; None: a private request."""
     if not isinstance(cache, bool):
         raise TypeError(f"cache must be a bool; got {type(cache).__name__}")
     space = cache_space(cache_salt)

@@ -1,4 +1,4 @@
-"""A prompt and its parameters as the core takes them."""
+"""Prompts and parameters converted to the core's types."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llamaherd.validation import require_unicode
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the slow part of a submit, texts, templates and grammars, comes to."""
+    """The result of the slow part of a submit: tokenization, chat template, constraint."""
 
     token_ids: TokenIds
     params: _core.SamplingParams
@@ -28,12 +28,12 @@ class Prepared:
     chat_format: _core.ChatFormat | None = None
 
     def reader(self) -> MessageReader | None:
-        """What takes an output apart; of prompts that are no conversation, none."""
+        """A new parser of the output; None unless the prompt is a chat."""
         return MessageReader(self.chat_format) if self.is_chat else None
 
 
 class Preparer:
-    """The slow part of a submit: text and templates become token ids, rules are made ready.
+    """The slow part of a submit: tokenize, render chat templates, compile constraints.
 
     Thread safety:
       All methods may be called from any thread.
@@ -64,15 +64,15 @@ class Preparer:
             if rule is None and rendered.format is not None:
                 chat_format = rendered.format
                 core_params.preserved_tokens = rendered.preserved_tokens
-                obeyed = self._obeyed_by(rendered)
+                obeyed = self._tool_constraint(rendered)
         elif chat is not None:
-            raise InvalidRequestError("chat needs a prompt of messages")
+            raise InvalidRequestError("chat options need a prompt of chat messages")
         if isinstance(prompt, str):
             prompt = self.encode(prompt)
         return Prepared(cast("TokenIds", prompt), core_params, obeyed, is_chat, chat_format)
 
     def encode(self, prompt: str) -> list[int]:
-        """Token ids of a prompt; one that is too long by its bytes alone is refused at once."""
+        """Tokenize a prompt; a text with too many bytes is rejected before tokenization."""
         require_unicode("prompt", prompt)
         return self._core.tokenize(prompt, True, True, prompt=True)
 
@@ -81,12 +81,15 @@ class Preparer:
     ) -> ChatPrompt:
         if rule is not None:
             if chat.tools and chat.tool_choice != "none":
-                raise InvalidRequestError(f"an answer may call tools or obey {rule.kind}; got both")
+                raise InvalidRequestError(
+                    f"tools cannot be combined with {rule.kind}: set tool_choice to none, or omit "
+                    f"{rule.kind}"
+                )
             chat = replace(chat, thinking=False)
         return chat.render(self._core, messages, add_generation_prompt=True)
 
-    def _obeyed_by(self, rendered: ChatPrompt) -> Obeyed | None:
-        """What calls of tools must obey."""
+    def _tool_constraint(self, rendered: ChatPrompt) -> Obeyed | None:
+        """The constraint of tool calls."""
         if rendered.rule is None or rendered.format is None:
             return None
         grammar = rendered.format.grammar

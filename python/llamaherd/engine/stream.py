@@ -1,4 +1,4 @@
-"""One request's output, as it comes."""
+"""Streams: the output of one request as it is generated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
 
 
 class _Output:
-    """What has come of one output."""
+    """The deltas received for one output."""
 
     def __init__(self, reader: MessageReader | None) -> None:
         self.reader = reader
@@ -76,16 +76,15 @@ def _mean_logprob(result: RequestOutput) -> float:
 
 
 class Stream:
-    """The output of one submitted prompt; several outputs with SamplingParams.n, which deltas tell
-    apart by their index.
+    """The output of one prompt; with SamplingParams.n several outputs, told apart by delta.index.
 
-    Iterate over it (``for`` or ``async for``) to get each `Delta` as it is made, or call
-    `result()` to wait for the end; both work, in any order. As a context manager it cancels the
-    request on exit if that has not ended. Errors of the request are data: look at finish_reason.
+    Iterate over it (``for`` or ``async for``) to get each `Delta` as it is generated, or call
+    `result()` to wait for the end; both can be combined in any order. As a context manager it
+    cancels an unfinished request on exit. A failed request raises nothing: check finish_reason.
 
     Thread safety:
-      All methods may be called from any thread. Several iterators of one stream share its deltas:
-      each delta goes to one of them.
+      All methods may be called from any thread. Concurrent iterators of one stream share its
+      deltas: each delta is delivered to one of them.
     """
 
     def __init__(
@@ -110,67 +109,67 @@ class Stream:
         self._new_reader = new_reader
         self._outputs = [_Output(new_reader()) for _ in request_ids]
         self._finished = False
-        self._waiters: list[Waiter] = []  # for the next delta
+        self._waiters: list[Waiter] = []  # until the next delta
         self._end_waiters: list[Waiter] = []
         self._done_queues: list[SimpleQueue[Stream]] = []
 
     def cancel(self) -> None:
-        """Ask for the request's end. Returns at once; its cells are free within one step."""
+        """Cancel the request. Returns immediately; its KV cells are free within one step."""
         for request_id, output in zip(self._request_ids, self._outputs, strict=True):
             if not output.finished:
                 self._cancel(request_id)
 
     def new_reader(self) -> MessageReader | None:
-        """What takes one output apart as its deltas come; None if the prompt is no conversation."""
+        """A new incremental parser for the deltas of one output; None if the prompt is no chat."""
         return self._new_reader()
 
     @property
     def finished(self) -> bool:
-        """Whether the last delta has come."""
+        """Whether the last delta was received."""
         return self._finished
 
     @property
     def usage(self) -> Usage:
-        """Token counts so far, of all outputs; zeros before the first delta."""
+        """Token counts so far, summed over all outputs; zeros before the first delta."""
         first = self._outputs[0].usage
         n_completion = sum(output.usage.completion_tokens for output in self._outputs)
         return Usage(first.prompt_tokens, first.cached_tokens, n_completion)
 
     @property
     def timing(self) -> Timing | None:
-        """Of the first output, as of its last delta; None before the first."""
+        """Timing of the first output as of its last delta; None before the first delta."""
         last = self._outputs[0].last
         return last.timing if last else None
 
     def result(self, timeout: float | None = None) -> RequestOutput:
-        """Wait for the request's end.
+        """Wait until the request ends.
 
         Args:
-          timeout: Seconds to wait at most; None: for ever.
+          timeout: Maximum seconds to wait. None: no limit.
 
         Returns:
-          The whole output, whether or not it was iterated over.
+          The whole output, including deltas that were iterated over.
 
         Raises:
-          TimeoutError: It did not end in time. It goes on.
-          EngineDeadError: This process is a fork of the one that runs the engine.
+          TimeoutError: The request did not end in time; it continues.
+          EngineDeadError: The stream is used in a child process of ``os.fork()``.
         """
         self._require_own_process()
         with self._changed:
             if not self._changed.wait_for(lambda: self._finished, timeout):
-                raise TimeoutError(f"request {self.request_id} did not end in {timeout} s")
+                raise TimeoutError(f"request {self.request_id} did not end within {timeout} s")
             return self._make_result()
 
     async def aresult(self) -> RequestOutput:
-        """As `result()`, for asyncio."""
+        """As `result()` without timeout, for asyncio."""
         await self.await_end()
         return self._make_result()
 
     async def await_end(self) -> None:
-        """Wait for the request's end in asyncio: then `result()` waits for nothing.
+        """Wait for the end of the request in asyncio: `result()` then returns immediately.
 
         Raises:
-          EngineDeadError: In a forked child.
+          EngineDeadError: In a child process of ``os.fork()``.
         """
         self._require_own_process()
         while not self._finished:
@@ -227,7 +226,7 @@ class Stream:
         await future
 
     def _put(self, delta: Delta) -> list[Waiter]:
-        """Takes the next delta; returns who waits for it in asyncio, to be woken by the caller."""
+        """Add a delta. Returns the asyncio waiters that the caller must wake."""
         with self._changed:
             self._outputs[delta.index].put(delta)
             if self._keep_deltas:
@@ -261,21 +260,22 @@ class Stream:
         return replace(choices[0], usage=self.usage, choices=choices)
 
     def _require_own_process(self) -> None:
-        # Before any lock is touched: a fork may have copied it locked.
+        # Before any lock is acquired: a fork may have copied it in the locked state.
         if os.getpid() != self._pid:
             raise EngineDeadError(
-                f"this stream belongs to process {self._pid}; its engine does not run here"
+                f"a stream cannot be used after fork: created in process {self._pid}, called in "
+                f"process {os.getpid()}"
             )
 
 
 def as_completed(streams: Iterable[Stream]) -> Iterator[Stream]:
-    """The streams in the order in which they end, each as soon as it has.
+    """Yield streams as their requests end, in that order.
 
     Args:
-      streams: Of any engines.
+      streams: Streams of one or several engines.
 
     Raises:
-      EngineDeadError: This process is a fork of the one that runs an engine.
+      EngineDeadError: A stream is used in a child process of ``os.fork()``.
     """
     done: SimpleQueue[Stream] = SimpleQueue()
     n_streams = 0

@@ -1,4 +1,4 @@
-"""An engine's trace as a file that Chrome's and Perfetto's viewers open."""
+"""Writes an engine's trace in Chrome's trace event format."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _call_name(call: TraceCall) -> str:
 def _slice(
     name: str, event: TraceSpan | TraceCall, zero_ns: int, pid: int, tid: int
 ) -> dict[str, Any]:
-    """Times in microseconds, as the format has them."""
+    """A complete event; times in microseconds."""
     return {
         "ph": "X",
         "name": name,

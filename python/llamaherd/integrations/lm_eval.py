@@ -1,4 +1,4 @@
-"""What lm-evaluation-harness asks of a model, answered by an LLM. Needs no harness to import."""
+"""Adapter for EleutherAI's lm-evaluation-harness. Does not import the harness."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from llamaherd.config.params import SamplingParams
 from llamaherd.offline.llm import LLM
 from llamaherd.offline.scoring import Score
 
-# The harness's own default.
+# Default of the harness.
 _MAX_TOKENS = 256
 
 
 class EvaluationRequest(Protocol):
-    """The part of the harness's ``Instance`` that is used."""
+    """The used part of the harness's ``Instance``."""
 
     @property
     def args(self) -> tuple[Any, ...]: ...
 
 
 class LmEvalAdapter:
-    """The three request types of EleutherAI's lm-evaluation-harness, batched.
+    """The three request types of lm-evaluation-harness, batched.
 
-    Derive a class from this one and the harness's ``lm_eval.api.model.LM`` to register it there.
+    To register it, derive a class from this one and from ``lm_eval.api.model.LM``.
 
     Args:
-      llm: Answers.
+      llm: The model.
 
     Thread safety:
       As `LLM`.
@@ -37,12 +37,13 @@ class LmEvalAdapter:
         self.llm = llm
 
     def loglikelihood(self, requests: Sequence[EvaluationRequest]) -> list[tuple[float, bool]]:
-        """Of each (context, continuation): its log-probability, and whether it is the greedy one.
+        """Compute, for each (context, continuation), its log-probability and whether it is greedy.
 
-        Spaces that end the context count as the continuation's, as tokens begin with spaces.
+        Trailing spaces of the context are scored with the continuation, because tokens begin with
+        spaces.
 
         Raises:
-          InvalidRequestError: A pair breaks a rule.
+          InvalidRequestError: A pair is invalid.
         """
         contexts: list[str] = []
         continuations: list[list[str]] = []
@@ -55,11 +56,11 @@ class LmEvalAdapter:
         return [(_checked(score).logprob, score.is_greedy) for [score] in scores]
 
     def loglikelihood_rolling(self, requests: Sequence[EvaluationRequest]) -> list[float]:
-        """Of each (text,): its log-probability, in windows as long as the model allows that share
+        """Compute the log-probability of each (text,) in windows of max_len tokens that overlap by
         one token.
 
         Raises:
-          InvalidRequestError: A text breaks a rule.
+          InvalidRequestError: A text is invalid.
         """
         most = int(self.llm.engine.model_info()["max_len"])
         texts = [request.args[0] for request in requests]
@@ -67,12 +68,12 @@ class LmEvalAdapter:
         return [_checked(score).logprob for score in scored.texts]
 
     def generate_until(self, requests: Sequence[EvaluationRequest]) -> list[str]:
-        """Of each (context, options): the text up to the first of options["until"].
+        """Generate, for each (context, options), the text before the first of options["until"].
 
         Options: until, max_gen_toks, do_sample, temperature, top_p, top_k.
 
         Raises:
-          InvalidRequestError: An option is unknown, or a context breaks a rule.
+          InvalidRequestError: An option is unknown, or a context is invalid.
         """
         results = self.llm.generate(
             [request.args[0] for request in requests],
@@ -103,5 +104,5 @@ def _as_params(options: Mapping[str, Any]) -> SamplingParams:
         "top_k": left.pop("top_k", 0),
     }
     if left:
-        raise InvalidRequestError(f"generate_until has no option {next(iter(left))!r}")
+        raise InvalidRequestError(f"unknown option {next(iter(left))!r} of generate_until")
     return SamplingParams(**params)

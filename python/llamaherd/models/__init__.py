@@ -1,4 +1,4 @@
-"""From what a user names as a model to a GGUF file on this machine."""
+"""Resolution of model names to GGUF files, with download."""
 
 from llamaherd.models.cache import cache_dir
 from llamaherd.models.catalogue import DEFAULT_MODEL, CatalogueEntry, PackageSource, catalogue

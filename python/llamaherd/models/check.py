@@ -1,4 +1,4 @@
-"""Tries a model in a child process: what a file does to llama.cpp, it does there."""
+"""Checks model files in a child process, isolated from crashes of llama.cpp."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from llamaherd.models.local_file import split_names
 _logger = logging.getLogger("llamaherd")
 _SWITCH = "LLAMAHERD_CHECK_DOWNLOADS"
 _LEAST_S = 60.0
-_BYTES_PER_S = 50e6  # a slow disk, and the weights rearranged
-_SPARE_BYTES = 4 << 30  # beside the weights, which a load may hold in memory twice
-REFUSED = 3  # status of llamaherd.trial_load
+_BYTES_PER_S = 50e6  # slow disk, and repacking of weights
+_SPARE_BYTES = 4 << 30  # in addition to the weights, of which loading may hold two copies
+REFUSED = 3  # exit status of llamaherd.trial_load for invalid files
 
 
 def check_model(path: str | os.PathLike[str], *, timeout_s: float | None = None) -> None:
-    """Loads a model and lets it answer, in a child process with limits of time and memory.
+    """Load a model and generate with it, in a child process with time and memory limits.
 
     Args:
       path: A GGUF file; of a split one, the first part.
-      timeout_s: Seconds after which the child is killed. None: 60, and more for large files.
+      timeout_s: Seconds until the child is killed. None: 60, and more for large files.
 
     Raises:
-      ModelLoadError: The file cannot be used, or the child did not survive it; the message says
-        which and what to do.
+      ModelLoadError: The file is invalid, or the child crashed or was killed; the message states
+        the reason and the remedy.
 
     Thread safety:
-      Any thread. Takes as long as a load of the model and some tokens, and its memory.
+      Any thread. Takes the time and memory of loading the model and generating some tokens.
     """
     import subprocess
 
@@ -46,7 +46,10 @@ def check_model(path: str | os.PathLike[str], *, timeout_s: float | None = None)
     if timeout_s is None:
         timeout_s = _LEAST_S + n_bytes / _BYTES_PER_S
     if not sys.executable:
-        raise ModelLoadError(f"no Python interpreter to check {path} with in a process of its own")
+        raise ModelLoadError(
+            f"cannot check {path}: no Python interpreter found for a child process "
+            "(sys.executable is empty)"
+        )
     command = [
         sys.executable,
         "-m",
@@ -54,7 +57,7 @@ def check_model(path: str | os.PathLike[str], *, timeout_s: float | None = None)
         str(path),
         str(3 * n_bytes + _SPARE_BYTES),
     ]
-    # A file, as a pipe that the child's own children hold open would outlast it.
+    # Not a pipe: it would stay open as long as processes started by the child.
     with tempfile.TemporaryFile() as out:
         try:
             status = subprocess.run(
@@ -75,47 +78,47 @@ def check_model(path: str | os.PathLike[str], *, timeout_s: float | None = None)
         raise ModelLoadError(lines[-1])
     doing = lines[-1] if lines else "starting"
     if status is None:
-        what = f"it was not done after {timeout_s:.0f} s while {doing}"
+        what = f"timeout after {timeout_s:.0f} s while {doing}"
     elif status < 0:
-        what = f"llama.cpp ended with {_signal_name(-status)} while {doing}"
+        what = f"llama.cpp crashed with {_signal_name(-status)} while {doing}"
     else:
         what = f"the child process ended with status {status} while {doing}"
     raise ModelLoadError(
-        f"{path} must not be loaded: a check in a process of its own failed: {what}. The file is"
-        " damaged, made to do harm, or of a kind that this llama.cpp cannot run: delete it, and"
-        " download it again or take another"
+        f"{path} must not be loaded: the check in a child process failed: {what}. The file is"
+        " damaged, malicious, or not supported by this llama.cpp: delete it, and download it again"
+        " or use another model"
     )
 
 
 def require_checked(path: Path) -> None:
-    """Checks a file that was downloaded, once; LLAMAHERD_CHECK_DOWNLOADS=0 turns that off.
+    """Check a downloaded file once. LLAMAHERD_CHECK_DOWNLOADS=0 disables the check.
 
     Raises:
       ModelLoadError: As check_model().
     """
     if os.environ.get(_SWITCH) == "0":
         return
-    note, state = _note(path), _state(path)
+    record, state = _record_path(path), _state(path)
     with suppress(OSError, ValueError):
-        if json.loads(note.read_text(encoding="utf-8")) == state:
+        if json.loads(record.read_text(encoding="utf-8")) == state:
             return
     _logger.info("checking %s before its first use", path)
     check_model(path)
-    with suppress(OSError):  # a cache that is read only: it is checked again
-        note.parent.mkdir(parents=True, exist_ok=True)
-        new = note.with_suffix(f".{os.getpid()}")
+    with suppress(OSError):  # with a read-only cache the check is repeated
+        record.parent.mkdir(parents=True, exist_ok=True)
+        new = record.with_suffix(f".{os.getpid()}")
         new.write_text(json.dumps(state), encoding="utf-8")
-        os.replace(new, note)
+        os.replace(new, record)
 
 
-def _note(path: Path) -> Path:
-    """Where it is remembered that a file was found good: the hub's folders are not ours."""
+def _record_path(path: Path) -> Path:
+    """Path of the record of a successful check, outside the hub's cache."""
     name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
     return cache_dir() / "checked" / f"{name}.json"
 
 
 def _state(path: Path) -> dict[str, object]:
-    """What a file found good is known by; another llama.cpp may take it otherwise."""
+    """Content of the record: a changed file or another llama.cpp requires a new check."""
     stats = [part.stat() for part in _parts(path)]
     return {
         "llama_cpp": _core.llama_cpp_commit,

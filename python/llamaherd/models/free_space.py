@@ -1,4 +1,4 @@
-"""What an error says about a disk."""
+"""Detection of disk-full errors."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import errno
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that a disk or a quota is full."""
+    """Whether the error means that a disk or quota is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

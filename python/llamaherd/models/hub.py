@@ -1,4 +1,4 @@
-"""Files of model repositories on the Hugging Face hub."""
+"""Files from model repositories of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _bars_hidden = 0
 
 @dataclass(frozen=True)
 class _HubFile:
-    """A file in a model repository on the hub; revision None is the repository's main branch."""
+    """A file in a hub repository. Revision None is the main branch."""
 
     repo: str
     revision: str | None
@@ -32,14 +32,14 @@ class _HubFile:
 
 
 def find_on_hub(model: str, progress: bool | None) -> Path:
-    """Brings what hf:... names, or all parts of it if it is split, from the hub or its cache."""
+    """Download an hf: model, with all parts of a split file, unless cached."""
     wanted = _parse(model)
     folder, slash, name = wanted.file.rpartition("/")
     first, *others = [folder + slash + part for part in split_names(name)]
     with _bars(progress):
         path = _download(replace(wanted, file=first))
-        # The hub's cache keeps a file under snapshots/COMMIT/. Parts of another commit, should the
-        # branch move meanwhile, would neither fit nor lie beside the first one.
+        # The hub's cache stores files by commit. If the branch moves during the download, parts of
+        # another commit would not match, and would be in another folder.
         commit = path.parents[first.count("/")].name
         for other in others:
             _download(replace(wanted, revision=commit, file=other))
@@ -47,29 +47,29 @@ def find_on_hub(model: str, progress: bool | None) -> Path:
 
 
 def _parse(model: str) -> _HubFile:
-    """Takes hf:... apart."""
+    """Parse an hf: name."""
     match = _HUB.fullmatch(model)
     steps = match["file"].split("/") if match else []
     if match is None or "\\" in model or not {"", ".", ".."}.isdisjoint(steps):
-        raise ModelLoadError(f"malformed model {model!r}: a file on the hub is written {HUB_FORM}")
+        raise ModelLoadError(f"malformed model {model!r}: write {HUB_FORM}")
     return _HubFile(match["repo"], match["revision"], match["file"])
 
 
 def _download(wanted: _HubFile) -> Path:
-    """Brings one file from the hub, if the hub's cache does not have it."""
+    """Download one file from the hub, unless it is in the hub's cache."""
     from huggingface_hub import hf_hub_download
 
     try:
         return Path(hf_hub_download(wanted.repo, wanted.file, revision=wanted.revision))
-    except Exception as error:  # which HTTP client's errors come depends on the hub's version
+    except Exception as error:  # error types of the HTTP client depend on the hub's version
         raise ModelLoadError(_advice(wanted, error)) from error
 
 
 @contextmanager
 def _bars(progress: bool | None) -> Iterator[None]:
-    """Hides the hub's bars if they are not wanted; without a terminal it shows none anyway.
+    """Hide the hub's progress bars if unwanted; without a terminal it shows none.
 
-    The hub has one switch per process, so the last of several callers turns it back.
+    The hub has one switch per process: the last of concurrent callers restores it.
     """
     from huggingface_hub import constants
     from huggingface_hub.utils.tqdm import (
@@ -98,19 +98,19 @@ def _bars(progress: bool | None) -> Iterator[None]:
 
 
 def _advice(wanted: _HubFile, error: Exception) -> str:
-    """Says what to do about an error of the hub's library."""
+    """Error message, with remedy, for an error of the hub's library."""
     from huggingface_hub import constants, errors
 
     repo, file = wanted.repo, wanted.file
     revision = wanted.revision or "main"
-    # Gated is a kind of repository-not-found, not-cached a kind of entry-not-found.
+    # Gated derives from repository-not-found, not-cached from entry-not-found.
     if isinstance(error, errors.GatedRepoError):
         return (
-            f"{repo} is gated: ask for access on its hub page, then set HF_TOKEN to a token of the"
-            " account that has it"
+            f"{repo} is gated: request access on its hub page, then set HF_TOKEN to a token of an"
+            " account with access"
         )
     if isinstance(error, errors.RevisionNotFoundError):
-        return f"{repo} has no revision {revision}: name a branch, a tag or a full commit hash"
+        return f"{repo} has no revision {revision}: use a branch, a tag or a full commit hash"
     if isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)):
         if constants.HF_HUB_OFFLINE:
             return (
@@ -123,27 +123,27 @@ def _advice(wanted: _HubFile, error: Exception) -> str:
             f" ({_first_line(error.__cause__ or error)})"
         )
     if isinstance(error, errors.EntryNotFoundError):
-        return f"{repo} has no file {file} at {revision}: check its list of files on the hub"
+        return f"{repo} has no file {file} at {revision}: check the file list on the hub"
     if isinstance(error, errors.RepositoryNotFoundError):
         return (
-            f"there is no model repository {repo} on the hub, or it is private: check the name; for"
-            " a private one set HF_TOKEN"
+            f"repository {repo} does not exist on the hub or is private: check the name, or set"
+            " HF_TOKEN for a private repository"
         )
     if isinstance(error, errors.HFValidationError):
         return f"malformed repository {repo!r}: {_first_line(error)}; write {HUB_FORM}"
     if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
-        return f"the hub refuses access to {repo}: check HF_TOKEN ({_first_line(error)})"
+        return f"the hub denied access to {repo}: check HF_TOKEN ({_first_line(error)})"
     if is_full(error):
         return (
             f"no space left for {repo}/{file}: free some, or set HF_HOME to a directory on another"
             " disk"
         )
     return (
-        f"the download of {repo}/{file} failed: {_first_line(error)}; try again, or give the path"
+        f"the download of {repo}/{file} failed: {_first_line(error)}; retry, or give the path"
         " of a local file"
     )
 
 
 def _first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type's name if it has none."""
+    """First line of the error message, or the error's type name if it is empty."""
     return next((line for line in str(error).splitlines() if line), type(error).__name__)

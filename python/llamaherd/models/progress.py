@@ -1,4 +1,4 @@
-"""A progress bar on stderr."""
+"""Progress bars on stderr."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# Called with what is being done, the bytes done and the bytes in all.
+# Called with the current activity, the bytes done and the total bytes.
 Report = Callable[[str, int, int], None]
 
 
 @contextmanager
 def reporting(progress: bool | None) -> Iterator[Report]:
-    """Shows a bar on stderr, if that is wanted, for as long as it lasts."""
+    """Show a progress bar on stderr, if wanted, while the context is open."""
     if progress is None:
         progress = sys.stderr is not None and sys.stderr.isatty()
     if not progress:

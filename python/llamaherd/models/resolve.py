@@ -1,4 +1,4 @@
-"""From what a user names as a model to a GGUF file on this machine."""
+"""Resolution of model names to GGUF files."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from llamaherd.models.local_file import find_local, looks_like_path
 
 
 def resolve(model: str | os.PathLike[str], *, progress: bool | None = None) -> Path:
-    """Finds the GGUF file of a model, and downloads it first where it has to.
+    """Return the GGUF file of a model; download it if necessary.
 
-    A file that exists under the given name comes before everything else of that name.
+    An existing file of the given name has precedence.
 
     Args:
       model: One of
@@ -24,21 +24,22 @@ def resolve(model: str | os.PathLike[str], *, progress: bool | None = None) -> P
         path separator or ends with .gguf); of a split GGUF, any of its parts;
         a name in the catalogue, in any case;
         hf:ORG/REPO/PATH/FILE.gguf or hf:ORG/REPO@REVISION/PATH/FILE.gguf, a file on the model hub;
-        of a split GGUF, any of its parts: all are downloaded. The hub's own settings hold, among
-        them HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE. Before its first use a file from the
-        hub is tried in a child process, as check_model() does, unless LLAMAHERD_CHECK_DOWNLOADS=0.
-      progress: Whether to show downloads on stderr. None: if stderr is a terminal. The bars of
-        downloads from the hub need a terminal in any case.
+        of a split GGUF, any of its parts: all are downloaded. The hub's settings apply, such as
+        HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE. Before its first use, a hub file is
+        checked in a child process by check_model(), unless LLAMAHERD_CHECK_DOWNLOADS=0.
+      progress: Show downloads on stderr. None: if stderr is a terminal. Progress bars of hub
+        downloads always require a terminal.
 
     Returns:
       The file's path; of a split GGUF, the path of its first part.
 
     Raises:
-      ModelLoadError: There is no such model, or it cannot be had; the message says what to do.
+      ModelLoadError: The model does not exist or cannot be downloaded; the message states the
+        remedy.
       TypeError: model is neither a string nor a path.
 
     Thread safety:
-      Any thread, any process. Two that download the same model at once both succeed.
+      Any thread, any process. Concurrent downloads of the same model all succeed.
     """
     if not isinstance(model, str) or os.path.isfile(model):
         return find_local(Path(model))
@@ -52,13 +53,13 @@ def resolve(model: str | os.PathLike[str], *, progress: bool | None = None) -> P
     if model.lower() in entries:
         return find_in_cache(entries[model.lower()], progress)
     raise ModelLoadError(
-        f"unknown model {model!r}: give the path of a GGUF file, a name in the catalogue"
+        f"unknown model {model!r}: give the path of a GGUF file, a catalogue name"
         f" ({', '.join(entries)}), or {HUB_FORM}"
     )
 
 
 def pull(model: str | os.PathLike[str], *, progress: bool | None = None) -> Path:
-    """Downloads a model, if it is not there yet, without loading it.
+    """Download a model, unless it is present, without loading it.
 
     Args:
       model: As for resolve.

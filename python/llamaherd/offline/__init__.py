@@ -1,1 +1,1 @@
-"""Lists of prompts, scoring and embedding."""
+"""Offline inference: lists of prompts, scoring, embedding and reranking."""

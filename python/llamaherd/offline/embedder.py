@@ -1,4 +1,4 @@
-"""Embedder: texts in, vectors or rankings out."""
+"""Embedding and reranking."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _N_NAMED = 10
 
 @dataclass(frozen=True)
 class RerankResult:
-    """One document of `Embedder.rerank()`.
+    """One document ranked by `Embedder.rerank()`.
 
     Attributes:
-      index: Which of the documents it is.
-      score: How well it answers the query: a reranking model's own number, of any range, or the
-        cosine of the two embeddings, in [-1, 1].
+      index: Index of the document in the argument.
+      score: Relevance to the query: the score of a reranking model, of any range, or the cosine of
+        the two embeddings, in [-1, 1].
     """
 
     index: int
@@ -40,24 +40,24 @@ class RerankResult:
 
 
 class Embedder:
-    """A model that turns texts into vectors; many texts share each call of it.
+    """An embedding or reranking model. Texts of a call are batched.
 
     Args:
-      model: As `LLM` takes it, or a `BatchEngine`, whose weights are then used beside it and stay
-        in memory as long as the embedder does.
-      config: Set-up; of its options those of threads, devices and loading count, n_ubatch (tokens
-        of one call and of one text; None: as many as a text may have by the model or max_len, at
-        least 512 and at most 2048). None: the engine's, or the defaults.
-      pooling: How a text's tokens become one vector: mean, cls, last, or rank for a score by the
-        model's head. None: as the model says.
-      progress: Show a bar while loading. None: if stderr is a terminal.
+      model: As for `LLM`, or a `BatchEngine`, whose weights are shared and stay in memory as long
+        as the embedder exists.
+      config: Engine options. Only those of threads, devices and loading apply, and n_ubatch: the
+        tokens per call and per text (None: the limit of the model or max_len, at least 512, at most
+        2048). None: the engine's, or the defaults.
+      pooling: How token embeddings become one vector: mean, cls, last, or rank for a score from the
+        model's ranking head. None: the model's.
+      progress: Show a progress bar while loading. None: if stderr is a terminal.
 
     Raises:
-      ModelLoadError: The model cannot be had or used; the message says why.
-      InvalidRequestError: An option does not fit the model, or it names no pooling.
+      ModelLoadError: The model was not found or cannot be loaded; the message states the reason.
+      InvalidRequestError: An option does not fit the model, or the pooling is unknown.
 
     Thread safety:
-      All methods may be called from any thread; one call waits for the other.
+      All methods may be called from any thread; concurrent calls run one after the other.
     """
 
     def __init__(
@@ -83,42 +83,42 @@ class Embedder:
 
     @property
     def pooling(self) -> str:
-        """How a text's tokens become one vector."""
+        """Pooling type: mean, cls, last or rank."""
         return self._core.pooling
 
     @property
     def n_embd(self) -> int:
-        """Numbers in a vector."""
+        """Dimensions of an embedding."""
         return self._core.n_out
 
     @property
     def max_len(self) -> int:
-        """Tokens that a text can have, with those the model adds."""
+        """Maximum tokens of a text, including those that the model adds."""
         return self._core.max_len
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of a text, with those the model adds; max_len of one that is cut."""
+        """Tokens of a text, including those that the model adds; at most max_len."""
         return self._core.count_tokens(text)
 
     def embed(
         self, texts: str | Sequence[str], *, normalize: bool = False, truncate: bool = False
     ) -> Vectors:
-        """The vectors of texts.
+        """Embed texts.
 
         Args:
           texts: One text or several.
-          normalize: Scale each vector to length 1 (L2); one of zeros stays so.
-          truncate: Cut texts of more than max_len tokens, and say so in a warning of the logger
-            "llamaherd". False: refuse them.
+          normalize: Scale each vector to length 1 (L2); zero vectors are unchanged.
+          truncate: Truncate texts to max_len tokens, with a warning of the logger "llamaherd".
+            False: reject longer texts.
 
         Returns:
-          Shape (n_texts, n_embd), in the order of the texts.
+          Shape (n_texts, n_embd), float32, in the order of the texts.
 
         Raises:
-          InvalidRequestError: A text is too long or has no tokens, or the model ranks.
+          InvalidRequestError: A text is too long or has no tokens, or the model is a reranker.
         """
         if self.pooling == "rank":
-            raise InvalidRequestError("a model of pooling rank has no embeddings: use rerank()")
+            raise InvalidRequestError("a model with pooling rank has no embeddings: use rerank()")
         vectors, cut = self._core.embed(_as_texts("texts", texts), truncate)
         _warn_of_cuts(cut, self.max_len)
         return _normalized(vectors) if normalize else vectors
@@ -126,10 +126,10 @@ class Embedder:
     def rerank(
         self, query: str, documents: Sequence[str], *, truncate: bool = False
     ) -> list[RerankResult]:
-        """Documents by how well they answer a query, the best first.
+        """Rank documents by relevance to a query, most relevant first.
 
-        A model with a ranking head reads the query with each document; of other models the cosine
-        of their embeddings counts.
+        A reranking model scores the query with each document. For other models the score is the
+        cosine of the embeddings.
 
         Args:
           query: A text.
@@ -145,7 +145,9 @@ class Embedder:
             query_vector = self.embed([query], normalize=True, truncate=truncate)[0]
             scores = self.embed(documents, normalize=True, truncate=truncate) @ query_vector
         elif self.n_embd != 1:
-            raise InvalidRequestError(f"the model must give 1 score; it has {self.n_embd}")
+            raise InvalidRequestError(
+                f"rerank needs a model with 1 output score; this one has {self.n_embd}"
+            )
         else:
             ranks, cut = self._core.rank(query, documents, truncate)
             _warn_of_cuts(cut, self.max_len)
@@ -167,7 +169,7 @@ def _warn_of_cuts(cut: Sequence[int], max_len: int) -> None:
     if not cut:
         return
     named = ", ".join(str(i) for i in cut[:_N_NAMED]) + (", ..." if len(cut) > _N_NAMED else "")
-    _logger.warning("%d texts were cut to %d tokens: %s", len(cut), max_len, named)
+    _logger.warning("%d texts were truncated to %d tokens: %s", len(cut), max_len, named)
 
 
 def _normalized(vectors: Vectors) -> Vectors:

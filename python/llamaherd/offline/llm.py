@@ -1,4 +1,4 @@
-"""LLM: a list of prompts in, a list of results out."""
+"""Offline inference: LLM."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from llamaherd.request.result import RequestOutput
 
 
 class LLM:
-    """A model for offline work: scripts, notebooks, evaluations.
+    """A model for offline inference: scripts, notebooks, evaluations.
 
     Args:
-      model: Path of a GGUF file, a name of the catalogue, or ``hf:org/repo/file.gguf``.
-      config: Set-up; None: the defaults.
-      progress: Show bars while loading and generating. None: if stderr is a terminal.
+      model: Path of a GGUF file, catalogue name, or ``hf:org/repo/file.gguf``.
+      config: Engine options. None: the defaults.
+      progress: Show progress bars while loading and generating. None: if stderr is a terminal.
 
     Raises:
-      ModelLoadError: The model cannot be had or used; the message says why.
+      ModelLoadError: The model was not found or cannot be loaded; the message states the reason.
       InvalidRequestError: An option does not fit the model.
 
     Thread safety:
@@ -58,29 +58,29 @@ class LLM:
 
     @property
     def generates(self) -> bool:
-        """False: the model makes embeddings and no text."""
+        """Whether the model generates text; False for embedding models."""
         return self._engine is not None
 
     @property
     def engine(self) -> BatchEngine:
-        """What generates.
+        """The engine that generates.
 
         Raises:
-          NotGenerativeError: The model makes embeddings and no text.
+          NotGenerativeError: The model is an embedding model.
         """
         if self._engine is None:
             raise NotGenerativeError(
-                "this model makes embeddings and no text: use embed() or rerank()"
+                "this model is an embedding model and cannot generate: use embed() or rerank()"
             )
         return self._engine
 
     @property
     def embedder(self) -> Embedder:
-        """What `embed()` and `rerank()` use: made at the first call, on the engine's weights.
+        """The embedder of `embed()` and `rerank()`. Created on first use, on the engine's weights.
 
         Raises:
-          InvalidRequestError: The model does not say how tokens become one vector: then make an
-            `Embedder` of `LLM.engine` and say it.
+          InvalidRequestError: The model does not define its pooling; create an `Embedder` from
+            `LLM.engine` with a pooling type.
         """
         with self._embedder_lock:
             if self._embedder is None:
@@ -99,30 +99,30 @@ class LLM:
         priority: int = 0,
         tenant: str = "",
     ) -> list[RequestOutput]:
-        """Generate for all prompts at once.
+        """Generate for a batch of prompts.
 
-        Prompts that begin alike run beside or after each other, so that their beginnings are
-        computed once. Where the engine bounds its queue, this waits for places in it.
+        Prompts are sorted so that common prefixes are computed once. If the engine's queue is
+        bounded, the call waits for free places.
 
         Args:
-          prompts: One prompt or a sequence of them; each a text, token ids or chat messages.
-          params: For all prompts, or one for each.
-          progress: Show a bar. None: as the constructor was told.
-          chat: Tools and the like, for prompts of messages; None: the defaults.
-          cache: False: private prompts, which neither use what is cached nor leave anything.
-          cache_salt: Only prompts of the same salt share prefixes.
+          prompts: One prompt or a sequence of prompts; each a text, token ids or chat messages.
+          params: Sampling parameters, for all prompts or one per prompt. None: the defaults.
+          progress: Show a progress bar. None: as set in the constructor.
+          chat: Chat options, for prompts of messages. None: the defaults.
+          cache: False: private requests: they neither read nor write the prefix cache.
+          cache_salt: Cache namespace: only prompts with the same salt share prefixes.
           priority: As in `BatchEngine.submit`.
-          tenant: Likewise.
+          tenant: As in `BatchEngine.submit`.
 
         Returns:
-          One result per prompt, in their order. A prompt that breaks a rule (too long, say) gives a
-          result with FinishReason.ERROR and the rule in its error; the others are not affected.
+          One output per prompt, in order. An invalid prompt (for instance one that is too long)
+          yields an output with FinishReason.ERROR and an error message; others are not affected.
 
         Raises:
-          TypeError: A prompt is of none of these types.
+          TypeError: A prompt has none of these types.
           InvalidRequestError: The numbers of prompts and params differ.
           EngineDeadError: The engine is closed or stopped.
-          KeyboardInterrupt: Passed on, after all requests have been cancelled.
+          KeyboardInterrupt: Raised after all requests have been cancelled.
         """
         batch = _as_list(prompts)
         space = request_space(cache=cache, cache_salt=cache_salt)
@@ -139,19 +139,18 @@ class LLM:
         progress: bool | None = None,
         stop: threading.Event | None = None,
     ) -> list[list[Score]]:
-        """How likely continuations of prompts are. What prompts share is computed once.
+        """Compute log-probabilities of continuations of prompts. Common prefixes are computed once.
 
         Args:
           prompts: Each a text, token ids or chat messages.
-          continuations: For each prompt some continuations, each a text or token ids.
-          cache_salt: Only prompts of the same salt share prefixes.
+          continuations: For each prompt a list of continuations, each a text or token ids.
+          cache_salt: Cache namespace: only prompts with the same salt share prefixes.
           progress: As in `generate`.
-          stop: Once it is set, scores that are not there yet are given up, and have an error that
-            says so.
+          stop: When set, unfinished scores are cancelled and get an error.
 
         Returns:
-          For each prompt a score of each of its continuations. One that breaks a rule (too long,
-          say, or empty) gives a score with the rule in its error; the others are not affected.
+          For each prompt one score per continuation, in order. An invalid one (for instance too
+          long, or empty) yields a score with an error message; others are not affected.
 
         Raises:
           InvalidRequestError: The numbers of prompts and lists of continuations differ.
@@ -168,15 +167,15 @@ class LLM:
         return self._score(pieces, progress, stop, cache_salt)
 
     def choose(self, prompt: Prompt, choices: Sequence[str], *, per_token: bool = False) -> Choice:
-        """Which continuation of a prompt is the likeliest.
+        """Return the most likely continuation of a prompt.
 
         Args:
           prompt: A text, token ids or chat messages.
           choices: Texts, at least one.
-          per_token: Compare mean log-probabilities of tokens, which does not favour short texts.
+          per_token: Compare mean log-probabilities per token, which does not favour short texts.
 
         Raises:
-          InvalidRequestError: There is no choice, or one breaks a rule.
+          InvalidRequestError: choices is empty, or a choice is invalid.
         """
         if len(choices) == 0:
             raise InvalidRequestError("there must be at least 1 choice; got 0")
@@ -196,13 +195,14 @@ class LLM:
         stride: int | None = None,
         progress: bool | None = None,
     ) -> Perplexity:
-        """How well the model predicts texts.
+        """Compute the perplexity of texts.
 
         Args:
           texts: Any texts.
-          max_len: Tokens of a window, >= 2. None: the engine's max_len.
-          stride: By how many tokens windows advance, in [1, max_len): a token of a text longer than
-            a window has at least max_len - stride - 1 before it. None: half of max_len.
+          max_len: Window size in tokens, >= 2. None: the engine's max_len.
+          stride: Tokens between the starts of windows, in [1, max_len). In texts longer than a
+            window each token has a context of at least max_len - stride - 1 tokens. None: half of
+            max_len.
           progress: As in `generate`.
 
         Raises:
@@ -241,7 +241,7 @@ class LLM:
         stop: threading.Event | None = None,
         cache_salt: str = "",
     ) -> list[list[Score]]:
-        """What is a score already stays as it is."""
+        """Run the pieces. Elements that are scores already are returned unchanged."""
         jobs = [(p.tokens, p.params) for some in pieces for p in some if isinstance(p, Piece)]
         space = request_space(cache=True, cache_salt=cache_salt)
         results = iter(
@@ -255,22 +255,22 @@ class LLM:
     def embed(
         self, texts: str | Sequence[str], *, normalize: bool = False, truncate: bool = False
     ) -> Vectors:
-        """The vectors of texts, float32 of shape (n_texts, n_embd): see `Embedder.embed`."""
+        """Embed texts; shape (n_texts, n_embd), float32. See `Embedder.embed`."""
         return self.embedder.embed(texts, normalize=normalize, truncate=truncate)
 
     def rerank(
         self, query: str, documents: Sequence[str], *, truncate: bool = False
     ) -> list[RerankResult]:
-        """Documents by how well they answer a query: see `Embedder.rerank`."""
+        """Rank documents by relevance to a query. See `Embedder.rerank`."""
         return self.embedder.rerank(query, documents, truncate=truncate)
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
-        """Generate for one prompt, giving each delta as it is made.
+        """Generate for one prompt and yield each delta as it is generated.
 
         Leaving the loop early cancels the request.
 
         Raises:
-          InvalidRequestError: A rule is broken; the message states it and the value.
+          InvalidRequestError: An argument is invalid; the message states the rule and the value.
         """
         with self.engine.submit(prompt, params) as stream:
             yield from stream
@@ -281,18 +281,18 @@ class LLM:
         params: SamplingParams | None = None,
         chat: ChatOptions | None = None,
     ) -> RequestOutput:
-        """Generate the assistant's next message of one conversation.
+        """Generate the next assistant message of one conversation.
 
         Args:
           messages: OpenAI's format, rendered with the model's chat template.
-          params: How to generate; None: the defaults.
-          chat: Tools and the like; None: the defaults.
+          params: Sampling parameters. None: the defaults.
+          chat: Chat options. None: the defaults.
 
         Returns:
-          The answer; its reply is taken apart into content, reasoning and tool calls.
+          The output; its reply is the parsed message: content, reasoning and tool calls.
 
         Raises:
-          InvalidRequestError: A rule is broken; the message states it and the value.
+          InvalidRequestError: An argument is invalid; the message states the rule and the value.
         """
         if not is_messages(messages):
             raise InvalidRequestError("messages must hold at least 1 message, each a mapping")
@@ -320,10 +320,10 @@ class LLM:
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> Sequence[Prompt]:
-    """A single prompt, as which a list of ints or of messages counts too, becomes a list of one."""
+    """Convert a single prompt, including a list of ints or messages, to a list of one prompt."""
     if isinstance(prompts, str) or is_messages(prompts):
         return [prompts]
-    n_dimensions = getattr(prompts, "ndim", None)  # of an array
+    n_dimensions = getattr(prompts, "ndim", None)  # of arrays
     if n_dimensions is None and not isinstance(prompts, Sequence):
         raise TypeError(f"prompts must be a prompt or a sequence of prompts; got {type(prompts)}")
     if n_dimensions == 1 or (len(prompts) > 0 and isinstance(prompts[0], Integral)):

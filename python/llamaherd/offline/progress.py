@@ -1,4 +1,4 @@
-"""Progress of a list of prompts."""
+"""Progress bars of prompt batches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from llamaherd.request.result import RequestOutput
 
 
 class Bar:
-    """Counts finished requests; this one shows nothing."""
+    """Counts finished requests and displays nothing."""
 
     def count(self, result: RequestOutput) -> None:
         pass

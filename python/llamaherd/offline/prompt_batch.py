@@ -1,4 +1,4 @@
-"""A list of prompts on its way through an engine."""
+"""Runs a list of prompts through an engine."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from llamaherd.request.chat import ChatOptions
 from llamaherd.request.prompt import Prompt, is_messages
 from llamaherd.request.result import RequestOutput, Usage
 
-# Prompts that are prepared and put in order before the first of them is queued.
+# Number of prompts that are prepared and sorted before they are submitted.
 _WINDOW = 512
-_LOOK_S = 0.1  # how often for a stop from outside
+_STOP_POLL_S = 0.1  # polling interval of the stop event
 _CANCELLED = RequestOutput("", [], FinishReason.CANCELLED, "", Usage(0, 0, 0), None)
 
 
 class PromptBatch:
-    """One list of prompts on its way through the engine; leaving it by an exception cancels it, and
-    so does `stop` once it is set."""
+    """Runs a list of prompts through an engine. Leaving the context by an exception, or setting
+    `stop`, cancels all requests."""
 
     def __init__(
         self,
@@ -46,20 +46,20 @@ class PromptBatch:
         self._stop = stop
         self._items: list[Stream | RequestOutput | None] = [None] * n_jobs
         self._n_open = 0
-        self._ended: SimpleQueue[Stream] = SimpleQueue()
+        self._finished: SimpleQueue[Stream] = SimpleQueue()
 
     def of(self, jobs: Sequence[tuple[Prompt, SamplingParams | None]]) -> list[RequestOutput]:
-        """The results of all jobs, in their order."""
+        """Run all jobs and return their outputs in order."""
         self._submit(jobs)
         while self._n_open > 0:
-            self._take_ended(timeout=None if self._stop is None else _LOOK_S)
-            self._cancels()
+            self._collect_finished(timeout=None if self._stop is None else _STOP_POLL_S)
+            self._cancel_if_stopped()
         return [s.result() if isinstance(s, Stream) else s or _CANCELLED for s in self._items]
 
     def _submit(self, jobs: Sequence[tuple[Prompt, SamplingParams | None]]) -> None:
-        """Queues all jobs, those of a window that begin alike one behind the other."""
+        """Submit all jobs, sorted within windows so that common prefixes are adjacent."""
         for begin in range(0, len(jobs), _WINDOW):
-            prepared = [self._prepare_or_refuse(*job) for job in jobs[begin : begin + _WINDOW]]
+            prepared = [self._prepare_or_reject(*job) for job in jobs[begin : begin + _WINDOW]]
             ready: list[tuple[int, Prepared]] = []
             for i, item in enumerate(prepared, begin):
                 if isinstance(item, RequestOutput):
@@ -69,23 +69,23 @@ class PromptBatch:
             ready.sort(key=lambda item: [int(token) for token in item[1].token_ids])
             waiting = deque(ready)
             while waiting:
-                if self._cancels():
+                if self._cancel_if_stopped():
                     return
                 full = self._queue_some(waiting)
                 if full is not None:
-                    self._take_ended(timeout=full.retry_after_s)
+                    self._collect_finished(timeout=full.retry_after_s)
 
-    def _prepare_or_refuse(
+    def _prepare_or_reject(
         self, prompt: Prompt, params: SamplingParams | None
     ) -> Prepared | RequestOutput:
         try:
             chat = self._chat if is_messages(prompt) else None
             return self._engine._prepare(prompt, params, chat)
         except InvalidRequestError as error:
-            return _refused(error)
+            return _rejected(error)
 
     def _queue_some(self, waiting: deque[tuple[int, Prepared]]) -> QueueFullError | None:
-        """Queues jobs, planned into one step, until none is left or the queue is full."""
+        """Submit jobs, planned into the same step, until all are queued or the queue is full."""
         with self._engine._together():
             while waiting:
                 i, prepared = waiting[0]
@@ -96,17 +96,17 @@ class PromptBatch:
                 except QueueFullError as full:
                     return full
                 except InvalidRequestError as error:
-                    self._items[i] = _refused(error)
+                    self._items[i] = _rejected(error)
                 else:
                     self._items[i] = stream
                     self._n_open += 1
-                    stream._put_into_when_done(self._ended)
+                    stream._put_into_when_done(self._finished)
                 waiting.popleft()
         return None
 
-    def _take_ended(self, timeout: float | None) -> None:
+    def _collect_finished(self, timeout: float | None) -> None:
         with suppress(Empty):
-            stream = self._ended.get(timeout=timeout)
+            stream = self._finished.get(timeout=timeout)
             self._n_open -= 1
             self._bar.count(stream.result())
 
@@ -118,8 +118,8 @@ class PromptBatch:
             return
         self._cancel()
 
-    def _cancels(self) -> bool:
-        """Whether it had to stop."""
+    def _cancel_if_stopped(self) -> bool:
+        """Cancel all requests if stop is set; returns whether it is."""
         if self._stop is None or not self._stop.is_set():
             return False
         self._cancel()
@@ -131,5 +131,5 @@ class PromptBatch:
                 item.cancel()
 
 
-def _refused(error: InvalidRequestError) -> RequestOutput:
+def _rejected(error: InvalidRequestError) -> RequestOutput:
     return RequestOutput("", [], FinishReason.ERROR, str(error), Usage(0, 0, 0), None)

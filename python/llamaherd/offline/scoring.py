@@ -1,4 +1,4 @@
-"""How likely texts are: what `LLM.score`, `LLM.choose` and `LLM.perplexity` ask of an engine."""
+"""Log-probabilities and perplexity for `LLM.score`, `LLM.choose` and `LLM.perplexity`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Continuation: TypeAlias = "str | TokenIds"
 
 @dataclass(frozen=True)
 class Score:
-    """Log-probabilities of the tokens of a continuation, each given all before it.
+    """Log-probabilities of the tokens of a continuation, each given all tokens before it.
 
     Attributes:
-      tokens: One for each token.
-      error: The rule that prompt and continuation break; then there are no tokens. Else "".
+      tokens: One entry per token of the continuation.
+      error: Error message if prompt or continuation is invalid, then tokens is empty; else "".
     """
 
     tokens: list[TokenLogprob]
@@ -31,12 +31,12 @@ class Score:
 
     @property
     def logprob(self) -> float:
-        """Natural logarithm of the continuation's probability; NaN after an error."""
+        """Natural logarithm of the continuation's probability; NaN if there was an error."""
         return math.nan if self.error else math.fsum(token.logprob for token in self.tokens)
 
     @property
     def mean_logprob(self) -> float:
-        """The same per token."""
+        """logprob divided by the number of tokens."""
         return self.logprob / len(self.tokens) if self.tokens else math.nan
 
     @property
@@ -46,7 +46,7 @@ class Score:
 
     @property
     def is_greedy(self) -> bool:
-        """Whether greedy decoding would yield the continuation: each token is the likeliest."""
+        """Whether each token is the most likely one, so that greedy decoding generates the text."""
         return not self.error and all(token.rank == 1 for token in self.tokens)
 
 
@@ -55,12 +55,12 @@ _CANCELLED = Score([], "the request was cancelled")
 
 @dataclass(frozen=True)
 class Choice:
-    """The likeliest of some continuations.
+    """The most likely of several continuations.
 
     Attributes:
-      index: Of it among the choices.
-      text: It.
-      scores: Of all choices, in their order.
+      index: Its index in choices.
+      text: Its text.
+      scores: The scores of all choices, in order.
     """
 
     index: int
@@ -70,23 +70,23 @@ class Choice:
 
 @dataclass(frozen=True)
 class Perplexity:
-    """Of some texts.
+    """Perplexity of texts.
 
     Attributes:
-      texts: Each text's score.
+      texts: The score of each text.
     """
 
     texts: list[Score]
 
     @property
     def value(self) -> float:
-        """exp of minus the mean log-probability of all texts' tokens; NaN if there is none."""
+        """exp of the negative mean log-probability per token of all texts; NaN without tokens."""
         return join(score for score in self.texts if not score.error).perplexity
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Tokens of which those from an index on are to be scored."""
+    """Tokens, of which those from an index on are scored."""
 
     tokens: list[int]
     begin: int
@@ -105,7 +105,7 @@ def score_of(result: RequestOutput) -> Score:
 
 
 def join(scores: Iterable[Score]) -> Score:
-    """The score of pieces that follow each other; their first error, if there is one."""
+    """The joint score of consecutive pieces, or the first score with an error."""
     tokens: list[TokenLogprob] = []
     for score in scores:
         if score.error:
@@ -120,10 +120,10 @@ def encode(
     continuations: Sequence[Continuation],
     stop: threading.Event | None = None,
 ) -> list[Piece | Score]:
-    """Tokens of a prompt with each of some continuations, or why they are refused.
+    """Tokenize a prompt with each continuation; invalid ones become scores with an error.
 
-    Two texts are tokenized as one, so a token may span the border: it, and all behind it, count as
-    the continuation's. Once `stop` is set the rest is given up.
+    Two texts are tokenized as one text. If a token spans the border, it and all later tokens count
+    as the continuation. After `stop` is set, the rest is cancelled.
     """
     try:
         if is_messages(prompt):
@@ -164,8 +164,8 @@ def _piece(
 
 
 def cut(engine: BatchEngine, text: str, n_most: int, stride: int) -> list[Piece]:
-    """A text in pieces by which each of its tokens is scored once, with up to n_most - 1 before it
-    and, but for those of the first piece, at least n_most - stride - 1."""
+    """Split a text into pieces that score each token once. The context of a token is up to
+    n_most - 1 tokens, and after the first piece at least n_most - stride - 1."""
     first = first_token(engine)
     tokens = engine.tokenize(text)
     if tokens[:1] != [first]:
@@ -181,10 +181,10 @@ def cut(engine: BatchEngine, text: str, n_most: int, stride: int) -> list[Piece]
 
 
 def first_token(engine: BatchEngine) -> int:
-    """What the model sees before a text: its begin token, else its end token.
+    """The token that begins a text: the model's begin token, else its end token.
 
     Raises:
-      InvalidRequestError: It has neither.
+      InvalidRequestError: The model has neither.
     """
     metadata = engine.model_info()["metadata"]
     for name in ("bos", "eos"):
@@ -192,7 +192,7 @@ def first_token(engine: BatchEngine) -> int:
         if token is not None:
             return int(token)
     raise InvalidRequestError(
-        "the model names no token to begin with: give a prompt of at least 1 token"
+        "the model has neither a begin nor an end token: the prompt must have at least 1 token"
     )
 
 

@@ -1,4 +1,4 @@
-"""Conversations: what a chat template is told, and the model's answer taken apart."""
+"""Chat: options of the chat template, and parsing of the assistant's message."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from llamaherd.validation import require_unicode
 
 _MAX_KWARGS_CHARS = 65_536
 _MAX_KWARG = 10**6
-# Choices that name no tool.
+# Choices other than the name of a tool.
 _CHOICES = ("auto", "required", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChatOptions:
-    """What a chat template is told besides the messages.
+    """Options of a chat request beside its messages.
 
     Args:
       tools: Tool definitions in OpenAI's format.
       tool_choice: "auto": the model may call tools; "required": it must; "none": it must not; or
-        the name of the tool it must call. Calls obey their tool's schema.
-      parallel_tool_calls: It may make several calls in one answer.
-      thinking: Models that can think before they answer do. An answer that must obey a schema or a
-        grammar of SamplingParams is never thought about.
-      template_kwargs: More variables for the template, JSON values by name: at most 65,536
-        characters of JSON, numbers in [-10^6, 10^6], as a template may count to one.
+        the name of the tool it must call. Arguments are constrained to the tool's schema.
+      parallel_tool_calls: Allow several tool calls in one message.
+      thinking: Allow reasoning on models that support it. Always off for output constrained by a
+        schema or grammar of SamplingParams.
+      template_kwargs: Additional variables of the template, JSON values by name: at most 65,536
+        characters of JSON, numbers in [-10^6, 10^6] (a template may loop up to a number).
 
     Raises:
-      InvalidRequestError: tool_choice is none of these.
+      InvalidRequestError: tool_choice has none of these values.
     """
 
     tools: Sequence[Mapping[str, Any]] = ()
@@ -51,7 +51,7 @@ class ChatOptions:
         self._chosen()
 
     def _chosen(self) -> list[Mapping[str, Any]]:
-        """The tools that may be called."""
+        """The tools that the model may call."""
         if self.tool_choice in _CHOICES:
             return list(self.tools)
         named = [tool for tool in self.tools if _name_of(tool) == self.tool_choice]
@@ -65,7 +65,7 @@ class ChatOptions:
     def render(
         self, core: _core.BatchEngine, messages: Sequence[Message], *, add_generation_prompt: bool
     ) -> ChatPrompt:
-        """A conversation as the model reads it.
+        """Render a conversation with the model's chat template.
 
         Raises:
           InvalidRequestError: As `BatchEngine.apply_chat_template`.
@@ -82,7 +82,7 @@ class ChatOptions:
         )
         if not tools or choice == "none" or not add_generation_prompt:
             tools_json = _json("tools", tools) if tools else ""
-            # Else llama.cpp would make a grammar of schemas as they were sent.
+            # With tools llama.cpp would compile a grammar from the schemas as sent.
             plain = apply(tools_json=tools_json, tool_choice="none")
             return ChatPrompt(plain.text, plain.stop, plain.preserved_tokens, plain.format, None)
         tools_json = _json("tools", tools)
@@ -108,14 +108,14 @@ class ChatOptions:
 
 @dataclass(frozen=True)
 class ChatPrompt:
-    """A conversation as the model reads it.
+    """A rendered conversation.
 
     Attributes:
-      text: With the names of special tokens.
+      text: Special tokens are written by name.
       stop: Strings that end the assistant's turn.
-      preserved_tokens: Special tokens that the format is read by.
-      format: How the answer is read; None: its text is its content.
-      rule: What calls of tools must obey, as format.grammar says; None: there are none.
+      preserved_tokens: Special tokens that the parser of the format needs in the output text.
+      format: Parser of the model's answer; None: the text is the content.
+      rule: Constraint of tool calls, from format.grammar; None: unconstrained.
     """
 
     text: str
@@ -169,14 +169,14 @@ def _kwargs_json(kwargs: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class ToolCall:
-    """One call of a tool by the model, or what a `ReplyDelta` adds to one.
+    """A tool call of the model, or the part of one that a delta adds.
 
     Attributes:
-      index: Of the call in the answer, from 0.
-      id: Names the call; the message with the tool's result refers to it. In a delta only with the
-        call's beginning, else empty.
-      name: Of the tool; in a delta likewise.
-      arguments: JSON; in a delta the next piece of it.
+      index: Index of the call in the message, from 0.
+      id: Identifier that the message with the tool's result refers to. In deltas, empty after the
+        first of a call.
+      name: Name of the tool. In deltas, empty after the first of a call.
+      arguments: JSON; in a delta its next part.
     """
 
     index: int
@@ -187,12 +187,12 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class AssistantMessage:
-    """The assistant's answer, taken apart, or what one delta adds to it.
+    """The parsed assistant message, or the part of it that one delta adds.
 
     Attributes:
-      content: What it says.
-      reasoning: What it thought before, if the model does that.
-      tool_calls: The tools it calls.
+      content: Visible text.
+      reasoning: Reasoning text; empty for models without it.
+      tool_calls: Tool calls.
     """
 
     content: str = ""
@@ -204,25 +204,25 @@ class AssistantMessage:
 
 
 class MessageReader:
-    """Takes an answer apart as it comes. Used by one thread at a time.
+    """Incremental parser of an assistant message. Not thread-safe.
 
-    What a delta adds is found in time that does not depend on the answer's length; only the last
-    delta has the whole answer parsed once. Text that may begin a marker of the model's format is
-    held back until more has come. Arguments in the formats of Gemma 4 and MiniMax M3 come each time
-    the call has grown by an eighth.
+    The time per delta does not depend on the length of the message; the last delta parses the whole
+    message once. Text that may be the start of a marker of the model's format is held back until it
+    is decided. Arguments in the formats of Gemma 4 and MiniMax M3 are emitted each time the call
+    has grown by an eighth.
     """
 
     def __init__(self, format_: _core.ChatFormat | None) -> None:
         self._format = format_
         self._parser = None if format_ is None else _core.MessageParser(format_)
-        self._text: list[str] = []  # so far, in pieces
+        self._text: list[str] = []  # pieces received so far
         self._content: list[str] = []
         self._reasoning: list[str] = []
         self._calls: list[_CallText] = []
 
     @property
     def reply(self) -> AssistantMessage:
-        """The answer so far: the sum of what was added to it."""
+        """The message so far: the sum of all parts returned."""
         return AssistantMessage(
             "".join(self._content),
             "".join(self._reasoning),
@@ -233,10 +233,9 @@ class MessageReader:
         )
 
     def read(self, delta: Delta) -> AssistantMessage:
-        """What the next delta of the output adds to the answer.
+        """Parse the next delta of the output, and return what it adds to the message.
 
-        Text from where an answer does not follow the model's format is content; it comes with the
-        last delta.
+        Text that does not follow the model's format is returned as content with the last delta.
         """
         if self._format is None or self._parser is None:
             return self._add(delta.text, "", ())
@@ -254,9 +253,9 @@ class MessageReader:
         )
 
     def read_all(self, text: str) -> AssistantMessage:
-        """An answer that has ended, whose text this is.
+        """Parse the text of a finished message.
 
-        One that does not follow the model's format is content.
+        Text that does not follow the model's format is content.
         """
         if self._format is None:
             return AssistantMessage(text)
@@ -271,7 +270,7 @@ class MessageReader:
         return AssistantMessage(parsed.content, parsed.reasoning, tuple(calls))
 
     def _rest(self, parser: _core.MessageParser, format_: _core.ChatFormat) -> AssistantMessage:
-        """What an answer that has ended holds beyond what was added."""
+        """The part of a finished message that was not yet returned."""
         try:
             parsed = format_.parse("".join(self._text))
         except LlamaHerdError:
@@ -303,7 +302,7 @@ class MessageReader:
 
 @dataclass
 class _CallText:
-    """A call of a tool so far, its arguments in pieces."""
+    """The received part of a tool call."""
 
     id: str
     name: str
@@ -315,11 +314,11 @@ def _new_id() -> str:
 
 
 def _named(message: _core.ChatMessage) -> Iterator[_core.ParsedToolCall]:
-    """The calls up to one whose name is still to come."""
+    """The calls before the first one without a name (incomplete)."""
     return takewhile(lambda call: call.name, message.tool_calls)
 
 
 def _beyond(pieces: list[str], whole: str) -> str:
-    """What follows the pieces in the whole; nothing if it does not begin with them."""
+    """The rest of `whole` after the pieces; empty if it does not begin with them."""
     before = "".join(pieces)
     return whole[len(before) :] if whole.startswith(before) else ""

@@ -1,11 +1,11 @@
-"""What a prompt may be."""
+"""Types of prompts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
-if TYPE_CHECKING:  # numpy costs a third of this package's import time
+if TYPE_CHECKING:  # importing numpy takes a third of this package's import time
     import numpy as np
     import numpy.typing as npt
 

@@ -1,4 +1,4 @@
-"""What a finished request is worth: its text, tokens and figures."""
+"""Output, token counts and timing of a finished request."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from llamaherd.request.chat import AssistantMessage
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one request.
+    """Token counts of one request.
 
     Attributes:
       prompt_tokens: Prompt tokens.
-      cached_tokens: Of these, tokens that did not have to be computed.
-      completion_tokens: Output tokens, an end-of-generation token included.
+      cached_tokens: Prompt tokens that were not computed because their KV data was cached.
+      completion_tokens: Output tokens, end-of-generation token included.
     """
 
     prompt_tokens: int
@@ -25,24 +25,24 @@ class Usage:
 
 @dataclass(frozen=True)
 class RequestOutput:
-    """A finished request.
+    """The output of a finished request.
 
     Attributes:
-      text: The output, valid Unicode, without stop strings.
-      token_ids: The output's tokens.
-      finish_reason: How it ended. After CANCELLED or ERROR, text and token_ids hold what was
-        generated before.
-      error: What went wrong if finish_reason is ERROR, else "".
+      text: Output text, valid Unicode, without stop strings.
+      token_ids: Output tokens.
+      finish_reason: Why the request ended. After CANCELLED or ERROR, text and token_ids hold the
+        output generated before.
+      error: Error message if finish_reason is ERROR, else "".
       usage: Token counts.
-      timing: When it was submitted, started, gave its first token and ended; None if it was refused
+      timing: Times of submission, start, first token and end; None if the request was rejected
         before it was queued.
-      logprobs: With SamplingParams.logprobs: one for each of token_ids; else empty.
-      prompt_logprobs: With SamplingParams.prompt_logprobs: one for each prompt token from
+      logprobs: With SamplingParams.logprobs: one entry per token of token_ids; else empty.
+      prompt_logprobs: With SamplingParams.prompt_logprobs: one entry per prompt token from
         prompt_logprobs_from on; else empty.
-      index: Of the output among those of its prompt, in [0, n), or with best_of in [0, best_of).
-      choices: With n or best_of: the n outputs, each a result, best or lowest index first. This
-        result is the first of them, but for its usage, which is of all that was generated.
-      reply: Of chat messages, the answer taken apart: content, reasoning, tool calls. Else None.
+      index: Index among the outputs of the prompt, in [0, n), or with best_of in [0, best_of).
+      choices: With n or best_of: the n outputs, each a RequestOutput, best or lowest index first.
+        This object equals the first, except for usage, which counts all generated outputs.
+      reply: For a chat, the parsed message: content, reasoning, tool calls. Else None.
     """
 
     text: str

@@ -1,1 +1,1 @@
-"""Constrained decoding."""
+"""Structured outputs: constrained decoding."""

@@ -1,4 +1,4 @@
-"""Rules made ready: compiled by llguidance, once for each distinct text."""
+"""Compilation of output constraints by llguidance, once per distinct constraint."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Of rules made ready. One takes some hundred times the memory of its text.
+# Cache of compiled constraints. One takes about a hundred times the memory of its text.
 _N_KEPT = 64
 _MAX_KEPT_CHARS = 512 * 1024
 _N_TOKENIZERS_KEPT = 4
 _N_THREADS = 2
 _MAX_WAITING = 64
 _TIMEOUT_S = 20.0
-# llguidance recurses as deep as rules refer to each other. What is not used costs nothing, and the
-# rest is given back, as each rule has a thread of its own.
+# llguidance's recursion depth equals the nesting of rules. Unused stack takes no memory, and each
+# compilation has its own thread, which releases it.
 _STACK_BYTES = 512 * 1024 * 1024
 
 
 def limits(kind: str, n_vocab: int) -> LLParserLimits:
-    """Bounds of making a rule ready and of one mask, each of a few seconds at most."""
+    """Limits for compilation and for one mask, equivalent to a few seconds each."""
     from llguidance import LLParserLimits
 
     return LLParserLimits(
         max_items_in_row=1_000,
         initial_lexer_fuel=400_000,
         step_lexer_fuel=100_000,
-        # Free text takes some items for each token where each character is a terminal. Formats of
-        # tools need more, but have no rules that take long for each item.
+        # Where each character is a terminal, free text takes several items per token. Tool
+        # grammars need more, but have no rules with expensive items.
         step_max_items=max(50_000, (20 if kind == "tools" else 4) * n_vocab),
         max_lexer_states=20_000,
         max_grammar_size=100_000,
@@ -53,14 +53,14 @@ def limits(kind: str, n_vocab: int) -> LLParserLimits:
 
 @dataclass(frozen=True)
 class Guide:
-    """A rule made ready.
+    """A compiled constraint.
 
     Attributes:
-      kind: The rule's.
-      matcher: At the rule's beginning; to be copied.
-      first_mask: Of the matcher.
-      tokenizer: The matcher's.
-      names: The text of each token, special ones by name.
+      kind: Kind of the Rule.
+      matcher: In its initial state; must be copied before use.
+      first_mask: Mask of the initial state.
+      tokenizer: Tokenizer of the matcher.
+      names: Text of each token; special tokens by name.
     """
 
     kind: str
@@ -71,7 +71,7 @@ class Guide:
 
 
 class Guides:
-    """The rules of one engine, made ready on threads of their own.
+    """Compiles and caches the output constraints of one engine, on its own threads.
 
     Thread safety:
       All methods may be called from any thread.
@@ -86,12 +86,12 @@ class Guides:
         self._tokenizers: OrderedDict[frozenset[int], Future[LLTokenizer]] = OrderedDict()
 
     def make(self, rule: Rule) -> Guide:
-        """A rule made ready; of one that was used lately, or is being made ready, the same.
+        """Compile a rule. Equal rules that are cached or being compiled are shared.
 
         Raises:
-          InvalidRequestError: It does not parse, asks for what is not supported, or takes too much
-            time or memory; the message says where or what.
-          QueueFullError: As many rules wait to be made ready as may.
+          InvalidRequestError: The rule does not parse, uses an unsupported feature, or exceeds a
+            time or memory limit; the message states the reason.
+          QueueFullError: Too many rules are waiting for compilation.
         """
         with self._lock:
             future = self._kept.get(rule)
@@ -102,15 +102,17 @@ class Guides:
         wait([future], _TIMEOUT_S)
         if not future.done():
             if not future.running():
-                raise PoolFullError(f"rules: none could be made ready within {_TIMEOUT_S:g} s")
+                raise PoolFullError(
+                    f"rules: no compilation thread was free within {_TIMEOUT_S:g} s; retry later"
+                )
             raise InvalidRequestError(
-                f"{rule.kind} cannot be used: it was not ready within {_TIMEOUT_S:g} s"
+                f"{rule.kind} cannot be used: compilation took over {_TIMEOUT_S:g} s; simplify it"
             )
         error = future.exception()
         if error is None:
             return future.result()
         if isinstance(error, InvalidRequestError):
-            # Not the same one for each caller: raising it adds to its traceback.
+            # A new object per caller: raising adds to an exception's traceback.
             raise InvalidRequestError(str(error))
         with self._lock:
             if self._kept.get(rule) is future:
@@ -125,7 +127,7 @@ class Guides:
             n_chars -= oldest.n_chars
 
     def is_ready(self, rule: Rule) -> bool:
-        """Whether `make` would return, or raise, at once."""
+        """Whether the result of `make` is available, so that it returns or raises immediately."""
         with self._lock:
             future = self._kept.get(rule)
         return future is not None and future.done()
@@ -192,15 +194,15 @@ class Guides:
 
 
 def mask_of(matcher: LLMatcher, n_vocab: int) -> bytes | None:
-    """Which tokens may be next, of the bits of the vocabulary's words; None: the matcher failed."""
+    """Bit mask of the allowed next tokens, in 32-bit words; None: the matcher failed."""
     if matcher.is_error():
         return None
-    mask = matcher.compute_bitmask()  # of the vocabulary and one bit more
+    mask = matcher.compute_bitmask()  # has one bit more than the vocabulary
     return None if matcher.is_error() else mask[: (n_vocab + 31) // 32 * 4]
 
 
 def error_of(matcher: LLMatcher) -> str:
-    """What a matcher failed at."""
+    """The error message of a failed matcher."""
     return matcher.get_error().removesuffix("<non-verbose/>").rstrip()
 
 

@@ -1,8 +1,8 @@
-"""JSON schemas said in fewer keywords.
+"""Rewrites JSON schemas with the keywords that llguidance supports.
 
-llguidance refuses keywords that it does not know. Some of their uses say nothing, or nothing that
-could not be said with the others; these are rewritten here, each into exactly what it means in
-draft 2020-12. The rest is left as it is, to be refused by name.
+llguidance rejects unsupported keywords. Uses of them that have no effect, or that other keywords
+can express, are rewritten here with exactly the meaning of draft 2020-12. All others are left
+unchanged, so that llguidance rejects them by name.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from llamaherd._core import InvalidRequestError
 Schema: TypeAlias = "dict[str, Any] | bool"
 
 MAX_VALUES = 10_000  # objects, arrays and scalars
-MAX_DEPTH = 64  # of arrays and objects
-MAX_BYTES = 512 * 1024  # as JSON
-# Least common multiple of all numbers of multipleOf without decimal points: llguidance makes an
-# automaton of as many states.
+MAX_DEPTH = 64  # nesting of arrays and objects
+MAX_BYTES = 512 * 1024  # of the JSON text
+# Least common multiple of all multipleOf values, scaled to integers: the number of states of
+# llguidance's automaton.
 MAX_MULTIPLE = 10_000
-# Steps of looking for what a schema evaluates; beyond them it counts as unknown.
+# Steps of the search for evaluated properties and items; beyond, they count as unknown.
 _MAX_EVALUATED = 10_000
-# Names and items that are written down for what they evaluate; beyond them it counts as unknown.
+# Names and items listed for unevaluated*; beyond, they count as unknown.
 _MAX_ADDED = 10_000
 
 _BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
@@ -45,10 +45,10 @@ _SINGLE = (
 )
 _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
 _COUNTS = ("Items", "Length", "Properties", "Contains")
-# What is evaluated by these hangs on the value.
+# Their evaluated properties and items depend on the value.
 _CONDITIONAL = ("anyOf", "oneOf", "if", "dependentSchemas", "$dynamicRef", "$recursiveRef")
 _OBJECT_KEYWORDS = ("properties", "patternProperties", "additionalProperties", "required")
-# With one of these, an object may have more properties than are listed beside it.
+# With one of these keywords, properties beyond the listed ones are allowed.
 _OPENING = (
     "additionalProperties",
     "unevaluatedProperties",
@@ -65,14 +65,14 @@ _NO_OBJECT = {"type": ["null", "boolean", "number", "string", "array"]}
 
 
 def to_text(what: str, schema: Mapping[str, Any] | bool) -> str:
-    """An equivalent schema for llguidance, as JSON.
+    """Convert a schema to an equivalent one for llguidance, as JSON.
 
     Args:
-      what: The schema's name in messages.
-      schema: Holds JSON values. Not changed.
+      what: Name of the schema in error messages.
+      schema: JSON values. Not modified.
 
     Raises:
-      InvalidRequestError: It does not, is too large, or allows no value.
+      InvalidRequestError: The schema contains other values, is too large, or allows no value.
     """
     try:
         text = json.dumps(schema)
@@ -82,7 +82,7 @@ def to_text(what: str, schema: Mapping[str, Any] | bool) -> str:
         raise InvalidRequestError(
             f"{what} must have at most {MAX_BYTES} bytes of JSON; got {len(text)}"
         )
-    # Through text: what is simplified holds JSON's own types and no cycles.
+    # Parse the text: a copy with plain JSON types and no cycles.
     copy = json.loads(text)
     require_usable(what, copy)
     simple = simplify(copy)
@@ -92,10 +92,10 @@ def to_text(what: str, schema: Mapping[str, Any] | bool) -> str:
 
 
 def require_usable(what: str, schema: Any) -> None:
-    """Refuse a schema that takes too long to make ready.
+    """Check the limits on the size of a schema.
 
     Raises:
-      InvalidRequestError: It is too large; the message says what is.
+      InvalidRequestError: A limit is exceeded; the message states it.
     """
     n_values = 0
     multiple = 1
@@ -126,8 +126,8 @@ def _require_small_multiple(what: str, multiple: int, number: int | float) -> No
 
 
 def closed(schema: Any) -> Any:
-    """A schema, which `require_usable` took, whose objects with listed properties have no others
-    unless it says what they are, or lists properties in several places."""
+    """Close objects with listed properties to other properties, unless the schema defines those or
+    lists properties in several places. The schema has passed `require_usable`."""
     if not isinstance(schema, Mapping):
         return schema
     s = dict(schema)
@@ -154,7 +154,7 @@ def _without_point(number: int | float) -> int:
 
 
 def simplify(schema: Schema) -> Schema:
-    """An equivalent schema. The argument, which `require_usable` took, is not changed."""
+    """Return an equivalent schema. The argument has passed `require_usable`; it is not modified."""
     simple: Schema = _Simplifier(schema).simplify(schema)
     return simple
 
@@ -163,13 +163,13 @@ def _is_true(schema: Any) -> bool:
     return schema is True or schema == {}
 
 
-def _also(schema: dict[str, Any], other: Schema) -> None:
+def _add_all_of(schema: dict[str, Any], other: Schema) -> None:
     schema["allOf"] = [*schema.get("allOf", []), other]
 
 
 @dataclass
 class _Evaluated:
-    """What a schema looks at whatever the value is; None: that hangs on it."""
+    """Properties and items that a schema evaluates for every value."""
 
     names: set[str] = field(default_factory=set)
     patterns: set[str] = field(default_factory=set)
@@ -192,17 +192,17 @@ class _Simplifier:
         if not isinstance(schema, dict):
             return schema
         s = self._children(schema)
-        _whole_counts(s)
-        _drop_idle_conditions(s)
+        _integral_counts(s)
+        _drop_constant_conditions(s)
         _contains(s)
         if s.get("uniqueItems") is False:
             del s["uniqueItems"]
-        # By the schema as it was: a rewritten propertyNames would look as if it evaluated them.
+        # From the original schema: a rewritten propertyNames would appear to evaluate them.
         if "unevaluatedProperties" in s:
-            _unevaluated_properties(s, self._few(self._evaluated(schema)))
+            _unevaluated_properties(s, self._limited(self._evaluated(schema)))
         if "unevaluatedItems" in s:
             found = None if "contains" in json.dumps(schema) else self._evaluated(schema)
-            _unevaluated_items(s, self._few(found))
+            _unevaluated_items(s, self._limited(found))
         _property_names(s)
         _dependent(s)
         if not _negation(s) or not _one_of(s):
@@ -223,7 +223,7 @@ class _Simplifier:
         return s
 
     def _evaluated(self, schema: Any, depth: int = 0) -> _Evaluated | None:
-        """Of a schema and those that apply beside it."""
+        """The union over a schema and its in-place applicators; None: depends on the value."""
         if not isinstance(schema, dict):
             return _Evaluated()
         self._n_evaluated += 1
@@ -241,7 +241,7 @@ class _Simplifier:
             all_items="items" in schema or (depth > 0 and "unevaluatedItems" in schema),
         )
         found.all_properties |= "additionalProperties" in schema
-        for other in self._beside(schema):
+        for other in self._in_place(schema):
             more = None if other is None else self._evaluated(other, depth + 1)
             if more is None:
                 return None
@@ -252,19 +252,19 @@ class _Simplifier:
             found.all_items |= more.all_items
         return found
 
-    def _few(self, found: _Evaluated | None) -> _Evaluated | None:
-        """None if too much would be written down: each place may repeat what it refers to."""
+    def _limited(self, found: _Evaluated | None) -> _Evaluated | None:
+        """None if the rewritten schema would grow too large by repetition."""
         if found is not None:
             self._n_added += len(found.names) + len(found.patterns) + found.n_items
         return None if self._n_added > _MAX_ADDED else found
 
-    def _beside(self, schema: dict[str, Any]) -> Iterator[Any]:
+    def _in_place(self, schema: dict[str, Any]) -> Iterator[Any]:
         yield from schema.get("allOf", [])
         if "$ref" in schema:
             yield self._target(schema["$ref"])
 
     def _target(self, ref: Any) -> Any:
-        """None: not a plain place in this document."""
+        """The target of a reference; None: not a JSON pointer within this document."""
         if not isinstance(ref, str) or not ref.startswith("#") or "%" in ref or self._has_ids:
             return None
         at: Any = self._root
@@ -297,22 +297,22 @@ def _unevaluated_items(s: dict[str, Any], found: _Evaluated | None) -> None:
 
 
 def _has_ids(schema: Any) -> bool:
-    """Whether a name in it may stand for another document's place."""
+    """Whether $id below the root may change the target of a reference."""
     text = json.dumps(schema)
     return '"$id"' in text[1:] and text.count('"$id"') > (
         isinstance(schema, dict) and "$id" in schema
     )
 
 
-def _whole_counts(s: dict[str, Any]) -> None:
-    """2.0 is 2."""
+def _integral_counts(s: dict[str, Any]) -> None:
+    """Convert integral floats: 2.0 to 2."""
     for keyword in (least + what for what in _COUNTS for least in ("min", "max")):
         value = s.get(keyword)
         if isinstance(value, float) and value.is_integer():
             s[keyword] = int(value)
 
 
-def _drop_idle_conditions(s: dict[str, Any]) -> None:
+def _drop_constant_conditions(s: dict[str, Any]) -> None:
     condition = s.get("if")
     if "if" not in s:
         s.pop("then", None)
@@ -323,11 +323,11 @@ def _drop_idle_conditions(s: dict[str, Any]) -> None:
         taken = s.get("else" if condition is False else "then", True)
         for keyword in ("if", "then", "else"):
             s.pop(keyword, None)
-        _also(s, taken)
+        _add_all_of(s, taken)
 
 
 def _contains(s: dict[str, Any]) -> None:
-    """Where every item is contained, or none need be."""
+    """Rewrite contains if every item matches or none is required."""
     if "contains" not in s:
         s.pop("minContains", None)
         s.pop("maxContains", None)
@@ -373,7 +373,7 @@ def _property_names(s: dict[str, Any]) -> None:
 
 
 def _dependent(s: dict[str, Any]) -> None:
-    """An object has not the name, or obeys what having it asks for."""
+    """Rewrite as: the property is absent, or the dependent schema holds."""
     needed = s.get("dependentRequired", {})
     schemas = s.get("dependentSchemas", {})
     if not isinstance(needed, dict) or not isinstance(schemas, dict):
@@ -387,30 +387,30 @@ def _dependent(s: dict[str, Any]) -> None:
             continue
         without = {"type": "object", "properties": {name: False}}
         having = [] if sub.get("allOf") == [False] else [{"type": "object", **sub}]
-        _also(s, {"anyOf": [_NO_OBJECT, without, *having]})
+        _add_all_of(s, {"anyOf": [_NO_OBJECT, without, *having]})
 
 
 def _negation(s: dict[str, Any]) -> bool:
-    """False: nothing obeys."""
+    """False: the schema allows no value."""
     rule = s.get("not", False)
     if _is_true(rule):
         return False
     if rule is False:
         s.pop("not", None)
     elif isinstance(rule, dict) and set(rule) == {"not"}:
-        _also(s, s.pop("not")["not"])
+        _add_all_of(s, s.pop("not")["not"])
     return True
 
 
 def _one_of(s: dict[str, Any]) -> bool:
-    """False: nothing obeys."""
+    """False: the schema allows no value."""
     branches = s.get("oneOf")
     if not isinstance(branches, list):
         return True
     left = [branch for branch in branches if branch is not False]
     if len(left) == 1:
         del s["oneOf"]
-        _also(s, left[0])
+        _add_all_of(s, left[0])
     elif branches and (not left or sum(map(_is_true, left)) > 1):
         return False
     return True

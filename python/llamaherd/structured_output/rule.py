@@ -1,4 +1,4 @@
-"""What an output must obey: a schema, an expression or a grammar."""
+"""Output constraints: JSON schema, regular expression, choice or grammar."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 from llamaherd._core import InvalidRequestError
 from llamaherd.structured_output import json_schema
 
-# Options of SamplingParams, of which one may be set.
+# Options of SamplingParams that are mutually exclusive.
 KINDS = ("json_schema", "json_object", "regex", "choice", "lark", "grammar")
 
-MAX_BYTES = 64 * 1024  # of a text that is no schema
+MAX_BYTES = 64 * 1024  # except for schemas
 
-# JSON as json.dumps() writes it: free blanks are what small models never stop writing.
+# The format of json.dumps(): with free whitespace, small models generate blanks without end.
 JSON_STYLE: dict[str, Any] = {
     "whitespace_flexible": False,
     "item_separator": ", ",
     "key_separator": ": ",
 }
-# Of a Lark text: llguidance takes memory that grows exponentially with their number.
+# Number of & in Lark: llguidance's memory use grows exponentially with it.
 MAX_INTERSECTIONS = 8
 
 _JSON_IN_LARK = re.compile(r"%json\b\s*")
@@ -31,14 +31,14 @@ _LARK_LITERAL_OR_AND = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|/(?:\\.|[^/\\\n
 
 @dataclass(frozen=True)
 class Rule:
-    """What an output must obey.
+    """An output constraint.
 
     Attributes:
-      kind: json_schema, regex, lark, or grammar or tools, which are GBNF.
-      text: What it is, in the language of that kind.
-      schemas: In a grammar, JSON schemas by the literals that stand for values that obey them.
-      special: In a grammar, special tokens that literals stand for by their names.
-      prefix: What stands in the prompt of a text that obeys it.
+      kind: json_schema, regex, lark, grammar or tools; the last two are GBNF.
+      text: The constraint in the language of its kind.
+      schemas: For grammars: (literal, JSON schema that replaces it).
+      special: For grammars: special tokens that literals may match by name.
+      prefix: Text at the end of the prompt that is part of the constrained text.
     """
 
     kind: str
@@ -49,16 +49,16 @@ class Rule:
 
     @property
     def n_chars(self) -> int:
-        """Of its text and its schemas."""
+        """Characters of the text and the schemas."""
         return len(self.text) + sum(len(schema) for _, schema in self.schemas)
 
 
 def rule_of(options: Mapping[str, Any]) -> Rule | None:
-    """The rule among options of SamplingParams, by their names.
+    """The output constraint set in SamplingParams, given as options by name; None: unconstrained.
 
     Raises:
-      InvalidRequestError: There are two, or one is not what it should be.
-      TypeError: One is of the wrong type.
+      InvalidRequestError: Several are set, or one is invalid.
+      TypeError: One has the wrong type.
     """
     off = {"json_object": False}
     given = [kind for kind in KINDS if options[kind] is not off.get(kind)]
@@ -68,7 +68,7 @@ def rule_of(options: Mapping[str, Any]) -> Rule | None:
         raise InvalidRequestError(f"only one of {', '.join(KINDS)} may be set; got {given}")
     kind, value = given[0], options[given[0]]
     if kind == "json_object":
-        if value is not True:  # False is not given
+        if value is not True:  # False counts as not set
             raise TypeError(f"json_object must be a bool; got {value!r}")
         return Rule("json_schema", '{"type": "object"}')
     if kind == "json_schema":
@@ -102,19 +102,21 @@ def _require_usable_schemas(lark: str) -> None:
         try:
             schema, _ = json.JSONDecoder().raw_decode(lark, found.end())
         except (ValueError, RecursionError):
-            continue  # llguidance says what is wrong, and where
+            continue  # llguidance reports the error and its place
         json_schema.require_usable("the schema of %json", schema)
 
 
 def _require_few_intersections(lark: str) -> None:
     n = _LARK_LITERAL_OR_AND.findall(lark).count("&")
     if n > MAX_INTERSECTIONS:
-        raise InvalidRequestError(f"lark may hold at most {MAX_INTERSECTIONS} &; got {n}")
+        raise InvalidRequestError(
+            f"lark must contain at most {MAX_INTERSECTIONS} intersections (&); got {n}"
+        )
 
 
 def _lark_choice(choices: Any) -> str:
     if isinstance(choices, str) or not isinstance(choices, Sequence):
         raise TypeError(f"choice must be a sequence of str; got {choices!r}")
     if not choices or not all(isinstance(text, str) and text for text in choices):
-        raise InvalidRequestError(f"choice must hold texts that are not empty; got {choices!r}")
+        raise InvalidRequestError(f"choice must be a list of non-empty texts; got {choices!r}")
     return "start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in choices)

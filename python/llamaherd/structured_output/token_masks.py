@@ -1,4 +1,4 @@
-"""Where running requests stand in their rules, and which tokens may be next."""
+"""Token masks of running requests with output constraints."""
 
 from __future__ import annotations
 
@@ -21,28 +21,30 @@ if TYPE_CHECKING:
 _ANY = b""  # the mask that allows any token
 _N_THREADS = 2
 _MAX_WAITING = 4096
-# A request with a mask that took longer has its further masks made by the threads of slow ones.
+# A request with a slower mask moves to the pool of slow masks.
 _SLOW_S = 0.005
-# Processor time of an output's masks: so much at first, and so much for each of them. A request
-# that takes more ends: while it waits it holds a place among those that run. Formats of tools are
-# llama.cpp's own, some of them slow.
+# CPU time limit for the masks of one output: a constant plus a time per mask. Requests that exceed
+# it fail, because a request that waits for a mask occupies a sequence. Tool grammars are generated
+# by llama.cpp, and some are slow.
 _FIRST_S = 2.0
 _MEAN_S = 0.02
 _MEAN_OF_TOOLS_S = 0.5
-# Of the text that is searched for a trigger; only a pattern's ^ sees the beginning of a longer one.
+# Bytes searched for a trigger; beyond, only ^ in a pattern refers to the beginning of the text.
 _N_SEARCHED = 1024
 
 
 @dataclass(frozen=True)
 class Triggers:
-    """From where on a rule is obeyed; before, any token may come.
+    """Triggers: texts from which on a constraint applies. Before, all tokens are allowed.
 
     Attributes:
-      words: Texts, with which it begins.
-      patterns: Regular expressions, with whose first group, or else with which, it begins.
-      thought_begin: Behind it there are no triggers until one of thought_ends; empty: everywhere.
-      thought_ends: Those.
-      before: What the prompt holds of the answer, as far as thoughts are concerned.
+      words: Literal triggers.
+      patterns: Regular expressions; the constraint applies from the first matching group, or from
+        the whole match if there are no groups.
+      thought_begin: Start of reasoning; no trigger is searched from here to one of thought_ends.
+        Empty: no reasoning.
+      thought_ends: Ends of reasoning.
+      before: Generation prompt; it may contain the start of reasoning.
     """
 
     words: tuple[str, ...]
@@ -53,10 +55,10 @@ class Triggers:
 
     @classmethod
     def of(cls, grammar: _core.ToolGrammar) -> Triggers:
-        """Those of a model's calls.
+        """The triggers of a model's tool calls.
 
         Raises:
-          InvalidRequestError: A pattern is not one of Python's too.
+          InvalidRequestError: A pattern is invalid in Python.
         """
         triggers = cls(
             words=tuple(grammar.words),
@@ -69,20 +71,20 @@ class Triggers:
             _ = triggers.compiled
         except re.error as error:
             raise InvalidRequestError(
-                f"the model's format of calls cannot be used: {error}"
+                f"the model's tool call format cannot be used: {error}"
             ) from None
         return triggers
 
     @cached_property
     def compiled(self) -> tuple[re.Pattern[bytes], ...]:
-        """All that it begins with."""
+        """All triggers as patterns."""
         words = tuple(re.compile(re.escape(word.encode())) for word in self.words)
         return words + tuple(map(_compiled, self.patterns))
 
 
 @dataclass(frozen=True)
 class Obeyed:
-    """What a request must obey: a rule made ready, from the beginning or from a trigger on."""
+    """The compiled constraint of a request, and the triggers from which on it applies."""
 
     guide: Guide
     triggers: Triggers | None = None
@@ -95,34 +97,34 @@ class Obeyed:
 
     @property
     def words(self) -> list[str]:
-        """Texts of which one stands in the output where a trigger does; empty: not known."""
+        """Texts one of which every trigger contains; empty: unknown."""
         if self.triggers is None or self.triggers.patterns:
             return []
         return list(self.triggers.words)
 
 
-class _Next(Enum):
-    """What the next token of an output may be."""
+class _Allowed(Enum):
+    """Which next tokens of an output are allowed."""
 
-    OF_MASK = auto()  # what mask() says
+    MASKED = auto()  # those of mask()
     ANY = auto()
-    UNASKED = auto()  # any, and the core does not wait to be told
+    ANY_UNTRIGGERED = auto()  # any, and the core does not wait for a mask
 
 
 class _Progress:
-    """Where one output stands. take() and mask() are called in turns."""
+    """State of one output's constraint. take() and mask() are called alternately."""
 
     def __init__(self, obeyed: Obeyed) -> None:
         self.is_slow = False
         self._guide = obeyed.guide
-        self._matcher: LLMatcher | None = None  # copied when it is needed: many requests wait
+        self._matcher: LLMatcher | None = None  # copied on first use: many requests are queued
         self._taken: list[int] = []
         self._n_masks = 0
         self._spent_s = 0.0
         self._search = None if obeyed.triggers is None else _Search(obeyed)
 
-    def take(self, token_ids: Sequence[int]) -> _Next:
-        """Note more tokens."""
+    def take(self, token_ids: Sequence[int]) -> _Allowed:
+        """Add output tokens."""
         for at, token in enumerate(token_ids):
             if self._search is None:
                 self._taken += token_ids[at:]
@@ -132,14 +134,14 @@ class _Progress:
                 self._taken += self._guide.tokenizer.tokenize_bytes(begun)
                 self._search = None
         if self._search is None:
-            return _Next.OF_MASK
-        return _Next.ANY if self._search.is_awaited else _Next.UNASKED
+            return _Allowed.MASKED
+        return _Allowed.ANY if self._search.word_found else _Allowed.ANY_UNTRIGGERED
 
     def mask(self) -> bytes:
-        """Which tokens may be next.
+        """Compute the mask of the next token.
 
         Raises:
-          InvalidRequestError: It cannot be said any more, or took too long.
+          InvalidRequestError: The matcher failed, or the time limit is exceeded.
         """
         begin_s = time.thread_time()
         mask = self._compute()
@@ -151,8 +153,9 @@ class _Progress:
         most_s = _FIRST_S + mean_s * self._n_masks
         if self._spent_s > most_s:
             raise InvalidRequestError(
-                f"finding out what {self._n_masks} output tokens may be must take at most "
-                f"{_FIRST_S:g} s and {mean_s:g} s for each; it took {self._spent_s:.1f} s"
+                f"computing the masks of {self._n_masks} output tokens must take at most "
+                f"{_FIRST_S:g} s + {mean_s:g} s per token; it took {self._spent_s:.1f} s: "
+                "simplify the schema or grammar"
             )
         return mask
 
@@ -163,12 +166,12 @@ class _Progress:
         self._matcher.consume_tokens(taken)
         mask = mask_of(self._matcher, len(self._guide.names))
         if mask is None:
-            raise InvalidRequestError(f"the rule failed: {error_of(self._matcher)}")
+            raise InvalidRequestError(f"the output constraint failed: {error_of(self._matcher)}")
         return mask
 
 
 class _Search:
-    """Looks for a trigger in an output."""
+    """Searches an output for a trigger."""
 
     def __init__(self, obeyed: Obeyed) -> None:
         triggers = obeyed.triggers
@@ -176,24 +179,24 @@ class _Search:
         self._words = [word.encode() for word in obeyed.words]
         self._patterns = triggers.compiled
         self._tail = b""
-        self.is_awaited = not self._words
+        self.word_found = not self._words
         self._begin = triggers.thought_begin.encode()
         self._ends = tuple(end.encode() for end in triggers.thought_ends)
         self._n_tag = max(map(len, (self._begin, *self._ends)))
-        self._thought_tail = b""
-        self._is_thinking = False
-        self._think(triggers.before.encode())
-        self._text = bytearray()  # outside thoughts
+        self._reasoning_tail = b""
+        self._is_reasoning = False
+        self._track_reasoning(triggers.before.encode())
+        self._text = bytearray()  # without reasoning
 
     def read(self, piece: bytes) -> bytes | None:
-        """Go on with the text of a token; where the rule begins within it, its text from there."""
-        if not self.is_awaited:
-            self._await(piece)
+        """Add a token's text. Returns its part from the trigger on; None: no trigger yet."""
+        if not self.word_found:
+            self._find_word(piece)
         if self._begin:
-            was_thinking = self._is_thinking
-            self._think(piece)
-            # The token that ends a thought is still of it.
-            if was_thinking or self._is_thinking:
+            was_reasoning = self._is_reasoning
+            self._track_reasoning(piece)
+            # The token that ends reasoning is part of it.
+            if was_reasoning or self._is_reasoning:
                 return None
         begin = max(0, len(self._text) - _N_SEARCHED)
         self._text += piece
@@ -204,39 +207,39 @@ class _Search:
                 return bytes(self._text[next(groups, found.start()) :])
         return None
 
-    def _await(self, piece: bytes) -> None:
-        """As the core does: see Constraint::is_triggered_by."""
+    def _find_word(self, piece: bytes) -> None:
+        """Mirrors Constraint::is_triggered_by of the core."""
         self._tail += piece
-        self.is_awaited = any(word in self._tail for word in self._words)
+        self.word_found = any(word in self._tail for word in self._words)
         self._tail = self._tail[-max(map(len, self._words)) :]
 
-    def _think(self, text: bytes) -> None:
+    def _track_reasoning(self, text: bytes) -> None:
         if not self._begin:
             return
         for char in text:
-            self._thought_tail = (self._thought_tail + bytes([char]))[-self._n_tag :]
-            if self._is_thinking:
-                self._is_thinking = not self._thought_tail.endswith(self._ends)
+            self._reasoning_tail = (self._reasoning_tail + bytes([char]))[-self._n_tag :]
+            if self._is_reasoning:
+                self._is_reasoning = not self._reasoning_tail.endswith(self._ends)
             else:
-                self._is_thinking = self._thought_tail.endswith(self._begin)
+                self._is_reasoning = self._reasoning_tail.endswith(self._begin)
 
 
 def _compiled(pattern: str) -> re.Pattern[bytes]:
-    """As std::regex reads it: $ is the end, not a line's."""
+    """Compile with std::regex semantics: $ matches only at the end of the text."""
     if pattern.endswith("$") and not pattern.endswith("\\$"):
         pattern = pattern[:-1] + r"\Z"
     return re.compile(pattern.encode())
 
 
 class Masks:
-    """The running requests of one engine that must obey rules.
+    """Computes the masks of one engine's running requests with output constraints.
 
-    The core samples; what a token may be is found out beside it, while the model computes the next
-    step, and handed over as a mask.
+    Masks are computed in parallel with the model's forward pass and passed to the core, which
+    samples.
 
     Args:
-      core: Gets the masks.
-      threaded: Masks are made on threads of their own; else by the caller of advance().
+      core: Receives the masks.
+      threaded: Compute masks on separate threads; False: in advance().
 
     Thread safety:
       One call of start() or of() at a time; one of advance() at a time, in the order of of().
@@ -251,13 +254,12 @@ class Masks:
             self._slow_pool = BoundedPool("slow masks", _N_THREADS, _MAX_WAITING)
 
     def start(self, request_ids: Iterable[int], obeyed: Obeyed) -> None:
-        """These requests were submitted with what they must obey, and no delta of theirs has been
-        looked at."""
+        """Register submitted requests, before their first delta is processed."""
         for request_id in request_ids:
             self._running[request_id] = _Progress(obeyed)
 
     def of(self, deltas: Iterable[Delta]) -> list[tuple[_Progress, Delta]]:
-        """The deltas of requests that must obey rules. Those that have ended are forgotten."""
+        """The deltas of constrained requests. Finished requests are removed."""
         found = []
         for delta in deltas if self._running else ():
             if delta.finish_reason is not None:
@@ -267,17 +269,17 @@ class Masks:
         return found
 
     def advance(self, found: Iterable[tuple[_Progress, Delta]]) -> None:
-        """See to it that the core gets the next mask of each request that has gained a token."""
+        """Compute the next mask of each request that has new tokens."""
         for progress, delta in found:
             self._advance(progress, delta)
 
     def _advance(self, progress: _Progress, delta: Delta) -> None:
         request_id, index = delta.request_id, delta.n_completion
         try:
-            may_be_next = progress.take(delta.token_ids)
-            if may_be_next is _Next.ANY:
+            allowed = progress.take(delta.token_ids)
+            if allowed is _Allowed.ANY:
                 self._core.set_mask(request_id, index, _ANY)
-            if may_be_next is not _Next.OF_MASK:
+            if allowed is not _Allowed.MASKED:
                 return
             make = partial(self._make, progress, request_id, index)
             pool = self._slow_pool if progress.is_slow else self._pool
@@ -285,11 +287,11 @@ class Masks:
                 make()
             else:
                 pool.submit(make)
-        except Exception as error:  # whatever it is, it ends this request alone
+        except Exception as error:  # any error fails this request only
             self._core.fail_mask(request_id, str(error))
 
     def _make(self, progress: _Progress, request_id: int, index: int) -> None:
         try:
             self._core.set_mask(request_id, index, progress.mask())
-        except Exception as error:  # whatever it is, it ends this request alone
+        except Exception as error:  # any error fails this request only
             self._core.fail_mask(request_id, str(error))

@@ -1,7 +1,7 @@
-"""The schemas of tools' arguments, taken out of what a model's format for calls is made from.
+"""Schemas of tool arguments, and their placeholders in a model's tool call grammar.
 
-llama.cpp makes the grammar of calls; in it a literal stands for each value that has a schema, and
-llguidance is given the schemas themselves.
+llama.cpp generates the grammar of tool calls with a literal in place of each value that has a
+schema; llguidance receives the schemas themselves.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from llamaherd.structured_output import json_schema
 from llamaherd.structured_output.rule import JSON_STYLE
 
 MAX_TOOLS = 1_024
-# llama.cpp makes names of rules from both with std::regex, which takes stack for each byte.
+# llama.cpp builds rule names from both with std::regex, whose stack use grows with the length.
 MAX_NAME_BYTES = 256
 MAX_ARGUMENT_NAME_BYTES = 1_024
 
 _MARK = "llamaherd"
-_MAX_REFS = 32  # from one to the next
-_MAX_CHARS = 4 << 20  # of the schemas of arguments, each with what it may refer to
+_MAX_REFS = 32  # in a chain
+_MAX_CHARS = 4 << 20  # of all argument schemas with their $defs
 
 
 class ToolSchemas:
-    """The schemas of tools.
+    """The argument schemas of tools.
 
     Args:
       tools: In OpenAI's format.
 
     Raises:
-      InvalidRequestError: There are too many, or a schema cannot be used.
+      InvalidRequestError: There are too many tools, or a schema is invalid.
     """
 
     def __init__(self, tools: Sequence[Mapping[str, Any]]) -> None:
         if len(tools) > MAX_TOOLS:
-            raise InvalidRequestError(f"tools must be at most {MAX_TOOLS}; got {len(tools)}")
+            raise InvalidRequestError(f"there must be at most {MAX_TOOLS} tools; got {len(tools)}")
         self._tools = tools
         self._functions = [_function_of(tool) for tool in tools]
         for function in self._functions:
@@ -54,7 +54,7 @@ class ToolSchemas:
                 _require_name(what, name, MAX_ARGUMENT_NAME_BYTES)
 
     def marked_whole(self) -> tuple[list[Any], dict[str, str]]:
-        """The tools with one literal for all arguments, and the schemas by literal."""
+        """The tools with one literal for all arguments of each, and the schemas by literal."""
         tools, schemas = [], {}
         for i, function in enumerate(self._functions):
             mark = f"{_MARK}:{i}"
@@ -64,7 +64,7 @@ class ToolSchemas:
         return tools, schemas
 
     def marked_apart(self) -> tuple[list[Any], dict[str, str]]:
-        """The tools with a literal for each argument that is no string, and these schemas."""
+        """The tools with a literal for each non-string argument, and the schemas by literal."""
         tools, schemas = [], {}
         n_chars = 0
         for i, function in enumerate(self._functions):
@@ -106,7 +106,7 @@ class ToolSchemas:
     def _with_parameters(self, i: int, parameters: dict[str, Any]) -> Any:
         function = self._functions[i]
         if function is None:
-            return self._tools[i]  # llama.cpp says what is wrong with it
+            return self._tools[i]  # llama.cpp reports the error
         return {**self._tools[i], "function": {**function, "parameters": parameters}}
 
 
@@ -138,8 +138,8 @@ def _properties_of(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _text(function: Mapping[str, Any], schema: Any) -> str:
-    """For llguidance. Objects have no other properties than those that are listed, as llama.cpp has
-    it; keywords that are not supported are ignored unless the tool is strict."""
+    """The schema for llguidance. As in llama.cpp, objects are closed to unlisted properties;
+    unsupported keywords are ignored unless the tool is strict."""
     if not isinstance(schema, Mapping | bool):
         raise InvalidRequestError(f"{_what(function)} must be a JSON schema; got {schema!r}")
     simple = json.loads(json_schema.to_text(_what(function), json_schema.closed(schema)))
@@ -148,7 +148,7 @@ def _text(function: Mapping[str, Any], schema: Any) -> str:
 
 
 def _part(schema: Any, whole: Mapping[str, Any]) -> Any:
-    """With what it may refer to."""
+    """A schema with the definitions it may refer to."""
     if not isinstance(schema, Mapping):
         return schema
     if '"$ref"' not in json.dumps(schema):
@@ -160,7 +160,7 @@ def _part(schema: Any, whole: Mapping[str, Any]) -> Any:
 def _may_be_string(
     schema: Any, root: Mapping[str, Any], known: dict[str, bool], n_refs: int = 0
 ) -> bool:
-    """As common_chat_schema::may_be_string of llama.cpp, but looks at each reference once."""
+    """As llama.cpp's common_chat_schema::may_be_string, but resolves each reference once."""
     if not isinstance(schema, Mapping):
         return schema is not False
     if "$ref" in schema and n_refs < _MAX_REFS:
@@ -168,7 +168,7 @@ def _may_be_string(
         if not isinstance(ref, str):
             return True
         if ref not in known:
-            known[ref] = True  # of a reference to itself
+            known[ref] = True  # for a reference to itself
             known[ref] = _may_be_string(_target(ref, root), root, known, n_refs + 1)
         return known[ref]
     for keyword in ("oneOf", "anyOf"):

@@ -1,1 +1,1 @@
-"""Tuning of options for a workload."""
+"""Tuning of engine options for a workload."""

@@ -1,4 +1,4 @@
-"""Running a workload through an engine, and what came of it."""
+"""Replay of a workload on an engine, and its measurement."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _N_WARM_UP = 2  # requests
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One run of a workload.
+    """Measurement of one run of a workload.
 
-    Latencies are those of its most urgent class: the others are work in the background.
+    Latencies count the most urgent priority class only.
 
     Attributes:
-      n_requests: That ran to their end.
-      n_tokens: Output tokens of all of them.
-      n_cached: Prompt tokens of all of them that did not have to be computed.
+      n_requests: Finished requests.
+      n_tokens: Their output tokens.
+      n_cached: Their cached tokens.
       seconds: From the first submit to the last token.
       tokens_per_s: Output tokens per second.
       ttft_p50_ms, ttft_p99_ms: Time to first token.
-      itl_p50_ms, itl_p99_ms: Time between a request's tokens; 0 if none has two.
+      itl_p50_ms, itl_p99_ms: Inter-token latency; 0 if no request has two tokens.
     """
 
     n_requests: int
@@ -48,16 +48,16 @@ class Measurement:
 def replay(
     engine: BatchEngine, workload: Workload, *, limit_s: float = math.inf, seed: int = 0
 ) -> Measurement:
-    """Submits each request when it arrives and waits for all.
+    """Submit each request at its arrival time, and wait for all.
 
     Args:
-      engine: Must have nothing else to do. What it has cached is forgotten first.
-      workload: Each request gets its number of output tokens.
-      limit_s: Seconds it may take.
-      seed: Of the prompts.
+      engine: An idle engine. Its prefix cache is cleared first.
+      workload: Each request generates exactly its number of output tokens.
+      limit_s: Maximum seconds.
+      seed: Seed of the prompts.
 
     Raises:
-      TimeoutError: It took longer; all requests have been cancelled.
+      TimeoutError: The limit was exceeded; all requests have been cancelled.
       LlamaHerdError: A request failed.
     """
     prompts = workload.prompts(engine.model_info()["n_vocab"], seed)
@@ -81,14 +81,14 @@ def replay(
 
 
 class Replayer:
-    """An engine of its own for one workload, which it has been warmed up with.
+    """A new engine for one workload, warmed up with its first requests.
 
     Args:
       model: As for BatchEngine.
-      config: Its files of prefixes are left alone.
+      config: Engine options; cache_dir is ignored.
 
     Raises:
-      LlamaHerdError: The engine cannot be made, or the workload does not fit it.
+      LlamaHerdError: The engine cannot be created, or the workload exceeds its limits.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Replayer:
             raise
 
     def run(self, limit_s: float = math.inf) -> Measurement:
-        """As `replay()`."""
+        """Run the workload; see `replay()`."""
         return replay(self._engine, self._workload, limit_s=limit_s)
 
     def close(self) -> None:
@@ -114,8 +114,8 @@ class Replayer:
         max_len = self._engine.model_info()["max_len"]
         if self._workload.max_len > max_len:
             raise InvalidRequestError(
-                f"the workload's longest request has {self._workload.max_len} tokens; max_len is "
-                f"{max_len}"
+                f"max_len must be >= the tokens of the longest request of the workload "
+                f"({self._workload.max_len}); got {max_len}"
             )
         few = self._workload.first(_N_WARM_UP)
         at_once = tuple(replace(request, arrival_s=0.0) for request in few.requests)
@@ -167,7 +167,7 @@ def _measure(workload: Workload, outputs: list[list[Delta]]) -> Measurement:
 
 
 def _gaps_ms(deltas: list[Delta]) -> list[float]:
-    """Time before each of a request's tokens but the first; tokens that come together share it."""
+    """Inter-token latencies of a request; tokens of one delta share the time since the last."""
     gaps: list[float] = []
     with_tokens = [delta for delta in deltas if delta.token_ids]
     for before, delta in itertools.pairwise(with_tokens):

@@ -1,4 +1,4 @@
-"""What tuning tries, and what it takes for better."""
+"""Objectives, tuned options and their search space."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llamaherd.tuning.workload import Workload
 PRESETS = ("low_latency", "balanced", "high_throughput")
 TUNED_OPTIONS = ("n_threads", "preset", "max_seqs", "n_ubatch", "token_budget", "poll")
 
-# Tokens until the end of which the latency objective counts.
+# Output tokens covered by the latency objective.
 _N_TOKENS = 20
 _POLLS = (0, 1, 50)
 _DEFAULT_UBATCH = 512
@@ -25,11 +25,11 @@ _MAX_SEQS = 64
 
 @dataclass(frozen=True)
 class Objective:
-    """What to make small.
+    """An objective, to be minimized.
 
     Attributes:
-      text: For people.
-      cost: Milliseconds of some kind; less is better.
+      text: Description for the report.
+      cost: Value in milliseconds; less is better.
     """
 
     text: str
@@ -45,10 +45,9 @@ def _p99_latency_ms(m: Measurement) -> float:
 
 
 OBJECTIVES = {
-    "throughput": Objective("ms for each output token of all requests", _ms_per_token),
+    "throughput": Objective("ms per output token of all requests", _ms_per_token),
     "latency": Objective(
-        f"ms until an unlucky request has {_N_TOKENS} tokens: p99 of time to first token "
-        f"+ {_N_TOKENS - 1} x p99 of time between tokens",
+        f"p99 ms until {_N_TOKENS} tokens of a request: p99 TTFT + {_N_TOKENS - 1} x p99 ITL",
         _p99_latency_ms,
     ),
     "balanced": Objective(
@@ -61,7 +60,7 @@ OBJECTIVE_OF = {"interactive": "latency", "throughput": "throughput", "mixed": "
 
 @dataclass(frozen=True)
 class EffectiveConfig:
-    """The values in force of what is tuned: configs that agree in them are the same."""
+    """Effective values of the tuned options, to detect equivalent configs."""
 
     max_seqs: int
     token_budget: int
@@ -83,7 +82,7 @@ class EffectiveConfig:
 
 @dataclass(frozen=True)
 class SearchBounds:
-    """Values beyond these change nothing."""
+    """Upper bounds; larger values have no effect on the workload."""
 
     n_threads: int
     max_seqs: int
@@ -99,7 +98,7 @@ class SearchBounds:
 
 
 def neighbours(config: EngineConfig, knob: str, room: SearchBounds) -> Iterator[EngineConfig]:
-    """The configs to try next by changing one thing, the likelier to be better first."""
+    """Configs that differ in one option, the most promising first."""
     now = EffectiveConfig.of(config)
     if knob == "preset":
         for preset in PRESETS:
@@ -109,7 +108,7 @@ def neighbours(config: EngineConfig, knob: str, room: SearchBounds) -> Iterator[
         changes: dict[str, int] = {knob: value}
         if knob == "token_budget" and config.n_ubatch is not None:
             changes["n_ubatch"] = min(config.n_ubatch, value)
-        with suppress(InvalidRequestError):  # no such config
+        with suppress(InvalidRequestError):  # invalid combination
             yield replace(config, **changes)  # type: ignore[arg-type]
 
 
@@ -125,6 +124,6 @@ def _values(now: EffectiveConfig, knob: str, room: SearchBounds) -> list[int]:
 
 
 def is_better(candidate: Sequence[float], best: Sequence[float]) -> bool:
-    """Whether one's costs are below the other's beyond what either varies by itself: each below
-    each."""
+    """Whether every cost of the candidate is below every cost of the best: a difference beyond the
+    variation of either."""
     return max(candidate) < min(best)

@@ -1,4 +1,4 @@
-"""Finding the engine options that suit a workload: candidates against the best so far."""
+"""Search for the engine options that suit a workload."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from llamaherd.tuning.search_space import (
     neighbours,
 )
 
-# Runs of each of the two that are compared, at most: by chance alone one in 70 would win.
+# Maximum runs per comparison. Of two equal configs, one in 70 would win by chance.
 N_ROUNDS = 4
 
-# A run that takes so many times as long as the best's is not waited for.
-_HOPELESS = 3.0
+# Runs are stopped after this multiple of the best config's time.
+_MAX_SLOWDOWN = 3.0
 
 
 @dataclass
 class Trial:
-    """One config that was tried.
+    """Result of one config.
 
     Attributes:
-      runs: The workload's runs that count.
+      runs: Completed runs of the workload.
       verdict: start, better, dropped, failed or stopped.
-      ratio: Its cost / the best's, by the runs that alternated; NaN if there are none.
-      error: Why it failed.
+      ratio: Its cost / the best's cost over their interleaved runs; NaN if there are none.
+      error: Error message of a failure.
     """
 
     config: EngineConfig
@@ -46,7 +46,7 @@ class Trial:
     error: str = ""
 
     def median(self) -> Measurement:
-        """Each figure's median over the runs."""
+        """Median of each figure over the runs."""
         return Measurement(
             **{
                 f.name: statistics.median(getattr(run, f.name) for run in self.runs)
@@ -56,31 +56,31 @@ class Trial:
 
 
 class TuningCandidate(Protocol):
-    """An engine with a workload to run."""
+    """An engine that can run the workload."""
 
     def run(self, limit_s: float) -> Measurement:
-        """Raises TimeoutError if it took longer, LlamaHerdError if it failed."""
+        """Run the workload. Raises TimeoutError after limit_s, LlamaHerdError on failure."""
 
     def close(self) -> None: ...
 
 
-class _TimeIsOver(Exception):
+class _TimeLimitReached(Exception):
     pass
 
 
 class Tuner:
     """Coordinate descent from one config over `TUNED_OPTIONS`.
 
-    A candidate's runs and the best's alternate, so that both see the same machine. A candidate is
-    dropped with its first run that is no better than each of the best's since they met, and becomes
-    the best with the fourth that is.
+    Runs of a candidate and of the best config are interleaved, so that both see the same load of
+    the machine. A candidate is dropped after its first run that does not beat every run of the best
+    in this comparison. After four runs that do, it becomes the best.
 
     Args:
-      open_contestant: Loads an engine. Two are open at once.
-      objective: What to make small.
-      room: Values that are worth trying.
-      limit_s: Seconds for all: nothing is begun that would take longer, as far as is known.
-      clock: Seconds.
+      open_contestant: Loads an engine. Two are open at the same time.
+      objective: Objective, to be minimized.
+      room: Upper bounds of the options.
+      limit_s: Total seconds. No run is started that is expected to exceed it.
+      clock: Time in seconds.
     """
 
     def __init__(
@@ -99,20 +99,20 @@ class Tuner:
         self._clock = clock
         self._end_s = clock() + limit_s
         self._on_trial = on_trial
-        self._engine: TuningCandidate | None = None  # the best's
+        self._engine: TuningCandidate | None = None  # engine of the best config
         self._settings: set[EffectiveConfig] = set()
-        self._load_s = 0.0  # the longest so far
+        self._load_s = 0.0  # maximum so far
         self._run_s = 0.0
         self.trials: list[Trial] = []
         self.best: Trial | None = None
-        self.gain = 1.0  # cost at the start / cost of the best, by the runs that alternated
+        self.gain = 1.0  # cost at the start / cost of the best, over interleaved runs
 
     def run(self, start: EngineConfig) -> None:
-        """Search until nothing is better or the time is over. What was found until an exception,
-        KeyboardInterrupt included, is in `trials` and `best`.
+        """Search until no candidate is better or the time is used up. After an exception,
+        KeyboardInterrupt included, `trials` and `best` hold the results so far.
 
         Raises:
-          LlamaHerdError: The start itself does not work, or not in time.
+          LlamaHerdError: The start config fails or does not finish in time.
         """
         try:
             self._begin(start)
@@ -120,12 +120,12 @@ class Tuner:
             while helped:
                 helped = False
                 for knob in TUNED_OPTIONS:
-                    helped |= self._climb(knob)
-        except _TimeIsOver:
+                    helped |= self._optimize(knob)
+        except _TimeLimitReached:
             if self.best is None:
                 raise LlamaHerdError(
-                    "one run of the workload takes longer than the time there is; give more of it, "
-                    "or fewer requests"
+                    "one run of the workload takes longer than the time limit: increase the limit, "
+                    "or use fewer requests"
                 ) from None
         finally:
             if self._engine is not None:
@@ -140,8 +140,8 @@ class Tuner:
         self.best = trial
         self._on_trial(trial)
 
-    def _climb(self, knob: str) -> bool:
-        """Changes one thing for as long as it helps. Returns whether it did."""
+    def _optimize(self, knob: str) -> bool:
+        """Change one option as long as it improves the cost. Returns whether it did."""
         helped = False
         while self._step(knob):
             helped = True
@@ -181,7 +181,7 @@ class Tuner:
             best = self._measure(self._engine, self.best, math.inf)
             best_costs.append(self._objective.cost(best))
             try:
-                measured = self._measure(engine, trial, _HOPELESS * best.seconds)
+                measured = self._measure(engine, trial, _MAX_SLOWDOWN * best.seconds)
             except TimeoutError:
                 trial.verdict = "dropped"
                 return False
@@ -213,7 +213,7 @@ class Tuner:
             measured = engine.run(min(limit_s, left_s))
         except TimeoutError:
             if left_s <= limit_s:
-                raise _TimeIsOver from None
+                raise _TimeLimitReached from None
             raise
         self._run_s = max(self._run_s, self._clock() - begin_s)
         trial.runs.append(measured)
@@ -221,4 +221,4 @@ class Tuner:
 
     def _require_time(self, seconds: float) -> None:
         if self._clock() + seconds > self._end_s:
-            raise _TimeIsOver
+            raise _TimeLimitReached

@@ -1,4 +1,4 @@
-"""Workloads: requests as they came, without what they said."""
+"""Workloads: arrival times and lengths of requests, without their text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 BLOCK_SIZE = 32
 
-# Requests of each that is made up: a small CPU runs them in a few seconds.
+# Requests of a built-in workload: a small CPU runs them in a few seconds.
 _N_REQUESTS = {"interactive": 12, "throughput": 32, "mixed": 16}
 BUILT_IN = tuple(_N_REQUESTS)
 
@@ -34,11 +34,11 @@ _MEAN_GAP_S = 0.35
 
 @dataclass(frozen=True)
 class Workload:
-    """Requests in order of arrival, the first at 0 seconds.
+    """Requests in order of arrival; the first arrives at 0 seconds.
 
     Attributes:
-      requests: At least one.
-      block_size: Tokens of a block.
+      requests: At least one request.
+      block_size: Tokens per block.
     """
 
     requests: tuple[Request, ...]
@@ -46,10 +46,10 @@ class Workload:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Workload:
-        """The workload in a file.
+        """Read a workload from a file.
 
         Raises:
-          InvalidRequestError: The file cannot be read or breaks a rule; the message names the line
+          InvalidRequestError: The file cannot be read or is invalid; the message states the line
             and the rule.
         """
         try:
@@ -63,17 +63,18 @@ class Workload:
 
     @classmethod
     def builtin(cls, name: str, seed: int = 0, *, n_requests: int | None = None) -> Workload:
-        """One that is made up.
+        """Create a built-in workload.
 
         Args:
-          name: interactive (requests that come one by one, with a system prompt in common),
-            throughput (all at once, nothing in common), or mixed (half of them at once, of a less
-            urgent class, and half one by one).
-          seed: The same seed gives the same workload.
-          n_requests: How many, >= 1. None: as many as a small CPU runs in a few seconds.
+          name: interactive (requests arrive one by one and share a system prompt), throughput (all
+            arrive at once and share nothing), or mixed (half arrive at once with a less urgent
+            priority, half one by one).
+          seed: Equal seeds give equal workloads.
+          n_requests: Number of requests, >= 1. None: few enough for a small CPU to run in a few
+            seconds.
 
         Raises:
-          InvalidRequestError: There is none of this name, or n_requests is out of range.
+          InvalidRequestError: The name is unknown, or n_requests is out of range.
         """
         if name not in BUILT_IN:
             raise InvalidRequestError(f"workload must be one of {', '.join(BUILT_IN)}; got {name}")
@@ -83,28 +84,29 @@ class Workload:
         n = n_requests or _N_REQUESTS[name]
         n_batch = {"interactive": 0, "throughput": n, "mixed": n // 2}[name]
         blocks = itertools.count()
-        # Of a class of its own only where another is more urgent.
+        # A priority class of its own only in mixed workloads.
         batch = _batch(rng, n_batch, blocks, 1 if name == "mixed" else 0)
         return cls((*batch, *_arrivals(rng, n - n_batch, blocks)))
 
     @property
     def max_len(self) -> int:
-        """Tokens of the longest request, prompt and output together."""
+        """Maximum tokens of a request, prompt and output."""
         return max(request.n_prompt + request.n_output for request in self.requests)
 
     def first(self, n: int) -> Workload:
-        """Only the `n` requests that come first, n >= 1; all if there are no more."""
+        """The first `n` requests, n >= 1."""
         return replace(self, requests=self.requests[:n])
 
     def prompts(self, n_vocab: int, seed: int = 0) -> list[list[int]]:
-        """Prompts of these lengths that have in common what these had, to the block.
+        """Random prompts with the recorded lengths and common prefixes (in whole blocks).
 
         Args:
-          n_vocab: Token ids are in [0, n_vocab). What different blocks have in common is nothing as
-            long as at most so many stand behind the same one.
-          seed: The same seed gives the same prompts.
+          n_vocab: Token ids are in [0, n_vocab). Different blocks differ in their first token if at
+            most n_vocab blocks follow the same block.
+          seed: Equal seeds give equal prompts.
 
         Returns:
+          One list of token ids per request.
           One list of token ids for each request.
         """
         tokens: dict[int, list[int]] = {}
@@ -128,12 +130,12 @@ class Workload:
 
 
 class Recorder:
-    """Writes a workload file while requests end.
+    """Writes a workload file from finished requests.
 
     Args:
-      path: Written over if it exists. Nothing that was asked or answered gets into it: only
-        lengths, times and which prompts began alike. Kept in memory is a digest of each block.
-      block_size: Tokens of a block, in [1, 4096].
+      path: Overwritten if it exists. The file contains lengths, times and common prefixes, but no
+        text or tokens. Memory holds one digest per block.
+      block_size: Tokens per block, in [1, 4096].
 
     Raises:
       InvalidRequestError: block_size is out of range.
@@ -165,17 +167,17 @@ class Recorder:
         tenant: str | None = None,
         cache_salt: str = "",
     ) -> None:
-        """Note a request that ended.
+        """Record a finished request.
 
-        One that gave no token is left out; one that was submitted before the recorder was made
-        counts as submitted then.
+        Requests without output tokens are skipped. The arrival time of requests submitted before
+        the recorder was created is 0.
 
         Args:
-          token_ids: Its prompt.
-          result: How it ended.
-          priority: As it was submitted.
-          tenant: As it was submitted; written as a number.
-          cache_salt: As it was submitted: requests of different salts have nothing in common.
+          token_ids: Prompt tokens.
+          result: The request's output.
+          priority: Priority at submission.
+          tenant: Tenant at submission; recorded as a number.
+          cache_salt: Salt at submission: requests with different salts have no common prefix.
 
         Raises:
           ValueError: The recorder is closed.
@@ -197,7 +199,7 @@ class Recorder:
             self._write(line)
 
     def close(self) -> None:
-        """Finish the file. Idempotent."""
+        """Close the file. Idempotent."""
         with self._lock:
             self._file.close()
 
@@ -221,13 +223,13 @@ class Recorder:
 
 
 def _batch(rng: random.Random, n: int, blocks: Iterator[int], priority: int) -> Iterator[Request]:
-    """Prompts with nothing in common, all at once."""
+    """Prompts without common prefixes, arriving at once."""
     for _ in range(n):
         yield _request(rng, 0.0, (), blocks, priority)
 
 
 def _arrivals(rng: random.Random, n: int, blocks: Iterator[int]) -> Iterator[Request]:
-    """Questions behind one system prompt of two blocks, one by one at random moments."""
+    """Prompts with a common system prompt of two blocks, arriving at random times."""
     system = (next(blocks), next(blocks))
     arrival_s = 0.0
     for _ in range(n):

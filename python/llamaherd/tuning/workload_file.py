@@ -1,15 +1,15 @@
-"""The file format of workloads: what requests were like, without what they said.
+"""The workload file format: arrival times, lengths and common prefixes of requests, without text.
 
 A file is JSONL. Its first line is ``{"llamaherd_workload": 1, "block_size": 32}``: the version of
-the format, and tokens of a block. Each other line is one request, in any order of arrival:
+the format, and the tokens per block. Each other line is one request, in any order:
 
-- arrival_s: Seconds since some moment that all requests share, in [0, 1e9].
+- arrival_s: Arrival time in seconds, relative to any common origin, in [0, 1e9].
 - n_prompt: Prompt tokens, >= 1.
 - n_output: Output tokens, >= 1.
-- blocks: A number for each block of the prompt, the last of which may be shorter: equal numbers
-  stand for equal tokens behind equal blocks. They count from 0 in order of first appearance.
-- priority: The request's class in [0, 100], lower is more urgent; 0 if left out.
-- tenant: A number for who asked, >= 0; left out if unknown.
+- blocks: One number per block of the prompt; the last block may be shorter. Equal numbers mean
+  equal tokens after equal preceding blocks. Numbers count from 0 in order of first appearance.
+- priority: Priority class in [0, 100], lower is more urgent. Default: 0.
+- tenant: Number of the tenant, >= 0. Omitted if unknown.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _FIELDS = ("arrival_s", "n_prompt", "n_output", "blocks", "priority", "tenant")
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One request of a workload; the module says what its fields are."""
+    """One request of a workload; the fields are described in the module docstring."""
 
     arrival_s: float
     n_prompt: int
@@ -44,26 +44,26 @@ class Request:
 
 
 def parse(text: str, *, name: str) -> tuple[tuple[Request, ...], int]:
-    """The requests in a file's text, in order of arrival from 0 seconds on, and the block size.
+    """Parse a workload. Returns its requests in order of arrival from 0 seconds, and block_size.
 
     Args:
-      text: The file's content.
-      name: What errors call it.
+      text: Content of the file.
+      name: Name of the file in error messages.
 
     Raises:
-      InvalidRequestError: It breaks a rule; the message names the line and the rule.
+      InvalidRequestError: The file is invalid; the message states the line and the rule.
     """
     return _Parser(name).parse(text)
 
 
 class _Parser:
-    """Reads one file; its blocks are a tree that all its lines must agree on."""
+    """Parser of one file. Its blocks form a tree that all lines must agree with."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._line = 0
         self._block_size = 0
-        self._places: list[tuple[int, int]] = []  # of each block: the one before it, its length
+        self._places: list[tuple[int, int]] = []  # by block: preceding block, length
 
     def parse(self, text: str) -> tuple[tuple[Request, ...], int]:
         requests = []
@@ -109,7 +109,7 @@ class _Parser:
 
     def _arrival(self, values: dict[str, Any]) -> float:
         value: Any = values.get("arrival_s")
-        # The comparison is false for NaN.
+        # False for NaN.
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if is_number and 0 <= value <= _MAX_ARRIVAL_S:
             return float(value)
@@ -143,7 +143,9 @@ class _Parser:
 
     def _require_known(self, values: dict[str, Any], known: tuple[str, ...]) -> None:
         for name in values:
-            self._require(name in known, f"{name!r} is no field; fields are {', '.join(known)}")
+            self._require(
+                name in known, f"unknown field {name!r}; valid fields are {', '.join(known)}"
+            )
 
     def _require(self, ok: bool, rule: str) -> None:
         if not ok:

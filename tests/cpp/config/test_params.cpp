@@ -91,13 +91,13 @@ TEST(SamplingParamsRules, MessagesStateRuleAndValue) {
        },
        "logit_bias must be in [-1000, 1000] or -inf for token 7; got inf"},
       {[](P& p) { p.stop = std::vector<std::string>(129, "x"); },
-       "stop may hold at most 128 strings; got 129"},
+       "stop must have at most 128 strings; got 129"},
       {[](P& p) {
          p.stop = {"x", ""};
        },
-       "stop must be free of empty strings; got ''"},
+       "stop must be a list of non-empty strings; got ''"},
       {[](P& p) { p.stop = StopStrings{std::string(1025, 'x')}; },
-       "a stop string may have at most 1024 bytes; got 1025"},
+       "a stop string must have at most 1024 bytes; got 1025"},
   };
   for (const auto& row : rows) {
     P p;
@@ -137,7 +137,7 @@ TEST(EngineConfigRules, DefaultsAndLimitsAreValid) {
 
 TEST(EngineConfigRules, MessagesStateRuleAndValue) {
   const std::string threads_rule =
-      "n_threads must be in [1, " + std::to_string(kMostThreads) + "], 4 for each CPU; got ";
+      "n_threads must be in [1, " + std::to_string(kMostThreads) + "], 4 per CPU; got ";
   const std::vector<Bad<C>> rows = {
       {[](C& c) { c.preset = "fast"; },
        "preset must be one of low_latency, balanced, high_throughput; got 'fast'"},
@@ -151,7 +151,7 @@ TEST(EngineConfigRules, MessagesStateRuleAndValue) {
       {[](C& c) { c.token_budget = 8192, c.n_ubatch = 4097; },
        "n_ubatch must be in [16, 4096]; got 4097"},
       {[](C& c) { c.max_seqs = 33, c.n_ubatch = 32; },
-       "n_ubatch must be >= max_seqs (33), one row for each; got 32"},
+       "n_ubatch must be >= max_seqs (33), one row per sequence; got 32"},
       {[](C& c) { c.preset = "low_latency", c.n_ubatch = 513; },
        "n_ubatch must be <= token_budget (512); got 513"},
       {[](C& c) { c.n_threads = 0; }, threads_rule + "0"},
@@ -171,7 +171,7 @@ TEST(EngineConfigRules, MessagesStateRuleAndValue) {
       {[](C& c) { c.kv_type = "q3"; },
        "kv_type must be one of f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl; got 'q3'"},
       {[](C& c) { c.deterministic = true, c.kv_type = "q8_0"; },
-       "deterministic=True needs kv_type f16 or f32; got q8_0"},
+       "kv_type must be f16 or f32 with deterministic=True; got q8_0"},
   };
   for (const auto& row : rows) {
     C c;
@@ -206,18 +206,17 @@ TEST(RequestRules, MessagesStateRuleAndValue) {
   EXPECT_EQ(message({1, 100}, {}), "prompt token ids must be in [0, 100); got 100 at index 1");
   EXPECT_EQ(message({-1}, {}), "prompt token ids must be in [0, 100); got -1 at index 0");
   EXPECT_EQ(message(std::vector<TokenId>(10, 1), {}),
-            "prompt has 10 tokens; max_len is 10 and leaves room for at least 1 output token only "
-            "below that");
+            "prompt must have at most 9 tokens (max_len is 10, output included); got 10");
   P p;
   p.logit_bias = {{100, 1.0f}};
-  EXPECT_EQ(message({1}, p), "logit_bias must be on token ids in [0, 100); got 100");
+  EXPECT_EQ(message({1}, p), "a token id in logit_bias must be in [0, 100); got 100");
   p.logit_bias = {{-1, 1.0f}};
-  EXPECT_EQ(message({1}, p), "logit_bias must be on token ids in [0, 100); got -1");
+  EXPECT_EQ(message({1}, p), "a token id in logit_bias must be in [0, 100); got -1");
   p.logit_bias.clear();
   p.stop_token_ids = {5, 100};
-  EXPECT_EQ(message({1}, p), "stop_token_ids must be in [0, 100); got 100");
+  EXPECT_EQ(message({1}, p), "a token id in stop_token_ids must be in [0, 100); got 100");
   p.stop_token_ids = {-2};
-  EXPECT_EQ(message({1}, p), "stop_token_ids must be in [0, 100); got -2");
+  EXPECT_EQ(message({1}, p), "a token id in stop_token_ids must be in [0, 100); got -2");
 }
 
 }  // namespace

@@ -1,1 +1,1 @@
-"""Grammars in llama.cpp's GBNF, and the same ones as llguidance's Lark."""
+"""Conversion of llama.cpp's GBNF grammars to llguidance's Lark."""

@@ -1,7 +1,7 @@
-"""Text of any length in GBNF, joined with what ends it.
+"""Joins unbounded text in GBNF with its terminator.
 
-Text like [^<]* in front of a rule that begins with "<call>" cannot be a terminal by itself: a
-greedy lexer would not stop at "<". Together with "<call>" it can, where the text cannot hold that.
+Text like [^<]* before a rule that begins with "<call>" cannot be a terminal alone, because a greedy
+lexer would not stop at "<". Joined with "<call>" it can, if the text cannot contain "<".
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from llamaherd.structured_output.gbnf.nodes import (
 )
 
 _MAX_HEADS = 64
-_MAX_DEPTH = 12  # of rules within rules
-_MAX_NODES = 1_000  # looked at for one text
-_MAX_COPIED = 4_000  # in all, as what ends a text is written where it stands
+_MAX_DEPTH = 12  # of nested rules
+_MAX_NODES = 1_000  # visited per text
+_MAX_COPIED = 4_000  # nodes in total: each terminator is copied
 
 _Head = tuple[Node, Node]
 
 
 def with_heads_joined(rules: Rules, is_regular: Callable[[Node], bool]) -> Rules:
-    """Rules of the same language.
+    """Join texts with their terminators; the language does not change.
 
     Args:
-      rules: All that are used.
+      rules: All used rules.
       is_regular: Whether an expression can be a terminal.
     """
     joiner = _Joiner(rules, is_regular)
@@ -70,7 +70,7 @@ class _Joiner:
         return seq([*items, *run])
 
     def _joined(self, run: list[Node], item: Node) -> Node | None:
-        """None: there is nothing to join."""
+        """None: nothing to join."""
         self._n_left = _MAX_NODES
         if self._n_copied > _MAX_COPIED or not any(self._is_endless(part) for part in run):
             return None
@@ -94,7 +94,7 @@ class _Joiner:
         return False
 
     def _heads(self, node: Node, depth: int) -> list[_Head] | None:
-        """The node as alternatives of a regular beginning and a rest; None: there are too many."""
+        """The node as alternatives of (regular head, rest); None: too many."""
         self._n_left -= 1
         if depth > _MAX_DEPTH or self._n_left < 0:
             return None
@@ -130,5 +130,5 @@ class _Joiner:
 
 
 def _n_nodes(node: Node) -> int:
-    """At most one more than may be copied."""
+    """Capped at _MAX_COPIED + 1."""
     return sum(1 for _ in islice(nodes_of(node), _MAX_COPIED + 1))

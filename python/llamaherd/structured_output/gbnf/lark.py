@@ -1,8 +1,8 @@
-"""GBNF as llguidance's Lark.
+"""Converts GBNF to llguidance's Lark.
 
-llguidance's lexer is greedy: a terminal that can go on takes what should follow it. An expression
-becomes one terminal only where that cannot change the language; elsewhere characters are terminals,
-which is slower.
+llguidance's lexer is greedy: a terminal that can continue also matches text of its successor. An
+expression becomes a terminal only if this cannot change the language. Otherwise its characters
+become terminals, which is slower.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from llamaherd.structured_output.gbnf.parser import parse
 from llamaherd.structured_output.gbnf.recursion import without_right_recursion
 from llamaherd.structured_output.gbnf.regular import Regulars
 
-_MAX_ROUNDS = 12  # of taking expressions apart; beyond them, every character is a terminal
-# llguidance allows some more within each other.
+_MAX_ROUNDS = 12  # of splitting expressions; beyond, every character becomes a terminal
+# llguidance's own limit is slightly higher.
 _MAX_PARENTHESES = 16
 
 _PLAIN = frozenset(string.ascii_letters + string.digits)
@@ -45,16 +45,16 @@ def to_lark(
     token_of: Callable[[str], int | None],
     schemas: Mapping[str, str] | None = None,
 ) -> str:
-    """A Lark grammar of the same language.
+    """Convert a grammar; the language does not change.
 
     Args:
-      text: GBNF; the rule root is matched.
-      token_of: Id of the token of a name such as <|im_end|>; None: there is none.
-      schemas: JSON schemas, in JSON, by the literals that stand for values that obey them.
+      text: GBNF; its start rule is root.
+      token_of: Id of a token by its name, such as <|im_end|>; None: unknown token.
+      schemas: JSON schemas, as JSON, by the literal that each one replaces.
 
     Raises:
-      InvalidRequestError: It does not parse, is too large, or matches no text; the message says
-        where or what.
+      InvalidRequestError: The grammar does not parse, is too large, or matches no text; the message
+        states the place or the reason.
     """
     rules = parse(text, token_of)
     if schemas:
@@ -62,7 +62,7 @@ def to_lark(
     return _Writer(without_right_recursion(_productive(rules))).write()
 
 
-# Nodes are at most MAX_DEPTH parentheses deep: recursion is safe.
+# Recursion depth is bounded: nodes are nested at most MAX_DEPTH parentheses deep.
 
 
 def _with_schemas(node: Node, schemas: Mapping[str, str]) -> Node:
@@ -79,7 +79,7 @@ def _with_schemas(node: Node, schemas: Mapping[str, str]) -> Node:
 
 
 def _text_of(node: Seq) -> str:
-    """Empty: it is no literal."""
+    """The text of a literal; empty for other expressions."""
     chars = []
     for item in node.items:
         if not isinstance(item, Chars) or item.ranges[0][0] != item.ranges[-1][1]:
@@ -89,7 +89,7 @@ def _text_of(node: Seq) -> str:
 
 
 def _productive(rules: Rules) -> Rules:
-    """Without what matches no text, and what root does not use."""
+    """Remove expressions that match no text, and unused rules."""
     known: set[str] = set()
     users = users_of(rules)
     left = list(rules)
@@ -114,7 +114,7 @@ def _productive(rules: Rules) -> Rules:
 
 
 def _keep(node: Node, known: set[str]) -> Node | None:
-    """None: it matches no text if only these rules do."""
+    """The node reduced to the known rules; None: it matches no text with these."""
     if isinstance(node, Ref):
         return node if node.name in known else None
     if isinstance(node, Seq):
@@ -136,9 +136,9 @@ class _Writer:
     def __init__(self, rules: Rules) -> None:
         self._regulars = Regulars(rules)
         self._rules = with_heads_joined(rules, self._regulars.can_be_terminal)
-        self._split: set[Node] = set()  # expressions that are no terminals
+        self._split: set[Node] = set()  # expressions that cannot be terminals
         self._only_chars = False
-        self._runs: dict[tuple[Node, int, int], Node] = {}  # of items of a sequence
+        self._runs: dict[tuple[Node, int, int], Node] = {}  # by sequence and item range
         self._regexes: dict[Node, str] = {}
         self._terminals: dict[str, Terminal] = {}  # by regex
         self._bodies: Rules = {}  # over terminals
@@ -187,7 +187,7 @@ class _Writer:
         return node
 
     def _grouped(self, node: Seq) -> Iterator[Node]:
-        """Its items, neighbours of which each could be a terminal as one."""
+        """The items of a sequence; adjacent terminals are merged if the result is a terminal."""
         begin = 0
         while begin < len(node.items):
             end = begin
@@ -218,7 +218,7 @@ class _Writer:
 
 
 class _Lark:
-    """Writes rules over terminals."""
+    """Formats rules over terminals as Lark."""
 
     def __init__(self, bodies: Rules, terminals: Mapping[str, Terminal]) -> None:
         self._bodies = bodies

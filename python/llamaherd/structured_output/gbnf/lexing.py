@@ -1,4 +1,4 @@
-"""Terminals that a greedy lexer would match longer than the grammar asks for."""
+"""Finds terminals for which a greedy lexer would match too much."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from llamaherd.structured_output.gbnf.nodes import (
     users_of,
 )
 
-_MAX_STEPS = 400_000  # of looking for conflicts
+_MAX_STEPS = 400_000  # of the conflict search
 _JSON_BEGINS = '{["-0123456789tfn'
 
 
 class TooManyStepsError(Exception):
-    """Looking for conflicts would take too long."""
+    """The conflict search exceeds its step limit."""
 
 
 class Lexing:
-    """Finds terminals that a greedy lexer matches longer than the grammar asks for.
+    """Finds terminals for which a greedy lexer matches more than the grammar allows.
 
-    Sets of characters are bit masks of classes that no set of the grammar tells apart.
+    Character sets are bit masks over classes of characters that occur in the same sets.
     """
 
     def __init__(self, rules: Rules) -> None:
@@ -59,10 +59,10 @@ class Lexing:
             raise TooManyStepsError
 
     def conflicts(self, bodies: Rules, terminals: list[Terminal]) -> set[Node]:
-        """Expressions that must be taken apart; a single character is never one.
+        """Expressions that must be split into smaller terminals. Never a single character.
 
         Raises:
-          TooManyStepsError: It would take too long to tell.
+          TooManyStepsError: The step limit is exceeded.
         """
         self._positions = _Positions(self._rules, self._mask, self._count)
         for terminal in terminals:
@@ -81,7 +81,7 @@ class Lexing:
         return {node for node in nodes if not isinstance(node, Chars)}
 
     def _follow(self, bodies: Rules, terminals: list[Terminal]) -> list[int]:
-        """What characters may come after each terminal."""
+        """Character sets that can follow each terminal."""
         self._first_of: dict[str, tuple[int, bool]] = dict.fromkeys(bodies, (0, False))
         users = users_of(bodies)
         left = list(bodies)
@@ -101,7 +101,7 @@ class Lexing:
         return self._after_terminal
 
     def _first(self, node: Node) -> tuple[int, bool]:
-        """Characters that it may begin with, and whether it may be empty."""
+        """The FIRST set of a node, and whether it is nullable."""
         self._count()
         if isinstance(node, Terminal):
             return self._positions.first_of[node.index], node.nullable
@@ -148,7 +148,7 @@ class Lexing:
 
 
 class _Positions:
-    """Characters of terminals, and which may come after which. A count stands for any count."""
+    """Glushkov positions of terminals. Repetition counts are treated as unbounded."""
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class _Positions:
         self.owner: list[int] = []  # index of the terminal
         self.is_last: list[bool] = []
         self.next_chars: list[int] = []
-        self.first_of: list[int] = []  # characters that a terminal begins with
+        self.first_of: list[int] = []  # FIRST set by terminal
         self._chars: list[int] = []
         self._next: list[set[int]] = []
         self._first: list[int] = []  # positions
@@ -186,7 +186,7 @@ class _Positions:
         return mask
 
     def _add(self, node: Node) -> tuple[list[int], list[int], bool]:
-        """First and last positions, and whether it may be empty."""
+        """First and last positions, and whether the node is nullable."""
         self._count(1)
         if isinstance(node, Chars):
             self._chars.append(self._mask(node.ranges))
@@ -218,7 +218,7 @@ class _Positions:
             self._next[p].update(tos)
 
     def pairs(self) -> Iterator[tuple[int, int]]:
-        """Positions that one text leads to, of the same or of different terminals."""
+        """Pairs of positions reachable by the same text, within or across terminals."""
         seen: set[tuple[int, int]] = set()
         left = [(self._first, self._first)]
         while left:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, eq=False)
 class Chars:
-    """One character of these inclusive ranges, which are sorted and apart."""
+    """One character in these inclusive ranges, which are sorted and disjoint."""
 
     ranges: tuple[tuple[int, int], ...]
 
@@ -38,7 +38,7 @@ class Ref:
 
 @dataclass(frozen=True, eq=False)
 class Token:
-    """One token, or any but it, whatever its text."""
+    """One token by id, or any other token if negated."""
 
     id: int
     negated: bool
@@ -46,14 +46,14 @@ class Token:
 
 @dataclass(frozen=True, eq=False)
 class Json:
-    """A JSON value that obeys a schema, in JSON."""
+    """A JSON value valid under a schema (given as JSON)."""
 
     schema: str
 
 
 @dataclass(frozen=True, eq=False)
 class Terminal:
-    """An expression that a lexer matches; if it is nullable, without the empty text."""
+    """An expression matched by the lexer; excludes the empty text if nullable."""
 
     index: int
     node: Node
@@ -67,7 +67,7 @@ EMPTY = Seq(())
 
 
 def seq(nodes: Iterable[Node]) -> Node:
-    """Nodes one after the other; sequences among them are flattened."""
+    """Concatenation of nodes; nested sequences are flattened."""
     items: list[Node] = []
     for node in nodes:
         items += node.items if isinstance(node, Seq) else [node]
@@ -75,7 +75,7 @@ def seq(nodes: Iterable[Node]) -> Node:
 
 
 def alt(nodes: Iterable[Node]) -> Node:
-    """One of the nodes; alternatives among them are flattened."""
+    """Alternation of nodes; nested alternations are flattened."""
     options: list[Node] = []
     for node in nodes:
         options += node.options if isinstance(node, Alt) else [node]
@@ -91,7 +91,7 @@ def children(node: Node) -> tuple[Node, ...]:
 
 
 def nodes_of(node: Node) -> Iterator[Node]:
-    """A node and those within it."""
+    """A node and its descendants."""
     left = [node]
     while left:
         node = left.pop()
@@ -100,12 +100,12 @@ def nodes_of(node: Node) -> Iterator[Node]:
 
 
 def refs(node: Node) -> Iterator[Ref]:
-    """Those within a node."""
+    """The references within a node."""
     return (found for found in nodes_of(node) if isinstance(found, Ref))
 
 
 def users_of(rules: Rules) -> dict[str, set[str]]:
-    """Rules by the name of a rule that they refer to."""
+    """For each rule, the rules that refer to it."""
     users: dict[str, set[str]] = {name: set() for name in rules}
     for name, node in rules.items():
         for ref in refs(node):

@@ -1,4 +1,4 @@
-"""Reads llama.cpp's GBNF."""
+"""Parser of llama.cpp's GBNF."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_NODES = 40_000
 MAX_DEPTH = 64  # of parentheses
 MAX_REPEAT = 2_000
 
-_N_SHOWN = 40  # characters of the text behind an error
+_N_SHOWN = 40  # characters of the grammar shown in an error
 
 _WORD = frozenset(string.ascii_letters + string.digits + "-")
 _LAST_CHAR = 0x10FFFF
@@ -38,14 +38,14 @@ _ANY = Chars(((1, _LAST_CHAR),))
 
 
 def parse(text: str, token_of: Callable[[str], int | None]) -> Rules:
-    """The rules of a grammar by name; all that are used are there, and root.
+    """Parse a grammar into rules by name. Contains root and all referenced rules.
 
     Args:
       text: The grammar.
-      token_of: Id of the token of a name such as <|im_end|>; None: there is none.
+      token_of: Id of a token by its name, such as <|im_end|>; None: unknown token.
 
     Raises:
-      InvalidRequestError: It does not parse or is too large; the message says where.
+      InvalidRequestError: The grammar does not parse or is too large; the message states the place.
     """
     n_bytes = len(text.encode(errors="surrogatepass"))
     if n_bytes > MAX_BYTES:
@@ -55,7 +55,7 @@ def parse(text: str, token_of: Callable[[str], int | None]) -> Rules:
 
 @dataclass
 class _Frame:
-    """An open parenthesis, or a rule."""
+    """An open parenthesis or rule."""
 
     options: list[Node]
     items: list[Node]
@@ -63,7 +63,7 @@ class _Frame:
 
 class _Parser:
     def __init__(self, text: str, token_of: Callable[[str], int | None]) -> None:
-        self._text = text + "\0"  # which is in no grammar
+        self._text = text + "\0"  # terminator; grammars with zero bytes are rejected
         self._token_of = token_of
         self._at = 0
         self._n_nodes = 0
@@ -72,7 +72,7 @@ class _Parser:
     def parse(self) -> Rules:
         zero = self._text.index("\0")
         if zero < len(self._text) - 1:
-            raise self._error("it holds a zero byte", zero)
+            raise self._error("grammars must not contain zero bytes", zero)
         rules: Rules = {}
         self._skip_space(newlines=True)
         while self._peek() != "\0":
@@ -94,7 +94,7 @@ class _Parser:
         return rules
 
     def _alternatives(self) -> Node:
-        """To the end of a rule."""
+        """Parse to the end of a rule."""
         frames = [_Frame([], [])]
         while True:
             frame = frames[-1]
@@ -168,14 +168,14 @@ class _Parser:
                 self._at += 1
                 last = self._char()
             if last < first:
-                raise self._error("a range must not be reversed", place)
+                raise self._error("a range must be in ascending order", place)
             ranges.append((first, last))
         self._at += 1
         chars = _without(ranges)
         if not negated:
             chars = _without(chars.ranges)
         if not chars.ranges:
-            raise self._error("a character class must allow a character", begin)
+            raise self._error("a character class must not be empty", begin)
         return chars
 
     def _char(self) -> int:
@@ -200,12 +200,12 @@ class _Parser:
             else:
                 raise self._error("unknown escape", place)
         if value > _LAST_CHAR:
-            raise self._error(f"U+{value:X} is no character", place)
+            raise self._error(f"U+{value:X} is not a Unicode character", place)
         return value
 
     def _written(self, char: int, place: int) -> Chars:
         if char == 0 or _SURROGATES[0] <= char <= _SURROGATES[1]:
-            raise self._error(f"U+{char:04X} is no character that text can hold", place)
+            raise self._error(f"U+{char:04X} must not occur in text", place)
         return Chars(((char, char),))
 
     def _token(self) -> Token:
@@ -224,7 +224,7 @@ class _Parser:
         else:
             found = self._token_of(name)
             if found is None:
-                raise self._error("the model has no such token", place)
+                raise self._error("unknown token", place)
             token = found
         self._at = end + 1
         return Token(token, negated)
@@ -249,7 +249,7 @@ class _Parser:
                 raise self._error("expecting '}'")
             self._at += 1
             if most is not None and most < least:
-                raise self._error(f"a repetition must not be reversed; got {least},{most}", place)
+                raise self._error(f"a repetition needs min <= max; got {least},{most}", place)
         self._skip_space(newlines=nested)
         items[-1] = EMPTY if most == 0 else Repeat(items[-1], least, most)
 
@@ -261,7 +261,7 @@ class _Parser:
         if not digits:
             raise self._error("expecting an integer")
         if len(digits.lstrip("0")) > 9 or int(digits) > MAX_REPEAT:
-            raise self._error(f"a repetition must be of at most {MAX_REPEAT}", place)
+            raise self._error(f"a repetition count must be <= {MAX_REPEAT}", place)
         return int(digits)
 
     def _name(self) -> str:
@@ -284,7 +284,7 @@ class _Parser:
                 self._at += 1
 
     def _error(self, why: str, at: int | None = -1) -> InvalidRequestError:
-        """With the place, by default the current one; None: of the whole grammar."""
+        """An error at an index, by default the current one; None: without a place."""
         if at is None:
             return InvalidRequestError(f"grammar does not parse: {why}")
         at = self._at if at == -1 else at
@@ -305,7 +305,7 @@ def _alt(options: list[Node]) -> Node:
 
 
 def _without(ranges: Iterable[tuple[int, int]]) -> Chars:
-    """Characters that text can hold and that are in none of these ranges."""
+    """All valid characters outside these ranges."""
     left = []
     begin = 1
     for first, last in sorted([*ranges, _SURROGATES]):

@@ -1,8 +1,8 @@
-"""Right recursion in GBNF, written as repetition.
+"""Converts right recursion in GBNF to repetition.
 
-Rules that refer to each other at their ends only, like list ::= item list | item, are a finite
-automaton over their items. Eliminating its states one by one leaves expressions, which a lexer can
-match where the items are regular.
+Rules that refer to each other in last position only, like list ::= item list | item, form a finite
+automaton over their items. Eliminating its states yields expressions, which a lexer can match if
+the items are regular.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from llamaherd.structured_output.gbnf.nodes import (
     users_of,
 )
 
-# Beyond these, an expression is not worth it, and rules stay as they are.
+# Beyond these limits rules are left unchanged.
 _MAX_STEPS = 300_000
 _MAX_NODES = 4_000
 _MAX_DEPTH = 120
 
-# What comes before each state of the automaton; None: before the end.
+# By state of the automaton, the expression before it; None: before the end.
 _Equation: TypeAlias = "dict[str | None, Node]"
 
 
 def without_right_recursion(rules: Rules) -> Rules:
-    """Rules of the same language, those that are used; root is among them."""
+    """Equivalent rules without right recursion. The input contains used rules only, and root."""
     changed = dict(rules)
     users = users_of(rules)
     for group in _groups(rules):
@@ -54,7 +54,7 @@ def without_right_recursion(rules: Rules) -> Rules:
 
 
 def _groups(rules: Rules) -> list[set[str]]:
-    """Rules that use each other, or themselves: strongly connected components, after Tarjan."""
+    """Mutually recursive rules: strongly connected components (Tarjan's algorithm)."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -94,7 +94,7 @@ def _groups(rules: Rules) -> list[set[str]]:
 
 
 def _equation(node: Node, group: set[str]) -> _Equation | None:
-    """None: a rule of the group is referred to elsewhere than at the end."""
+    """None: a rule of the group is referenced elsewhere than in last position."""
     if not any(ref.name in group for ref in refs(node)):
         return {None: node}
     if isinstance(node, Ref):
@@ -115,10 +115,10 @@ def _equation(node: Node, group: set[str]) -> _Equation | None:
 
 
 def _solved(name: str, equations: Mapping[str, _Equation]) -> Node | None:
-    """None: its expression is too large."""
+    """None: the expression is too large."""
     left = dict(equations)
     while True:
-        # The one whose elimination makes the fewest new expressions.
+        # Eliminate the state that produces the fewest new expressions.
         state = min(
             (state for state in left if state != name),
             key=lambda state: len(left[state]) * sum(state in other for other in left.values()),
@@ -137,7 +137,7 @@ def _solved(name: str, equations: Mapping[str, _Equation]) -> Node | None:
 
 
 def _without_itself(state: str, equation: _Equation) -> _Equation:
-    """Arden's rule: X = a X | b is a* b."""
+    """Arden's rule: X = a X | b is equivalent to X = a* b."""
     if state not in equation:
         return equation
     again = Repeat(equation[state], 0, None)

@@ -1,4 +1,4 @@
-"""Expressions that can be one terminal of a lexer."""
+"""Detects expressions that can be a single terminal."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from llamaherd.structured_output.gbnf.nodes import (
     users_of,
 )
 
-# Of an expression that is one terminal, with the rules that it uses written out.
+# Maximum size of a terminal, with all references expanded.
 _MAX_NODES = 2_000
 _MAX_DEPTH = 100
 
 
 @dataclass(frozen=True)
 class _Regular:
-    """An expression that uses no rule that uses itself, with its rules written out."""
+    """Size of a non-recursive expression with all references expanded."""
 
     n_nodes: int
     depth: int
@@ -38,10 +38,10 @@ class _Regular:
 
 
 class Regulars:
-    """Tells which expressions are regular.
+    """Determines which expressions are regular.
 
     Args:
-      rules: All that the expressions use.
+      rules: All rules that the expressions use.
     """
 
     def __init__(self, rules: Rules) -> None:
