@@ -1,4 +1,4 @@
-"""What a process writes, kept to say why it ended."""
+"""Child processes whose output is kept for error messages."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import IO, Any
 
 
 class LoggedProcess(subprocess.Popen[str]):
-    """A process whose stderr, and stdout if it is not piped, goes to a file that is gone with it.
+    """A process whose stderr, and stdout if not piped, goes to a temporary file.
 
     Args:
-      options: Popen's.
+      options: Options of Popen.
     """
 
     def __init__(self, command: Sequence[str], **options: Any) -> None:
@@ -27,10 +27,11 @@ class LoggedProcess(subprocess.Popen[str]):
     def last_line(self) -> str:
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
+        return lines[-1] if lines else "no output"
 
     def end(self) -> None:
-        """Waits for it half a minute after `terminate()` or the end of its stdin, then kills it."""
+        """Wait 30 s for the process to exit, then kill it. Call after `terminate()` or closing its
+        stdin."""
         try:
             self.wait(timeout=30)
         except subprocess.TimeoutExpired:
