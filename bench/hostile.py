@@ -83,7 +83,7 @@ def attacking(url: str, attack: Attack, counts: Any) -> Iterator[Any]:
         yield process
     finally:
         stop.set()
-        # Gives attacks time to cancel their batches.
+        # Attacks on batches need time to cancel their batches.
         process.join(30 if attack.area == "batches" else 1)
         process.kill()
         process.join()

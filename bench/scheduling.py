@@ -2,7 +2,7 @@
 
     python bench/scheduling.py overcommit     # a KV cache of half the cells that running requests
     need
-    python bench/scheduling.py interactive    # urgent requests beside a saturating job
+    python bench/scheduling.py interactive    # urgent requests during a saturating job
     python bench/scheduling.py tenants        # shares of tenants by weight, not by number of
     requests
     python bench/scheduling.py overload       # requests at three times the capacity

@@ -85,7 +85,7 @@ def reference_ms(samples: list[dict[str, Any]], n_last: int = 8) -> float:
         if n_steps == 1 and n_rows > 0 and n_decoded == N_NEIGHBOURS:
             times_ns.append(prefill_ns * CHUNK_ROWS / n_rows + decode_ns)
     if not times_ns:
-        raise RuntimeError(f"no step ran prompt rows beside those of {N_NEIGHBOURS} requests")
+        raise RuntimeError(f"no step had prefill rows and decode rows of {N_NEIGHBOURS} requests")
     return 1e-6 * statistics.median(times_ns[-n_last:])
 
 

@@ -249,7 +249,7 @@ ATTACKS = [
         n_clients=16,
     ),
     Attack(
-        "long prompts that nobody shares",
+        "long prompts without a common prefix",
         "amounts",
         post_unique(
             COMPLETIONS, lambda unique: completion(f"{unique} " + "a b c d " * 500, max_tokens=1)

@@ -39,7 +39,7 @@ class Running:
 
     def begin_line(self, key: ApiKey) -> bool:
         """Whether a line of a batch may run; if so it counts until `end_line`. Lines use at most
-        half of a key's max_running."""
+        half of a key's max_running, rounded up."""
         most = key.max_running
         full = most is not None and self._n_lines[key.tenant] >= (most + 1) // 2
         if full or not self._has_room(key):

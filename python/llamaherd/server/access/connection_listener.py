@@ -18,7 +18,7 @@ _BACKLOG = 2048
 # Bytes of a response buffered by the kernel (Linux doubles it). Progress is reported per part of
 # # the buffer: with a larger one a slow client would look stalled.
 _SEND_BYTES = 1 << 17
-_LOOK_S = 0.25
+_POLL_S = 0.25
 _RETRY_S = 0.1
 _LOG_EVERY_S = 10.0
 
@@ -168,7 +168,7 @@ class Listener:
 
     async def _check(self) -> None:
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POLL_S)
             now = time.monotonic()
             for protocol in list(self._open):
                 _check(protocol, now)

@@ -254,8 +254,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self.end(ApiError(408, message, code="request_timeout"))
 
     def _check_half_closed(self, now: float) -> None:
-        """Send one interim response to detect a client that has closed both directions: it answers
-        with a reset. HTTP/1.1 clients ignore interim responses; some ignore only one."""
+        """Send one interim response to detect a client that has closed both directions: its system
+        sends
+        a reset. HTTP/1.1 clients ignore interim responses; some ignore only one."""
         assert self._half_closed_at is not None
         if _has_failed(self.transport):
             self.transport.abort()

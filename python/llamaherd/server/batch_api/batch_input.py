@@ -32,7 +32,7 @@ _NO_JSON = LineError("invalid_json_line", "the line is not a JSON object")
 
 
 class InputError(Exception):
-    """The input file is unusable, permanently."""
+    """The input file as a whole is unusable."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
