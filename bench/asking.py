@@ -1,4 +1,4 @@
-"""Requests of every kind, as good clients send them, with what is right of their answers."""
+"""Well-behaved client requests of every kind, with checks of their responses."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def _called(words: str, flag: bool) -> list[dict[str, Any]]:
     ]
 
 
-# A small model does what was done before.
+# A small model repeats earlier turns.
 _CALLED = [*_called("alpha", True), *_called("bravo", False), *_called("charlie", True)]
 
 
 class Problem(Exception):
-    """An answer that is not right."""
+    """An incorrect response."""
 
 
 def user(words: str) -> list[dict[str, str]]:
@@ -45,12 +45,12 @@ def user(words: str) -> list[dict[str, str]]:
 
 
 class Asker:
-    """Asks a server, and checks what it answers.
+    """Sends requests to a server and checks the responses.
 
     Attributes:
-      longest_gap_s: Between two texts of a stream.
-      n_refused: Answers that told a client to come back later.
-      n_calls: Tools that were called.
+      longest_gap_s: Longest time between two deltas of a stream, in seconds.
+      n_refused: Responses with 429 or 503; these requests are retried.
+      n_calls: Tool calls received.
     """
 
     def __init__(self, url: str, session: aiohttp.ClientSession, *, embeds: bool) -> None:
@@ -71,18 +71,18 @@ class Asker:
         }
         if embeds:
             self._kinds["embedding"] = self._embedding
-        # Most are streams.
+        # Most requests are streams.
         self.kinds = [*self._kinds, *["stream"] * len(self._kinds)]
 
     async def learn(self) -> None:
-        """What greedy requests are answered while nobody else asks."""
+        """Record the outputs of greedy requests without other load."""
         for i in range(N_GREEDY):
             self._greedy.append(await self._greedy_text(i))
         if "embedding" in self._kinds:
             self._vector = await self._embed()
 
     async def ask(self, kind: str, rng: random.Random) -> None:
-        """Raises Problem if the answer is not right."""
+        """Send a request of one kind. Raises Problem if the response is incorrect."""
         await self._kinds[kind](rng)
 
     async def _json(
@@ -116,7 +116,7 @@ class Asker:
             pass
 
     async def _stream_once(self, body: dict[str, Any]) -> bool:
-        """False: it was told to come back."""
+        """Run one stream; False: it has to be retried."""
         last, reason, at, usage = b"", None, 0.0, None
         async with self._session.post(self._url + "/v1/chat/completions", json=body) as answer:
             if answer.status in RETRIED:
@@ -141,7 +141,7 @@ class Asker:
         if last != b"[DONE]" or reason != "length":
             raise Problem(f"a stream ended with {last!r}, finish_reason {reason}")
         if usage is None or usage["completion_tokens"] != body["max_tokens"]:
-            raise Problem(f"{usage} of {body['max_tokens']} tokens")
+            raise Problem(f"expected {body['max_tokens']} tokens; got usage {usage}")
         return True
 
     async def _chat(self, rng: random.Random) -> None:
@@ -158,7 +158,7 @@ class Asker:
             raise Problem(f"{answer}")
 
     async def _greedy_text(self, i: int) -> str:
-        # Private: a prefix that comes back from host memory changes a result in its last bits.
+        # Private: a prefix restored from host memory changes results in the last bits.
         body = {
             "messages": user(f"Count from {i}."),
             "max_tokens": 24,
@@ -173,7 +173,7 @@ class Asker:
         i = rng.randrange(N_GREEDY)
         text = await self._greedy_text(i)
         if text != self._greedy[i]:
-            raise Problem(f"{text!r} instead of {self._greedy[i]!r}")
+            raise Problem(f"expected {self._greedy[i]!r}, got {text!r}")
 
     async def _structured(self, rng: random.Random) -> None:
         body = {"messages": user(f"{rng.random()}"), "response_format": FORMAT, "max_tokens": 60}
@@ -189,7 +189,7 @@ class Asker:
         }
         answer = await self._json("POST", "/v1/chat/completions", body)
         (choice,) = answer["choices"]
-        # The model may also say something.
+        # The model may also generate text.
         for call in choice["message"].get("tool_calls") or ():
             if choice["finish_reason"] == "tool_calls":
                 self.n_calls += 1
@@ -200,7 +200,7 @@ class Asker:
         tokens = (await self._json("POST", "/tokenize", {"prompt": text}))["tokens"]
         back = await self._json("POST", "/detokenize", {"tokens": tokens, "special": True})
         if back["prompt"] != text:
-            raise Problem(f"{back['prompt']!r} instead of {text!r}")
+            raise Problem(f"expected {text!r}, got {back['prompt']!r}")
 
     async def _embed(self) -> list[float]:
         body = {"model": "embed", "input": ["One text.", "Another one."]}
@@ -211,7 +211,7 @@ class Asker:
     async def _embedding(self, rng: random.Random) -> None:
         vector = await self._embed()
         if max(abs(a - b) for a, b in zip(vector, self._vector, strict=True)) > 0.01:
-            raise Problem("another vector of the same text")
+            raise Problem("the same text has another embedding")
 
     async def _batch(self, rng: random.Random) -> None:
         path = "/v1/chat/completions"
@@ -239,4 +239,4 @@ class Asker:
 def _require_value(text: str) -> None:
     value = json.loads(text)
     if set(value) != {"word", "flag"} or value["word"] not in ("alpha", "bravo", "charlie"):
-        raise Problem(f"{text!r} does not obey its schema")
+        raise Problem(f"{text!r} does not conform to its schema")

@@ -1,12 +1,12 @@
-"""A batch job whose server is killed again and again: no line is lost, and none comes twice.
+"""A batch job whose server is killed repeatedly: no line may be lost or duplicated.
 
     python bench/batch_resume.py [--model M] [--lines 200] [--kills 6] [--seed 1] [--threads 1]
 
-Each round starts `llamaherd serve` on the same data folder and kills it with SIGKILL after a random
-time of work on the batch, counted from when it listens; the last round lets it end. A line of the
-table says how many lines were done when a round began, and how many when its server was last asked.
-At the end the output file must hold each line once, in order, each with an answer; a line that was
-under way at two kills is in the error file instead. The exit status is 1 if it is not so.
+Each round starts `llamaherd serve` on the same data folder and kills it with SIGKILL a random time
+after it listens; the last round lets the batch finish. A row of the table has the number of lines
+done at the start of a round, and at the last poll of its server.
+At the end the output file must hold each line once, in order, with a response; a line that was
+running at two kills is in the error file instead. Otherwise the exit status is 1.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ENDPOINT: Any = "/v1/completions"
 def running(
     model: str, folder: Path, threads: int
 ) -> Iterator[tuple[subprocess.Popen[bytes], OpenAI]]:
-    """A server that listens, killed at the end."""
+    """A listening server, killed at the end."""
     options = ["--port", "0", "--data-dir", str(folder), "--threads", str(threads)]
     command = [sys.executable, "-m", "llamaherd.cli", "serve", model, *options]
     with open(folder / "log", "w") as log:
@@ -71,7 +71,7 @@ def n_done(batch: Batch) -> int:
 
 
 def work(client: OpenAI, batch: Batch, seconds: float) -> Batch:
-    """The batch as it was seen last in this time, or at its end."""
+    """State of the batch at the last poll within this time, or at its end."""
     until = time.monotonic() + seconds
     while batch.status != "completed" and time.monotonic() < until:
         time.sleep(0.005)
@@ -86,23 +86,23 @@ def written(client: OpenAI, file_id: str | None) -> list[dict[str, Any]]:
 
 
 def wrong(client: OpenAI, batch: Batch, n_lines: int) -> list[str]:
-    """What the output files should not be like."""
+    """Errors found in the output files."""
     lines = written(client, batch.output_file_id)
     died = written(client, batch.error_file_id)
-    print(f"{len(died)} lines failed because they were under way at two kills")
+    print(f"{len(died)} lines failed because they were running at two kills")
     ids = [int(line["custom_id"]) for line in lines]
     died_ids = [int(line["custom_id"]) for line in died]
     found = []
     if sorted(ids + died_ids) != [*range(n_lines)]:
-        found.append(f"{len(ids)} lines, {len(set(ids))} of them different")
+        found.append(f"{len(ids)} lines, {len(set(ids))} distinct")
     if ids != sorted(ids):
         found.append("lines are not in order")
     if len({line["id"] for line in lines}) != len(lines):
-        found.append("ids come twice")
+        found.append("duplicate ids")
     if any(line["response"]["body"]["usage"]["completion_tokens"] != 8 for line in lines):
-        found.append("an answer is not whole")
+        found.append("an incomplete response")
     if any(line["error"] is None or line["error"]["code"] != "process_died" for line in died):
-        found.append("a line failed by another error")
+        found.append("a line failed with another error")
     return found
 
 
@@ -130,11 +130,11 @@ def main() -> int:
                     moment = f"{seconds:6.3f} s"
                 else:
                     found = wrong(client, batch, args.lines)
-                    moment = "not at all"
+                    moment = "not killed"
             print(
                 f"{i:5}  {moment:>12}  {before:12}  {n_done(batch):16}   {batch.status}", flush=True
             )
-    print(f"{args.lines} lines: " + ("; ".join(found) or "each came once, in order"))
+    print(f"{args.lines} lines: " + ("; ".join(found) or "each once, in order"))
     return 1 if found else 0
 
 

@@ -1,4 +1,4 @@
-"""What runs beside something else, each in a process of its own: streams, and a prober."""
+"""Background load in separate processes: streaming clients, and a /health prober."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HEALTH_TIMEOUT_S = 10.0
 
 
 class Seen:
-    """What such a process has reported, as (moment by time.monotonic(), value)."""
+    """Reports of a background process, as (time of time.monotonic(), value)."""
 
     def __init__(self, reports: Any) -> None:
         self._reports = reports
@@ -47,7 +47,7 @@ def _process(run: Any, *args: Any) -> Iterator[Seen]:
 
 
 def probing(url: str) -> Any:
-    """Asks /health every 50 ms, each time on a new connection: how long it took, in seconds."""
+    """Requests /health every 50 ms on a new connection; reports response times in seconds."""
     return _process(_probe, url)
 
 
@@ -71,8 +71,8 @@ def _probe(url: str, reports: Any) -> None:
 
 
 def streaming(url: str, n_clients: int, n_tokens: int) -> Any:
-    """Clients that stream one answer after the other: seconds between two texts; or a text that
-    says what was lost. After 429 or 503 it asks again."""
+    """Clients that stream continuously; report seconds between two deltas, or an error message.
+    Retries after 429 or 503."""
     return _process(_stream, url, n_clients, n_tokens)
 
 

@@ -1,9 +1,10 @@
-"""Whether cached prefixes change an answer, with default kernels, over hundreds of requests.
+"""Whether cached prefixes change outputs, with default kernels, over hundreds of requests.
 
-Default kernels give a row's logits up to noise, which depends on what it is computed beside. So the
-margin rule: both engines, cache off and on, compute the row behind each prompt, half of which
-end with forced tokens of an answer; a difference in the likeliest token counts only if its lead was
-more than four times the noise: the root mean square of how much the lead changed elsewhere.
+With default kernels, logits of a row have noise that depends on the rest of the batch. Both
+engines,
+cache off and on, compute the logits after each prompt, half of which end with forced output
+tokens. A different top token counts only if its margin exceeded four times the noise: the root mean
+square of the margin's change in other rows.
 The KV cache of the engine with the prefix cache holds a third of the distinct tokens.
 """
 
@@ -23,8 +24,8 @@ Tops = dict[int, list[tuple[int, float]]]
 
 
 def agent_prompts(engine: BatchEngine, trajectories: Path, n: int, n_most: int) -> list[list[int]]:
-    """Prompts of growing conversations with the beginning of one system prompt, each twice: as it
-    is, and continued by some tokens of the answer that was recorded."""
+    """Prompts of growing conversations with a common system prompt, each twice: unchanged, and
+    followed by some tokens of the recorded answer."""
     prompts: list[list[int]] = []
     for task in json.loads(trajectories.read_text()):
         messages = []
@@ -87,7 +88,7 @@ def main() -> int:
         f"{len(prompts)} prompts of {min(map(len, prompts))} to {max(map(len, prompts))} tokens, "
         f"{n_tokens} in all, {n_distinct} distinct, {n_cells} cells; hit rate "
         f"{metrics.cache.hit_rate:.2f}, from RAM {metrics.cache.n_from_ram}\n"
-        f"{len(rows)} rows, noise {noise:.3f}; the likeliest token differs in {len(differ)}, "
+        f"{len(rows)} rows, noise {noise:.3f}; the top token differs in {len(differ)}, "
         f"beyond the margin in {len(wrong)}"
     )
     return 1 if wrong or not rows else 0

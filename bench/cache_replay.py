@@ -1,16 +1,16 @@
-"""Cache hits of a recorded trace: the real prefix cache against simple rules and the optimum.
+"""Cache hits of a recorded trace: the real prefix cache against simple policies and the optimum.
 
     python bench/cache_replay.py --trace conversation_trace.jsonl [--azure azure_conv_2023.csv]
         [--check] [--replay-cache BINARY] [--out FOLDER]
 
 Requests consist of whole 512-token blocks, equal ids are equal blocks; one request at a time, in
-the order recorded. A cache of p % has room for p % of the distinct blocks. The rules, all on the
-tree of blocks, evicting blocks that no cached block follows and that the request does not use:
+recorded order. A cache of p % holds p % of the distinct blocks. The policies evict leaves of the
+tree of blocks that the request does not use:
 
-- leaf LRU: the one used least recently;
-- whole-sequence LRU: the same, and all before it that no other sequence shares;
-- optimum (Belady): the one whose next use is farthest, and a new block is kept only if its next use
-  is nearer. It knows the future.
+- leaf LRU: the least recently used leaf;
+- whole-sequence LRU: the same, with all preceding blocks that no other sequence shares;
+- optimum (Belady): the leaf whose next use is farthest; a new block is kept only if its next use is
+  nearer. Uses future requests.
 
 The real cache is csrc/cache/radix_cache.h, driven by bench/cpp/replay_cache.cpp. Deterministic.
 """
@@ -38,7 +38,7 @@ TAGS = 240
 RAM_FACTOR = 4
 NEVER = 1 << 60
 
-# What ours, with unlimited tags, must reach on the Mooncake trace, as a multiple of leaf LRU.
+# Required hits of the real cache with unlimited tags on the Mooncake trace, relative to leaf LRU.
 LEAST = {1: 1.9, 2: 1.7, 5: 1.1}
 
 Requests = list[list[int]]
@@ -46,7 +46,8 @@ Requests = list[list[int]]
 
 @dataclass
 class Trace:
-    """Requests as paths of blocks, numbered from 0; `parent` is the one before, -1 at the start."""
+    """Requests as paths of blocks, numbered from 0; `parent` is the preceding block, -1 at the
+    start."""
 
     requests: Requests
 
@@ -61,7 +62,7 @@ class Trace:
             for before, block in itertools.pairwise([-1, *request]):
                 self.parent[block] = before
         upcoming = [NEVER] * self.n_distinct
-        # For each block of each request, the request that uses it next.
+        # Per block of each request: the next request that uses it.
         self.next_uses: Requests = []
         for i in range(len(self.requests) - 1, -1, -1):
             self.next_uses.append([upcoming[block] for block in self.requests[i]])
@@ -74,7 +75,7 @@ class Trace:
 
 
 class BlockCache:
-    """Whole blocks on their tree, evicted from the leaves in order of a key."""
+    """A tree of whole blocks; leaves are evicted in order of a key."""
 
     def __init__(self, trace: Trace, capacity: int) -> None:
         self._trace = trace
@@ -83,10 +84,10 @@ class BlockCache:
         self._n_children = [0] * trace.n_distinct
         self._key = [0] * trace.n_distinct
         self._used_by = [-1] * trace.n_distinct
-        self._leaves: list[tuple[int, int]] = []  # a heap; entries may be out of date
+        self._leaves: list[tuple[int, int]] = []  # a heap; entries may be stale
 
     def _victim(self, now: int) -> int | None:
-        """The leaf with the lowest key, which stays in the heap."""
+        """The leaf with the lowest key; stays in the heap."""
         while self._leaves:
             key, block = self._leaves[0]
             if (
@@ -100,7 +101,7 @@ class BlockCache:
         return None
 
     def _evict(self, block: int, now: int) -> int | None:
-        """Returns the block before it if that has become a leaf."""
+        """Evict a block; returns the preceding block if that has become a leaf."""
         self._cached[block] = False
         self._n_free += 1
         parent = self._trace.parent[block]
@@ -113,7 +114,7 @@ class BlockCache:
         return parent
 
     def run(self, future: bool, whole: bool) -> int:
-        """Returns how many blocks were found: by last use, or next use if `future`."""
+        """Number of hits; evicts by last use, or by next use if `future`."""
         cached, key, used_by = self._cached, self._key, self._used_by
         n_found = 0
         for now, request in enumerate(self._trace.requests):
@@ -157,11 +158,13 @@ def read_mooncake(path: Path) -> Requests:
 
 
 def azure_mix(path: Path, seed: int = 1, n_conversations: int = 6000) -> Requests:
-    """A made-up service with the lengths of a recorded one, in blocks of 64 tokens.
+    """A synthetic service with recorded lengths, in blocks of 64 tokens.
 
-    One conversation begins each second on average. One in ten is a single long document. Four in
-    five begin with one of 30 system prompts, the k-th as likely as 1/k. After each turn one in
-    three ends; think times have a median of one minute.
+    One conversation starts per second on average. One in ten is a single long document. Four in
+    five
+    start with one of 30 system prompts, the k-th with probability proportional to 1/k. After each
+    turn
+    one in three ends; think times have a median of one minute.
     """
     n_systems, tokens_per_block, longest_turn = 30, 64, 600
     with path.open() as lines:
@@ -203,7 +206,7 @@ def azure_mix(path: Path, seed: int = 1, n_conversations: int = 6000) -> Request
 
 
 class Ours:
-    """The real cache. Each block counts as one of 512 tokens."""
+    """The real prefix cache. Each block counts as 512 tokens."""
 
     def __init__(self, binary: Path, trace: Trace) -> None:
         self._binary = binary
@@ -213,7 +216,7 @@ class Ours:
         )
 
     def run(self, percent: int, n_holders: int, ram_factor: int = 0) -> tuple[float, float]:
-        """Returns the percentages found in cells and in host memory."""
+        """Hits in percent, in KV cells and in host memory."""
         n_cells = BLOCK * self._trace.capacity(percent)
         sizes = map(str, (n_cells, n_holders, ram_factor * n_cells))
         result = subprocess.run(
@@ -299,7 +302,7 @@ def plot(measured: dict[str, list[Column]], path: Path) -> None:
 
 
 def check(trace: Trace, binary: Path, least: dict[int, float]) -> list[str]:
-    """One line per size at which ours, with unlimited tags, is too far below leaf LRU."""
+    """One line per size at which the real cache with unlimited tags is too far below leaf LRU."""
     ours, lru = Ours(binary, trace), rule(trace)
     failures = []
     for percent in SIZES:
@@ -316,7 +319,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trace", type=Path, help="Mooncake's conversation trace (JSON lines)")
     parser.add_argument("--azure", type=Path, help="Azure's 2023 conversation trace (CSV)")
-    parser.add_argument("--check", action="store_true", help="only the gate: write nothing")
+    parser.add_argument("--check", action="store_true", help="only check the gate; write nothing")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
     parser.add_argument(
         "--replay-cache",
@@ -325,9 +328,11 @@ def main() -> None:
     )
     args = parser.parse_args()
     if not args.trace and not args.azure:
-        parser.error("give --trace or --azure or both")
+        parser.error("at least one of --trace and --azure is required")
     if not args.replay_cache.is_file():
-        parser.error(f"{args.replay_cache} is not there: build it as bench/README.md says")
+        parser.error(
+            f"{args.replay_cache} does not exist; build it as described in bench/README.md"
+        )
 
     traces = []
     if args.trace:
@@ -344,7 +349,10 @@ def main() -> None:
             print(f"FAILED at {failure}", file=sys.stderr)
         sys.exit(1 if failures else 0)
 
-    measured, text = {}, "# Cache hits, percent of all blocks\n\nMade by `bench/cache_replay.py`.\n"
+    measured, text = (
+        {},
+        "# Cache hits, percent of all blocks\n\nGenerated by `bench/cache_replay.py`.\n",
+    )
     for title, trace, mooncake in traces:
         print(title, file=sys.stderr)
         measured[title] = measure(trace, args.replay_cache, full=mooncake)

@@ -1,12 +1,13 @@
-"""Tokens per second by number of sequences, on whatever device holds the model.
+"""Tokens per second by number of sequences, on the device of the model.
 
     python bench/device.py [--model MODEL] [--runs 3] [--widths 1,8,64]
-    python bench/device.py --random FILE    # a Llama of 1.1 billion random weights, made if need be
+    python bench/device.py --random FILE    # a Llama of 1.1 billion random weights, created if
+    missing
 
-Prompts are random tokens: 64 of their own behind 1,024 that all share. Greedy, 128 new tokens each,
-counted from the moment when all have their first token to the moment when the last ends; medians.
-Also what a step's time goes into, and how many outputs are those that each request has alone (calls
-of another shape are rounded otherwise: some differ). Informational: nothing else may run.
+Prompts are random tokens: 64 distinct ones after a common prefix of 1,024. Greedy, 128 output
+tokens each, measured from the time when all have their first token to the end of the last; medians.
+Also prints the breakdown of step time, and the number of outputs equal to those of each request
+alone (calls of another shape round differently: some differ). Run on an idle machine.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Texts per second of an embedding model: many texts in a call against one.
+"""Texts per second of an embedding model: many texts per call against one.
 
     python bench/embeddings.py MODEL.gguf [--texts 1000] [--tokens 16] [--threads N] [--runs 5]
 
-The same texts, all at once and one call each, with ggml's own kernels and with ours, in turns;
-medians. Loading is excluded. Informational: nothing else may run.
+The same texts in packed calls and one per call, with ggml's kernels and with llamaherd's,
+interleaved; medians. Loading is excluded. Run on an idle machine.
 """
 
 from __future__ import annotations
@@ -52,19 +52,19 @@ def main() -> None:
                     embedder.embed(text)
 
             for how, work in (
-                ("one a call", one_by_one),
+                ("one per call", one_by_one),
                 ("packed", lambda embedder=embedder: embedder.embed(texts)),
             ):
                 times.setdefault((kernels, how), []).append(seconds(work))
-    print("| kernels | one a call, texts/s | packed, texts/s | ratio |")
+    print("| kernels | one per call, texts/s | packed, texts/s | ratio |")
     print("| --- | --- | --- | --- |")
     for kernels in embedders:
         single, packed = (
-            statistics.median(times[kernels, how]) for how in ("one a call", "packed")
+            statistics.median(times[kernels, how]) for how in ("one per call", "packed")
         )
         ratio = statistics.median(
             a / b
-            for a, b in zip(times[kernels, "one a call"], times[kernels, "packed"], strict=True)
+            for a, b in zip(times[kernels, "one per call"], times[kernels, "packed"], strict=True)
         )
         n = len(texts)
         print(f"| {kernels} | {n / single:.0f} | {n / packed:.0f} | {ratio:.2f} |")

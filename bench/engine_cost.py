@@ -1,10 +1,10 @@
-"""What the engine costs: `LLM.generate` against the bare C++ loop, alternating, in one run.
+"""Overhead of the engine: `LLM.generate` against the bare C++ loop, interleaved.
 
     python bench/engine_cost.py [--model NAME] [--runs 5] [--bare-loop BINARY]
 
 Both decode the same rows in the same shapes on the same llama.cpp: 8 sequences of 128 prompt tokens
-and 64 new ones, greedy. Loading and one warm-up run of each are excluded. Also prints a step's time
-outside llama.cpp and sampling, by the engine's own counters. Informational: nothing else may run.
+and 64 output tokens, greedy. Loading and one warm-up run of each are excluded. Also prints the time
+per step outside llama.cpp and sampling, from the engine's counters. Run on an idle machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class BareLoop:
-    """The C++ loop, loaded once; each call is one run."""
+    """The C++ loop, loaded once; each `run` is one measurement."""
 
     def __init__(self, binary: Path, model: Path, args: argparse.Namespace) -> None:
         sizes = map(str, (args.seqs, args.prompt, args.new))
@@ -100,7 +100,7 @@ def main() -> None:
     )
     for name in ("host", "sample", "decode"):
         spent_us = 1e-3 * (after[f"{name}_ns"] - before[f"{name}_ns"]) / n_steps
-        print(f"{name} {spent_us:.1f} us a step, over {n_steps} steps")
+        print(f"{name} {spent_us:.1f} us per step, over {n_steps} steps")
 
 
 if __name__ == "__main__":

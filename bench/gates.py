@@ -1,13 +1,13 @@
-"""The gates on the engine's core: what is counted there may not change unnoticed.
+"""Regression gates on counters of the engine's core.
 
     python bench/gates.py [counters] [allocations] [instructions]    # all, against gates.json
-    python bench/gates.py --write                                    # counts anew and rewrites it
+    python bench/gates.py --write                                    # count and rewrite gates.json
 
-counters: what a fixed schedule on the fake backend comes to, exactly. allocations: memory asked for
-in steps that only decode, none. instructions: of the scheduler, the batch builder, the text stream,
-the radix tree, the prefix cache and a whole step, by valgrind's callgrind, within 5 %; they hang on
-the compiler, so with another than gates.json names there is nothing to compare. Exits with 1 if a
-gate is broken.
+counters: totals of a fixed schedule on the fake backend, exactly equal. allocations: calls of
+operator new in steps that only decode, 0. instructions: of the scheduler, the batch builder, the
+detokenizer, the radix tree, the prefix cache and a whole step, counted by valgrind's callgrind,
+within 5 %; they depend on the compiler and are skipped with another one than in gates.json. Exit
+status 1 if a gate fails.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ FOLDER = ROOT / "build" / "gates"
 BASELINE = Path(__file__).with_name("gates.json")
 TOLERANCE = 0.05
 
-# The C library takes its string functions by what the processor has: those for any. And functions
-# are looked up before anything is counted.
+# Use the generic string functions of the C library on any processor, and bind symbols before
+# # counting.
 ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-AVX512F,-ERMS,-FSRM", "LD_BIND_NOW": "1"}
 
 
 class CannotRun(Exception):
-    """Something is not installed."""
+    """A required program is not installed."""
 
 
 class OtherToolchain(Exception):
-    """Instructions were counted with another compiler or library."""
+    """gates.json has instruction counts of another compiler or library."""
 
 
 def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    # Flags of the environment would count.
+    # Flags of the environment would change the counts.
     kept = {k: v for k, v in os.environ.items() if k not in ("CFLAGS", "CXXFLAGS", "LDFLAGS")}
     return subprocess.run(
         command, cwd=ROOT, env=kept | variables, capture_output=True, text=True, timeout=1200
@@ -57,10 +57,10 @@ def output_of(*command: str, **variables: str) -> str:
 
 
 def build() -> None:
-    """All benchmarks that need no model, so that they keep compiling."""
+    """Build all benchmarks that need no model, so that they keep compiling."""
     for tool in ("cmake", "ninja"):
         if shutil.which(tool) is None:
-            raise CannotRun(f"{tool} is not installed (tests/requirements.txt brings it)")
+            raise CannotRun(f"{tool} is not installed: pip install -r tests/requirements.txt")
     configure = (
         *("cmake", "-S", ".", "-B", str(FOLDER), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"),
         *("-DLLAMAHERD_BUILD_BENCH=ON", "-DLLAMAHERD_BUILD_TESTS=OFF"),
@@ -85,7 +85,7 @@ def count_by_schedule() -> dict[str, int]:
 
 
 def count_allocations() -> dict[str, tuple[int, int]]:
-    """By how sequences decode: steps, and allocations in all of them."""
+    """By mode of decoding: number of steps, and allocations in all of them."""
     lines = [line.split() for line in output_of(program("allocations")).splitlines()]
     return {name: (int(n_steps), int(n)) for name, n_steps, n in lines}
 
@@ -114,7 +114,7 @@ def instructions_of(work: str) -> int:
 
 
 class Counted(NamedTuple):
-    """What gates.json holds."""
+    """Content of gates.json."""
 
     counters: dict[str, int]
     toolchain: dict[str, str]
@@ -154,7 +154,7 @@ def check_instructions() -> list[str]:
     expected, found = baseline(), toolchain()
     if found != expected.toolchain:
         raise OtherToolchain(
-            f"instructions were counted with {expected.toolchain}, and this is {found}"
+            f"instructions were counted with {expected.toolchain}; this toolchain is {found}"
         )
     return differences("instructions", expected.instructions, count_instructions(), TOLERANCE)
 
@@ -170,7 +170,7 @@ def check(gate: str) -> list[str]:
     try:
         return CHECKS[gate]()
     except OtherToolchain as error:
-        print(f"left out: {error}")
+        print(f"skipped: {error}")
         return []
 
 
@@ -183,12 +183,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("gates", nargs="*", metavar="GATE", help=f"of {', '.join(CHECKS)}; all")
+    parser.add_argument(
+        "gates", nargs="*", metavar="GATE", help=f"{', '.join(CHECKS)}; default: all"
+    )
     parser.add_argument("--write", action="store_true", help=f"rewrite {BASELINE.name}")
     arguments = parser.parse_args()
     unknown = set(arguments.gates) - set(CHECKS)
     if unknown:
-        parser.error(f"no gate is named {', '.join(unknown)}")
+        parser.error(f"unknown gate: {', '.join(unknown)}")
     try:
         build()
         if arguments.write:
@@ -197,7 +199,7 @@ def main() -> int:
         wrong = [line for gate in arguments.gates or CHECKS for line in check(gate)]
     except CannotRun as error:
         sys.exit(str(error))
-    print(*wrong or ["all as it was"], sep="\n")
+    print(*wrong or ["no differences"], sep="\n")
     return 1 if wrong else 0
 
 

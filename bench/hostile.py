@@ -1,15 +1,15 @@
-"""Attacks on a server, one after the other, and what they do to those who are none.
+"""Attacks on a server, one after another, and their effect on well-behaved clients.
 
     python bench/hostile.py [--only WORD...] [--area AREA...] [--seconds 4] [--slack 1] [--list]
 
-Each attack of `attacks/` is sent without a pause for --seconds, from a process of the lowest
-priority: on another machine it would take none of the server's cores. Meanwhile /health is asked
-every 50 ms and four clients stream answers, each from processes of their own. The bars: the server
-lives; /health answers within 1 s; the median time between the streams' texts is at most twice that
-without an attack; nothing of theirs is lost; memory, but for what the prefix cache keeps, is back
-within 20 % of what it was, after each attack and after all; and the attack's answers have statuses
-it allows. --slack widens the bars of time, for machines that do other work. A server that ended or
-is stuck is replaced by a new one for the next attack. Ends with 1 if a bar is missed.
+Each attack of `attacks/` is repeated without pause for --seconds by a process of the lowest
+priority, as it would not use the server's cores from another machine. Meanwhile separate processes
+request /health every 50 ms and run four streaming clients. Limits: the server stays up; /health
+responds within 1 s; the median time between deltas of the streams is at most twice that without an
+attack; no stream fails; memory, without the prefix cache, returns to within 20 % of its earlier
+value, after each attack and after all; responses to the attack have allowed statuses. --slack
+relaxes the time limits for busy machines. A server that has exited or is stuck is restarted for the
+next attack. Exit status 1 if a limit is exceeded.
 """
 
 from __future__ import annotations
@@ -42,13 +42,15 @@ N_STREAMS, N_TOKENS = 4, 300
 MOST_HEALTH_S, MOST_GAP, MOST_MEMORY = 1.0, 2.0, 1.2
 RECOVERY_S = 20.0
 QUIET_S, MIN_TEXTS = 1.5, 12
-N_FILES = 256  # descriptors the server may have
-ADDRESS_SPACE = 16 << 30  # bytes it may map: it ends before the machine does
+N_FILES = 256  # file descriptors of the server
+ADDRESS_SPACE = (
+    16 << 30
+)  # address space of the server in bytes, so that it fails before the machine does
 N_STATUSES = 600
 
 
 def attack_for_ever(url: str, name: str, counts: Any, stop: Any) -> None:
-    """The body of the attackers' process. Counts answers by status, from LEFT on."""
+    """Main function of the attackers' process. Counts responses by status, from LEFT on."""
     os.nice(19)
     (attack,) = [attack for attack in ATTACKS if attack.name == name]
 
@@ -81,7 +83,7 @@ def attacking(url: str, attack: Attack, counts: Any) -> Iterator[Any]:
         yield process
     finally:
         stop.set()
-        # Attacks cancel their own batches.
+        # Attacks on batches need time to cancel their batches.
         process.join(30 if attack.area == "batches" else 1)
         process.kill()
         process.join()
@@ -89,14 +91,14 @@ def attacking(url: str, attack: Attack, counts: Any) -> Iterator[Any]:
 
 @dataclass
 class Found:
-    """What one attack did."""
+    """Effect of one attack."""
 
     attack: Attack
     statuses: dict[int, int] = field(default_factory=dict)
-    health_s: float = 0.0  # the longest answer
-    gap: float = 1.0  # of the streams' medians, with and without
+    health_s: float = 0.0  # longest response time
+    gap: float = 1.0  # ratio of median times between deltas, with and without the attack
     longest_gap_s: float = 0.0
-    memory: float = 1.0  # after, of before
+    memory: float = 1.0  # ratio of memory after to before
     peak_mib: float = 0.0
     problems: list[str] = field(default_factory=list)
 
@@ -104,10 +106,10 @@ class Found:
         allowed = self.attack.allowed | BUSY | {LEFT}
         wrong = {status: n for status, n in self.statuses.items() if status not in allowed}
         for broken, problem in (
-            (wrong, f"answers {wrong}"),
-            (not self.statuses, "not one answer"),
+            (wrong, f"unexpected statuses {wrong}"),
+            (not self.statuses, "no response"),
             (self.health_s > MOST_HEALTH_S * slack, f"/health after {self.health_s:.1f} s"),
-            (self.gap > MOST_GAP * slack, f"{self.gap:.1f} times the time between texts"),
+            (self.gap > MOST_GAP * slack, f"{self.gap:.1f} times the time between deltas"),
             (self.memory > MOST_MEMORY, f"{self.memory:.2f} times the memory"),
         ):
             if broken:
@@ -129,13 +131,13 @@ class Bench:
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[tuple[Server, Seen, Seen]]:
-        """A new server with its prober and streams."""
+        """A new server with prober and streams."""
         with limits():
             server = Server(self._args.model, self._options, self._args.threads)
         try:
             url = server.url
             with probing(url) as health, streaming(url, N_STREAMS, N_TOKENS) as gaps:
-                time.sleep(3)  # warms up
+                time.sleep(3)  # warm-up
                 self.first_mib = self.last_mib = own_mib(server)
                 yield server, health, gaps
         finally:
@@ -144,7 +146,7 @@ class Bench:
             server.process.end()
 
     def streams_run(self, gaps: Seen) -> bool:
-        """Measures the time between texts without an attack; False: there are no texts."""
+        """Measure the time between deltas without an attack; False: no deltas arrive."""
         begin = time.monotonic()
         while time.monotonic() < begin + RECOVERY_S:
             time.sleep(QUIET_S)
@@ -162,7 +164,7 @@ class Bench:
         begin = time.monotonic()
         with attacking(server.url, attack, counts) as attackers:
             until = time.monotonic() + self._args.seconds
-            # One that needs long for an answer has it at least once.
+            # Slow attacks need time for at least one response.
             while time.monotonic() < until or (sum(counts) == 0 and time.monotonic() < until + 330):
                 time.sleep(0.2)
                 if server.process.poll() is not None or not attackers.is_alive():
@@ -187,7 +189,7 @@ class Bench:
         return found
 
     def _recovered(self, server: Server, before: float) -> float:
-        """Memory after, of before; waits until it is within the bar."""
+        """Ratio of memory after to before; waits until it is within the limit."""
         until = time.monotonic() + RECOVERY_S
         while server.process.poll() is None:
             self.last_mib = own_mib(server)
@@ -202,7 +204,7 @@ def numbers(seen: list[Any]) -> list[float]:
 
 
 def own_mib(server: Server) -> float:
-    """Resident memory without what the prefix cache keeps; NaN: the server does not answer."""
+    """Resident memory without the prefix cache, in MiB; NaN: the server does not respond."""
     try:
         with urllib.request.urlopen(f"{server.url}/metrics", timeout=30) as answer:
             text = answer.read().decode()
@@ -214,7 +216,7 @@ def own_mib(server: Server) -> float:
 
 @contextlib.contextmanager
 def limits() -> Iterator[None]:
-    """What is started within has few descriptors and an end to its memory."""
+    """Limit file descriptors and address space of processes started within the `with`."""
     kinds = ((resource.RLIMIT_NOFILE, N_FILES), (resource.RLIMIT_AS, ADDRESS_SPACE))
     before = [(kind, resource.getrlimit(kind)) for kind, _ in kinds]
     for kind, soft in kinds:
@@ -227,7 +229,7 @@ def limits() -> Iterator[None]:
 
 
 def replay(bench: Bench, attacks: list[Attack]) -> Iterator[Found]:
-    """All attacks on one server, or on as many as it takes."""
+    """Run all attacks, on one server unless it has to be restarted."""
     waiting = list(attacks)
     while waiting:
         with bench.serving() as (server, health, gaps):
@@ -235,8 +237,8 @@ def replay(bench: Bench, attacks: list[Attack]) -> Iterator[Found]:
             while waiting and server.process.poll() is None:
                 if not bench.streams_run(gaps):
                     if found is None:
-                        raise SystemExit("the streams do not run without an attack")
-                    found.problems.append(f"no text within {RECOVERY_S:.0f} s after it")
+                        raise SystemExit("the streams make no progress without an attack")
+                    found.problems.append(f"no delta within {RECOVERY_S:.0f} s after the attack")
                     break
                 if found is not None:
                     yield found
@@ -249,11 +251,11 @@ def main() -> None:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--embedding-model", help="a GGUF file, for embeddings and rerank")
-    parser.add_argument("--threads", type=int, default=None, help="of the model's computation")
-    parser.add_argument("--seconds", type=float, default=4, help="of each attack")
-    parser.add_argument("--slack", type=float, default=1, help="times the bars of time")
-    parser.add_argument("--only", nargs="*", default=[], help="attacks whose name holds a word")
+    parser.add_argument("--embedding-model", help="GGUF file, for embeddings and rerank")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads of the model")
+    parser.add_argument("--seconds", type=float, default=4, help="seconds per attack")
+    parser.add_argument("--slack", type=float, default=1, help="factor on the time limits")
+    parser.add_argument("--only", nargs="*", default=[], help="attacks whose name contains a word")
     parser.add_argument("--area", nargs="*", default=[])
     parser.add_argument("--list", action="store_true")
     args = parser.parse_args()
@@ -267,8 +269,8 @@ def main() -> None:
         for attack in chosen:
             print(f"{attack.area}: {attack.name}")
         return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # leaves no server behind
-    print("| area | attack | answers | /health, s | time between texts | longest | memory | |")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # stops the server
+    print("| area | attack | responses | /health, s | time between deltas | longest | memory | |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     failed = []
     with tempfile.TemporaryDirectory() as folder:
@@ -286,9 +288,9 @@ def main() -> None:
     if bench.last_mib > MOST_MEMORY * bench.first_mib:
         failed.append("memory after all attacks")
     print(f"\nmemory {bench.first_mib:.0f} MiB before all, {bench.last_mib:.0f} MiB after")
-    print(f"{len(chosen)} attacks, {len(failed)} missed a bar")
+    print(f"{len(chosen)} attacks, {len(failed)} exceeded a limit")
     if failed:
-        sys.exit("missed: " + "; ".join(failed))
+        sys.exit("failed: " + "; ".join(failed))
 
 
 def name_of(status: int) -> str:

@@ -1,10 +1,10 @@
-"""What HTTP costs: 8 streaming clients of a server against `LLM.generate` on the same requests.
+"""Overhead of HTTP: 8 streaming clients of a server against `LLM.generate` on the same requests.
 
     python bench/http_cost.py [--model MODEL] [--threads N] [--runs 5]
 
-The server is a process of its own, clients are this process, on the same cores; in turns, medians,
-and the median of the ratios within a turn. 64 requests a run: 32 words each, 64 greedy tokens. Also
-says how much processor time clients and server took. Informational: nothing else may run.
+The server is a separate process, the clients are this process, on the same cores; interleaved runs,
+medians, and the median of the ratios per round. 64 requests per run: 32 words each, 64 greedy
+tokens. Also prints the CPU time of clients and server. Run on an idle machine.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main() -> None:
                 generated.append(sum(r.usage.completion_tokens for r in results) / seconds)
     finally:
         server.close()
-    # The first turn warms up.
+    # The first round is warm-up.
     ratios = [a / b for a, b in zip(served[1:], generated[1:], strict=True)]
     print("| | tokens/s |")
     print("| --- | --- |")
@@ -68,12 +68,8 @@ def main() -> None:
     print(f"| {N_CLIENTS} streaming clients | {statistics.median(served[1:]):.0f} |")
     print(f"ratio {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
     n_tokens = N_REQUESTS * N_NEW
-    print(
-        f"clients' processor time: {1e6 * statistics.median(clients_s[1:]) / n_tokens:.0f} us/token"
-    )
-    print(
-        f"server's, model included: {1e6 * statistics.median(server_s[1:]) / n_tokens:.0f} us/token"
-    )
+    print(f"CPU time of clients: {1e6 * statistics.median(clients_s[1:]) / n_tokens:.0f} us/token")
+    print(f"CPU time of server: {1e6 * statistics.median(server_s[1:]) / n_tokens:.0f} us/token")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Which JSON schemas are accepted, and whether what is generated obeys them.
+"""Which JSON schemas are accepted, and whether outputs conform to them.
 
     python bench/json_schema_suite.py SUITE.json [--samples 20] [--max-tokens 300] [--model MODEL]
 
-SUITE.json holds the official JSON-Schema-Test-Suite: file -> groups of {schema, tests}. Of each
-group whose schema is accepted, so many outputs are drawn at temperature 1; those that end by
-themselves are judged by the jsonschema package. Prints a table by file, the reasons of those
-refused, and each output that does not obey.
+SUITE.json holds the official JSON-Schema-Test-Suite: file -> groups of {schema, tests}. For each
+accepted schema, --samples outputs are generated at temperature 1; those that finish with "stop" are
+validated by the jsonschema package. Prints a table by file, the reasons of rejections, and each
+invalid output.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from referencing.exceptions import Unresolvable
 
 @dataclass
 class Tally:
-    """Of one file's groups."""
+    """Counts of one file."""
 
     n_groups: int = 0
     n_accepted: int = 0
@@ -37,7 +37,7 @@ class Tally:
 
 
 def refusal_of(llm: LLM, schema: Any) -> str:
-    """Empty: it is accepted."""
+    """Reason of the rejection; "": the schema is accepted."""
     try:
         llm.engine.check(SamplingParams(json_schema=schema))
     except InvalidRequestError as error:
@@ -46,7 +46,7 @@ def refusal_of(llm: LLM, schema: Any) -> str:
 
 
 def is_obeyed(schema: Any, text: str) -> bool | None:
-    """None: the validator cannot tell."""
+    """Whether the output is valid; None: the validator fails."""
     try:
         value = json.loads(text)
     except ValueError:
@@ -58,7 +58,7 @@ def is_obeyed(schema: Any, text: str) -> bool | None:
 
 
 def sample(llm: LLM, schemas: list[Any], n: int, max_tokens: int) -> list[list[str]]:
-    """Outputs that ended by themselves."""
+    """Outputs that finished with "stop"."""
     messages = [{"role": "user", "content": "Answer with a JSON value."}]
     params = [
         SamplingParams(json_schema=schema, n=n, max_tokens=max_tokens, seed=i)
@@ -101,7 +101,7 @@ def main() -> int:
         for name, groups in suite.items():
             tallies[name] = run(llm, groups, args.samples, args.max_tokens)
             print(name, file=sys.stderr)
-    print("| file | groups | accepted | outputs judged | of them wrong |")
+    print("| file | groups | accepted | outputs validated | invalid |")
     print("| --- | --- | --- | --- | --- |")
     for name, t in tallies.items():
         print(f"| {name} | {t.n_groups} | {t.n_accepted} | {t.n_judged} | {len(t.wrong)} |")
@@ -113,10 +113,10 @@ def main() -> int:
     for t in tallies.values():
         refused += t.refused
     for reason, count in refused.most_common():
-        print(f"- refused {count}: {reason}")
+        print(f"- rejected {count}: {reason}")
     for name, t in tallies.items():
         for text in t.wrong:
-            print(f"- wrong, {name}: {text}")
+            print(f"- invalid, {name}: {text}")
     return 1 if n_wrong else 0
 
 

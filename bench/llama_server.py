@@ -1,4 +1,4 @@
-"""llama.cpp's own server as a contestant: a process, and requests that note when tokens arrive."""
+"""llama.cpp's server as a contestant: a process, and requests that record token times."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llamaherd.benchmark.contestants.servers import Server, free_port
 
 
 class LlamaServer(Server):
-    """Loaded on return."""
+    """A llama-server process; the constructor returns when the model is loaded."""
 
     def __init__(self, binary: Path, model: Path, options: list[str]) -> None:
         self.port = free_port()
@@ -30,7 +30,7 @@ class LlamaServer(Server):
 
 
 class Completion:
-    """One streamed request, read by a thread of its own."""
+    """One streamed request, read by a separate thread."""
 
     def __init__(self, port: int, prompt: list[int], n_new: int) -> None:
         self._port = port
@@ -57,7 +57,7 @@ class Completion:
             self._changed.wait_for(lambda: len(self.token_ns) >= n_tokens or self._ended)
 
     def result(self) -> list[int]:
-        """Waits for the end; when each token arrived."""
+        """Wait for the end; returns arrival times of tokens."""
         self._thread.join()
         if self._error:
             raise RuntimeError(f"llama-server: {self._error}")

@@ -1,4 +1,4 @@
-"""What the benchmarks of scheduling share: prompts, jobs, arrivals, figures and verdicts."""
+"""Shared by the scheduling benchmarks: prompts, jobs, arrivals, results and verdicts."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from llamaherd.models import DEFAULT_MODEL
 
 
 def add_options(parser: argparse.ArgumentParser, runs: int = 5) -> None:
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="a GGUF file or a catalogue's name")
-    parser.add_argument("--threads", type=int, default=None, help="of the model's computation")
-    parser.add_argument("--runs", type=int, default=runs, help="of each contestant, alternating")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="GGUF file or catalogue name")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads of the model")
+    parser.add_argument("--runs", type=int, default=runs, help="runs per contestant, interleaved")
 
 
 class Prompts:
-    """Prompts of exact lengths, no two alike, which a model continues with text."""
+    """Distinct prompts of exact lengths that a model continues with text."""
 
     def __init__(self, engine: BatchEngine, seed: int = 0) -> None:
         self._words = [engine.tokenize(" " + word, add_special=False) for word in WORDS]
@@ -41,13 +41,13 @@ class Prompts:
 
 
 def greedy(n_new: int) -> SamplingParams:
-    """Exactly `n_new` tokens."""
+    """Greedy sampling of exactly `n_new` tokens."""
     return SamplingParams(temperature=0, max_tokens=n_new, ignore_eos=True)
 
 
 @dataclass(frozen=True)
 class Output:
-    """An ended request; `token_ns` says when each token was delivered."""
+    """A finished request; `token_ns` has the delivery time of each token."""
 
     token_ns: list[int]
     timing: Timing
@@ -60,7 +60,7 @@ class Output:
 
 
 def collect(stream: Stream) -> Output:
-    """Waits for the end."""
+    """Wait for the end of a request."""
     token_ns: list[int] = []
     for delta in stream:
         token_ns += [delta.timing.last_ns] * len(delta.token_ids)
@@ -70,14 +70,14 @@ def collect(stream: Stream) -> Output:
 
 
 def tokens_per_s(outputs: list[Output]) -> float:
-    """From the first submit to the last token."""
+    """Tokens per second from the first submit to the last token."""
     begin = min(output.timing.submit_ns for output in outputs)
     end = max(output.timing.last_ns for output in outputs)
     return sum(len(output.token_ns) for output in outputs) / (1e-9 * (end - begin))
 
 
 def cancel(streams: Iterable[Stream]) -> None:
-    """And waits until they are gone."""
+    """Cancel requests and wait for their end."""
     streams = list(streams)
     for stream in streams:
         stream.cancel()
@@ -86,7 +86,7 @@ def cancel(streams: Iterable[Stream]) -> None:
 
 
 class Backlog:
-    """A job that never runs out: `top_up()` keeps `n` of its requests unfinished."""
+    """An endless job: `top_up()` keeps `n` of its requests unfinished."""
 
     def __init__(self, n: int, submit: Callable[[], Stream]) -> None:
         self._n = n
@@ -101,13 +101,13 @@ class Backlog:
             self._streams.append(self._unfinished[-1])
 
     def end(self) -> list[Output]:
-        """Cancels what is unfinished."""
+        """Cancel unfinished requests; returns the outputs."""
         cancel(self._unfinished)
         return [collect(stream) for stream in self._streams]
 
 
 def sleep_until(moment_s: float, meanwhile: Callable[[], None] | None = None) -> None:
-    """Until `time.monotonic()` is there; `meanwhile` is called every 20 ms."""
+    """Sleep until a time of `time.monotonic()`; `meanwhile` is called every 20 ms."""
     while (left := moment_s - time.monotonic()) > 0:
         if meanwhile is not None:
             meanwhile()
@@ -116,13 +116,13 @@ def sleep_until(moment_s: float, meanwhile: Callable[[], None] | None = None) ->
 
 
 def arrivals_within(rate: float, seconds: float, seed: int) -> list[float]:
-    """Moments of random arrivals in (0, seconds), `rate` a second on average."""
+    """Poisson arrival times in (0, seconds) at an average of `rate` per second."""
     moments = islice(poisson(rate, seed), 1, None)
     return list(takewhile(lambda moment: moment < seconds, moments))
 
 
 class StepWatch:
-    """The engine's longest step while this is open, by looking at its metrics every 4 ms."""
+    """Longest step of the engine within the `with`; polls metrics every 4 ms."""
 
     def __init__(self, engine: BatchEngine) -> None:
         self._engine = engine
@@ -150,7 +150,7 @@ class StepWatch:
 
 @contextlib.contextmanager
 def busy_neighbour() -> Iterator[None]:
-    """Another process that keeps one core busy."""
+    """A process that keeps one core busy."""
     process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         time.sleep(0.5)
@@ -168,7 +168,7 @@ def summary(values: list[float], unit: str = "", digits: int = 2) -> str:
 def verdict(
     name: str, value: float, *, least: float | None = None, most: float | None = None
 ) -> None:
-    """Prints a figure with its bar and whether it is met; a NaN was not measured and meets none."""
+    """Print a value with its limit and whether it is met; NaN (not measured) is never met."""
     met = (least is None or value >= least) and (most is None or value <= most)
     bars = [f">= {least:.3g}"] if least is not None else []
     bars += [f"<= {most:.3g}"] if most is not None else []

@@ -2,10 +2,11 @@
 
     python bench/lookup.py [--model MODEL] [--threads N] [--runs 5] [--text FILE]
 
-One and eight sequences at once, greedy, 300 tokens each: asked to repeat a text word by word, and
-asked for something new. Counted from the moment when all have their first token to the moment when
-the last ends. With and without in turns; medians, and medians of the ratios within a turn. Outputs
-are compared. Informational: nothing else may run.
+One and eight concurrent sequences, greedy, 300 tokens each, with prompts to repeat a text word by
+word, and to write new text. Measured from the time when all have their first token to the end of
+the last. With and without in interleaved runs; medians, and medians of the ratios per round.
+Outputs
+are compared. Run on an idle machine.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, default=ROOT / "README.md")
     args = parser.parse_args()
     text = args.text.read_text(encoding="utf-8")[600:2200]
-    print("| task | sequences | without, tokens/s | with | ratio | guesses right | outputs |")
+    print("| task | sequences | without, tokens/s | with | ratio | drafts accepted | outputs |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     config = EngineConfig(n_threads=args.threads, n_ctx=16384)
     with BatchEngine(args.model, config, progress=False) as engine:

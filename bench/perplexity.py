@@ -1,10 +1,11 @@
-"""Perplexity of a text with ggml's CPU kernels and with ours: what ours change of a model.
+"""Perplexity of a text with ggml's CPU kernels and with llamaherd's.
 
     python bench/perplexity.py FILE.gguf ... [--tokens 20000]
 
-The text is the help that comes with Python. Windows of 512 tokens, each begun anew, of which the
-second halves are scored, computed 32 rows at a time. A model's file and the number of tokens decide
-the result; the machine does not matter much.
+The text is Python's built-in help. Independent windows of 512 tokens, of which the second halves
+are
+scored, computed 32 rows at a time. The result depends on model file and number of tokens, little on
+the machine.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ def perplexity(path: Path, kernels: str, n_tokens: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", default=[DEFAULT_MODEL], help="GGUF files")
-    parser.add_argument("--tokens", type=int, default=20000, help="of text, >= 512")
+    parser.add_argument("--tokens", type=int, default=20000, help="tokens of text, >= 512")
     args = parser.parse_args()
-    print("| model | stock | ours | change |\n| --- | --- | --- | --- |")
+    print("| model | ggml | llamaherd | change |\n| --- | --- | --- | --- |")
     for model in args.models:
         path = resolve(model)
         stock, ours = (perplexity(path, kernels, args.tokens) for kernels in ("stock", "auto"))

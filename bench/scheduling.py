@@ -1,12 +1,14 @@
-"""What the scheduler promises when there is too much to do. Informational: nothing else may run.
+"""Guarantees of the scheduler under overload. Run on an idle machine.
 
-    python bench/scheduling.py overcommit     # a KV cache of half of what the running requests need
-    python bench/scheduling.py interactive    # urgent requests beside a job that saturates
-    python bench/scheduling.py tenants        # shares of tenants by weight, not by requests sent
-    python bench/scheduling.py overload       # three times more requests than can be served
+    python bench/scheduling.py overcommit     # a KV cache of half the cells that running requests
+    need
+    python bench/scheduling.py interactive    # urgent requests during a saturating job
+    python bench/scheduling.py tenants        # shares of tenants by weight, not by number of
+    requests
+    python bench/scheduling.py overload       # requests at three times the capacity
     python bench/scheduling.py neighbour      # another process that keeps a core busy
 
-Each prints its figures, its bars and whether they are met; README.md says what is measured.
+Each prints its results, its limits and whether they are met; README.md describes the measurements.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from loads import (
 )
 
 MAX_SEQS = 8
-LEAD_S = 2.0  # a job runs so long before it is measured
+LEAD_S = 2.0  # warm-up of a job before measurements
 
 
 def make_engine(args: argparse.Namespace, n_ctx: int, **options: Any) -> BatchEngine:
@@ -57,7 +59,7 @@ def run_all(engine: BatchEngine, prompts: list[list[int]], n_new: int) -> list[O
 
 
 def count(outputs: list[Output], begin_ns: int, end_ns: int) -> int:
-    """Tokens delivered within these moments."""
+    """Tokens delivered between two times."""
     return sum(begin_ns < moment <= end_ns for output in outputs for moment in output.token_ns)
 
 
@@ -92,8 +94,8 @@ def overcommit(args: argparse.Namespace) -> None:
         f"tokens/s: {summary(speeds['enough'], digits=1)} with {n_ctx} cells, "
         f"{summary(speeds['half'], digits=1)} with {n_ctx // 2}; ratio {summary(ratios)}"
     )
-    verdict("requests that did not end with all their tokens", n_wrong, most=0)
-    verdict("preemptions, the run with fewest", min(n_preempted), least=1)
+    verdict("requests that ended without all tokens", n_wrong, most=0)
+    verdict("preemptions, minimum of the runs", min(n_preempted), least=1)
     verdict("throughput ratio, median", statistics.median(ratios), least=0.8)
 
 
@@ -111,7 +113,7 @@ def serve(
     submit_urgent: Callable[[], Stream],
     arrivals: list[float],
 ) -> Phase:
-    """A job that never runs out, single requests at their moments, or both."""
+    """Run an endless job, single requests at given times, or both."""
     job = Backlog(2 * MAX_SEQS, submit_job) if submit_job else None
     top_up = job.top_up if job else None
     with StepWatch(engine) as watch:
@@ -172,12 +174,12 @@ def interactive(args: argparse.Namespace) -> None:
 
 
 def tenant_ratio(args: argparse.Namespace, weights: dict[str, float], seed: int) -> float:
-    """Tokens of 'many' for each of 'few', while both have requests that wait or run."""
+    """Ratio of tokens of 'many' to 'few' while both have queued or running requests."""
     n_prompt, n_new = 32, 48
     numbers = {"many": 10 * args.requests, "few": args.requests}
     with make_engine(args, 2048, tenant_weights=weights) as engine:
         prompts = Prompts(engine, seed)
-        # Others run while both queue up: what runs already when the second comes is no share.
+        # Other requests run while both tenants queue theirs, so that neither starts first.
         others = [
             engine.submit(prompts.make(n_prompt), greedy(128), tenant="others")
             for _ in range(MAX_SEQS)
@@ -198,13 +200,13 @@ def tenant_ratio(args: argparse.Namespace, weights: dict[str, float], seed: int)
         many = [collect(stream) for stream in streams["many"]]
 
     def ratio_until(moment: Callable[[Timing], int]) -> float:
-        """Until the first of both has come there with its last request."""
+        """Ratio until the last request of the first tenant to finish reaches `moment`."""
         end_ns = min(max(moment(output.timing) for output in outputs) for outputs in (many, few))
         return count(many, 0, end_ns) / max(1, count(few, 0, end_ns))
 
     ratio = ratio_until(lambda timing: timing.last_ns)
     queued = ratio_until(lambda timing: timing.start_ns or timing.last_ns)
-    print(f"  {ratio:.3f}; while both have requests that wait {queued:.3f}", flush=True)
+    print(f"  {ratio:.3f}; while both have queued requests {queued:.3f}", flush=True)
     return ratio
 
 
@@ -220,9 +222,9 @@ def tenants(args: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class Attempt:
-    at_ns: int  # submit() returned or raised
+    at_ns: int  # time when submit() returned or raised
     spent_s: float
-    arrival: bool  # else a request that was refused tries again
+    arrival: bool  # False: retry of a rejected request
     stream: Stream | None
     retry_after_s: float = 0.0
 
@@ -243,8 +245,8 @@ def offer(
     make_prompt: Callable[[], list[int]],
     arrivals: list[float],
 ) -> list[Attempt]:
-    """Requests at their moments; the last that was refused tries again every 10 ms, so that the
-    moments at which one is admitted are known."""
+    """Send requests at given times; the last rejected one is retried every 10 ms, to record when
+    requests are admitted."""
     attempts: list[Attempt] = []
     begin_s = time.monotonic()
     refused: list[int] | None = None
@@ -263,7 +265,7 @@ def offer(
 
 
 def retry_ratios(attempts: list[Attempt]) -> list[float]:
-    """What refused arrivals were told to wait, to the time until a request was admitted."""
+    """Ratios of retry_after_s of rejected arrivals to the time until a request was admitted."""
     admitted_ns = [a.at_ns for a in attempts if a.stream is not None]
     ratios = []
     for a in attempts:
@@ -275,14 +277,16 @@ def retry_ratios(attempts: list[Attempt]) -> list[float]:
 
 def judge_refusals(runs: list[list[Attempt]]) -> None:
     refused = [a for attempts in runs for a in attempts if a.stream is None]
-    print(f"{sum(a.arrival for a in refused)} arrivals refused; {len(refused)} refusals in all")
+    print(
+        f"{sum(a.arrival for a in refused)} arrivals rejected; {len(refused)} rejections in total"
+    )
     spent_ms = [1e3 * a.spent_s for a in refused]
     verdict("submit() until QueueFullError, median ms", percentile(spent_ms, 50), most=10)
     verdict("submit() until QueueFullError, p99 ms", percentile(spent_ms, 99), most=100)
     ratios = [ratio for attempts in runs for ratio in retry_ratios(attempts)]
     deciles = ", ".join(f"p{p} {percentile(ratios, p):.2f}" for p in (5, 10, 25, 50, 75, 90, 95))
     within = sum(0.5 <= ratio <= 2 for ratio in ratios) / max(1, len(ratios))
-    print(f"retry_after_s / time until one was admitted, of {len(ratios)}: {deciles}")
+    print(f"retry_after_s / time until admission, of {len(ratios)}: {deciles}")
     print(f"  within a factor of 2: {100 * within:.0f} %")
     verdict("  median", percentile(ratios, 50), least=0.5, most=2)
 
@@ -298,13 +302,13 @@ def judge_ends(outputs: list[Output], deadline_s: float, step_s: float) -> None:
     }
     n_length, n_deadline = (len(late) for late in late_s.values())
     print(
-        f"{len(outputs)} admitted: {n_length} with all tokens, {n_deadline} ended for their "
+        f"{len(outputs)} admitted: {n_length} with all tokens, {n_deadline} ended at their "
         f"deadline of {deadline_s:.1f} s; longest step {1e3 * step_s:.1f} ms"
     )
-    verdict("ended otherwise", len(outputs) - n_length - n_deadline, most=0)
-    verdict("ended for their deadline", n_deadline, least=1)
+    verdict("other finish reasons", len(outputs) - n_length - n_deadline, most=0)
+    verdict("ended at their deadline", n_deadline, least=1)
     latest_s = max((late for both in late_s.values() for late in both), default=float("nan"))
-    verdict("latest end after its deadline, ms", 1e3 * latest_s, most=1e3 * step_s)
+    verdict("latest end after the deadline, ms", 1e3 * latest_s, most=1e3 * step_s)
 
 
 def overload(args: argparse.Namespace) -> None:
@@ -317,7 +321,7 @@ def overload(args: argparse.Namespace) -> None:
 
         phase = serve(engine, args.seconds / 3, job, job, [])
         per_s = phase.job_tokens_per_s / n_new
-        # Of what the last in a full queue needs, so that some deadlines pass.
+        # Relative to the time of the last request in a full queue, so that some deadlines pass.
         deadline_s = args.deadline or 0.8 * (max_queued + MAX_SEQS) / per_s
         print(f"capacity {per_s:.2f} requests/s; offered {3 * per_s:.2f} for {args.seconds} s")
 
@@ -378,7 +382,7 @@ def main() -> None:
     commands.choices["overload"].add_argument(
         "--deadline",
         type=float,
-        help="seconds; default: 0.8 of what the last in a full queue needs",
+        help="seconds; default: 0.8 of the time of the last request in a full queue",
     )
     args = parser.parse_args()
     args.function(args)

@@ -1,11 +1,11 @@
-"""Scoring continuations of a shared context, against computing each with its context anew.
+"""Scoring continuations of a shared context, against recomputing the context for each.
 
     python bench/scoring.py GSM8K.jsonl [--questions 100] [--shots 5] [--model MODEL] [--threads N]
 
-For each question the worked examples in front, and four final answers behind it: the right one and
-three others. `score` takes all at once; anew, each continuation is a private prompt of its own, up
-to max_seqs at a time. Seconds of one run each, rows computed, and the largest difference of a
-continuation's log-probability. Informational: nothing else may run.
+Each context is worked examples and a question, with four final answers: the right one and three
+others. `score` takes all four together; `recomputed` submits each continuation as a private prompt,
+up to max_seqs at a time. Prints seconds of one run each, rows computed, and the largest difference
+of a continuation's log-probability. Run on an idle machine.
 """
 
 from __future__ import annotations
@@ -72,10 +72,12 @@ def main() -> None:
     flat = [score.logprob for some in scores for score in some]
     sums = [sum(token.logprob for token in result.prompt_logprobs) for result in anew]
     n_tokens = len(prompts[0])
-    print(f"{len(asked)} questions of 4 answers, {args.shots} shots, {n_tokens} tokens the first")
+    print(
+        f"{len(asked)} questions of 4 answers, {args.shots} shots, {n_tokens} tokens in the first"
+    )
     print("| | seconds | rows |\n| --- | --- | --- |")
     print(f"| score | {shared_s:.2f} | {shared_rows} |")
-    print(f"| anew | {anew_s:.2f} | {anew_rows} |")
+    print(f"| recomputed | {anew_s:.2f} | {anew_rows} |")
     print(f"\nratio {anew_s / shared_s:.1f}")
     worst = max(abs(a - b) for a, b in zip(flat, sums, strict=True))
     print(f"largest difference of a continuation's log-probability: {worst:.3f}")

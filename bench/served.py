@@ -1,4 +1,4 @@
-"""A server of ours as a process of its own."""
+"""A llamaherd server in a separate process."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Server(servers.Server):
         super().__init__([*command, *options], port, "llamaherd")
 
     def memory_mib(self) -> float:
-        """Resident; NaN: it has ended."""
+        """Resident memory in MiB; NaN: the process has exited."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         found = re.search(r"VmRSS:\s+(\d+)", status)
         return int(found[1]) / 1024 if found else float("nan")
 
 
 def tool_template() -> str:
-    """A chat template with tools and thoughts, which the default model's own has not."""
+    """A chat template with tools and reasoning, which the default model's template lacks."""
     path = Path(__file__).resolve().parents[1] / "tests" / "python" / "chat_templates.py"
     spec = importlib.util.spec_from_file_location("chat_templates", path)
     assert spec is not None

@@ -1,5 +1,5 @@
-"""What the prefix cache saves on the default model: 64 customers with one system prompt, and the
-first request after a restart. Informational; see README.md for what is measured."""
+"""Gain of the prefix cache on the default model: 64 customers with one system prompt, and the first
+request after a restart. README.md describes the measurements."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def make_llm(model: str, threads: int | None, **options: Any) -> LLM:
 
 
 def serve_customers(model: str, threads: int | None, *, cache: bool) -> tuple[float, int]:
-    """Seconds for all requests, and rows that were computed."""
+    """Seconds for all requests, and computed rows."""
     prefix = some_tokens(N_PREFIX, seed=0)
     prompts = [prefix + some_tokens(N_QUESTION, seed=1 + i) for i in range(N_REQUESTS)]
     params = SamplingParams(temperature=0, max_tokens=N_OUTPUT, ignore_eos=True)
@@ -41,7 +41,7 @@ def serve_customers(model: str, threads: int | None, *, cache: bool) -> tuple[fl
 
 
 def first_token_s(model: str, threads: int | None, folder: Path | None) -> float:
-    """Time to the first token of one request with the known prefix, by a new engine."""
+    """TTFT in seconds of one request with the cached prefix on a new engine."""
     prompt = some_tokens(N_PREFIX, seed=0) + some_tokens(N_QUESTION, seed=99)
     options = {"cache_dir": str(folder)} if folder else {}
     with make_llm(model, threads, **options) as llm:

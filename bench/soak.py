@@ -1,19 +1,18 @@
-"""Many clients for minutes: no error, nothing lost, no stall, memory that stays.
+"""Soak test: many clients for minutes without errors, lost requests, stalls or memory growth.
 
     python bench/soak.py [--seconds 300] [--clients 64] [--settle 60] [--growth 1.05] [--hostile 0]
-    python bench/soak.py --seconds 1200 --clients 32 --hostile 0.1      # a day's requests
+    python bench/soak.py --seconds 1200 --clients 32 --hostile 0.1      # the requests of a day
 
-The server is a process of its own. Clients ask one after the other: chats, completions, answers of
-a schema, calls of tools, token counts, embeddings if there is a model for them (--embedding-model),
-batch jobs; a tenth of the streams is left at a random moment. --hostile is the share of clients
-that send the quick attacks of `attacks/` instead. Every answer that is read to its end has its
-finish reason and its text; greedy ones equal what was answered before the others came. /health is
-asked every 50 ms.
+The server is a separate process. Each client sends one request after another: chats, completions,
+structured outputs, tool calls, token counts, embeddings (with --embedding-model) and batch jobs; a
+tenth of the streams is disconnected at a random time. --hostile is the share of clients that send
+the quick attacks of `attacks/` instead. Finish reason and text of every complete response are
+checked; greedy outputs must equal those without load. /health is requested every 50 ms.
 
-Fails if a request fails (after 429 or 503 it is sent again, until it is served), if an answer is
-not what it was before, if cells stay in use, if /health or the next text of a stream takes longer
-than --stall seconds, or if the server's memory grows by more than --growth after --settle seconds;
-what the prefix cache keeps in host memory, which has a bound of its own, is not counted.
+Fails if a request fails (429 and 503 are retried), if an output differs, if cells stay in use, if
+/health or the next delta of a stream takes longer than --stall seconds, or if the server's memory
+grows by more than the factor --growth after --settle seconds, not counting the prefix cache in host
+memory, which has its own limit.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ from served import Server, tool_template
 
 
 class Soak:
-    """Clients, and what they saw."""
+    """Clients and their observations."""
 
     def __init__(self, server: Server, args: argparse.Namespace) -> None:
         self._server = server
@@ -53,7 +52,7 @@ class Soak:
         self.n_left = self.n_refused = 0
         self.longest_gap_s = 0.0
         self.errors: list[str] = []
-        self.memory: list[tuple[float, float, float]] = []  # seconds; MiB resident, of prefixes
+        self.memory: list[tuple[float, float, float]] = []  # s; MiB resident, of prefixes
 
     async def run(self, n_clients: int) -> None:
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
@@ -66,7 +65,7 @@ class Soak:
             await asyncio.gather(self._watch(session), *clients)
             self.longest_gap_s, self.n_refused = asker.longest_gap_s, asker.n_refused
             if self.asked["tool"] > 10 and asker.n_calls == 0:
-                self.errors.append(f"no tool was called in {self.asked['tool']} answers")
+                self.errors.append(f"no tool was called in {self.asked['tool']} responses")
             await self._require_idle(session)
 
     async def _client(self, asker: Asker, i: int) -> None:
@@ -113,9 +112,9 @@ class Soak:
 
 
 def attack_at_random(url: str, n_clients: int, counts: Any, stop: Any) -> None:
-    """The body of the attackers' process."""
+    """Main function of the attackers' process."""
     os.nice(19)
-    # Without keys all are one tenant, whose quota of files they would use up.
+    # Without keys all clients are one tenant; attacks on files would use up its quota.
     attacks = [attack for attack in ATTACKS if attack.quick and attack.area != "files"]
 
     async def client(session: aiohttp.ClientSession, index: int) -> None:
@@ -132,7 +131,7 @@ def attack_at_random(url: str, n_clients: int, counts: Any, stop: Any) -> None:
             right = status in attack.allowed | BUSY | {LEFT}
             counts[0 if right else 1] += 1
             if not right:
-                print(f"{attack.name}: answered {status}", flush=True)
+                print(f"{attack.name}: unexpected status {status}", flush=True)
 
     async def run() -> None:
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
@@ -172,22 +171,22 @@ def main() -> None:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--embedding-model", help="a GGUF file")
-    parser.add_argument("--threads", type=int, default=None, help="of the model's computation")
+    parser.add_argument("--embedding-model", help="GGUF file")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads of the model")
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--settle", type=float, default=60)
     parser.add_argument(
         "--growth",
         type=float,
         default=1.05,
-        help="of memory, from the first fifth of the time to the last, at most",
+        help="maximum ratio of memory in the last fifth of the time to the first fifth",
     )
-    parser.add_argument("--stall", type=float, default=10, help="seconds, at most")
+    parser.add_argument("--stall", type=float, default=10, help="maximum seconds between deltas")
     parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--hostile", type=float, default=0, help="share of the clients")
+    parser.add_argument("--hostile", type=float, default=0, help="share of clients that attack")
     args = parser.parse_args()
     n_hostile = round(args.hostile * args.clients)
-    counts = SPAWN.Array("i", 2, lock=False)  # attacks answered rightly, and not
+    counts = SPAWN.Array("i", 2, lock=False)  # attacks with expected and with unexpected status
     with tempfile.TemporaryDirectory() as folder:
         server = Server(args.model, options_of(args, Path(folder)), args.threads)
         soak = Soak(server, args)
@@ -202,11 +201,11 @@ def main() -> None:
     settled = [resident - cached for at, resident, cached in soak.memory if at >= args.settle]
     first, last = settled[: len(settled) // 5], settled[-(len(settled) // 5) :]
     growth = statistics.median(last) / statistics.median(first)
-    print(f"read to the end: {dict(soak.asked)}; {soak.n_left} left, {soak.n_refused} came back")
-    print(f"attacks: {counts[0]}, and {counts[1]} that were answered wrongly")
-    print(f"/health after {longest_s:.2f} s at most, texts after {soak.longest_gap_s:.2f} s")
+    print(f"completed: {dict(soak.asked)}; {soak.n_left} disconnected, {soak.n_refused} retried")
+    print(f"attacks: {counts[0]}, and {counts[1]} with an unexpected status")
+    print(f"longest time: /health {longest_s:.2f} s, between deltas {soak.longest_gap_s:.2f} s")
     print(
-        f"memory but prefixes, after {args.settle:.0f} s: {statistics.median(first):.0f} MiB, "
+        f"memory without prefixes, after {args.settle:.0f} s: {statistics.median(first):.0f} MiB, "
         f"at the end x {growth:.3f} (medians of fifths), at most {max(settled):.0f} MiB"
     )
     for error in soak.errors[:10]:
@@ -218,9 +217,9 @@ def main() -> None:
         *[f"{len(soak.errors)} errors"] * bool(soak.errors),
         *[f"memory grew x {growth:.3f}"] * (growth > args.growth),
         *[f"exit status {status}"] * (status != 0),
-        *["nothing was read to its end"] * (not soak.asked),
+        *["no response was completed"] * (not soak.asked),
         *["a stall"] * (max(longest_s, soak.longest_gap_s) > args.stall),
-        *[f"{counts[1]} attacks answered wrongly"] * bool(counts[1]),
+        *[f"{counts[1]} attacks with an unexpected status"] * bool(counts[1]),
     ]
     if failures:
         sys.exit("failed: " + ", ".join(failures))

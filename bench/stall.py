@@ -1,22 +1,22 @@
-"""How long running requests stall when a long prompt arrives: llamaherd against llama-server.
+"""Stall of running requests when a long prompt arrives: llamaherd against llama-server.
 
     python bench/stall.py --model smollm2-q4_0.gguf --llama-server BINARY [--threads 2] [--runs 5]
 
-Four requests decode; once each has 20 tokens, a prompt of 4,000 tokens is submitted. The figures:
+Four requests decode; once each has 20 tokens, a prompt of 4,000 tokens is submitted. Measured are:
 
-- largest gap: the longest time between two tokens of one of the four, the second of them delivered
-  after that moment. Ours by the engine's own times, the server's as chunks arrive over HTTP;
-- TTFT of the long prompt, by the same clocks;
+- largest gap: the longest time between two tokens of one of the four, the second delivered after
+  that time. llamaherd by the engine's timestamps, llama-server by arrival over HTTP;
+- TTFT of the long prompt, by the same timestamps;
 - total: from the first submit to the last token of all five.
 
-Contestants: the engine with its default settings, as many sequences and cells as needed;
-llama-server with its defaults but for a fifth slot (`-np 5`, and `--kv-unified`, which is the
-default only where -np is not given: with the default's four slots the prompt would wait for one of
-the four to end); and the same with `-b 256 -ub 256`. Nobody shares prefixes. All stay loaded and
-take turns; what the idle ones use of the processor meanwhile is printed, and should be nothing.
+Contestants: the engine with default options and the required sequences and cells; llama-server with
+its defaults except for a fifth slot (`-np 5`, and `--kv-unified`, which is the default only without
+-np: with the default four slots the prompt would wait for one of the four requests); and the same
+with `-b 256 -ub 256`. No common prefixes. All stay loaded and run in turn; the CPU time of idle
+ones is printed and should be 0.
 
-For reference, from the engine's last steps before the long prompt's first token: 64 prompt rows and
-the next tokens of the four. Informational: nothing else may run.
+Reference: a step with 64 prefill rows and the decode rows of the four, from the engine's last steps
+before the long prompt's first token. Run on an idle machine.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class Work:
 
 @dataclass(frozen=True)
 class Run:
-    """In milliseconds."""
+    """Results of one run, in milliseconds."""
 
-    gaps: list[float]  # the largest of each neighbour
+    gaps: list[float]  # largest gap per neighbour
     ttft: float
     total: float
     reference: float | None = None
@@ -62,7 +62,7 @@ class Run:
 def evaluate(
     neighbours: list[list[int]], late: list[int], begin_ns: int, late_ns: int, **more: float
 ) -> Run:
-    """From the moments at which tokens were delivered and the long prompt was submitted."""
+    """Results from delivery times of tokens and the submit time of the long prompt."""
     gaps = [max(b - a for a, b in itertools.pairwise(times) if b > late_ns) for times in neighbours]
     end_ns = max(times[-1] for times in [*neighbours, late])
     return Run(
@@ -74,8 +74,8 @@ def evaluate(
 
 
 def reference_ms(samples: list[dict[str, Any]], n_last: int = 8) -> float:
-    """A chunk and the others' next tokens: median of the last steps that had both. Chunks of other
-    sizes count in proportion."""
+    """Median time of the last steps with prefill and decode rows, scaled to the reference number of
+    prefill rows."""
     times_ns = []
     for before, after in itertools.pairwise(samples):
         n_steps, n_rows, n_decoded, prefill_ns, decode_ns = (
@@ -85,7 +85,7 @@ def reference_ms(samples: list[dict[str, Any]], n_last: int = 8) -> float:
         if n_steps == 1 and n_rows > 0 and n_decoded == N_NEIGHBOURS:
             times_ns.append(prefill_ns * CHUNK_ROWS / n_rows + decode_ns)
     if not times_ns:
-        raise RuntimeError(f"no step ran prompt rows beside those of {N_NEIGHBOURS} requests")
+        raise RuntimeError(f"no step had prefill rows and decode rows of {N_NEIGHBOURS} requests")
     return 1e-6 * statistics.median(times_ns[-n_last:])
 
 
@@ -124,9 +124,7 @@ def run_server(server: LlamaServer, work: Work) -> Run:
 def report(runs: dict[str, list[Run]]) -> None:
     for name, mine in runs.items():
         print(f"{name}, ms: largest gap {summary([max(r.gaps) for r in mine], digits=1)}")
-        print(
-            f"  of the neighbour least concerned {summary([min(r.gaps) for r in mine], digits=1)}"
-        )
+        print(f"  of the least affected neighbour {summary([min(r.gaps) for r in mine], digits=1)}")
         print(f"  TTFT of the long prompt {summary([r.ttft for r in mine], digits=0)}")
         print(f"  total {summary([r.total for r in mine], digits=0)}")
     references = [r.reference for r in runs[OURS] if r.reference is not None]
@@ -139,7 +137,7 @@ def report(runs: dict[str, list[Run]]) -> None:
     def gap(run: Run) -> float:
         return max(run.gaps)
 
-    print("medians of the runs' ratios:")
+    print("medians of the ratios per run:")
     to_reference = [gap(run) / run.reference for run in runs[OURS] if run.reference is not None]
     verdict("largest gap / reference", statistics.median(to_reference), most=1.2)
     verdict(f"largest gap, {DEFAULTS} / ours", ratio(gap, DEFAULTS, OURS), least=8)
@@ -181,11 +179,11 @@ def main() -> None:
     add_options(parser)
     parser.set_defaults(threads=2)
     parser.add_argument("--llama-server", type=Path, required=True)
-    parser.add_argument("--long", type=int, default=4000, help="tokens of the prompt that arrives")
-    parser.add_argument("--new", type=int, default=400, help="tokens each of the four generates")
+    parser.add_argument("--long", type=int, default=4000, help="tokens of the long prompt")
+    parser.add_argument("--new", type=int, default=400, help="output tokens of each of the four")
     args = parser.parse_args()
     if N_NEIGHBOURS * (N_SHORT + args.new) + args.long + N_LONG_NEW > N_CTX:
-        parser.error(f"these requests need more than {N_CTX} cells")
+        parser.error(f"--long and --new must fit in {N_CTX} cells")
     model = resolve(args.model)
     config = EngineConfig(max_seqs=N_NEIGHBOURS + 1, n_ctx=N_CTX, n_threads=args.threads)
     options = ["-t", str(args.threads), "-c", str(N_CTX)]

@@ -1,11 +1,11 @@
-"""What obeying a schema costs: tokens per second of 8 sequences, free and held to one.
+"""Cost of structured outputs: tokens per second of 8 sequences, unconstrained and constrained.
 
     python bench/structured.py [--model MODEL] [--threads N] [--runs 5] [--tokens 200]
 
-Eight requests at once, private prompts of 64 tokens, at temperature 1, cut at so many tokens;
-counted from the moment when all have their first token to the moment when the first ends. Free
-ones ignore the end of text; the schemas cannot end sooner. In turns; medians, and medians of the
-ratios within a turn. Informational: nothing else may run.
+Eight concurrent requests, private prompts of 64 tokens, temperature 1, --tokens output tokens;
+measured from the time when all have their first token to the end of the first. Unconstrained ones
+ignore end of text; the schemas cannot end sooner. Interleaved runs; medians, and medians of the
+ratios per round. Run on an idle machine.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def main() -> None:
             for name, rule in RULES.items():
                 speeds[name].append(speed(engine, prompts, rule, args.tokens))
         metrics = engine.metrics()
-    print("| output | tokens/s | of free |\n| --- | --- | --- |")
+    print("| output | tokens/s | ratio |\n| --- | --- | --- |")
     for name, some in speeds.items():
         ratio = statistics.median(a / b for a, b in zip(some, speeds["free"], strict=True))
         print(f"| {name} | {statistics.median(some):.0f} | {ratio:.3f} |")

@@ -1,4 +1,4 @@
-"""Attacks on a server, by what they strain."""
+"""Attacks on a server, by area."""
 
 from attacks import (
     access,

@@ -1,4 +1,4 @@
-"""Pages of other sites, hosts of other names, paths outside, files without end."""
+"""Cross-site requests, foreign host names, path traversal, endless uploads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from attacks.attack import (
 FORBIDDEN = frozenset({400, 403, 421})
 FILES, BOUNDARY = "/v1/files", "xxBOUNDARYxx"
 FORM = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
-QUOTA = frozenset({200, 403, 404, 413})  # 404: the server keeps no files
+QUOTA = frozenset({200, 403, 404, 413})  # 404: the server has no data folder
 
 
 def form(content: bytes, name: str = "file", purpose: str = "batch") -> bytes:
@@ -109,7 +109,7 @@ ATTACKS = [
         asking(
             "GET", "/v1/models", None, origin="https://evil.example", sec_fetch_site="cross-site"
         ),
-        FORBIDDEN | OK,  # what it answers cannot be read there
+        FORBIDDEN | OK,  # the page cannot read the response
     ),
     *map(
         outside,

@@ -1,4 +1,4 @@
-"""Too many of something: prompts, outputs, biases, texts, messages, tokens."""
+"""Excessive numbers of prompts, outputs, biases, texts, messages, tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ N_VOCAB = 49152
 EMBEDDINGS, RERANK, SCORE = "/v1/embeddings", "/v1/rerank", "/v1/score"
 ALL_BIASES = {str(i): 1 for i in range(N_VOCAB)}
 TEXTS = [f"text {i}" for i in range(60_000)]
-EMBEDDED = EITHER | {404}  # without a model of that name
+EMBEDDED = EITHER | {404}  # 404: the model does not exist
 
 
 ATTACKS = [
@@ -249,7 +249,7 @@ ATTACKS = [
         n_clients=16,
     ),
     Attack(
-        "long prompts that nobody shares",
+        "long prompts without a common prefix",
         "amounts",
         post_unique(
             COMPLETIONS, lambda unique: completion(f"{unique} " + "a b c d " * 500, max_tokens=1)

@@ -1,4 +1,4 @@
-"""What an attack is, and the client that sends it."""
+"""Attacks and the client that sends them."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-sys.setrecursionlimit(20_000)  # bodies are deep
+sys.setrecursionlimit(20_000)  # for deeply nested bodies
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 JSON = {"content-type": "application/json"}
 
 LEFT = -1  # the client gave up waiting
-CLOSED = 0  # the connection ended without an answer
+CLOSED = 0  # the connection was closed without a response
 OK, REFUSED = frozenset({200}), frozenset({400, 413})
-BUSY = frozenset({429, 503})  # right for any attack, as others may hold the place
+BUSY = frozenset({429, 503})  # allowed for every attack, as others may occupy the server
 EITHER = OK | REFUSED
 
 
 class Client:
-    """Sends what an attack consists of. `index` tells clients of one attack apart."""
+    """Sends attacks. `index` identifies a client within one attack."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession, index: int) -> None:
         self.url, self._session, self.index = url, session, index
@@ -37,7 +37,7 @@ class Client:
         self._numbers = itertools.count()
 
     def unique(self) -> str:
-        """Unlike what any client has sent before."""
+        """A string that no client has sent before."""
         return f"{self.index}-{next(self._numbers)}"
 
     async def ask(
@@ -49,7 +49,7 @@ class Client:
         *,
         patience_s: float = 15,
     ) -> int:
-        """The status of an answer that was read to its end, or CLOSED, or LEFT."""
+        """Send a request and read the response; returns its status, CLOSED or LEFT."""
         try:
             return await asyncio.wait_for(self._ask(method, path, content, headers), patience_s)
         except asyncio.TimeoutError:
@@ -71,7 +71,7 @@ class Client:
         return await self.ask("POST", path, as_json(body), patience_s=patience_s)
 
     async def raw(self, *pieces: bytes, pause_s: float = 0, patience_s: float = 15) -> int:
-        """The status of the answer to bytes sent as they are, with pauses between them."""
+        """Send raw bytes with pauses in between; returns the response's status."""
         reader, writer = await self.connect()
         try:
             for piece in pieces:
@@ -91,7 +91,7 @@ class Client:
 async def read_status(reader: asyncio.StreamReader, patience_s: float) -> int:
     try:
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), patience_s)
-        if head.startswith(b"HTTP/1.1 100 "):  # the answer comes after it
+        if head.startswith(b"HTTP/1.1 100 "):  # the final response follows
             head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), patience_s)
     except asyncio.TimeoutError:
         return LEFT
@@ -111,16 +111,16 @@ Send = Callable[[Client], Awaitable[int]]
 
 @dataclass(frozen=True)
 class Attack:
-    """Something that may be sent again and again.
+    """An attack that can be repeated.
 
     Attributes:
-      name: Its own.
-      area: What it strains.
-      send: Sends it once and returns the answer's status, CLOSED or LEFT.
-      allowed: Statuses that are right; besides BUSY and LEFT.
-      n_clients: So many send it at the same time.
-      quick: It is over in a moment, whatever the server does: good for a mixture of attacks.
-      needs: Of the server: "tools", "embeddings" or "" (nothing).
+      name: Unique name.
+      area: Targeted part of the server.
+      send: Sends it once; returns the response's status, CLOSED or LEFT.
+      allowed: Allowed statuses, in addition to BUSY and LEFT.
+      n_clients: Concurrent clients.
+      quick: Ends within a moment, whatever the server does; suitable for mixed attacks.
+      needs: Required server feature: "tools", "embeddings" or "" (none).
     """
 
     name: str
@@ -133,12 +133,12 @@ class Attack:
 
 
 def as_json(body: Any) -> bytes:
-    """Lone surrogates are escaped, NaN is written as Python does."""
+    """Escapes lone surrogates; writes NaN as Python does."""
     return json.dumps(body).encode()
 
 
 def post(path: str, make: Callable[[], Any], patience_s: float = 15) -> Send:
-    """Sends a body that is made once, when it is first needed."""
+    """Sends a body that is created once, at first use."""
     content = functools.cache(lambda: as_json(make()))
 
     async def send(client: Client) -> int:
@@ -148,7 +148,7 @@ def post(path: str, make: Callable[[], Any], patience_s: float = 15) -> Send:
 
 
 def post_unique(path: str, make: Callable[[str], Any], patience_s: float = 15) -> Send:
-    """Sends a body of its own each time."""
+    """Sends a new body each time."""
 
     async def send(client: Client) -> int:
         return await client.post(path, make(client.unique()), patience_s=patience_s)
@@ -179,7 +179,7 @@ def schema_format(schema: Any) -> dict[str, Any]:
 
 
 def calling(arguments: str, **fields: Any) -> dict[str, Any]:
-    """A conversation in which a tool was called."""
+    """A conversation with a tool call."""
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
     messages = [
         {"role": "user", "content": "Call it."},

@@ -1,4 +1,4 @@
-"""Batch jobs of poison."""
+"""Batch jobs of malicious lines."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def lines(endpoint: str, bodies: list[Any]) -> bytes:
 
 
 def batch(endpoint: str, content: bytes, wait_s: float = 20) -> Send:
-    """Uploads a file, begins a batch, waits for its end and cancels it if there is none."""
+    """Uploads a file, starts a batch, waits for its end, and cancels it after the timeout."""
 
     async def send(client: Client) -> int:
         status, uploaded = await call(client, "POST", "/v1/files", form(content), FORM)
@@ -89,7 +89,7 @@ async def ended(client: Client, batch_id: str, wait_s: float) -> int:
 async def call(
     client: Client, method: str, path: str, content: bytes | None, headers: dict[str, str]
 ) -> tuple[int, Any]:
-    """An answer's status, and what it holds if that is 200."""
+    """A response's status, and its body if that is 200."""
     reader, writer = await client.connect(limit=1 << 24)
     try:
         head = {**headers, "host": "127.0.0.1", "connection": "close"}
@@ -113,13 +113,13 @@ ALLOWED = EITHER | {403, 404}
 
 ATTACKS = [
     Attack(
-        "lines of poison",
+        "malicious lines",
         "batches",
         batch(COMPLETIONS, lines(COMPLETIONS, POISON)),
         ALLOWED,
         quick=False,
     ),
-    Attack("chats of poison", "batches", batch(CHAT, lines(CHAT, CHATS)), ALLOWED, quick=False),
+    Attack("malicious chats", "batches", batch(CHAT, lines(CHAT, CHATS)), ALLOWED, quick=False),
     Attack(
         "20,000 lines",
         "batches",
@@ -128,7 +128,7 @@ ATTACKS = [
         quick=False,
     ),
     Attack(
-        "lines that are no JSON",
+        "lines of invalid JSON",
         "batches",
         batch(CHAT, b"{\n[1\n" + b"[" * 100_000),
         ALLOWED,
@@ -140,7 +140,7 @@ ATTACKS = [
         "5 million empty lines", "batches", batch(CHAT, b"\n" * 5_000_000), ALLOWED, quick=False
     ),
     Attack(
-        "a batch of a file that is not",
+        "a batch of an unknown file",
         "batches",
         post(
             "/v1/batches",

@@ -1,4 +1,4 @@
-"""Connections that wait, stop, break off, or speak something else."""
+"""Connections that stall, stop, disconnect, or use another protocol."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def raw(name: str, *pieces: bytes, allowed: frozenset[int] = ENDED) -> Attack:
 
 
 def holding(name: str, beginning: bytes, drip: bytes, n: int = 40, hold_s: float = 5) -> Attack:
-    """Many connections that send a beginning and then a byte a second."""
+    """Many connections that send a beginning and then one byte per second."""
 
     async def one(client: Client) -> None:
         _, writer = await client.connect()
@@ -84,7 +84,7 @@ def leaving(name: str, body: bytes, after_s: float, *, reset: bool = False) -> A
 
 
 def stopping(name: str, body: bytes) -> Attack:
-    """A reader that stops: its answer is much larger than the buffers between."""
+    """A client that stops reading a response much larger than all buffers."""
 
     async def send(client: Client) -> int:
         sock = socket.socket()
@@ -105,7 +105,7 @@ def stopping(name: str, body: bytes) -> Attack:
 
 
 async def half_closed(client: Client) -> int:
-    """Whoever has sent all may say so; the answer must come."""
+    """The client half-closes after its request; the response must arrive."""
     body = as_json(chat(max_tokens=2))
     reader, writer = await client.connect()
     try:
@@ -165,9 +165,9 @@ ATTACKS = [
     raw("a negative length", HEAD + b"content-length: -5\r\n\r\n"),
     raw("a length of 10^30", HEAD + b"content-length: 1" + b"0" * 30 + b"\r\n\r\n"),
     raw("a chunk of 2^64", HEAD + b"transfer-encoding: chunked\r\n\r\nffffffffffffffff\r\nx"),
-    raw("a chunk that is none", HEAD + b"transfer-encoding: chunked\r\n\r\nzz\r\nx"),
+    raw("an invalid chunk size", HEAD + b"transfer-encoding: chunked\r\n\r\nzz\r\nx"),
     raw("100 Continue and nothing", head(100, b"expect: 100-continue\r\n"), allowed=ENDED),
-    raw("a packed body", head(30, b"content-encoding: gzip\r\n") + b"\x1f\x8b" + b"0" * 28),
+    raw("a compressed body", head(30, b"content-encoding: gzip\r\n") + b"\x1f\x8b" + b"0" * 28),
     raw("10,000 headers", GET + b"a: b\r\n" * 10_000 + b"\r\n", allowed=ENDED | OK),
     raw("a header of 1 MB", GET + b"a: " + b"x" * (1 << 20) + b"\r\n\r\n"),
     raw("a path of 1 MB", b"GET /" + b"x" * (1 << 20) + b" HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"),

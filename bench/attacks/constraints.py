@@ -1,4 +1,4 @@
-"""Grammars, expressions and schemas that are deep, large, or explode."""
+"""Grammars, expressions and schemas that are deep, large, or expand exponentially."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def answer_of(schema: Any) -> Any:
 
 
 def schema(name: str, value: Any, allowed: frozenset[int] = EITHER) -> list[Attack]:
-    """As the schema of an answer, and of a tool's parameters."""
+    """The schema as response format and as parameters of a tool."""
     return [
         Attack(f"schema: {name}", "schemas", post(CHAT, answer_of(value)), allowed),
         Attack(

@@ -1,4 +1,4 @@
-"""JSON inside JSON, and JSON inside its strings."""
+"""Deeply nested JSON, also within strings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def objects(depth: int) -> str:
 
 
 def history(name: str, arguments: str, allowed: frozenset[int] = EITHER) -> list[Attack]:
-    """As arguments of a call in a chat's history, of a response's, and in what is tokenized."""
+    """The arguments in a tool call of a chat history, of a response, and of /tokenize."""
     item = {"type": "function_call", "call_id": "c", "name": "f", "arguments": arguments}
     texts = {"messages": calling(arguments)["messages"]}
     return [
@@ -63,8 +63,8 @@ def inside(depth: int) -> Any:
 
 
 def repeated(value: str, bias: dict[str, float], **fields: Any) -> dict[str, Any]:
-    """A small model repeats what was done before: it calls the tool with a value that goes on like
-    this one, with a little help for SmolLM2's tokens of it."""
+    """A request for which a small model repeats an earlier tool call with a value like this one,
+    supported by a bias for SmolLM2's tokens of it."""
     call = calling('{"x": ' + value + "}")["messages"][:2]
     return {
         "messages": [*call, *call, call[0]],
@@ -78,7 +78,7 @@ def repeated(value: str, bias: dict[str, float], **fields: Any) -> dict[str, Any
 
 
 def answers(name: str, value: str, bias: dict[str, float], **fields: Any) -> list[Attack]:
-    """Whole and streamed."""
+    """The request not streamed and streamed."""
     return [
         Attack(
             f"{how} of {name}",
@@ -99,7 +99,7 @@ ATTACKS = [
     *history("60,000 objects", objects(60_000)),
     *history("60,000 lists in an object", '{"x":' + lists(60_000) + "}"),
     *history("lists in strings of strings", json.dumps(json.dumps(json.dumps(lists(60_000))))),
-    *history("arguments that are no JSON", "\x80\ufffd{"),
+    *history("arguments of invalid JSON", "\x80\ufffd{"),
     *history("a huge number", '{"x": ' + "9" * 100_000 + "}"),
     *history("a huge exponent", '{"x": 1e999999999}'),
     *history("a repeated key", "{" + ",".join(['"a":1'] * 50_000) + "}"),
@@ -127,7 +127,7 @@ ATTACKS = [
     body("a number of 4,000 digits", b'{"seed": ' + b"9" * 4000 + b"}"),
     body("NaN", b'{"messages": [{"role": "user", "content": "x"}], "temperature": NaN}'),
     body("Infinity", b'{"messages": [{"role": "user", "content": "x"}], "min_p": Infinity}'),
-    body("bytes that are no UTF-8", b'{"messages": [{"role": "user", "content": "\xff\xfe"}]}'),
+    body("bytes of invalid UTF-8", b'{"messages": [{"role": "user", "content": "\xff\xfe"}]}'),
     body("UTF-16", '{"messages": []}'.encode("utf-16")),
     body("nothing", b""),
     body("null", b"null"),

@@ -1,4 +1,4 @@
-"""Requests that are valid each, and too many or too long."""
+"""Requests that are valid, but too many or too long."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FOREVER = 10**9
 
 
 async def cancel_storm(client: Client) -> int:
-    """50 requests at once, all left within a moment."""
+    """50 concurrent requests, all disconnected after a moment."""
     body = as_json(chat(max_tokens=200, n=4, ignore_eos=True, stream=True))
     asks = [client.ask("POST", CHAT, body, patience_s=0.02 * (i % 5)) for i in range(50)]
     statuses = await asyncio.gather(*asks)
@@ -71,7 +71,7 @@ ATTACKS = [
         EITHER,
     ),
     Attack(
-        "deadlines that are none",
+        "invalid deadlines",
         "scheduling",
         post(COMPLETIONS, lambda: completion(deadline_s=float("nan"), ttft_deadline_s=-1)),
         REFUSED,

@@ -1,4 +1,4 @@
-"""Texts that are slow to tokenize, hold no valid Unicode, or are names of 4 MB."""
+"""Texts that are slow to tokenize, contain invalid Unicode, or are names of 4 MB."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SLOW = {
 
 
 def slow(name: str, text: str) -> Iterator[Attack]:
-    """One text wherever texts are tokenized. What exceeds the model's length is refused."""
+    """The text in every place where texts are tokenized. Texts above max_len are rejected."""
     for where, path, body in (
         ("completion", COMPLETIONS, completion(text)),
         ("chat", CHAT, chat(text)),
@@ -54,7 +54,7 @@ def slow(name: str, text: str) -> Iterator[Attack]:
 
 
 def fields(text: str) -> Iterator[tuple[str, Any]]:
-    """Bodies with a text in one of their fields each."""
+    """Bodies, each with the text in one field."""
     message = {"role": "user", "content": "Hi"}
     yield from (
         (COMPLETIONS, completion(text)),
@@ -103,7 +103,7 @@ def fields(text: str) -> Iterator[tuple[str, Any]]:
 
 
 def in_every_field(name: str, text: str, allowed: frozenset[int]) -> Attack:
-    """Each time in the next field."""
+    """The text in another field each time."""
     bodies = [(path, as_json(body)) for path, body in fields("TEXT")]
     quoted = as_json(text)[1:-1]
 
@@ -115,7 +115,7 @@ def in_every_field(name: str, text: str, allowed: frozenset[int]) -> Attack:
 
 
 def header(name: str, field: str, value: bytes) -> Attack:
-    """As bytes, since clients' libraries refuse to send it."""
+    """A header as raw bytes, since client libraries reject it."""
     head = f"GET /v1/models HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n{field}: "
 
     async def send(client: Client) -> int:

@@ -1,4 +1,4 @@
-"""A running server's figures, read from outside, and what they did between two readings."""
+"""Client of a running server's /metrics, and differences between two scrapes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PREFIX = "llamaherd_"
 
 
 class ScrapeError(LlamaHerdError):
-    """A server's figures cannot be read."""
+    """The metrics of a server cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Scrape:
-    """One reading of /metrics. Names are without llamaherd_; what is missing is None.
+    """One scrape of /metrics. Names are without llamaherd_; missing metrics are None.
 
     Attributes:
-      at_s: When, on any clock that does not jump.
+      at_s: Time of the scrape on a monotonic clock.
       samples: Values by name.
     """
 
@@ -47,7 +47,7 @@ class Scrape:
 
     @classmethod
     def parse(cls, text: str, at_s: float) -> Scrape:
-        """Raises ScrapeError if a text is not what a llamaherd server exports."""
+        """Parse a scrape. Raises ScrapeError if the text is not from a llamaherd server."""
         samples: dict[str, list[Sample]] = {}
         try:
             for family in text_string_to_metric_families(text):
@@ -55,27 +55,27 @@ class Scrape:
                     name = sample.name.removeprefix(_PREFIX)
                     samples.setdefault(name, []).append(Sample(sample.labels, sample.value))
         except (ValueError, KeyError, IndexError):
-            raise ScrapeError("its /metrics are not in Prometheus' format") from None
+            raise ScrapeError("/metrics is not in Prometheus' text format") from None
         if f"# TYPE {_PREFIX}" not in text:
-            raise ScrapeError("its /metrics are not those of a llamaherd server")
+            raise ScrapeError("/metrics is not that of a llamaherd server")
         return cls(at_s, samples)
 
     def of(self, name: str, **labels: str) -> list[Sample]:
         return [sample for sample in self.samples.get(name, ()) if sample.has(labels)]
 
     def value(self, name: str, **labels: str) -> float | None:
-        """The sum over all values with these labels."""
+        """Sum of all samples with these labels."""
         found = self.of(name, **labels)
         return sum(sample.value for sample in found) if found else None
 
     def values_of(self, name: str, label: str) -> list[str]:
-        """What a label says, each once, in order of appearance."""
+        """Distinct values of a label, in order of appearance."""
         return list(dict.fromkeys(s.labels[label] for s in self.of(name) if label in s.labels))
 
 
 @dataclass(frozen=True)
 class MetricsDelta:
-    """What a server did between two readings; before is None at the first one."""
+    """Difference between two scrapes; `before` is None for the first one."""
 
     before: Scrape | None
     after: Scrape
@@ -85,7 +85,7 @@ class MetricsDelta:
         return self.after.at_s - self.before.at_s if self.before else 0.0
 
     def increase(self, name: str, **labels: str) -> float | None:
-        """By how much a counter rose. One that fell began anew, at 0."""
+        """Increase of a counter. A decrease is a reset to 0."""
         if self.before is None:
             return None
         found = self.after.of(name, **labels)
@@ -95,12 +95,12 @@ class MetricsDelta:
         return sum(_rise(earlier.get(_key(sample), 0.0), sample.value) for sample in found)
 
     def rate(self, name: str, **labels: str) -> float | None:
-        """The same, per second."""
+        """Increase per second."""
         rise = self.increase(name, **labels)
         return rise / self.seconds if rise is not None and self.seconds > 0 else None
 
     def rates_by(self, name: str, label: str, **labels: str) -> dict[str, float]:
-        """Rates by what a label says; zeros left out."""
+        """Rates by the values of a label, without zeros."""
         rates = {}
         for value in self.after.values_of(name, label):
             rate = self.rate(name, **{label: value}, **labels)
@@ -109,12 +109,12 @@ class MetricsDelta:
         return rates
 
     def part(self, name: str, whole: str, **labels: str) -> float | None:
-        """One counter's rise over another's."""
+        """Increase of one counter divided by that of another."""
         rise, of = self.increase(name, **labels), self.increase(whole, **labels)
         return rise / of if rise is not None and of else None
 
     def quantile(self, q: float, name: str, **labels: str) -> float | None:
-        """Of what a histogram counted in between."""
+        """Quantile of the observations of a histogram between the scrapes."""
         if self.before is None:
             return None
         after, before = _buckets(self.after, name, labels), _buckets(self.before, name, labels)
@@ -127,15 +127,16 @@ class MetricsDelta:
 
 
 def quantile(q: float, counts: Mapping[float, float]) -> float | None:
-    """A quantile by a histogram, linear within a bucket as Prometheus has it.
+    """Quantile of a histogram, interpolated within a bucket as in Prometheus.
 
     Args:
       q: In [0, 1].
-      counts: Upper bounds -> how many were not above; one bound is inf. What lies above the largest
-        other bound counts as that bound.
+      counts: Upper bound -> cumulative count; one bound is inf. Observations above the largest
+        finite
+        bound count as that bound.
 
     Returns:
-      None if nothing was counted.
+      None without observations.
     """
     total = counts.get(math.inf, 0.0)
     if not total > 0:
@@ -167,12 +168,12 @@ def _buckets(scrape: Scrape, name: str, labels: Mapping[str, str]) -> dict[float
 
 
 class MetricsClient:
-    """A server whose figures can be read.
+    """Reads the metrics of a server.
 
     Args:
-      url: http://host:port, or https; the scheme and a /v1 at the end may be left out or in.
-      api_key: Its API key; None: it needs none.
-      timeout_s: For each reading.
+      url: http(s)://host:port; the scheme may be omitted, a trailing /v1 is ignored.
+      api_key: API key; None: no key.
+      timeout_s: Timeout of a scrape in seconds.
     """
 
     def __init__(self, url: str, api_key: str | None = None, timeout_s: float = 10.0) -> None:
@@ -182,7 +183,9 @@ class MetricsClient:
         self._timeout_s = timeout_s
 
     def read(self) -> Scrape:
-        """Raises ScrapeError if there is no server, it wants another key, or is no llamaherd."""
+        """Scrape /metrics. Raises ScrapeError if the server is unreachable, rejects the key, or is
+        not
+        llamaherd."""
         try:
             return Scrape.parse(self._get("/metrics"), time.monotonic())
         except ScrapeError as error:
@@ -193,37 +196,37 @@ class MetricsClient:
 
     def _get(self, path: str) -> str:
         if not self.url.startswith(("http://", "https://")):
-            raise ScrapeError("a server's URL begins with http:// or https://")
+            raise ScrapeError("a server's URL must start with http:// or https://")
         try:
             request = urllib.request.Request(self.url + path)
             if self._api_key is not None:
-                # Not to where a redirect leads.
+                # Not sent to redirect targets.
                 request.add_unredirected_header("Authorization", f"Bearer {self._api_key}")
             with urllib.request.urlopen(request, timeout=self._timeout_s) as answer:
                 body: bytes = answer.read(_MOST_BYTES)
         except urllib.error.HTTPError as error:
             raise ScrapeError(_refusal(error.code)) from None
         except urllib.error.URLError as error:
-            raise ScrapeError(f"no server answers: {error.reason}") from None
+            raise ScrapeError(f"cannot reach the server: {error.reason}") from None
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise ScrapeError(f"no server answers: {error or type(error).__name__}") from None
+            raise ScrapeError(f"cannot reach the server: {error or type(error).__name__}") from None
         return body.decode(errors="replace")
 
 
 def _refusal(status: int) -> str:
     if status == 401:
-        return "the server wants an API key (--api-key), and not this one"
+        return "the server rejects the API key; set a valid one with --api-key"
     if status == 404:
-        return "it has no /metrics, so it is no llamaherd server"
-    return f"/metrics answers with status {status}"
+        return "it has no /metrics; it is not a llamaherd server"
+    return f"/metrics returned status {status}"
 
 
 def readings(server: MetricsClient, interval_s: float) -> Iterator[MetricsDelta | ScrapeError]:
-    """What a server did since the reading before, at once and then at intervals, for ever. One that
-    fails is said and tried again; the first must succeed.
+    """Yield the difference to the previous scrape, immediately and then at intervals, without end.
+    Errors are yielded and the scrape is retried; the first one must succeed.
 
     Raises:
-      ScrapeError: The first one failed.
+      ScrapeError: The first scrape failed.
     """
     before = server.read()
     yield MetricsDelta(None, before)

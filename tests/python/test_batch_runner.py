@@ -197,7 +197,7 @@ async def test_an_answer_that_breaks_off_is_an_error(tmp_path: Path) -> None:
         assert (batch.status, batch.n_completed, batch.n_failed) == ("completed", 2, 1)
         _, (error,) = await files_of(batches, batch)
         assert (error["custom_id"], error["response"]["status_code"]) == ("half", 500)
-        assert error["response"]["body"]["error"]["message"] == "the server failed"
+        assert error["response"]["body"]["error"]["message"] == "internal server error"
 
 
 async def test_lines_that_are_all_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

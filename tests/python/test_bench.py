@@ -375,7 +375,7 @@ def test_the_command_replays_a_trace(model_path: Path, tmp_path: Path) -> None:
     args += ["--threads", "1", "--output", str(output), "--model", str(model_path)]
     done = run("bench", *args)
     assert done.returncode == 0, done.stderr
-    assert "trace, at their moments: a recorded trace, scaled" in done.stdout
+    assert "trace, open loop: a recorded trace, scaled" in done.stdout
     (only,) = json.loads(output.read_text())["runs"]
     assert only["workload"] == "trace"
     assert only["contestants"]["llamaherd"]["rounds"][0]["n_errors"] == 0

@@ -193,7 +193,7 @@ def test_commands_take_a_config(model_path: Path, tmp_path: Path) -> None:
     assert "max_len is 16" in chat.stderr
     demo = run("demo", *args, "--max-tokens", "1")
     assert demo.returncode == 1
-    assert demo.stderr.startswith("llamaherd: no figures, for a request failed: ")
+    assert demo.stderr.startswith("llamaherd: no results because a request failed: ")
     assert "max_len is 16" in demo.stderr
     file = written(tmp_path, "n_ctx = 512\nmax_seqs = 2\nn_threads = 1\n")
     demo = run("demo", *args, "--max-tokens", "1")
@@ -210,4 +210,4 @@ def test_a_bad_config_is_one_line_and_one_that_does_nothing_is_refused(tmp_path:
         done = run(command, "--config", file)
         assert done.returncode == 1, command
         assert done.stderr == f"llamaherd: {file}: max_seqs must be in [1, 64]; got 65\n"
-    assert "are for --calibrate" in run("info", "--config", file).stderr
+    assert "require --calibrate" in run("info", "--config", file).stderr

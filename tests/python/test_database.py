@@ -32,7 +32,7 @@ def test_a_database_has_one_process_and_one_version(tmp_path: Path) -> None:
         with pytest.raises(InvalidRequestError, match="version 9"):
             Database(path)
         path.write_bytes(b"no database" * 100)
-        with pytest.raises(InvalidRequestError, match="cannot be opened"):
+        with pytest.raises(InvalidRequestError, match="cannot open"):
             Database(path)
 
     asyncio.run(run())

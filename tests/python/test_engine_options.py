@@ -119,4 +119,4 @@ def test_a_model_is_not_described_with_engine_options(
 ) -> None:
     for args in GIVEN.values():
         ended, text = refused(monkeypatch, capsys, "info", *map(str, args))
-        assert (ended, "engine options are for --calibrate" in text) == (2, True)
+        assert (ended, "engine options require --calibrate" in text) == (2, True)

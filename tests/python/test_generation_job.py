@@ -68,7 +68,7 @@ async def test_a_job_that_is_left_ends_its_streams_and_frees_its_model(context: 
 
 
 async def test_a_job_on_an_unknown_model_never_begins(context: Context) -> None:
-    with pytest.raises(ApiError, match="no model 'other'"):
+    with pytest.raises(ApiError, match="model 'other' does not exist"):
         async with context.job(request_for("other")):
             pytest.fail("it has begun")
     assert not context.jobs

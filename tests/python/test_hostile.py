@@ -35,4 +35,4 @@ def test_attacks_harm_nobody(model_path: Path) -> None:
         timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "0 missed a bar" in done.stdout
+    assert "0 exceeded a limit" in done.stdout

@@ -34,9 +34,9 @@ def test_pairs_set_limits_and_leave_the_others() -> None:
     ("pairs", "expected"),
     [
         (["max_prompts"], "must be NAME=VALUE; got 'max_prompts'"),
-        (["max_prompt=3"], "no limit 'max_prompt'; the nearest is max_prompts"),
-        (["max_bodymib=3"], "the nearest is max_body_mib"),
-        (["=3"], "no limit ''"),
+        (["max_prompt=3"], "unknown limit 'max_prompt'; did you mean max_prompts?"),
+        (["max_bodymib=3"], "did you mean max_body_mib"),
+        (["=3"], "unknown limit ''"),
         (["max_prompts=3", "max_prompts=4"], "max_prompts is given twice"),
         (["max_prompts=0"], "max_prompts must be a whole number of prompts, > 0"),
         (["max_prompts=1.5"], "got 1.5"),

@@ -55,7 +55,7 @@ async def test_models_give_way_to_others_but_not_while_in_use(tmp_path: Path) ->
                 assert refused.value.status == 503
             async with pool.use("c"):
                 assert list(pool.loaded) == ["a", "c"]
-        with pytest.raises(ApiError, match="no model 'd'"):
+        with pytest.raises(ApiError, match="model 'd' does not exist"):
             async with pool.use("d"):
                 pass
     finally:
@@ -77,9 +77,9 @@ async def test_one_load_serves_all_who_wait_for_it(tmp_path: Path) -> None:
 
 
 def test_models_must_have_different_names(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequestError, match="different names"):
+    with pytest.raises(InvalidRequestError, match="unique names"):
         ModelPool([ModelSpec("a", "x"), ModelSpec("a", "y")])
-    with pytest.raises(InvalidRequestError, match="different names"):
+    with pytest.raises(InvalidRequestError, match="unique names"):
         ModelPool([])
 
 

@@ -266,7 +266,7 @@ def test_the_key_is_asked_for(served: Served, browser: Browser) -> None:
         screenshot(page, "chat-key")
         page.keyboard.type("wrong")
         page.keyboard.press("Enter")
-        page.wait_for_selector("#key-dialog >> text=The key was refused.")
+        page.wait_for_selector("#key-dialog >> text=The key was rejected.")
         page.keyboard.type(KEY)
         page.keyboard.press("Enter")
         page.wait_for_selector("#model option", state="attached")
@@ -309,7 +309,7 @@ def test_dashboard(served: Served, browser: Browser, scheme: str) -> None:
             "Throughput",
             "Queue",
             "Time to first token",
-            "Time between tokens",
+            "Inter-token latency",
             "Batch utilisation",
             "Cache hit rate",
         ]

@@ -89,10 +89,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "n of 0": ({**ASK, "n": 0}, "n must be in [1, 128]"),
     "n of 1000": ({**ASK, "n": 1000}, "n must be in [1, 128]"),
     "max_tokens of 0": ({**ASK, "max_tokens": 0}, "max_tokens"),
-    "both max_tokens": ({**ASK, "max_completion_tokens": 3}, "only one of max_tokens"),
+    "both max_tokens": ({**ASK, "max_completion_tokens": 3}, "must not both be set"),
     "a bias for no token": ({**ASK, "logit_bias": {"x": 1}}, "logit_bias"),
     "a bias out of range": ({**ASK, "logit_bias": {"99999999": 1}}, "logit_bias"),
-    "top_logprobs alone": ({**ASK, "top_logprobs": 2}, "needs logprobs"),
+    "top_logprobs alone": ({**ASK, "top_logprobs": 2}, "requires logprobs"),
     "tools the template lacks": (
         {**ASK, "tools": [{"type": "function", "function": {"name": "f"}}]},
         "does not support tools",

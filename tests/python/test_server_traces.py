@@ -210,4 +210,4 @@ def test_without_the_packages_the_command_says_which_are_missing() -> None:
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("llamaherd: opentelemetry.sdk")
-    assert line.endswith("is missing: pip install 'llamaherd[otel]'")
+    assert line.endswith("is not installed: pip install 'llamaherd[otel]'")

@@ -133,10 +133,12 @@ def test_deltas_and_metrics_are_read_only(engine: BatchEngine) -> None:
     delta.token_ids.append(5)
     assert len(delta.token_ids) == 1
     metrics = engine.metrics()
-    for name, value in metrics.as_dict().items():
-        assert getattr(metrics, name) == value
-        with pytest.raises(AttributeError):
-            setattr(metrics, name, 0)
+    for figures in (metrics, metrics.cache):
+        for name, value in figures.as_dict().items():
+            found = getattr(figures, name)
+            assert (found.as_dict() if name == "cache" else found) == value
+            with pytest.raises(AttributeError):
+                setattr(figures, name, 0)
     with pytest.raises(AttributeError, match="n_nothing"):
         _ = metrics.n_nothing
 

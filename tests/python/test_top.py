@@ -154,7 +154,7 @@ def test_quantiles_of_what_came_in_between() -> None:
     "text", ["", "<html>", "up 1\n", 'llamaherd_x{a="', "# TYPE a gauge\na b\n"]
 )
 def test_what_is_no_export_of_ours_is_refused(text: str) -> None:
-    with pytest.raises(ScrapeError, match="its /metrics are not"):
+    with pytest.raises(ScrapeError, match="/metrics is not"):
         Scrape.parse(text, 0)
 
 
@@ -180,10 +180,10 @@ def test_a_reading_that_fails_is_said_and_the_next_one_counts_from_the_last_good
 @pytest.mark.parametrize(
     ("text", "status", "said"),
     [
-        ("<html>", 200, "are not"),
-        (b"\xff\x00", 200, "are not"),
+        ("<html>", 200, "is not"),
+        (b"\xff\x00", 200, "is not"),
         ("", 401, "--api-key"),
-        ("", 404, "no llamaherd server"),
+        ("", 404, "not a llamaherd server"),
         ("", 302, "status 302"),
         ("", 500, "status 500"),
     ],
@@ -231,10 +231,11 @@ def test_a_server_that_works(model_path: Path) -> None:
             done = run("top", url, "--once", *refused)
             assert (done.returncode, done.stdout) == (1, "")
             assert done.stderr == (
-                f"llamaherd: {url}: the server wants an API key (--api-key), and not this one\n"
+                f"llamaherd: {url}: the server rejects the API key; "
+                "set a valid one with --api-key\n"
             )
         served.stop()
     done = run("top", url)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"llamaherd: {url}: no server answers: ")
+    assert done.stderr.startswith(f"llamaherd: {url}: cannot reach the server: ")
     assert done.stderr.count("\n") == 1

@@ -101,10 +101,10 @@ PART = b'--b\r\ncontent-disposition: form-data; name="%b"\r\n\r\nbatch\r\n'
         ({"files": [(f"f{i}", b"x") for i in range(20)]}, 400, "16 fields"),
         ({"data": BATCH}, 400, "multipart"),
         ({"json": {}}, 400, "multipart"),
-        ({"content": b"", "headers": FORM}, 400, "no end"),
+        ({"content": b"", "headers": FORM}, 400, "incomplete"),
         ({"content": PART % b"purpose" + b"--b--\r\n", "headers": FORM}, 400, "file is missing"),
-        ({"content": PART % b"file", "headers": FORM}, 400, "no end"),
-        ({"content": b"nonsense", "headers": FORM}, 400, "cannot be read"),
+        ({"content": PART % b"file", "headers": FORM}, 400, "incomplete"),
+        ({"content": b"nonsense", "headers": FORM}, 400, "invalid form"),
     ],
 )
 def test_uploads_that_are_refused(

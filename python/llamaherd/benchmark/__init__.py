@@ -1,1 +1,1 @@
-"""``llamaherd bench``: the same requests to llamaherd and to others, in turns, and a report."""
+"""``llamaherd bench``: compares llamaherd with other engines on the same requests."""

@@ -1,4 +1,4 @@
-"""The contestants of one benchmark: loaded together, asked in turns."""
+"""Loads and runs the contestants of a benchmark."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ CONTESTANTS = (*ENGINES, *SERVERS)
 
 @dataclass
 class RunResult:
-    """What a contestant answered, and its gauges meanwhile if it has any."""
+    """Measurements of a contestant's requests, and samples of its gauges if it has any."""
 
     answers: list[RequestMeasurement]
     samples: list[dict[str, float]] = field(default_factory=list)
 
 
 class Contestant(Protocol):
-    """One that is loaded.
+    """A loaded contestant.
 
     Attributes:
-      version: Of what computes.
+      version: Name and version of the engine.
     """
 
     version: str
 
     def play(self, scenario: Scenario) -> RunResult:
-        """Asks it all requests of a scenario and waits for the answers.
+        """Run all requests of a scenario.
 
         Raises:
-          Absent: Its process has ended.
+          Unavailable: Its process has ended.
         """
 
     def close(self) -> None:
-        """Ends its process."""
+        """Stop its process."""
 
 
 class InProcessContestant:
-    """An engine in a process of its own, driven through its stdin and stdout."""
+    """An engine in a child process, controlled through stdin and stdout."""
 
     def __init__(self, name: str, setup: ContestantConfig) -> None:
         command = [sys.executable, "-m", "llamaherd.benchmark.contestants.worker", name]
@@ -86,12 +86,12 @@ class InProcessContestant:
         line = self.process.stdout.readline()
         if not line:
             code = self.process.wait()
-            raise Unavailable(f"its process ended with {code}: {self.process.last_line()}")
+            raise Unavailable(f"process exited with status {code}: {self.process.last_line()}")
         return dict(json.loads(line))
 
 
 class HttpContestant:
-    """A server, asked over HTTP from this process; each request has a connection of its own."""
+    """A server, called over HTTP from this process with one connection per request."""
 
     def __init__(self, name: str, setup: ContestantConfig, programs: Programs) -> None:
         self.server: Server = SERVERS[name](setup, programs)
@@ -123,7 +123,7 @@ class HttpContestant:
 
 
 class ContestantPool:
-    """Contestants by name; those that cannot take part are in `absent` with the reason."""
+    """Contestants by name; unavailable ones are in `absent` with the reason."""
 
     def __init__(self, names: Sequence[str], setup: ContestantConfig, programs: Programs) -> None:
         self.contestants: dict[str, Contestant] = {}
@@ -145,7 +145,7 @@ class ContestantPool:
             self.absent[name] = str(absent)
 
     def play(self, name: str, scenario: Scenario) -> RunResult | None:
-        """As `Contestant.play()`; None: its process ended, and it is absent from now on."""
+        """Like `Contestant.play()`; None: its process has ended; it is in `absent` from now on."""
         try:
             return self.contestants[name].play(scenario)
         except Unavailable as absent:

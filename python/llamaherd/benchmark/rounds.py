@@ -1,4 +1,4 @@
-"""Rounds of one scenario: all contestants in turn, again and again, in another order each time."""
+"""Interleaved rounds of one scenario over all contestants."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from llamaherd.benchmark.load.measurements import summary
 from llamaherd.benchmark.load.scenario import Scenario
 from llamaherd.benchmark.load.scenarios import KINDS, Size
 
-_SPARE_TOKENS = 32  # of each request: a token at its begin, words of more than one
+_SPARE_TOKENS = 32  # per request: BOS, and words of more than one token
 _WARM_UP_SEED = -1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is measured.
+    """Plan of a measurement.
 
     Attributes:
-      workload: A name of `KINDS`, or the path of a trace.
-      size: How much of it.
-      contestants: Names.
-      n_rounds: Of each contestant, >= 1.
+      workload: A key of `KINDS`, or the path of a trace.
+      size: Size of the scenario.
+      contestants: Names of contestants.
+      n_rounds: Rounds per contestant, >= 1.
     """
 
     workload: str
@@ -39,14 +39,15 @@ class Plan:
     programs: Programs = field(default_factory=Programs)
 
     def scenario(self, seed: int) -> Scenario:
-        """Raises InvalidRequestError."""
+        """Create the scenario of a round. Raises InvalidRequestError."""
         if self.workload in KINDS:
             return scenarios.make(self.workload, seed, self.size)
         return traces.load(Path(self.workload), seed, self.size)
 
     @property
     def name(self) -> str:
-        """Of a trace its file's, without the folder: results are shown to others."""
+        """Name of the workload; of a trace its file name without folder, as results may be
+        published."""
         return self.workload if self.workload in KINDS else Path(self.workload).stem
 
     @property
@@ -56,18 +57,18 @@ class Plan:
 
 
 def measure(plan: Plan, on_round: Callable[[str, int, dict[str, Any]], None]) -> dict[str, Any]:
-    """Loads all contestants, warms each up with a scenario that is not counted, and measures.
+    """Load all contestants, warm each up with an uncounted scenario, and measure.
 
     Args:
-      on_round: Told the contestant, the round from 0 on and its figures, as `answered.summary()`
-        gives them.
+      on_round: Called with the contestant, the round (from 0) and its `measurements.summary()`.
 
     Returns:
-      As JSON: the workload, and of each contestant the figures of all rounds and the gauges of the
-      last; why those are absent that are.
+      JSON values: the workload, per contestant the summaries of all rounds and the gauges of the
+        last
+      round, and the reasons of absent contestants.
 
     Raises:
-      InvalidRequestError: The scenario cannot be made.
+      InvalidRequestError: The scenario cannot be created.
     """
     first = plan.scenario(0)
     n_seqs = first.n_clients
@@ -100,7 +101,7 @@ def measure(plan: Plan, on_round: Callable[[str, int, dict[str, Any]], None]) ->
 
 
 def _play(plan: Plan, field_: ContestantPool) -> Iterator[tuple[str, int, RunResult]]:
-    """All rounds, each of which begins with another contestant."""
+    """All rounds; each starts with another contestant."""
     for name in list(field_.contestants):
         field_.play(name, _warm_up(plan))
     for i in range(plan.n_rounds):
@@ -119,6 +120,6 @@ def _warm_up(plan: Plan) -> Scenario:
 
 
 def _from_begin(played: RunResult) -> list[dict[str, float]]:
-    """Samples with times since the first request."""
+    """Samples with times relative to the first request."""
     begin_s = min(answer.asked_s for answer in played.answers)
     return [{**sample, "at_s": sample["at_s"] - begin_s} for sample in played.samples]

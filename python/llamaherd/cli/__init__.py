@@ -1,4 +1,4 @@
-"""The command line, ``llamaherd COMMAND``."""
+"""The command-line interface, ``llamaherd COMMAND``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from llamaherd.cli import (
 )
 
 app = typer.Typer(
-    help="Run many sequences of one GGUF model at once.",
+    help="Batched inference of GGUF models: generate, serve, benchmark and tune.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -41,7 +41,7 @@ app.command()(info.info)
 
 
 def main() -> None:
-    """Entry point. Errors are one line on stderr; typer ends quietly on Ctrl-C or a closed pipe."""
+    """Entry point. Errors are one line on stderr; Ctrl-C and closed pipes end silently."""
     from llamaherd import LlamaHerdError
 
     try:

@@ -1,4 +1,4 @@
-"""``python -m llamaherd.cli``: the command line without its script."""
+"""``python -m llamaherd.cli``: the command line without the installed script."""
 
 from llamaherd.cli import main
 

@@ -1,4 +1,4 @@
-"""``llamaherd bench``: the same requests to llamaherd and others, in turns."""
+"""``llamaherd bench``: compare llamaherd with other engines."""
 
 from __future__ import annotations
 
@@ -29,49 +29,54 @@ def bench(
             "--workload",
             "-w",
             help="chat, unshared, agents, documents, code-completion, long-prompt or poisson; "
-            "repeatable; chat and unshared if not given.",
+            "repeatable. Default: chat and unshared.",
         ),
     ] = None,
     trace: Annotated[
         list[Path] | None,
-        typer.Option(help="A recorded trace, Mooncake's JSONL or Azure's CSV; repeatable."),
+        typer.Option(help="Recorded trace in Mooncake's JSONL or Azure's CSV format; repeatable."),
     ] = None,
     contestant: Annotated[
         list[str] | None,
-        typer.Option("--contestant", "-c", help="Who takes part; repeatable; all if not given."),
+        typer.Option(
+            "--contestant", "-c", help="Engine or server to measure; repeatable. Default: all."
+        ),
     ] = None,
     model: options.Model = options.default_model,
     clients: Annotated[
         list[int] | None,
-        typer.Option(help="Requests at once; repeatable; the workload's own if not given."),
+        typer.Option(help="Concurrent requests; repeatable. Default: as in the workload."),
     ] = None,
     requests: Annotated[
-        int | None, typer.Option(help="Requests, or conversations, of a round.", min=1)
+        int | None, typer.Option(help="Requests or conversations per round.", min=1)
     ] = None,
     rate: Annotated[
-        float | None, typer.Option(help="Requests a second where they come by themselves.")
+        float | None, typer.Option(help="Requests per second of open-loop workloads.")
     ] = None,
-    rounds: Annotated[int, typer.Option(help="Of each; medians count.", min=1)] = 5,
+    rounds: Annotated[
+        int, typer.Option(help="Rounds per contestant; results are medians.", min=1)
+    ] = 5,
     threads: options.Threads = None,
     llama_server: Annotated[
         Path | None,
-        typer.Option(help="llama.cpp's server; the one on PATH.", rich_help_panel=_PEERS),
+        typer.Option(help="Path of llama-server. Default: search PATH.", rich_help_panel=_PEERS),
     ] = None,
     llama_cpp_server: Annotated[
         Path | None,
         typer.Option(
-            help="examples/server/server.py of llama-cpp-python's sources.",
+            help="Path of examples/server/server.py of llama-cpp-python's sources.",
             rich_help_panel=_PEERS,
         ),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Write all figures as JSON.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write all results as JSON.")] = None,
 ) -> None:
-    """Ask llamaherd and others the same, in turns, and compare.
+    """Compare llamaherd with other engines on the same requests, in interleaved rounds.
 
     Contestants: llamaherd, one-at-a-time, low-latency, balanced, high-throughput, openvino and
-    llama-cpp-python are called; llamaherd-server, llama-server, llama-server-tuned,
-    llama-cpp-python-server and xllamacpp are asked over HTTP. Who is not installed is left out with
-    a word. Prompts are new in each round; every round begins with another contestant.
+    llama-cpp-python run in process; llamaherd-server, llama-server, llama-server-tuned,
+    llama-cpp-python-server and xllamacpp are called over HTTP. Contestants that are not installed
+    are
+    skipped with a message. Each round has new prompts and starts with another contestant.
     """
     try:
         from llamaherd.benchmark.contestant_pool import CONTESTANTS
@@ -101,7 +106,7 @@ def bench(
                 n_rounds=rounds,
                 programs=Programs(llama_server, llama_cpp_server),
             )
-            plan.scenario(0)  # what is wrong with it is said before anything is loaded
+            plan.scenario(0)  # raises its errors before anything is loaded
             plans.append(plan)
     results = {"environment": environment(), "model": path.name, "runs": []}
     _run(plans, results, output)
@@ -120,7 +125,7 @@ def _run(plans: list[Plan], results: dict[str, Any], output: Path | None) -> Non
 
     from llamaherd.benchmark.rounds import measure
 
-    # As Ctrl-C does, or the contestants' processes would stay.
+    # SIGTERM is handled like Ctrl-C, so that the contestants' processes are stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     console = Console(highlight=False)
     with Console(stderr=True).status("loading ...") as status:
@@ -152,12 +157,12 @@ def _print_run(console: Console, run: dict[str, Any]) -> None:
 
 
 def bench_report(
-    results: Annotated[list[Path], typer.Argument(help="What bench wrote with --output.")],
-    output: Annotated[Path, typer.Option(help="The page; pictures go beside it.")] = Path(
-        "REPORT.md"
-    ),
+    results: Annotated[list[Path], typer.Argument(help="Result files of bench --output.")],
+    output: Annotated[
+        Path, typer.Option(help="Markdown file to write; plots are written beside it.")
+    ] = Path("REPORT.md"),
 ) -> None:
-    """Write a page with tables and pictures from results of bench."""
+    """Write a Markdown report with tables and plots from results of bench."""
     try:
         from llamaherd.benchmark.reporting import report
     except ModuleNotFoundError as error:

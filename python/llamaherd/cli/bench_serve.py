@@ -1,4 +1,4 @@
-"""``llamaherd bench-serve``: load on a server that speaks OpenAI's API."""
+"""``llamaherd bench-serve``: load test of an OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -15,31 +15,40 @@ from llamaherd.cli import options
 
 
 def bench_serve(
-    url: Annotated[str, typer.Argument(help="Of the API: http://127.0.0.1:8000/v1.")],
-    model: Annotated[str | None, typer.Option(help="The server's first if not given.")] = None,
-    requests: Annotated[int, typer.Option(help="In all.")] = 64,
-    concurrency: Annotated[int, typer.Option(help="Clients that ask one after the other.")] = 8,
-    rate: Annotated[
-        float | None, typer.Option(help="Instead: requests a second, at random times.")
+    url: Annotated[
+        str, typer.Argument(help="Base URL of the API, such as http://127.0.0.1:8000/v1.")
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="Model name. Default: the server's first.")
     ] = None,
-    shared_words: Annotated[int, typer.Option(help="Words that all prompts begin with.")] = 0,
-    words: Annotated[int, typer.Option(help="Words of each prompt's own.")] = 64,
-    max_tokens: Annotated[int, typer.Option(help="Output tokens of each.")] = 64,
+    requests: Annotated[int, typer.Option(help="Number of requests.")] = 64,
+    concurrency: Annotated[int, typer.Option(help="Concurrent clients (closed loop).")] = 8,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Requests per second, Poisson arrivals (open loop); overrides --concurrency."
+        ),
+    ] = None,
+    shared_words: Annotated[
+        int, typer.Option(help="Words of the prefix common to all prompts.")
+    ] = 0,
+    words: Annotated[int, typer.Option(help="Distinct words of each prompt.")] = 64,
+    max_tokens: Annotated[int, typer.Option(help="Output tokens per request.")] = 64,
     prompts: Annotated[
         Path | None,
-        typer.Option(help="JSONL of request bodies instead of made-up ones."),
+        typer.Option(help="JSONL file of request bodies. Default: synthetic prompts."),
     ] = None,
     completions: Annotated[
-        bool, typer.Option("--completions", help="Ask /completions, not /chat/completions.")
+        bool, typer.Option("--completions", help="Use /completions instead of /chat/completions.")
     ] = False,
-    warmup: Annotated[int, typer.Option(help="Requests beforehand that are not counted.")] = 2,
-    seed: Annotated[int, typer.Option(help="Of prompts and times.")] = 0,
+    warmup: Annotated[int, typer.Option(help="Warm-up requests that are not counted.")] = 2,
+    seed: Annotated[int, typer.Option(help="Seed of prompts and arrival times.")] = 0,
     api_key: Annotated[
-        str | None, typer.Option(help="Or the environment variable OPENAI_API_KEY.")
+        str | None, typer.Option(help="API key. Default: environment variable OPENAI_API_KEY.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the results as JSON.")] = None,
 ) -> None:
-    """Measure a server under load: tokens per second, time to first token, time between tokens."""
+    """Measure a server under load: tokens per second, TTFT, inter-token latency."""
     try:
         from llamaherd.benchmark.load import generator, measurements
     except ModuleNotFoundError as error:
@@ -72,7 +81,7 @@ def bench_serve(
         try:
             return measurements.summary(asyncio.run(generator.run_load(spec)))
         except OSError as error:
-            print(f"llamaherd: {url} does not answer: {error}", file=sys.stderr)
+            print(f"llamaherd: cannot reach {url}: {error}", file=sys.stderr)
             raise typer.Exit(1) from None
 
     if warmup:
@@ -97,7 +106,7 @@ def _show(figures: dict[str, Any]) -> None:
         return
     console.print(
         f"tokens     {figures['n_completion_tokens']} in {figures['seconds']:.2f} s: "
-        f"{figures['tokens_per_s']:.1f} a second; {figures['requests_per_s']:.2f} requests a second"
+        f"{figures['tokens_per_s']:.1f} tokens/s; {figures['requests_per_s']:.2f} requests/s"
     )
     table = Table("ms", "mean", "p50", "p90", "p99", "max")
     for key, name in (

@@ -19,9 +19,9 @@ def chat(
     *,
     engine: options.EngineOptions,
 ) -> None:
-    """Talk to a model. An empty line or Ctrl-D ends; Ctrl-C stops an answer.
+    """Chat with a model. An empty line or Ctrl-D exits; Ctrl-C stops the current output.
 
-    The preset is low_latency unless it or --config is given.
+    The preset is low_latency unless --preset or --config is given.
     """
     from llamaherd import LLM, SamplingParams
 

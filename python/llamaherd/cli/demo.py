@@ -1,4 +1,4 @@
-"""``llamaherd demo``: the same questions one at a time and batched, with the figures."""
+"""``llamaherd demo``: the same questions one at a time and batched."""
 
 from __future__ import annotations
 
@@ -49,14 +49,16 @@ class Pass:
 @options.with_engine_options
 def demo(
     model: options.Model = options.default_model,
-    max_tokens: Annotated[int, typer.Option(help="Output tokens of each answer.")] = 64,
-    rounds: Annotated[int, typer.Option(help="Times both ways; medians count.", min=1)] = 1,
+    max_tokens: Annotated[int, typer.Option(help="Output tokens per question.")] = 64,
+    rounds: Annotated[
+        int, typer.Option(help="Rounds of both modes; results are medians.", min=1)
+    ] = 1,
     *,
     engine: options.EngineOptions,
 ) -> None:
-    """Answer 16 questions one at a time, then batched; print answers and figures.
+    """Run 16 questions one at a time, then batched; print outputs and throughput.
 
-    The preset is high_throughput unless it or --config is given.
+    The preset is high_throughput unless --preset or --config is given.
     """
     console = Console(highlight=False)
     config = engine.to_config(preset="high_throughput")
@@ -73,19 +75,19 @@ def demo(
     _print_answers(console, batched[-1])
     error = next((r.error for p in (*alone, *batched) for r in p.results if r.error), None)
     if error:
-        print(f"llamaherd: no figures, for a request failed: {error}", file=sys.stderr)
+        print(f"llamaherd: no results because a request failed: {error}", file=sys.stderr)
         raise typer.Exit(1)
     _print_figures(console, _median(alone), _median(batched), _difference(before, after))
 
 
 def _prompt(llm: LLM, question: str) -> str:
-    """As a chat message where the model can chat, else as plain text."""
+    """The question as a chat message if the model has a chat template, otherwise as plain text."""
     if not llm.engine.model_info()["has_chat_template"]:
         return question
     return llm.engine.apply_chat_template([{"role": "user", "content": question}]).text
 
 
-# Both passes are private: the second would find the first one's prompts in the prefix cache.
+# Both passes use cache=False: the second would hit the first one's prompts in the prefix cache.
 def _one_at_a_time(llm: LLM, prompts: list[str], params: SamplingParams, console: Console) -> Pass:
     with console.status("one at a time ..."):
         begin = time.perf_counter()
@@ -107,7 +109,7 @@ def _median(passes: list[Pass]) -> Pass:
 
 
 def _difference(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
-    """What the last batched pass added to each counter; gauges as they are after it."""
+    """Increase of each counter during the last batched pass; gauges after it."""
     gauges = {"n_seqs", "n_cells", "n_cells_used_max"}
     return {
         key: value if key in gauges else value - before[key]
@@ -144,6 +146,6 @@ def _print_figures(
     utilisation = m["n_decode_rows"] / max(1, m["n_decode_calls"] * m["n_seqs"])
     console.print(f"batch utilisation  {100 * utilisation:.0f} % of {m['n_seqs']:.0f} sequences")
     console.print(
-        f"KV cells           {m['n_cells_used_max']:.0f} used at most of {m['n_cells']:.0f}; "
+        f"KV cells           peak {m['n_cells_used_max']:.0f} of {m['n_cells']:.0f}; "
         f"{m['n_prefill_rows']:.0f} prompt tokens computed"
     )

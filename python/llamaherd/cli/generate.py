@@ -1,4 +1,4 @@
-"""``llamaherd generate``: many prompts in, text or JSONL out."""
+"""``llamaherd generate``: offline inference of many prompts."""
 
 from __future__ import annotations
 
@@ -40,58 +40,63 @@ class _Job:
 @options.with_engine_options
 def generate(
     prompts: Annotated[
-        list[str] | None, typer.Argument(help="Prompts; none: --file or stdin.")
+        list[str] | None, typer.Argument(help="Prompts. Default: --file or stdin.")
     ] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="One prompt a line, or JSONL.")
+        Path | None, typer.Option("--file", "-f", help="One prompt per line, or JSONL.")
     ] = None,
     jsonl: Annotated[
         bool,
         typer.Option(
             "--jsonl",
-            help="Input lines are JSON: prompt or messages, with any sampling options and an id; "
-            "output is JSONL. Implied by a file that ends with .jsonl.",
+            help="Input lines are JSON objects: prompt or messages, sampling options and an id; "
+            "output is JSONL. Implied by a file name ending in .jsonl.",
         ),
     ] = False,
     output: Annotated[
-        str | None, typer.Option("--output", "-o", help="text or jsonl; default as the input.")
+        str | None,
+        typer.Option("--output", "-o", help="text or jsonl. Default: the format of the input."),
     ] = None,
     chat: Annotated[
-        bool, typer.Option("--chat", help="Put each text prompt as a user's message.")
+        bool,
+        typer.Option(
+            "--chat", help="Apply the chat template to each text prompt, as a user message."
+        ),
     ] = False,
     stream: Annotated[
         bool,
         typer.Option(
-            "--stream", help="Text: show output as it comes. JSONL: each line when it is ready."
+            "--stream",
+            help="Text: print output while it is generated. JSONL: write lines as requests finish.",
         ),
     ] = False,
     record: Annotated[
         Path | None,
         typer.Option(
-            help="File to write the requests' lengths, arrival times and common prefixes to, for "
-            "tune; no text."
+            help="Record lengths, arrival times and common prefixes of the requests to a file for "
+            "tune; contains no text."
         ),
     ] = None,
     model: options.Model = options.default_model,
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = 1.0,
-    top_k: Annotated[int, typer.Option(help="0: off.")] = 0,
-    top_p: Annotated[float, typer.Option(help="1: off.")] = 1.0,
-    min_p: Annotated[float, typer.Option(help="0: off.")] = 0.0,
-    repetition_penalty: Annotated[float, typer.Option(help="1: off.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="0: disabled.")] = 0,
+    top_p: Annotated[float, typer.Option(help="1: disabled.")] = 1.0,
+    min_p: Annotated[float, typer.Option(help="0: disabled.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="1: disabled.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="For reproducible output.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Stop string; repeatable.")] = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos")] = False,
     trace: Annotated[
         Path | None,
-        typer.Option(help="Write what happened when, for ui.perfetto.dev.", dir_okay=False),
+        typer.Option(help="Write a trace for ui.perfetto.dev.", dir_okay=False),
     ] = None,
     *,
     engine: options.EngineOptions,
 ) -> None:
-    """Generate for many prompts at once; exits with 1 if a request failed.
+    """Generate text for many prompts in batches; exit status 1 if a request failed.
 
-    The preset is high_throughput unless it or --config is given.
+    The preset is high_throughput unless --preset or --config is given.
     """
     if output not in (None, "text", "jsonl"):
         raise typer.BadParameter(f"must be text or jsonl; got {output}", param_hint="--output")
@@ -108,7 +113,7 @@ def generate(
     is_jsonl = jsonl or (file is not None and file.suffix == ".jsonl")
     jobs = list(_read_jobs(prompts or [], file, is_jsonl, chat, params))
     config = engine.to_config(preset="high_throughput")
-    # All prompts are in memory already: bounds on what waits are for servers.
+    # All prompts are in memory already: queue limits are for servers.
     config = replace(config, max_queued=None, max_queued_tokens=None)
     as_jsonl = is_jsonl if output is None else output == "jsonl"
     write = _write_jsonl if as_jsonl else _write_text
@@ -133,7 +138,7 @@ def _read_jobs(
     prompts: list[str], file: Path | None, jsonl: bool, chat: bool, params: SamplingParams
 ) -> Iterator[_Job]:
     if prompts and file is not None:
-        raise typer.BadParameter("give prompts as arguments or as --file, not both")
+        raise typer.BadParameter("prompts must be given as arguments or with --file, not both")
     lines = enumerate(prompts, 1) if prompts else _read_lines(file)
     for index, (number, line) in enumerate(lines):
         if jsonl and not prompts:
@@ -144,7 +149,7 @@ def _read_jobs(
 
 
 def _read_lines(file: Path | None) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, with their numbers."""
+    """Non-blank lines with their numbers."""
     name = "stdin" if file is None else str(file)
     try:
         data = sys.stdin.buffer.read() if file is None else file.read_bytes()
@@ -193,12 +198,13 @@ def _submit_all(engine: BatchEngine, jobs: list[_Job]) -> list[Stream | RequestO
 def _write_text(
     engine: BatchEngine, jobs: list[_Job], stream: bool, recorder: Recorder | None
 ) -> bool:
-    """Results in the order of the prompts; streaming shows the first unfinished one as it comes."""
+    """Print results in prompt order; with streaming, the first unfinished one as it is
+    generated."""
     ok = True
     for job, item in zip(jobs, _submit_all(engine, jobs), strict=True):
         if len(jobs) > 1:
             print(f"=== {job.index + 1}: {_title(job.prompt)}", flush=True)
-        # The deltas of several outputs come mixed.
+        # Deltas of several outputs are interleaved.
         shows = stream and isinstance(item, Stream) and (job.params.best_of or job.params.n) == 1
         if shows:
             for delta in cast("Stream", item):

@@ -1,4 +1,4 @@
-"""``llamaherd info``: what was built in, what was found, what a model is."""
+"""``llamaherd info``: build, devices and model metadata."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _SAMPLING_PREFIX = "general.sampling."
 @options.with_engine_options
 def info(
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Also show this model's facts.")
+        str | None, typer.Option("--model", "-m", help="Also show metadata of this model.")
     ] = None,
     calibrate: Annotated[
         bool,
         typer.Option(
             "--calibrate",
-            help="Measure anew what decode calls of the model (or the default one) cost, keep it "
-            "for later loads, and show it.",
+            help="Measure the cost of decode calls of the model (or the default one) again, store "
+            "and show it.",
         ),
     ] = False,
     check: Annotated[
@@ -35,21 +35,21 @@ def info(
         typer.Option(
             "--check",
             metavar="MODEL",
-            help="Only load this model and let it answer, in a process of its own with limits of "
-            "time and memory, and say whether it can be used: for files of unknown origin.",
+            help="Only load this model and generate text, in a child process with time and memory "
+            "limits, and report whether it is usable: for files of unknown origin.",
         ),
     ] = None,
     *,
     engine: options.EngineOptions,
 ) -> None:
-    """Show versions, devices and CPU features, and a model's facts."""
+    """Show versions, devices, CPU features and metadata of a model."""
     if check is not None:
         path = models.resolve(check)
         models.check_model(path)
-        print(f"{path} can be used: it was loaded and answered in a process of its own")
+        print(f"{path} is usable: it was loaded and generated text in a child process")
         return
     if not calibrate and engine != options.EngineOptions():
-        raise typer.BadParameter("engine options are for --calibrate")
+        raise typer.BadParameter("engine options require --calibrate")
     config = engine.to_config()
     console = Console(highlight=False)
     console.print(f"llamaherd   {_core.__version__}")
@@ -88,7 +88,7 @@ def _print_model(console: Console, name: str) -> None:
         table.add_row(key, _text(facts[key]))
     table.add_row("trained context", _text(facts["n_ctx_train"]))
     table.add_row("memory", facts["memory_kind"])
-    table.add_row("shares prefixes", facts["prefix_sharing"])
+    table.add_row("prefix sharing", facts["prefix_sharing"])
     table.add_row("chat template", "yes" if facts["has_chat_template"] else "no")
     for key in ("general.name", "general.architecture", "general.license"):
         if key in metadata:
@@ -99,7 +99,7 @@ def _print_model(console: Console, name: str) -> None:
         if key.startswith(_SAMPLING_PREFIX)
     }
     sampling = ", ".join(f"{key} {value}" for key, value in recommended.items())
-    table.add_row("recommended sampling", sampling or "none stated in the file")
+    table.add_row("recommended sampling", sampling or "none in the file")
     console.print(table)
 
 
@@ -126,10 +126,10 @@ def _print_costs(console: Console, name: str, config: EngineConfig) -> None:
     console.print(table)
     for kind, (attended_ns, scanned_ns) in (("below", costs.few), ("from", costs.many)):
         console.print(
-            f"attention, calls {kind} 64 rows: {attended_ns:.0f} ns per row and cell attended to, "
-            f"{scanned_ns:.0f} per cell passed over"
+            f"attention, calls {kind} 64 rows: {attended_ns:.0f} ns per row and attended cell, "
+            f"{scanned_ns:.0f} per masked cell"
         )
-    console.print(f"two measurements of the same differ by a factor of {costs.noise:.2f}")
+    console.print(f"repeated measurements differ by a factor of {costs.noise:.2f}")
     console.print(f"KV data from host memory: {costs.load_token_ns / 1e3:.1f} us per token")
 
 

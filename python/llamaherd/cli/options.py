@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Model = Annotated[
     str,
     typer.Option("--model", "-m", help="GGUF file, catalogue name or hf:org/repo/file.gguf."),
 ]
-MaxTokens = Annotated[int | None, typer.Option(help="Output tokens at most.")]
+MaxTokens = Annotated[int | None, typer.Option(help="Maximum output tokens.")]
 Temperature = Annotated[float, typer.Option(help="0: greedy.")]
 
 default_model = DEFAULT_MODEL
@@ -34,28 +34,34 @@ Threads = Annotated[int | None, _option("CPU threads.", "--threads")]
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """The engine options of one command line: `config`, and fields of EngineConfig that win over
-    those of that file; None: not given."""
+    """Engine options of a command line: `config`, and fields of EngineConfig that override that
+    file; None: not given."""
 
     config: Annotated[
         Path | None,
-        _option("TOML file of engine options, as tune writes it; the options below win over it."),
+        _option(
+            "TOML file of engine options, such as tune writes; overridden by the options below."
+        ),
     ] = None
     preset: Annotated[str | None, _option("low_latency, balanced or high_throughput.")] = None
     n_ctx: Annotated[int | None, _option("KV cells shared by all requests.")] = None
-    max_seqs: Annotated[int | None, _option("Requests that run at once.")] = None
+    max_seqs: Annotated[int | None, _option("Maximum concurrent requests.")] = None
     n_threads: Threads = None
-    n_gpu_layers: Annotated[int | None, _option("Layers on GPUs; -1: all that fit.")] = None
+    n_gpu_layers: Annotated[int | None, _option("Layers offloaded to GPUs; -1: all that fit.")] = (
+        None
+    )
     devices: Annotated[
-        list[str] | None, _option("Device to use, as info lists it; repeatable.", "--device")
+        list[str] | None, _option("Device to use (see info); repeatable.", "--device")
     ] = None
     kv_type: Annotated[str | None, _option("Type of the KV cache.")] = None
     cpu_kernels: Annotated[str | None, _option("auto, stock or reference.")] = None
-    deterministic: Annotated[bool | None, _option("Bit-exact whatever runs beside; slow.")] = None
+    deterministic: Annotated[
+        bool | None, _option("Output independent of the rest of the batch, bit for bit; slow.")
+    ] = None
 
     def to_config(self, *, preset: str = "balanced") -> EngineConfig:
-        """The file's options with those given put over them; `preset`: for when there is no file
-        and none is given."""
+        """The file's options, overridden by the given ones; `preset` is the default without a
+        file."""
         base = EngineConfig(preset=preset)
         if self.config is not None:
             base = EngineConfig.from_file(self.config)
@@ -63,8 +69,8 @@ class EngineOptions:
 
 
 def with_engine_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with an option for each field of EngineOptions, its parameter `engine`."""
-    # No defaults, so that those of a file can win over what was not given.
+    """Add an option to the command for each field of EngineOptions, its parameter `engine`."""
+    # No defaults, so that options not given do not override the file.
     group = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
         for name, hint in get_type_hints(EngineOptions, include_extras=True).items()
@@ -82,11 +88,14 @@ def with_engine_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def needs_extra(error: ModuleNotFoundError, extra: str) -> NoReturn:
-    """Ends the command: what it needs beyond the package's own dependencies is not installed."""
-    print(f"llamaherd: {error.name} is missing: pip install 'llamaherd[{extra}]'", file=sys.stderr)
+    """Exit with the name of the extra that provides the missing dependency."""
+    print(
+        f"llamaherd: {error.name} is not installed: pip install 'llamaherd[{extra}]'",
+        file=sys.stderr,
+    )
     raise typer.Exit(1) from None
 
 
 def given(**options: Any) -> dict[str, Any]:
-    """The options that were given on the command line, without those left at None."""
+    """The options given on the command line, without None values."""
     return {name: value for name, value in options.items() if value is not None}

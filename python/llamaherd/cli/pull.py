@@ -1,4 +1,4 @@
-"""``llamaherd pull``: bring a model to this machine."""
+"""``llamaherd pull``: download a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def pull(
         str, typer.Argument(help="Catalogue name or hf:org/repo/file.gguf.")
     ] = "smollm2-135m-instruct",
 ) -> None:
-    """Bring a model to this machine and print its path."""
+    """Download a model and print its path."""
     from llamaherd import models
 
     print(models.pull(model))

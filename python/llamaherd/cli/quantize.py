@@ -1,4 +1,4 @@
-"""``llamaherd quantize``: a GGUF file with its weights in another type."""
+"""``llamaherd quantize``: convert the weights of a GGUF file to another type."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def quantize(
     ] = "q4_0",
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
 ) -> None:
-    """Write a GGUF file with its weights in another type."""
+    """Convert the weights of a GGUF file to another type."""
     path = models.resolve(source)
     n_threads = threads if threads is not None else _core.default_n_threads()
     _core.quantize(str(path), str(target), type.lower(), n_threads)

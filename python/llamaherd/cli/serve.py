@@ -19,66 +19,70 @@ def serve(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            help="GGUF files, names of the catalogue, or hf:org/repo/file.gguf; "
-            "NAME=... gives one a name."
+            help="GGUF files, catalogue names, or hf:org/repo/file.gguf; NAME=... sets the name "
+            "of a model."
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0: any that is free.")] = 8000,
+    port: Annotated[int, typer.Option(help="Port; 0: any free port.")] = 8000,
     api_keys: Annotated[
-        Path | None, typer.Option(help="JSON file of keys; or keys in LLAMAHERD_API_KEYS.")
+        Path | None,
+        typer.Option(help="JSON file of API keys. Alternative: keys in LLAMAHERD_API_KEYS."),
     ] = None,
     generate_key: Annotated[
-        bool, typer.Option("--generate-key", help="Print a new key and its hash, and end.")
+        bool, typer.Option("--generate-key", help="Print a new API key and its hash, and exit.")
     ] = False,
     no_auth: Annotated[
-        bool, typer.Option("--no-auth", help="Whoever reaches the port needs no key.")
+        bool, typer.Option("--no-auth", help="Accept requests without an API key on any address.")
     ] = False,
     default_max_tokens: Annotated[
-        int, typer.Option(help="Output tokens of a chat answer that says nothing else.")
+        int, typer.Option(help="max_tokens of chat requests that set none.")
     ] = 2048,
     limit: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="A bound of docs/limits.md; repeatable."),
+        typer.Option(metavar="NAME=VALUE", help="Limit, see docs/limits.md; repeatable."),
     ] = None,
     request_timeout: Annotated[
-        float | None, typer.Option(help="Seconds a request may take.")
+        float | None, typer.Option(help="Deadline of every request in seconds.")
     ] = None,
     drain_timeout: Annotated[
-        float, typer.Option(help="Seconds that running requests get at SIGTERM.")
+        float, typer.Option(help="Seconds for running requests to finish after SIGTERM.")
     ] = 30,
     cors_origin: Annotated[
-        list[str] | None, typer.Option(help="Origin whose pages may call; repeatable.")
+        list[str] | None,
+        typer.Option(help="Origin (CORS) whose pages may call the server; repeatable."),
     ] = None,
     allowed_host: Annotated[
         list[str] | None,
-        typer.Option(help="Name that clients without keys may call the server by; repeatable."),
+        typer.Option(help="Host name accepted by a server without API keys; repeatable."),
     ] = None,
     shared_cache: Annotated[
         bool,
-        typer.Option("--shared-cache", help="Requests of different keys share cached prefixes."),
+        typer.Option("--shared-cache", help="Share cached prefixes between API keys."),
     ] = False,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM file.")] = None,
     unload_after: Annotated[
-        float | None, typer.Option(help="Unload a model unused for so many seconds.")
+        float | None, typer.Option(help="Unload a model after this many idle seconds.")
     ] = None,
     max_models_mib: Annotated[
-        float | None, typer.Option(help="Size of loaded models' files together.")
+        float | None, typer.Option(help="Maximum total file size of loaded models in MiB.")
     ] = None,
     restart_engine: Annotated[
         bool,
-        typer.Option("--restart-engine", help="Load a model again whose engine has stopped."),
+        typer.Option("--restart-engine", help="Reload a model after a fatal error of its engine."),
     ] = False,
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder of batch jobs and their files.")
     ] = None,
     log_prompts: Annotated[
-        bool, typer.Option("--log-prompts", help="Write prompts and answers to the log.")
+        bool, typer.Option("--log-prompts", help="Write prompts and outputs to the log.")
     ] = False,
     otel: Annotated[
         bool,
-        typer.Option("--otel", help="Trace requests, as the OTEL_... variables say where to."),
+        typer.Option(
+            "--otel", help="Trace requests; configured by the OTEL_... environment variables."
+        ),
     ] = False,
     *,
     engine: options.EngineOptions,
@@ -140,7 +144,7 @@ def _otel() -> Spans:
 
 
 def _named(model: str) -> tuple[str, str]:
-    """What clients call a model, and where it is."""
+    """Name and source of a model argument."""
     name, equals, source = model.partition("=")
     if equals:
         return name, source

@@ -1,4 +1,4 @@
-"""``llamaherd top``: what a running server does, live in the terminal."""
+"""``llamaherd top``: live metrics of a running server."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _PARTS = ("decode", "prefill", "sample", "host")
 def top(
     url: Annotated[str, typer.Argument(help="The server's address.")] = "http://127.0.0.1:8000",
     api_key: Annotated[
-        str | None, typer.Option(envvar="LLAMAHERD_API_KEY", help="If the server has keys.")
+        str | None, typer.Option(envvar="LLAMAHERD_API_KEY", help="API key of the server.")
     ] = None,
     interval: Annotated[float, typer.Option(help="Seconds between readings.", min=0.1)] = 2.0,
     once: Annotated[
-        bool, typer.Option("--once", help="Print one view, of one interval, and end.")
+        bool, typer.Option("--once", help="Print metrics of one interval and exit.")
     ] = False,
 ) -> None:
-    """Watch a running server; Ctrl-C ends."""
+    """Show live metrics of a running server; Ctrl-C exits."""
     try:
         from llamaherd.server_metrics_client import MetricsClient, ScrapeError, readings
     except ModuleNotFoundError as error:
@@ -66,7 +66,7 @@ def _title(url: str, change: MetricsDelta) -> Text:
 
 
 def _model(model: str, change: MetricsDelta) -> Panel:
-    """One model's figures."""
+    """Metrics of one model."""
     table = _grid()
     table.add_row("tokens/s", _throughput(model, change))
     for name, metric in (
@@ -88,7 +88,7 @@ def _model(model: str, change: MetricsDelta) -> Panel:
 
 
 def _server(change: MetricsDelta) -> Panel:
-    """Figures of all models together."""
+    """Metrics of the server."""
     table = _grid()
     own = change.rates_by("http_requests_total", "status", path="/metrics")
     rates = change.rates_by("http_requests_total", "status")
@@ -98,7 +98,7 @@ def _server(change: MetricsDelta) -> Panel:
         for status, rate in answers.items()
         if rate > 1e-9
     ]
-    table.add_row("HTTP answers/s", Text("   ").join(parts) if parts else _NONE)
+    table.add_row("HTTP responses/s", Text("   ").join(parts) if parts else _NONE)
     waiting = [
         f"class {sample.labels.get('priority')}: {sample.value:.0f}"
         for sample in change.after.of("requests_without_token")
@@ -137,7 +137,7 @@ def _requests(model: str, change: MetricsDelta) -> str:
 
 
 def _batch(model: str, change: MetricsDelta) -> Text | str:
-    """Next tokens of each call, of as many as can run."""
+    """Decode rows per step, as a share of max_num_seqs."""
     rows = change.part("decode_rows_total", "decode_calls_total", model_name=model)
     places = change.after.value("max_num_seqs", model_name=model)
     return _NONE if rows is None or not places else _bar([(rows / places, "green")])
@@ -153,7 +153,7 @@ def _hits(model: str, change: MetricsDelta) -> Text | str:
 
 
 def _cells(model: str, change: MetricsDelta) -> Text | str:
-    """Cells that running requests need, those of cached prefixes, and free ones."""
+    """Cells of running requests, of cached prefixes, and free."""
     cells, used, spare = (
         change.after.value(name, model_name=model)
         for name in ("kv_cells", "kv_cells_used", "kv_cells_reclaimable")
@@ -176,7 +176,7 @@ def _steps(model: str, change: MetricsDelta) -> str:
 
 
 def _trouble(model: str, change: MetricsDelta) -> Text | str:
-    """What must not happen often, in the interval."""
+    """Preemptions, evictions and failures in the interval."""
     counted = {
         "preempted": change.increase("num_preemptions_total", model_name=model),
         "shed": change.increase("requests_shed_total", model_name=model),
@@ -188,7 +188,7 @@ def _trouble(model: str, change: MetricsDelta) -> Text | str:
 
 
 def _bar(parts: list[tuple[float, str]], *, percent: bool = True) -> Text:
-    """Parts of 1, each in its colour."""
+    """A bar of fractions of 1, each with its colour."""
     bar, length = Text(), 0
     total = 0.0
     for part, style in parts:

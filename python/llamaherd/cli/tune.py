@@ -1,4 +1,4 @@
-"""``llamaherd tune``: the engine options that suit a workload on this machine."""
+"""``llamaherd tune``: find engine options for a workload on this machine."""
 
 from __future__ import annotations
 
@@ -36,32 +36,35 @@ def tune(
         typer.Option(
             "--workload",
             "-w",
-            help=f"{', '.join(BUILT_IN)}, or a file that generate --record wrote.",
+            help=f"{', '.join(BUILT_IN)}, or a file of generate --record.",
         ),
     ] = "mixed",
     n_requests: Annotated[
-        int | None, typer.Option("--requests", min=1, help="The workload's first so many requests.")
+        int | None,
+        typer.Option("--requests", min=1, help="Use this many requests of the workload."),
     ] = None,
-    minutes: Annotated[float, typer.Option(help="Time it may take, loading included.")] = 5.0,
+    minutes: Annotated[float, typer.Option(help="Time limit, loading included.")] = 5.0,
     objective: Annotated[
         str | None,
         typer.Option(
-            help="throughput, latency or balanced. Without it: latency for interactive, throughput "
-            "for throughput, else balanced."
+            help="throughput, latency or balanced. Default: latency for workload interactive, "
+            "throughput for workload throughput, otherwise balanced."
         ),
     ] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="File for the best options, for --config.")
+        Path,
+        typer.Option(
+            "--output", "-o", help="TOML file for the best options, to be used with --config."
+        ),
     ] = Path("tuned.toml"),
     *,
     engine: options.EngineOptions,
 ) -> None:
-    """Run a workload with many engine options and write the best to a file.
+    """Measure a workload with many engine options and write the best ones to a file.
 
-    It begins with the options given and changes one thing at a time for as long as that helps.
-
-    The best so far is always in the output file; Ctrl-C ends the search. Two engines are in memory
-    at once.
+    The search starts with the given options and changes one at a time while that helps. The output
+    file always has the best options so far; Ctrl-C stops the search. Two engines are loaded at a
+    time.
     """
     chosen = _objective(objective, workload)
     if not minutes > 0:
@@ -114,7 +117,7 @@ def _workload(name: str, n_requests: int | None) -> Workload:
 
 
 def _require_writable(path: Path) -> None:
-    """Before minutes have been spent."""
+    """Check the output file before the search."""
     target = path if path.exists() else path.parent
     if path.is_dir() or not target.exists() or not os.access(target, os.W_OK):
         raise typer.BadParameter(f"cannot write {path}", param_hint="--output")

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server over one or several models."""
+"""An OpenAI-compatible server for one or several models."""
 
 from llamaherd.server.app import create_app
 from llamaherd.server.common.settings import ServerSettings

@@ -1,4 +1,4 @@
-"""The server's parts put together."""
+"""Builds the server application."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ def create_app(
     """The server as an ASGI application.
 
     Args:
-      pool: Its models; closed with the application.
-      settings: Set-up; None: the defaults.
-      keys: Who may use it; None: everyone.
-      spans: Where requests are traced; None: nowhere.
-      preload: Load the first model before requests are let in.
+      pool: Models to serve; closed with the application.
+      settings: Configuration; None: the defaults.
+      keys: API keys; None: no authentication.
+      spans: Tracer of requests; None: no tracing.
+      preload: Load the first model before accepting requests.
     """
     settings = settings or ServerSettings()
     keys = keys or KeyRing()
@@ -126,7 +126,7 @@ def create_app(
 
 
 def _serve_schema(app: FastAPI) -> None:
-    """At /openapi.json. It is written once: that takes long."""
+    """Serve the schema at /openapi.json; it is generated once, as that is slow."""
     lock = asyncio.Lock()
     written: list[bytes] = []
 
@@ -144,7 +144,7 @@ def _serve_schema(app: FastAPI) -> None:
 async def _batches(
     app: FastAPI, keys: KeyRing, running: Running, spans: Spans
 ) -> AsyncIterator[Batches | None]:
-    """The batch jobs of the data folder, if there is one."""
+    """The batch jobs of settings.data_dir; None if it is not set."""
     context: Context = app.state.context
     settings = context.settings
     if settings.data_dir is None:
@@ -163,8 +163,8 @@ async def _batches(
 
 
 def _line_app(context: Context) -> FastAPI:
-    """The routes that lines of batches may ask for. Lines wait behind everybody: the time that a
-    request may take is not theirs."""
+    """The routes for lines of batches. request_timeout_s does not apply: lines have the lowest
+    priority."""
     app = FastAPI(openapi_url=None)
     settings = dataclasses.replace(context.settings, request_timeout_s=None)
     app.state.context = dataclasses.replace(context, settings=settings)

@@ -1,4 +1,4 @@
-"""The server as a process."""
+"""The server process."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from llamaherd.server.common.settings import ServerSettings
 from llamaherd.server.jobs.context import Context
 
 _logger = logging.getLogger("llamaherd.server")
-_MALLOC_ARENAS = 2  # of all threads: what one thread freed the others can use
-_END_S = 30.0  # after the drain; threads that are stuck then do not keep the process
+_MALLOC_ARENAS = 2  # shared by all threads, so that freed memory is reused by other threads
+_END_S = 30.0  # after the drain; then the process ends even if threads are stuck
 
 
 class Server(uvicorn.Server):
-    """Listens until it is told to stop. At SIGTERM or SIGINT new requests are refused; running
-    requests get drain_timeout_s seconds and then end with an error. A second signal ends the
-    process at once, whatever its threads do; so does a drain that is not over _END_S later."""
+    """Runs until stopped. On SIGTERM or SIGINT new requests are rejected; running requests have
+    drain_timeout_s seconds and then end with an error. The process exits immediately on a second
+    signal, or if it has not ended _END_S after the drain."""
 
     def __init__(self, app: FastAPI, settings: ServerSettings) -> None:
         self._app = app
@@ -57,7 +57,7 @@ class Server(uvicorn.Server):
         self._draining: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Raises what the application raises, which uvicorn would write to the log."""
+        """Raises exceptions of the application, which uvicorn would only log."""
         if threading.current_thread() is threading.main_thread():
             for number in HANDLED_SIGNALS:
                 _core.reset_at_signal(number)
@@ -75,7 +75,7 @@ class Server(uvicorn.Server):
             self._life = self._life.pop_all()
 
     def _listen(self, sockets: list[socket.socket] | None) -> None:
-        """In the place of uvicorn's own, which knows no bound of connections."""
+        """Replaces uvicorn's listener, which does not limit connections."""
         config = self.config
         limits = fit_connections(self._settings.limits)
 
@@ -101,7 +101,7 @@ class Server(uvicorn.Server):
         await self._life.aclose()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """Begins the drain. The signals' default actions, which end the process, are back."""
+        """Start the drain and restore the signals' default actions, which end the process."""
         for number in HANDLED_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         faulthandler.dump_traceback_later(self._settings.drain_timeout_s + _END_S, exit=True)
@@ -118,7 +118,7 @@ class Server(uvicorn.Server):
         until = time.monotonic() + self._settings.drain_timeout_s
         batches: Batches | None = self._app.state.batches
         if batches is not None:
-            # Whatever ends the process from now on, it was not a line of a batch.
+            # From here on a crash of the process is not attributed to lines of batches.
             await batches.store.end_cleanly()
         while context.jobs and time.monotonic() < until:
             await asyncio.sleep(0.05)
@@ -130,7 +130,7 @@ class Server(uvicorn.Server):
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port that it listens on, once it does."""
+        """Host and port of the listening socket, after startup."""
         sockets: list[socket.socket] = [s for server in self.servers for s in server.sockets]
         host, port = sockets[0].getsockname()[:2]
         return host, port

@@ -1,1 +1,1 @@
-"""Engines and servers that are compared."""
+"""The compared engines and servers."""

@@ -1,4 +1,4 @@
-"""What takes part in a benchmark."""
+"""Interface of contestants of a benchmark."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from llamaherd.benchmark.load.scenario import BenchmarkRequest
 
 @dataclass(frozen=True, kw_only=True)
 class ContestantConfig:
-    """What every contestant is given alike.
+    """Configuration shared by all contestants.
 
     Attributes:
       model: Path of a GGUF file.
       n_threads: CPU threads.
-      n_seqs: Requests that are asked at once.
-      n_ctx: Tokens of all of them together.
+      n_seqs: Concurrent requests.
+      n_ctx: KV cells shared by all concurrent requests.
     """
 
     model: str
@@ -30,23 +30,23 @@ class ContestantConfig:
 
 
 class Unavailable(Exception):
-    """A contestant that is not installed here; the message says what it needs."""
+    """A contestant cannot run; the message names the missing requirement."""
 
 
 class InProcessEngine(Protocol):
-    """An engine that is called, in a process of its own; loaded when it is made.
+    """An engine called in the worker process; the constructor loads it.
 
     Attributes:
-      version: Of what computes.
+      version: Name and version of the engine.
     """
 
     version: str
 
     async def ask(self, ask: BenchmarkRequest) -> RequestMeasurement:
-        """The answer with the moments at which its tokens came; an error is in it."""
+        """Run a request; returns its token times, or its error."""
 
     def sample(self) -> dict[str, float]:
-        """Its gauges now; empty if it has none."""
+        """Current values of its gauges; empty if it has none."""
 
     def close(self) -> None:
-        """Ends it."""
+        """Free the engine."""

@@ -1,4 +1,4 @@
-"""llama-cpp-python's `Llama`, called: one request after the other, as it serves one sequence."""
+"""llama-cpp-python's `Llama`, in process. Requests run one at a time: it has one sequence."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from llamaherd.benchmark.load.scenario import BenchmarkRequest
 try:
     import llama_cpp
 except ModuleNotFoundError as error:
-    raise Unavailable("needs the package llama-cpp-python") from error
+    raise Unavailable("requires the package llama-cpp-python") from error
 
 
 class LlamaCppPython:
-    """What a prompt begins with as the one before it did is not computed again, as always there."""
+    """Reuses the prefix shared with the previous prompt, as `Llama` does by default."""
 
     def __init__(self, setup: ContestantConfig) -> None:
         self.version = f"llama-cpp-python {version('llama-cpp-python')}"

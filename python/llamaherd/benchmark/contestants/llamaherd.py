@@ -1,4 +1,4 @@
-"""llamaherd itself, called: batched, or one request at a time."""
+"""llamaherd in process: batched, or one request at a time."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from llamaherd.benchmark.load.scenario import BenchmarkRequest
 
 
 class LlamaherdContestant:
-    """An engine with its default options and room for all requests that are asked at once.
+    """An engine with default options that runs all concurrent requests in one batch.
 
     Args:
-      preset: As many requests at once as the preset has, and its other options.
-      one_at_a_time: Each request when the one before it has ended, its whole prompt computed.
+      preset: Use max_seqs and all other options of this preset.
+      one_at_a_time: Run requests one after another, without prefix cache.
     """
 
     def __init__(
@@ -56,15 +56,15 @@ class LlamaherdContestant:
         self._running.add(stream)
         answered.error = (await stream.aresult()).error
         self._running.remove(stream)
-        # When the engine made them; its clock is perf_counter()'s.
+        # Token times of the engine; its clock is that of perf_counter().
         for delta in stream:
             answered.token_s += [1e-9 * delta.timing.last_ns] * len(delta.token_ids)
         answered.n_completion = len(answered.token_s)
 
     def sample(self) -> dict[str, float]:
-        """KV cells in use now and those that these sequences would need each alone; rows of decode
-        steps, how many there could have been, prompt tokens found in the cache and looked up, all
-        since the engine began."""
+        """KV cells in use now, and the cells these sequences would need without sharing. Since the
+        engine was created: decode rows, their maximum, prompt tokens found in the cache and looked
+        up."""
         metrics = self._engine.metrics().as_dict()
         cache = metrics["cache"]
         return {

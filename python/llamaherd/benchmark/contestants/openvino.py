@@ -1,4 +1,4 @@
-"""OpenVINO GenAI's continuous batching, called."""
+"""OpenVINO GenAI's continuous batching, in process."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from llamaherd.benchmark.load.scenario import BenchmarkRequest
 try:
     import openvino_genai
 except ModuleNotFoundError as error:
-    raise Unavailable("needs the package openvino-genai") from error
+    raise Unavailable("requires the package openvino-genai") from error
 
 
 @dataclass
 class _Running:
-    """A request between the thread that steps and the loop that waits."""
+    """A request shared by the stepping thread and the event loop."""
 
     ask: BenchmarkRequest
     answered: RequestMeasurement
@@ -36,9 +36,9 @@ class _Running:
 
 
 class OpenVino:
-    """Prefix caching and dynamic split-fuse on; one KV cache for all requests.
+    """OpenVINO GenAI with prefix caching and dynamic split-fuse; one KV cache for all requests.
 
-    It reads a GGUF file's weights into a graph of its own.
+    It converts the weights of a GGUF file into its own graph.
     """
 
     def __init__(self, setup: ContestantConfig) -> None:
@@ -81,7 +81,7 @@ class OpenVino:
                 self._running = [running for running in self._running if not self._read(running)]
 
     def _take(self) -> bool:
-        """Lets in who has come; waits for somebody if nobody runs. False at the end."""
+        """Start queued requests; waits for one if none is running. False: closed."""
         while True:
             try:
                 running = self._inbox.get(block=not self._running)
@@ -102,7 +102,7 @@ class OpenVino:
         self._running.append(running)
 
     def _read(self, running: _Running) -> bool:
-        """Notes new tokens; whether it has ended."""
+        """Record new tokens; returns whether the request has finished."""
         while running.handle.can_read():
             for output in running.handle.read().values():
                 now = time.perf_counter()
@@ -110,7 +110,7 @@ class OpenVino:
         if len(running.answered.token_s) < running.ask.max_tokens:
             if running.handle.get_status() == openvino_genai.GenerationStatus.RUNNING:
                 return False
-            running.answered.error = f"it ended as {running.handle.get_status()}"
+            running.answered.error = f"finished with status {running.handle.get_status()}"
         running.answered.n_completion = len(running.answered.token_s)
         running.end()
         return True

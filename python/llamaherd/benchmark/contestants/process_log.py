@@ -42,7 +42,7 @@ class LoggedProcess(subprocess.Popen[str]):
     still runs when the interpreter exits is terminated.
 
     Args:
-      options: Popen's.
+      options: Options of Popen.
     """
 
     def __init__(self, command: Sequence[str], **options: Any) -> None:
@@ -62,7 +62,8 @@ class LoggedProcess(subprocess.Popen[str]):
         return lines[-1] if lines else "it wrote nothing"
 
     def end(self) -> None:
-        """Waits for it half a minute after `terminate()` or the end of its stdin, then kills it."""
+        """Wait 30 s for the process to exit, then kill it. Call after `terminate()` or closing its
+        stdin."""
         try:
             self.wait(timeout=30)
         except subprocess.TimeoutExpired:

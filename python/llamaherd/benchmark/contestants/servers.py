@@ -1,4 +1,4 @@
-"""Servers that take part, each a process: how it is started, and where it then listens."""
+"""Starts the servers that are compared, each in a process."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _START_S = 300
 
 @dataclass(frozen=True)
 class Programs:
-    """Where contestants lie that no package brings.
+    """Paths of contestants that are not installed as packages.
 
     Attributes:
-      llama_server: llama.cpp's server; None: the one on PATH.
-      llama_cpp_server: examples/server/server.py of llama-cpp-python's sources; None: absent.
+      llama_server: llama.cpp's server; None: llama-server on PATH.
+      llama_cpp_server: examples/server/server.py of llama-cpp-python's sources; None: not run.
     """
 
     llama_server: Path | None = None
@@ -39,10 +39,11 @@ class Programs:
 
 
 class Server:
-    """A process that answers on a port; raises `Unavailable` if it ends before it does.
+    """A server process. The constructor waits until it responds; raises `Unavailable` if it exits
+    first.
 
     Attributes:
-      url: Without a path.
+      url: Base URL without path.
     """
 
     def __init__(self, command: Sequence[str], port: int, version: str) -> None:
@@ -57,10 +58,10 @@ class Server:
             raise
 
     def check(self) -> None:
-        """Raises `Unavailable` with its last word if it has ended."""
+        """Raises `Unavailable` with the last line of its log if the process has exited."""
         code = self.process.poll()
         if code is not None:
-            raise Unavailable(f"{self._name} ended with {code}: {self.process.last_line()}")
+            raise Unavailable(f"{self._name} exited with status {code}: {self.process.last_line()}")
 
     def _wait(self) -> None:
         end_s = time.monotonic() + _START_S
@@ -69,7 +70,7 @@ class Server:
             if self._answers():
                 return
             time.sleep(0.1)
-        raise Unavailable(f"{self._name} did not listen within {_START_S} s")
+        raise Unavailable(f"{self._name} did not respond within {_START_S} s")
 
     def _answers(self) -> bool:
         try:
@@ -79,7 +80,7 @@ class Server:
             return False
 
     def cpu_s(self) -> float:
-        """Processor time it has used so far."""
+        """CPU time used so far, in seconds."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -97,12 +98,12 @@ def _herd(setup: ContestantConfig, programs: Programs) -> Server:
 
 
 def _llama_server(setup: ContestantConfig, programs: Programs) -> Server:
-    """With its defaults."""
+    """llama-server with default options."""
     return _start_llama_server(setup, programs, [])
 
 
 def _llama_server_tuned(setup: ContestantConfig, programs: Programs) -> Server:
-    """With a slot for each request that is asked at once, and one KV cache for all of them."""
+    """llama-server with one slot per concurrent request and a unified KV cache."""
     options = ["-np", str(setup.n_seqs), "--kv-unified", "-c", str(setup.n_ctx)]
     return _start_llama_server(setup, programs, options)
 
@@ -110,7 +111,7 @@ def _llama_server_tuned(setup: ContestantConfig, programs: Programs) -> Server:
 def _start_llama_server(setup: ContestantConfig, programs: Programs, options: list[str]) -> Server:
     found = programs.llama_server or shutil.which("llama-server")
     if found is None:
-        raise Unavailable("needs llama-server on PATH or --llama-server")
+        raise Unavailable("requires llama-server on PATH or --llama-server")
     try:
         said = subprocess.run([str(found), "--version"], capture_output=True, text=True)
     except OSError as error:
@@ -124,11 +125,11 @@ def _start_llama_server(setup: ContestantConfig, programs: Programs, options: li
 
 
 def _xllamacpp(setup: ContestantConfig, programs: Programs) -> Server:
-    """llama.cpp's server in a Python process; slots and KV cache as for llama-server-tuned."""
+    """llama.cpp's server in a Python process, with the options of llama-server-tuned."""
     try:
         name = f"xllamacpp {version('xllamacpp')}"
     except PackageNotFoundError:
-        raise Unavailable("needs the package xllamacpp") from None
+        raise Unavailable("requires the package xllamacpp") from None
     port = free_port()
     script = (
         "import sys, time, xllamacpp\n"
@@ -146,12 +147,12 @@ def _xllamacpp(setup: ContestantConfig, programs: Programs) -> Server:
 
 
 def _llama_cpp_server(setup: ContestantConfig, programs: Programs) -> Server:
-    """llama-cpp-python's example server: batching and a prefix cache in Python. It knows no way to
-    go on behind a model's end of text, so that its answers may be shorter."""
+    """llama-cpp-python's example server: batching and prefix cache in Python. It has no option to
+    ignore end of text, so its outputs may be shorter."""
     if programs.llama_cpp_server is None:
-        raise Unavailable("needs --llama-cpp-server")
+        raise Unavailable("requires --llama-cpp-server")
     if find_spec("llama_cpp") is None:
-        raise Unavailable("needs the package llama-cpp-python")
+        raise Unavailable("requires the package llama-cpp-python")
     port = free_port()
     model = {
         "path": setup.model,

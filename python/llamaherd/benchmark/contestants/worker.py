@@ -1,7 +1,7 @@
 """Runs an in-process contestant: ``python -m llamaherd.benchmark.contestants.worker NAME``.
 
-Reads a setup and then scenarios, one JSON object a line, and writes a line for each: what the
-contestant is, or why it is absent; then answers and samples.
+Reads a configuration and then scenarios from stdin, one JSON object per line, and writes one line
+for each: name and version of the contestant, or why it is absent; then measurements and samples.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ ENGINES: dict[str, Callable[[ContestantConfig], InProcessEngine]] = {
 
 
 def main() -> None:
-    """Serves one contestant until stdin ends."""
-    # Engines write to stdout too.
+    """Run one contestant until stdin ends."""
+    # Engines also write to stdout.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
 
@@ -74,11 +74,11 @@ def main() -> None:
     except Unavailable as absent:
         reply({"absent": str(absent)})
         return
-    except Exception as error:  # whatever a package of others raises
+    except Exception as error:  # third-party code may raise anything
         reply({"absent": f"cannot load {setup.model}: {error}"})
         return
     reply({"version": engine.version})
-    loop = asyncio.new_event_loop()  # one for all: engines keep locks of it
+    loop = asyncio.new_event_loop()  # one loop for all scenarios: engines keep its locks
     for line in sys.stdin:
         reply(loop.run_until_complete(_run(engine, Scenario.from_json(json.loads(line)))))
     loop.close()
@@ -94,7 +94,7 @@ async def _run(engine: InProcessEngine, scenario: Scenario) -> dict[str, Any]:
 
 
 async def play(ask: Callable[..., Any], scenario: Scenario) -> list[RequestMeasurement]:
-    """Asks a scenario's requests as it says."""
+    """Send a scenario's requests in its order and times."""
     if scenario.arrivals_s:
         return await open_loop(ask, [chain[0] for chain in scenario.chains], scenario.arrivals_s)
     return await closed_loop(ask, scenario.chains, scenario.n_clients)

@@ -1,1 +1,1 @@
-"""Requests, their arrival and what is measured of them."""
+"""Requests, their arrival times and their measurements."""

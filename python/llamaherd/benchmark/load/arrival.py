@@ -1,4 +1,4 @@
-"""How requests follow one another: closed and open loop."""
+"""Closed-loop and open-loop arrival of requests."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ async def closed_loop(
     chains: Iterable[Sequence[_Request]],
     n_clients: int,
 ) -> list[RequestMeasurement]:
-    """So many clients, each of which takes the next chain and asks its requests one after another,
-    each when the one before it is answered."""
+    """Run chains with a number of clients; each client takes the next chain and sends its requests
+    one after another."""
     waiting = iter(chains)
 
     async def client() -> list[RequestMeasurement]:
@@ -34,7 +34,7 @@ async def open_loop(
     requests: Sequence[_Request],
     arrivals_s: Sequence[float],
 ) -> list[RequestMeasurement]:
-    """Each request at its moment, in seconds from now, however those before it are doing."""
+    """Send each request at its time, in seconds from now, independent of earlier ones."""
     begin_s = time.perf_counter()
     tasks = []
     for request, arrival_s in zip(requests, arrivals_s, strict=True):
@@ -44,7 +44,7 @@ async def open_loop(
 
 
 def poisson(rate: float, seed: int) -> Iterator[float]:
-    """Moments of arrivals in seconds, `rate` a second on average, the first at 0; endless."""
+    """Arrival times in seconds at an average of `rate` per second, the first at 0; infinite."""
     rng = random.Random(seed)
     moment = 0.0
     while True:

@@ -1,4 +1,4 @@
-"""Load on an OpenAI-compatible server."""
+"""Load generator for OpenAI-compatible servers."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from llamaherd.benchmark.load.synthetic_text import synthetic_text
 
 @dataclass(frozen=True, kw_only=True)
 class LoadSpec:
-    """What is asked of a server, and how.
+    """Requests to a server and their arrival.
 
     Args:
-      url: Of the API, with /v1 at its end.
-      bodies: One request each, without model and stream.
+      url: Base URL of the API, ending in /v1.
+      bodies: Request bodies without model and stream.
       path: chat/completions or completions.
-      model: None: the server's first.
-      api_key: None: none.
-      concurrency: Closed loop: so many clients, each asking again when it is answered, >= 1.
-      rate: Open loop: so many requests a second at random times (a Poisson process), > 0, however
-        the server does. None: closed.
-      seed: Of these times.
-      timeout_s: Of one request.
+      model: Model name; None: the server's first.
+      api_key: API key; None: no key.
+      concurrency: Closed loop: number of clients, >= 1; each sends its next request after the
+        response.
+      rate: Open loop: requests per second of a Poisson process, > 0. None: closed loop.
+      seed: Seed of the arrival times.
+      timeout_s: Timeout of one request in seconds.
 
     Raises:
       InvalidRequestError: A value is out of range.
@@ -63,8 +63,8 @@ class LoadSpec:
 def synthetic_bodies(
     n: int, *, shared_words: int, words: int, max_tokens: int, path: str, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Requests whose texts begin with the same words and go on with words of their own; greedy.
-    llamaherd, vLLM and llama-server go on to max_tokens whatever the model says."""
+    """Greedy requests with a common prefix and distinct suffixes. llamaherd, vLLM and llama-server
+    ignore end of text and generate max_tokens."""
     rng = random.Random(seed)
     shared = synthetic_text(rng, shared_words)
     bodies = []
@@ -82,14 +82,14 @@ def synthetic_bodies(
 
 
 class HttpClient:
-    """Asks one server; each request has a connection of its own. A context manager, async.
+    """HTTP client with one connection per request. An async context manager.
 
     Args:
-      url: Of the API, with /v1 at its end.
+      url: Base URL of the API, ending in /v1.
       path: chat/completions or completions.
-      model: None: the server's first.
-      api_key: None: none.
-      timeout_s: Of one request.
+      model: Model name; None: the server's first.
+      api_key: API key; None: no key.
+      timeout_s: Timeout of one request in seconds.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class HttpClient:
         await self._session.close()
 
     async def ask(self, body: Mapping[str, Any]) -> RequestMeasurement:
-        """Sends a request body, to which model and stream are added, and reads the answer."""
+        """Send a request body with model and stream added; reads the response stream."""
         answered = RequestMeasurement(time.perf_counter())
         whole = {
             **body,
@@ -142,7 +142,7 @@ class HttpClient:
 
 
 async def run_load(spec: LoadSpec) -> list[RequestMeasurement]:
-    """Sends all requests of a load."""
+    """Send all requests of a load."""
     async with HttpClient(
         spec.url, spec.path, model=spec.model, api_key=spec.api_key, timeout_s=spec.timeout_s
     ) as client:
@@ -158,7 +158,9 @@ async def _first_model(session: aiohttp.ClientSession, url: str) -> str:
     try:
         return str(body["data"][0]["id"])
     except (KeyError, IndexError, TypeError):
-        raise InvalidRequestError(f"{url}/models names no model: {body}") from None
+        raise InvalidRequestError(
+            f"{url}/models must list at least one model; got {body}"
+        ) from None
 
 
 async def _read(answer: aiohttp.ClientResponse, answered: RequestMeasurement) -> None:

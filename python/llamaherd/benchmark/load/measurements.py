@@ -1,4 +1,4 @@
-"""Requests and what came of them, and the figures of many."""
+"""Measurements of requests and their summary."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ PERCENTILES = (50, 90, 99)
 
 @dataclass
 class RequestMeasurement:
-    """One request and what came of it; times of time.perf_counter()."""
+    """Measurement of one request; times of time.perf_counter()."""
 
     asked_s: float
-    token_s: list[float] = field(default_factory=list)  # when pieces of text came
+    token_s: list[float] = field(default_factory=list)  # arrival times of text
     ended_s: float = 0
     n_prompt: int = 0
     n_completion: int = 0
@@ -25,9 +25,9 @@ class RequestMeasurement:
 
 
 def summary(answers: Sequence[RequestMeasurement]) -> dict[str, Any]:
-    """The figures of a load: seconds, tokens per second, and percentiles in milliseconds of time to
-    first token (ttft), between pieces (itl), of whole requests (e2e), and per token after the first
-    (tpot)."""
+    """Summary of a load: seconds, tokens per second, and percentiles in milliseconds of time to
+    first token (ttft), inter-token latency (itl), end-to-end latency (e2e), and time per output
+    token after the first (tpot)."""
     good = [answer for answer in answers if not answer.error]
     figures: dict[str, Any] = {
         "n_requests": len(answers),
@@ -63,7 +63,7 @@ def summary(answers: Sequence[RequestMeasurement]) -> dict[str, Any]:
 
 
 def percentiles(values: Iterable[float]) -> dict[str, float]:
-    """Mean, percentiles and maximum of seconds, in milliseconds; empty if there is none."""
+    """Mean, percentiles and maximum in milliseconds of values in seconds; empty without values."""
     ms = [1e3 * value for value in values]
     if not ms:
         return {}

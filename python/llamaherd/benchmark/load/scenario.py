@@ -1,4 +1,4 @@
-"""What a benchmark asks: prompts, and when each is asked."""
+"""Scenarios: prompts and their arrival."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class BenchmarkRequest:
-    """One request: a prompt, continued greedily by exactly `max_tokens` tokens."""
+    """A prompt, to be continued greedily by exactly `max_tokens` tokens."""
 
     prompt: str
     max_tokens: int
@@ -17,15 +17,14 @@ class BenchmarkRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """Requests, and how they follow one another.
+    """Requests and their arrival.
 
     Attributes:
-      chains: Requests of one chain are asked one after the other, each when the one before it is
-        answered.
-      n_clients: Closed loop: so many chains at once. In an open loop, the requests that contestants
-        get room for.
-      arrivals_s: Open loop: when each chain begins, in seconds; chains are of one request then.
-        Empty: closed.
+      chains: Lists of requests; each request of a chain is sent after the response to the previous.
+      n_clients: Closed loop: concurrent chains. Open loop: maximum concurrent requests that
+        contestants are configured for.
+      arrivals_s: Open loop: start times of chains in seconds; chains have one request each. Empty:
+        closed loop.
     """
 
     chains: tuple[tuple[BenchmarkRequest, ...], ...]
@@ -38,7 +37,7 @@ class Scenario:
 
     @property
     def max_len(self) -> int:
-        """Tokens of the longest request, prompt and output together, at one token a word."""
+        """Tokens of the longest request, prompt and output together, at one token per word."""
         return max(n_words(ask.prompt) + ask.max_tokens for ask in self.asks)
 
     def to_json(self) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""The scenarios that have names. Each is made anew from a seed, so that no round finds in a cache
-what the round before it left there."""
+"""Named scenarios. Each round generates new prompts from a seed, so that no round hits cached
+prefixes of an earlier one."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from llamaherd.benchmark.load.synthetic_text import synthetic_text
 
 @dataclass(frozen=True)
 class Size:
-    """How much of a scenario: chains in all, clients at once, and requests a second where they come
-    by themselves."""
+    """Size of a scenario: total chains, concurrent clients, and requests per second of open
+    loops."""
 
     n_chains: int
     n_clients: int
@@ -26,7 +26,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Kind:
-    """A named scenario: what it is, and how one is made."""
+    """A named scenario: description and factory."""
 
     about: str
     make: Callable[[random.Random, Size], Scenario]
@@ -34,10 +34,10 @@ class Kind:
 
 
 def make(name: str, seed: int, size: Size) -> Scenario:
-    """The scenario of this name.
+    """Create a named scenario.
 
     Raises:
-      InvalidRequestError: There is none, or a size is out of range.
+      InvalidRequestError: The name is unknown, or a size is out of range.
     """
     if name not in KINDS:
         raise InvalidRequestError(f"a workload must be one of {', '.join(KINDS)}; got {name}")
@@ -53,7 +53,7 @@ def make(name: str, seed: int, size: Size) -> Scenario:
 def _questions(
     n_shared: int, n_own: int, n_output: int
 ) -> Callable[[random.Random, Size], Scenario]:
-    """Prompts that begin with the same words and end with some of their own."""
+    """Prompts with a common prefix and distinct suffixes."""
 
     def make(rng: random.Random, size: Size) -> Scenario:
         shared = synthetic_text(rng, n_shared)
@@ -67,7 +67,7 @@ def _questions(
 
 
 def _single(asks: Sequence[BenchmarkRequest]) -> tuple[tuple[BenchmarkRequest, ...], ...]:
-    """Each a chain by itself."""
+    """One chain per request."""
     return tuple((ask,) for ask in asks)
 
 
@@ -79,7 +79,7 @@ def _agents(rng: random.Random, size: Size) -> Scenario:
         for _ in range(3):
             text = f"{text} {synthetic_text(rng, rng.randint(40, 120))}"
             turns.append(BenchmarkRequest(text, 48))
-            text = f"{text} {synthetic_text(rng, 48)}"  # stands for the answer
+            text = f"{text} {synthetic_text(rng, 48)}"  # stands for the output
         return tuple(turns)
 
     return Scenario(
@@ -93,7 +93,7 @@ def _code_completion(rng: random.Random, size: Size) -> Scenario:
     def developer() -> tuple[BenchmarkRequest, ...]:
         text, asks = f"{shared} {synthetic_text(rng, 128)}", []
         for _ in range(4):
-            text = f"{text} {synthetic_text(rng, 12)}"  # typed since
+            text = f"{text} {synthetic_text(rng, 12)}"  # typed in the meantime
             asks.append(BenchmarkRequest(text, 24))
         return tuple(asks)
 
@@ -118,30 +118,30 @@ def _poisson(rng: random.Random, size: Size) -> Scenario:
 
 
 KINDS = {
-    "chat": Kind("a system prompt of 640 tokens, questions of 24, answers of 64", _CHAT),
+    "chat": Kind("system prompt of 640 tokens, questions of 24, outputs of 64", _CHAT),
     "unshared": Kind(
-        "prompts of 140 tokens with nothing in common, answers of 64", _questions(0, 140, 64)
+        "prompts of 140 tokens without a common prefix, outputs of 64", _questions(0, 140, 64)
     ),
     "agents": Kind(
-        "conversations behind 1,200 tokens that grow by 40 to 120 a turn, 3 answers of 48 each",
+        "conversations after a prefix of 1,200 tokens, 3 turns of 40 to 120 tokens, outputs of 48",
         _agents,
         Size(8, 8, 4.0),
     ),
     "documents": Kind(
-        "questions of 24 tokens about one of 2,000, answers of 48",
+        "questions of 24 tokens about a document of 2,000, outputs of 48",
         _questions(2000, 24, 48),
         Size(16, 8, 4.0),
     ),
     "code-completion": Kind(
-        "developers behind 512 tokens in common and 128 of their own, each asking for 24 tokens 4"
-        " times, 12 more typed each time",
+        "developers with 512 common and 128 own tokens, 4 completions of 24 tokens each, 12 tokens"
+        " typed in between",
         _code_completion,
         Size(8, 8, 4.0),
     ),
     "long-prompt": Kind(
-        "a prompt of 4,000 tokens arrives while others (32 tokens, answers of 300) are answered",
+        "a prompt of 4,000 tokens arrives while others (32 tokens, outputs of 300) are decoding",
         _long_prompt,
         Size(5, 5, 4.0),
     ),
-    "poisson": Kind("chat's requests at random moments", _poisson),
+    "poisson": Kind("requests of chat at random times", _poisson),
 }

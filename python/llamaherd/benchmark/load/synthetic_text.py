@@ -1,5 +1,5 @@
-"""Made-up text, of words that are one token each behind a space in SmolLM2's vocabulary and in most
-others of its size."""
+"""Synthetic text. Each word, after a space, is one token of SmolLM2's vocabulary and of most others
+of its size."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ WORDS = _TEXT.split()
 
 
 def synthetic_text(rng: random.Random, n: int) -> str:
-    """`n` words, drawn one by one."""
+    """`n` random words."""
     return " ".join(rng.choice(WORDS) for _ in range(n))

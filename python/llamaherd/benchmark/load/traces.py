@@ -1,8 +1,8 @@
-"""Recorded traces as scenarios: when requests came, how long they were, what they shared.
+"""Recorded traces as scenarios: arrival times, lengths, common prefixes.
 
-Two public formats are read: Mooncake's JSONL (``timestamp`` in ms, ``input_length``,
+Two public formats are supported: Mooncake's JSONL (``timestamp`` in ms, ``input_length``,
 ``output_length``, ``hash_ids`` of the prompt's blocks) and Azure's CSV (``TIMESTAMP``,
-``ContextTokens``, ``GeneratedTokens``; nothing in common).
+``ContextTokens``, ``GeneratedTokens``; no common prefixes).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class _Recorded:
 
 
 def load(path: Path, seed: int, size: Size) -> Scenario:
-    """The first `size.n_chains` requests of a trace, scaled: prompts so that the longest has 2,000
-    tokens, outputs so that the longest has 128, moments so that `size.rate` come a second. What
-    prompts have in common is kept.
+    """The first `size.n_chains` requests of a trace, scaled: the longest prompt to 2,000 tokens,
+    the
+    longest output to 128, the arrival rate to `size.rate` per second. Common prefixes are kept.
 
     Raises:
-      InvalidRequestError: The file cannot be read or is of neither format.
+      InvalidRequestError: The file cannot be read or has neither format.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -48,9 +48,9 @@ def load(path: Path, seed: int, size: Size) -> Scenario:
         read = _mooncake if text.lstrip().startswith("{") else _azure
         recorded = read(text, size.n_chains)
     except (ValueError, KeyError, TypeError) as error:
-        raise InvalidRequestError(f"{path} is no Mooncake or Azure trace: {error!r}") from None
+        raise InvalidRequestError(f"{path} must be a Mooncake or Azure trace: {error!r}") from None
     if not recorded:
-        raise InvalidRequestError(f"{path} has no request")
+        raise InvalidRequestError(f"{path} must hold at least 1 request; got 0")
     return _scenario(recorded, seed, size)
 
 
@@ -69,7 +69,7 @@ def _mooncake(text: str, n: int) -> list[_Recorded]:
 
 def _azure(text: str, n: int) -> list[_Recorded]:
     rows = list(csv.DictReader(text.splitlines()[: n + 1]))
-    # Python takes six digits of a second, Azure writes seven.
+    # Python parses six fractional digits of a second, Azure writes seven.
     moments = [datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp() for row in rows]
     return [
         _Recorded(moment - moments[0], int(row["ContextTokens"]), int(row["GeneratedTokens"]))
@@ -89,7 +89,7 @@ def _scenario(recorded: list[_Recorded], seed: int, size: Size) -> Scenario:
         prompt = " ".join(
             synthetic_text(random.Random(f"{seed} block {block}"), n_block) for block in one.blocks
         )
-        # The last block is hardly ever full; without blocks all is the request's own.
+        # The last block is rarely full; without blocks the whole prompt is unique.
         kept = prompt.split()[:n_prompt]
         kept += synthetic_text(random.Random(f"{seed} request {i}"), n_prompt - len(kept)).split()
         chains.append(

@@ -1,1 +1,1 @@
-"""Tables and figures of results."""
+"""Tables and plots of results."""

@@ -1,4 +1,4 @@
-"""Where a benchmark ran."""
+"""Environment of a benchmark."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llamaherd import _core
 
 
 def environment() -> dict[str, Any]:
-    """The machine, its software and the moment; values are strings and numbers."""
+    """Machine, software and date; values are strings and numbers."""
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "cpu": _proc_value("/proc/cpuinfo", "model name") or platform.processor(),

@@ -1,4 +1,4 @@
-"""What the figures of several rounds say together."""
+"""Statistics over rounds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PRESETS = ("low-latency", "balanced", "high-throughput")
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of some values, the smallest and the largest."""
+    """Median, minimum and maximum."""
 
     median: float
     least: float
@@ -36,7 +36,8 @@ def over_http(contestant: str) -> bool:
 
 
 def own_of(contestant: str) -> str:
-    """Whom of ours a contestant is compared with: called with called, asked with asked."""
+    """The llamaherd contestant to compare with: in-process engines with llamaherd, servers with
+    llamaherd-server."""
     return OWN_SERVER if over_http(contestant) else OWN
 
 
@@ -46,14 +47,14 @@ def throughput(rounds: Sequence[dict[str, Any]]) -> Spread:
 
 
 def latency(rounds: Sequence[dict[str, Any]], name: str, rank: str) -> float | None:
-    """The median over the rounds, in ms, of a figure as `answered.summary()` has it; None if it was
-    not measured."""
+    """Median over the rounds, in ms, of a value of `measurements.summary()`; None: not measured."""
     values = [round_[name][rank] for round_ in rounds if round_.get(name)]
     return statistics.median(values) if values else None
 
 
 def gain(run: dict[str, Any], contestant: str) -> Spread | None:
-    """Tokens per second of ours to this contestant's, round by round; None if either is missing."""
+    """llamaherd's tokens per second divided by this contestant's, per round; None if either is
+    missing."""
     ours = run["contestants"].get(own_of(contestant))
     theirs = run["contestants"].get(contestant)
     if ours is None or theirs is None:

@@ -1,4 +1,4 @@
-"""A benchmark's pictures, as SVG."""
+"""Plots of benchmark results, as SVG."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("svg")
-# Text as text, and no date or random names: equal figures make equal files.
+# Text as text, without date and random ids: equal results give equal files.
 matplotlib.rcParams.update(
     {
         "svg.fonttype": "none",
@@ -29,15 +29,15 @@ _OURS, _THEIRS = "#1f77b4", "#b0b0b0"
 
 
 def draw(results: dict[str, Any], folder: Path) -> list[tuple[str, Path]]:
-    """Writes all pictures that there are figures for.
+    """Write all plots for which there are results.
 
     Returns:
-      A title and the file of each.
+      Title and file of each plot.
     """
     pictures = [
         ("One sequence and batched: output tokens per second", "single_and_batched", _single),
         ("Output tokens per second", "throughput", _throughput),
-        ("By requests at once", "concurrency", _concurrency),
+        ("By concurrent requests", "concurrency", _concurrency),
         ("Over time, llamaherd", "over_time", _over_time),
     ]
     made = []
@@ -51,7 +51,7 @@ def draw(results: dict[str, Any], folder: Path) -> list[tuple[str, Path]]:
 
 
 def _new(n_fields: int, height: float = 2.8, width: float = 3.6) -> tuple[Figure, list[Any]]:
-    """Rows of up to three fields of that size, in inches."""
+    """A figure with rows of up to three axes of that size, in inches."""
     n_columns, n_rows = min(n_fields, 3), (n_fields + 2) // 3
     size = (min(12.0, width * n_columns + 0.8), height * n_rows)
     figure = Figure(figsize=size, layout="constrained")
@@ -66,7 +66,7 @@ def _median(run: dict[str, Any], name: str) -> float:
 
 
 def _single(runs: Sequence[dict[str, Any]]) -> Figure | None:
-    """The two figures that every reader asks for, of each workload."""
+    """Tokens per second of one sequence and batched, per workload."""
     both = [run for run in runs if {"one-at-a-time", figures.OWN} <= set(run["contestants"])]
     if not both:
         return None
@@ -85,7 +85,7 @@ def _single(runs: Sequence[dict[str, Any]]) -> Figure | None:
 
 
 def _throughput(runs: Sequence[dict[str, Any]]) -> Figure | None:
-    """All contestants of the runs that have most of them, one field for each workload."""
+    """All contestants of the runs with the most contestants, one plot per workload."""
     wide = [run for run in runs if len(run["contestants"]) > 2]
     if not wide:
         return None
@@ -103,7 +103,7 @@ def _throughput(runs: Sequence[dict[str, Any]]) -> Figure | None:
 
 
 def _concurrency(runs: Sequence[dict[str, Any]]) -> Figure | None:
-    """Of the workload and contestants that were run with the most numbers of requests at once."""
+    """By concurrency, for the workload and contestants measured at the most levels."""
     alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for run in runs:
         alike.setdefault((run["workload"], *run["contestants"]), []).append(run)
@@ -123,7 +123,7 @@ def _concurrency(runs: Sequence[dict[str, Any]]) -> Figure | None:
             points = [(run["n_clients"], _point(run, name, key, rank)) for run in widest]
             known = [(x, y) for x, y in points if y is not None]
             axes.plot(*zip(*known, strict=True), marker="o", label=name)
-        axes.set_xlabel("requests at once")
+        axes.set_xlabel("concurrent requests")
         axes.set_title(label)
         axes.set_xscale("log", base=2)
         axes.set_xticks([run["n_clients"] for run in widest])
@@ -140,7 +140,7 @@ def _point(run: dict[str, Any], name: str, key: str | None, rank: str) -> float 
 
 
 def _over_time(runs: Sequence[dict[str, Any]]) -> Figure | None:
-    """Gauges of ours during the last round of the first run that has them."""
+    """Gauges of llamaherd during the last round of the first run that has them."""
     sampled = [run for run in runs if run["contestants"].get(figures.OWN, {}).get("samples")]
     if not sampled:
         return None
@@ -150,9 +150,9 @@ def _over_time(runs: Sequence[dict[str, Any]]) -> Figure | None:
     rows.set_title("batch utilisation")
     rows.set_ylim(0, 1.05)
     moments = [sample["at_s"] for sample in samples]
-    cells.plot(moments, [sample["n_cells_alone"] for sample in samples], label="each alone")
+    cells.plot(moments, [sample["n_cells_alone"] for sample in samples], label="without sharing")
     cells.plot(moments, [sample["n_cells"] for sample in samples], label="used")
-    cells.set_title("KV cells of those who run")
+    cells.set_title("KV cells of running requests")
     cells.legend(frameon=False)
     hits.plot(*_windows(samples, "n_found", "n_looked_up"), marker=".")
     hits.set_title("cache hit rate")
@@ -166,7 +166,7 @@ def _over_time(runs: Sequence[dict[str, Any]]) -> Figure | None:
 def _windows(
     samples: Sequence[dict[str, float]], part: str, whole: str
 ) -> tuple[list[float], list[float]]:
-    """When something was counted since the moment before, and which part of it."""
+    """Times at which the total grew since the previous sample, and the share of the part."""
     moments, ratios = [], []
     for before, after in itertools.pairwise(samples):
         n = after[whole] - before[whole]

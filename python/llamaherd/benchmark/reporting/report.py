@@ -1,4 +1,4 @@
-"""A benchmark's results as a Markdown page with pictures."""
+"""Benchmark results as a Markdown page with plots."""
 
 from __future__ import annotations
 
@@ -17,38 +17,37 @@ _BETTER = (
     ("itl_ms", "p99", "ITL p99"),
 )
 _HOW = """\
-Contestants take turns, each round with prompts of its own and another one first; all stay loaded,
-and one round before the first is not counted. Given are medians over the rounds, and in parentheses
-the smallest and the largest value. "Faster by" is our tokens per second divided by the
-contestant's, round by round: called contestants are compared with `llamaherd`, servers with
-`llamaherd-server`. TTFT is the time to the first token, ITL the time between tokens (over HTTP:
-between pieces of text).
+All contestants stay loaded and run in turn. Each round uses new prompts and starts with another
+contestant; one warm-up round is not counted. Values are medians over the rounds, with minimum and
+maximum in parentheses. "Speedup" is llamaherd's tokens per second divided by the contestant's, per
+round: in-process engines are compared with `llamaherd`, servers with `llamaherd-server`. TTFT is
+the time to first token, ITL the inter-token latency (over HTTP: between pieces of text).
 
-All get the same file, the same number of threads, room for as many requests as are asked at once,
-and the same prompts, continued greedily to a fixed length whatever the model says (but for
-llama-cpp-python's server, which cannot). `one-at-a-time` is llamaherd with one request at a time,
-each prompt computed anew; it has the same kernels, and guesses tokens as llamaherd does.
-`llama-server` runs with its defaults, `llama-server-tuned` with a slot for each request and one KV
-cache for all. The client of the servers shares the machine with them and opens a connection for
-each request.
+All use the same file, number of threads, maximum of concurrent requests and prompts, continued
+greedily to a fixed length, ignoring end of text (except llama-cpp-python's server, which has no
+such option). `one-at-a-time` is llamaherd with one request at a time and no prefix cache, with the
+same kernels and prompt lookup. `llama-server` has its default options, `llama-server-tuned` one
+slot per request and a unified KV cache. The client of the servers runs on the same machine and
+opens a connection per request.
 """
 _TRAPS = """\
-## Traps
+## Caveats
 
-- A small model that goes on behind its end of text repeats itself, and prompt lookup guesses what
-  is repeated: one sequence alone becomes several times as quick by it, eight gain little.
-- With nothing in common and kernels that are as quick for one row as memory allows, one at a time
-  is not far behind: what batching gains there is what kernels gain from more rows.
-- llama-server's and xllamacpp's tokens/s over HTTP include their client's work, on the same cores.
-- OpenVINO GenAI reads the file's weights into a graph with types of its own.
+- A small model repeats itself after its end of text, which prompt lookup predicts: a single
+  sequence becomes several times faster, eight gain little.
+- Without common prefixes, and with kernels limited by memory bandwidth for one row, one at a time
+  is not much slower: the gain of batching is that of the kernels at more rows.
+- Tokens/s of llama-server and xllamacpp over HTTP include the client's work on the same cores.
+- OpenVINO GenAI converts the file's weights to its own types.
 """
 
 
 def load(paths: Sequence[Path]) -> dict[str, Any]:
-    """Results of one machine and model in several files, as one.
+    """Merge result files of one machine and model.
 
     Raises:
-      InvalidRequestError: A file is none of ours, or of another machine or model than the first.
+      InvalidRequestError: A file is not a result of bench, or its machine or model differs from the
+        first file's.
     """
     results: dict[str, Any] = {}
     for path in paths:
@@ -57,7 +56,7 @@ def load(paths: Sequence[Path]) -> dict[str, Any]:
             same = (read["model"], read["environment"]["cpu"])
             runs = read["runs"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InvalidRequestError(f"{path} has no results of a benchmark: {error!r}") from None
+            raise InvalidRequestError(f"{path} must be a result file of bench: {error!r}") from None
         if not results:
             results = read
         elif same != (results["model"], results["environment"]["cpu"]):
@@ -71,10 +70,10 @@ def load(paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def write(results: dict[str, Any], path: Path) -> None:
-    """Writes the page, and the pictures into a folder of its name beside it.
+    """Write the page, and the plots into a folder of the same name beside it.
 
     Raises:
-      OSError: They cannot be written.
+      OSError: A file cannot be written.
     """
     folder = path.with_suffix("")
     folder.mkdir(exist_ok=True)
@@ -101,8 +100,8 @@ def _environment(results: dict[str, Any]) -> Iterator[str]:
     yield f"| date | {machine['date']} |"
     yield f"| processor | {machine['cpu']}, {machine['n_cores']} cores |"
     yield f"| memory | {machine['memory_gib']} GiB |"
-    yield f"| its features | {', '.join(machine['cpu_features'])} |"
-    yield f"| our kernels | {machine['cpu_kernels']} |"
+    yield f"| CPU features | {', '.join(machine['cpu_features'])} |"
+    yield f"| CPU kernels | {machine['cpu_kernels']} |"
     yield f"| software | {machine['os']}, Python {machine['python']} |"
     yield f"| llama.cpp within llamaherd | {machine['llama_cpp']} |"
     yield f"| contestants | {', '.join(sorted(versions))} |"
@@ -114,7 +113,7 @@ def _run(run: dict[str, Any]) -> Iterator[str]:
     n_rounds = len(next(iter(run["contestants"].values()))["rounds"])
     yield f"## {tables.title(run)}"
     yield ""
-    yield f"{run['about'].capitalize()}; {run['n_requests']} requests a round, {n_rounds} rounds."
+    yield f"{run['about'].capitalize()}; {run['n_requests']} requests per round, {n_rounds} rounds."
     yield ""
     header, *body = tables.rows(run)
     yield f"| {' | '.join(header)} |"
@@ -127,11 +126,11 @@ def _run(run: dict[str, Any]) -> Iterator[str]:
 
 
 def _peers_are_better(runs: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Every figure in which somebody else is ahead of ours by more than a twentieth."""
+    """Every value in which a contestant is better than llamaherd by more than 5 %."""
     yield "## Where others are better"
     yield ""
     found = list(_ahead(runs))
-    yield from found or ["Nowhere in these runs."]
+    yield from found or ["None in these runs."]
 
 
 def _ahead(runs: Sequence[dict[str, Any]]) -> Iterator[str]:

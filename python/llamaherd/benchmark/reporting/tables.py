@@ -1,4 +1,4 @@
-"""A run's figures as rows of text."""
+"""Results of a run as a table."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from llamaherd.benchmark.reporting import figures
 HEADER = (
     "contestant",
     "tokens/s",
-    "llamaherd is faster by",
+    "speedup of llamaherd",
     "TTFT p50, ms",
     "ITL p50",
     "ITL p99",
-    "whole request, mean",
+    "E2E mean",
 )
 
 
 def title(run: dict[str, Any]) -> str:
-    when = "at their moments" if run["open_loop"] else f"{run['n_clients']} at once"
+    when = "open loop" if run["open_loop"] else f"{run['n_clients']} at once"
     return f"{run['workload']}, {when}"
 
 
 def rows(run: dict[str, Any]) -> list[tuple[str, ...]]:
-    """A header, and a row for each contestant: medians of the rounds, and for tokens per second and
-    the ratio to ours the smallest and the largest."""
+    """A header, and a row per contestant: medians over the rounds; for tokens per second and the
+    speedup also minimum and maximum."""
     return [HEADER, *(_row(run, name) for name in run["contestants"])]
 
 

@@ -1,1 +1,1 @@
-"""Connections, keys and limits."""
+"""Connections, API keys and limits."""

@@ -1,4 +1,4 @@
-"""Who may use the server, and with what rights."""
+"""API keys and the permissions of each."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _FIELDS = {"name", "hash", "priority", "weight", "max_running"}
 
 @dataclass(frozen=True)
 class ApiKey:
-    """What a key gives.
+    """An API key and its permissions.
 
     Attributes:
-      tenant: Its name, on whose account requests run; "": the request's `user` counts.
+      tenant: Name of the key, the tenant of its requests; "": the tenant is the request's `user`.
       digest: SHA-256 of the key, in hex.
-      priority: The most urgent class it may use, and the one it has if it says none.
-      weight: Its share of tokens beside others of the same class.
-      max_running: Requests at once; None: no bound.
+      priority: The most urgent class a request may use, and the default class.
+      weight: Share of tokens relative to other tenants of the same class.
+      max_running: Maximum concurrent requests; None: unlimited.
     """
 
     tenant: str
@@ -44,7 +44,7 @@ ANYONE = ApiKey(tenant="")
 
 
 def generate_key() -> str:
-    """A key that nobody guesses."""
+    """A new random key."""
     return "sk-" + secrets.token_urlsafe(32)
 
 
@@ -53,7 +53,7 @@ def digest_of(key: str) -> str:
 
 
 class KeyRing:
-    """The keys of a server; without any, everyone may use it."""
+    """The API keys of a server; an empty ring disables authentication."""
 
     def __init__(self, keys: Sequence[ApiKey] = ()) -> None:
         self.keys = tuple(keys)
@@ -62,8 +62,7 @@ class KeyRing:
         return bool(self.keys)
 
     def find(self, authorization: str) -> ApiKey | None:
-        """The key of an Authorization header, or None. Takes as long for wrong keys as for right
-        ones."""
+        """The key of an Authorization header, or None. Wrong keys take as long as right ones."""
         if not self.keys:
             return ANYONE
         scheme, _, key = authorization.partition(" ")
@@ -76,28 +75,29 @@ class KeyRing:
 
     @property
     def weights(self) -> dict[str, float]:
-        """Tenants' shares, as EngineConfig.tenant_weights takes them."""
+        """Shares by tenant, in the form of EngineConfig.tenant_weights."""
         return {key.tenant: key.weight for key in self.keys if key.weight != 1}
 
     @classmethod
     def load(cls, path: Path | None, environment: Mapping[str, str] = os.environ) -> KeyRing:
-        """Keys of a file and of the environment variable LLAMAHERD_API_KEYS.
+        """Read keys from a file and from the environment variable LLAMAHERD_API_KEYS.
 
         Args:
           path: JSON, a list of objects: name, hash (SHA-256 of the key in hex, as
             ``llamaherd serve --generate-key`` prints it), and optionally priority, weight,
             max_running.
-          environment: The variable holds keys as they are, with commas between them.
+          environment: Environment variables; LLAMAHERD_API_KEYS holds plain keys separated by
+            commas.
 
         Raises:
-          InvalidRequestError: The file cannot be read, or breaks a rule.
+          InvalidRequestError: The file cannot be read, or an entry is invalid.
         """
         keys = _keys_of_variable(environment.get(VARIABLE, ""))
         if path is not None:
             keys += [_key_of(entry) for entry in _entries(path)]
         tenants = [key.tenant for key in keys]
         if len(set(tenants)) < len(tenants):
-            raise InvalidRequestError(f"names of keys must differ; got {tenants}")
+            raise InvalidRequestError(f"names of keys must be unique; got {tenants}")
         by_digest: dict[str, str] = {}
         for key in keys:
             if other := by_digest.get(key.digest):
@@ -111,13 +111,15 @@ def _keys_of_variable(text: str) -> list[ApiKey]:
         return []
     keys = [key for part in text.split(",") if (key := part.strip())]
     if not keys:
-        raise InvalidRequestError(f"{VARIABLE} is set and holds no key; unset it if none is needed")
+        raise InvalidRequestError(
+            f"{VARIABLE} is set but holds no key; unset it to run without keys"
+        )
     for place, key in enumerate(keys, 1):
         if not _KEY.fullmatch(key):
             raise InvalidRequestError(
-                f"key {place} of {VARIABLE} must be of printable ASCII characters without spaces"
+                f"key {place} of {VARIABLE} must be printable ASCII without spaces"
             )
-    # Named by what they are, not by their order: files and batches are a name's.
+    # The name is derived from the key, not from its position: it owns files and batches.
     digests = [digest_of(key) for key in keys]
     return [ApiKey(tenant=f"key-{digest[:12]}", digest=digest) for digest in digests]
 
@@ -130,22 +132,24 @@ def _entries(path: Path) -> list[Any]:
     if not isinstance(entries, list):
         raise InvalidRequestError(f"{path} must hold a list of keys; got {type(entries).__name__}")
     if not entries:
-        raise InvalidRequestError(f"{path} holds no key; leave --api-keys out if none is needed")
+        raise InvalidRequestError(f"{path} holds no key; omit --api-keys to run without keys")
     return entries
 
 
 def _key_of(entry: Any) -> ApiKey:
     if not isinstance(entry, dict) or set(entry) - _FIELDS:
-        raise InvalidRequestError(f"a key has {', '.join(sorted(_FIELDS))}; got {entry!r}")
+        raise InvalidRequestError(
+            f"a key must be an object with fields {', '.join(sorted(_FIELDS))}; got {entry!r}"
+        )
     name, digest = entry.get("name"), entry.get("hash")
     if not isinstance(name, str) or not name.isprintable() or not 0 < len(name.encode()) <= 256:
         raise InvalidRequestError(
             f"a key's name must be 1 to 256 bytes of printable text, not empty; got {name!r}"
         )
     if not isinstance(digest, str) or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
-        raise InvalidRequestError(f"hash of key {name} must be SHA-256 in hex")
+        raise InvalidRequestError(f"hash of key {name} must be SHA-256 in hex (64 digits)")
     if digest == digest_of(""):
-        raise InvalidRequestError(f"hash of key {name} is that of an empty key")
+        raise InvalidRequestError(f"hash of key {name} must not be the hash of an empty key")
     numbers = {key: entry[key] for key in ("priority", "weight", "max_running") if key in entry}
     for key, value in numbers.items():
         kinds = (int, float) if key == "weight" else (int,)
@@ -153,6 +157,6 @@ def _key_of(entry: Any) -> ApiKey:
         good = isinstance(value, kinds) and not isinstance(value, bool) and least <= value <= most
         if not good:
             raise InvalidRequestError(
-                f"{key} of key {name} is out of range [{least}, {most}]; got {value!r}"
+                f"{key} of key {name} must be in [{least}, {most}]; got {value!r}"
             )
     return ApiKey(tenant=name, digest=digest, **numbers)

@@ -1,4 +1,4 @@
-"""How many requests of each key run."""
+"""Concurrent requests per API key."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llamaherd.server.common.errors import ApiError
 
 
 class Running:
-    """Requests that run, those of batches' lines included, by the name of their key."""
+    """Counts running requests by key name, lines of batches included."""
 
     def __init__(self) -> None:
         self._n: Counter[str] = Counter()
@@ -19,15 +19,15 @@ class Running:
 
     @contextlib.contextmanager
     def request(self, key: ApiKey) -> Iterator[None]:
-        """Meanwhile one more runs.
+        """Count a request as running within the `with`.
 
         Raises:
-          ApiError: The key has as many as it may.
+          ApiError: The key has reached max_running (429).
         """
         if not self._has_room(key):
             raise ApiError(
                 429,
-                f"key {key.tenant} may have {key.max_running} requests at once",
+                f"key {key.tenant} may run at most {key.max_running} requests concurrently",
                 code="rate_limit_exceeded",
                 retry_after_s=1,
             )
@@ -38,8 +38,8 @@ class Running:
             self._n[key.tenant] -= 1
 
     def begin_line(self, key: ApiKey) -> bool:
-        """Whether a batch's line may run: then it counts until `end_line`. Lines leave half of what
-        a key may have to its other requests."""
+        """Whether a line of a batch may run; if so it counts until `end_line`. Lines use at most
+        half of a key's max_running, rounded up."""
         most = key.max_running
         full = most is not None and self._n_lines[key.tenant] >= (most + 1) // 2
         if full or not self._has_room(key):

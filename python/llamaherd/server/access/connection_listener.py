@@ -1,4 +1,4 @@
-"""Accepts connections, a bounded number of them."""
+"""Accepts a bounded number of connections."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from llamaherd.server.access.http_protocol import BoundedProtocol
 
 _logger = logging.getLogger("llamaherd.server")
 _BACKLOG = 2048
-# What the kernel keeps of an answer (Linux: twice that). It reports progress by parts of it: with
-# more, a slow reader would look like one that has stopped.
+# Bytes of a response buffered by the kernel (Linux doubles it). Progress is reported per part of
+# # the buffer: with a larger one a slow client would look stalled.
 _SEND_BYTES = 1 << 17
-_LOOK_S = 0.25
+_POLL_S = 0.25
 _RETRY_S = 0.1
 _LOG_EVERY_S = 10.0
 
-# Makes the protocol of a connection: whether it is of the reserve, and what to call at its end.
+# Makes the protocol of a connection. Arguments: whether the connection is reserved, and a callback
+# # for its end.
 MakeProtocol = Callable[[bool, Callable[[BoundedProtocol], None]], BoundedProtocol]
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Sockets that listen on all addresses of a host.
+    """Listening sockets for all addresses of a host.
 
     Raises:
-      OSError: There is no such address, or its port is taken.
+      OSError: The address does not exist, or the port is in use.
     """
     infos = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE
@@ -55,16 +56,17 @@ def listen(host: str, port: int) -> list[socket.socket]:
 class Listener:
     """Accepts connections of listening sockets.
 
-    A new connection takes the place of the one that has been without a request for longest, if all
-    are taken. If requests are under way on all of them, it is one of the reserve.
+    If max_connections are open, a new connection replaces the one that has been idle for longest.
+    If
+    all of them are processing requests, the new one is a reserved connection.
 
     Args:
-      sockets: Non-blocking; closed by `close`.
+      sockets: Non-blocking listening sockets; closed by `close`.
       make_protocol: Makes a connection's protocol.
-      max_connections: Open at once.
-      n_reserve: Beside these.
-      context: TLS'; None: plain HTTP.
-      handshake_timeout_s: TLS'.
+      max_connections: Maximum open connections.
+      n_reserve: Additional reserved connections.
+      context: TLS context; None: plain HTTP.
+      handshake_timeout_s: Timeout of the TLS handshake, in seconds.
     """
 
     def __init__(
@@ -83,21 +85,21 @@ class Listener:
         self._n_reserve = n_reserve
         self._context = context
         self._handshake_timeout_s = handshake_timeout_s
-        self._open: dict[BoundedProtocol, asyncio.Task[None]] = {}  # with what began them
+        self._open: dict[BoundedProtocol, asyncio.Task[None]] = {}  # and its start task
         self._freed = asyncio.Event()
-        self._log = _RareLog()
+        self._log = _RateLimitedLog()
         self._tasks = [asyncio.ensure_future(self._accept(made)) for made in sockets]
         self._tasks.append(asyncio.ensure_future(self._check()))
 
     def close(self) -> None:
-        """Accept no more. Open connections go on."""
+        """Stop accepting. Open connections continue."""
         for task in self._tasks[:-1]:
             task.cancel()
         for made in self.sockets:
             made.close()
 
     async def wait_closed(self) -> None:
-        """End what watches over open connections."""
+        """End the tasks that check open connections."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -108,7 +110,7 @@ class Listener:
             try:
                 connection, _ = await loop.sock_accept(listening)
             except OSError as error:
-                self._log.error("connections cannot be accepted: %s", error)
+                self._log.error("cannot accept connections: %s", error)
                 self._evict()
                 await asyncio.sleep(_RETRY_S)
                 continue
@@ -119,16 +121,16 @@ class Listener:
                 raise
             protocol = self._make_protocol(is_reserve, self._leave)
             self._open[protocol] = loop.create_task(self._begin(connection, protocol))
-            await asyncio.sleep(0)  # a flood of connections leaves the loop's other work its turn
+            await asyncio.sleep(0)  # let other tasks run during a flood of connections
 
     async def _place(self) -> bool:
-        """Waits for a place; whether it is one of the reserve."""
+        """Wait for a free connection; whether it is a reserved one."""
         while True:
             if len(self._open) >= self._max:
                 self._evict()
             if len(self._open) < self._max:
                 return False
-            self._log.error("all %d connections are in use", self._max)
+            self._log.error("all %d connections are in use; raise limit max_connections", self._max)
             if len(self._open) < self._max + self._n_reserve:
                 return True
             self._freed.clear()
@@ -136,7 +138,7 @@ class Listener:
                 await asyncio.wait_for(self._freed.wait(), _RETRY_S)
 
     def _evict(self) -> None:
-        """Close the connection that has been without a request for longest."""
+        """Close the connection that has been idle for longest."""
         idle = {p: since for p in self._open if (since := p.idle_since) is not None}
         if idle:
             protocol = min(idle, key=lambda p: idle[p])
@@ -154,7 +156,7 @@ class Listener:
                 ssl=self._context,
                 ssl_handshake_timeout=self._handshake_timeout_s if self._context else None,
             )
-        except (OSError, asyncio.TimeoutError):  # of TLS' handshake
+        except (OSError, asyncio.TimeoutError):  # TLS handshake
             self._leave(protocol)
         except BaseException:
             self._leave(protocol)
@@ -166,7 +168,7 @@ class Listener:
 
     async def _check(self) -> None:
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POLL_S)
             now = time.monotonic()
             for protocol in list(self._open):
                 _check(protocol, now)
@@ -176,12 +178,12 @@ def _check(protocol: BoundedProtocol, now: float) -> None:
     try:
         protocol.check(now)
     except Exception:
-        _logger.exception("the check of a connection failed")
+        _logger.exception("checking a connection failed")
         protocol.transport.abort()
 
 
-class _RareLog:
-    """At most one line in _LOG_EVERY_S; the next says how many were left out."""
+class _RateLimitedLog:
+    """Logs at most one line per _LOG_EVERY_S; the next line has the number of suppressed ones."""
 
     def __init__(self) -> None:
         self._at = -_LOG_EVERY_S

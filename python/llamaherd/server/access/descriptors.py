@@ -1,4 +1,4 @@
-"""How many connections the process' file descriptors allow."""
+"""Fits the number of connections to the limit of file descriptors."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from llamaherd._core import InvalidRequestError
 from llamaherd.server.common.limits import Limits
 
 _logger = logging.getLogger("llamaherd.server")
-_SPARE = 24  # for models that are loaded, databases, logs
-_PER_CONNECTION = 2  # itself, and a file that it uploads
+_SPARE = 24  # for model files, databases and logs
+_PER_CONNECTION = 2  # the socket and an uploaded file
 _LEAST = 4
 
 
 def fit_connections(limits: Limits) -> Limits:
-    """Limits whose connections, the reserve included, fit into RLIMIT_NOFILE, whose soft value is
-    raised to the hard one.
+    """Reduce the connections, reserve included, to what RLIMIT_NOFILE allows; its soft limit is
+    raised to the hard limit.
 
     Raises:
-      InvalidRequestError: It leaves fewer than 4 connections.
+      InvalidRequestError: RLIMIT_NOFILE allows fewer than 4 connections.
     """
     if os.name != "posix":
         return limits
@@ -30,15 +30,15 @@ def fit_connections(limits: Limits) -> Limits:
     if soft != hard:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (OSError, ValueError):  # macOS has a lower bound that it does not tell
+        except (OSError, ValueError):  # macOS enforces a lower, unreported limit
             hard = soft
     if hard == resource.RLIM_INFINITY:
         return limits
     n_fit = (hard - _n_open() - _SPARE) // _PER_CONNECTION
     if n_fit < _LEAST:
         raise InvalidRequestError(
-            f"RLIMIT_NOFILE must leave descriptors for {_LEAST} connections; got {hard} (raise it "
-            "with ulimit -n)"
+            f"RLIMIT_NOFILE must allow at least {_LEAST} connections; got {hard} (raise it with "
+            "ulimit -n)"
         )
     if limits.max_connections + limits.reserved_connections <= n_fit:
         return limits

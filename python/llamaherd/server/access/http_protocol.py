@@ -1,4 +1,4 @@
-"""HTTP/1.1 with bounds on size and time of what a connection sends and reads."""
+"""HTTP/1.1 protocol with limits on sizes and times of requests and responses."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from llamaherd.server.common.errors import ApiError
 from llamaherd.server.common.limits import Limits
 
 _logger = logging.getLogger("llamaherd.server")
-_MOST_UNREAD = 1 << 18  # bytes of a body that come after its answer
+_MOST_UNREAD = 1 << 18  # bytes of a body received after its response
 _LINGER_S = 1.0
 _DISCARD_S = 5.0
-# Bytes of a body that was refused: one of a declared length up to the former is read to its end.
+# Bytes of a rejected body: one with a declared length up to the first value is read to its end.
 _MOST_DECLARED, _MOST_DISCARDED = 64 << 20, 16 << 20
 _LEAST_RATE = 1024  # bytes/s of a body
 _STATE_PATHS = ("/health", "/ready")
@@ -33,11 +33,12 @@ class BoundedProtocol(HttpToolsProtocol):
     """One connection.
 
     Args:
-      config: uvicorn's.
-      state: uvicorn's.
-      limits: Bounds of sizes and times.
-      is_reserve: The connection is one of the reserve: it answers _STATE_PATHS and refusals, and
-        one request only.
+      config: Configuration of uvicorn.
+      state: Server state of uvicorn.
+      limits: Limits on sizes and times.
+      is_reserve: The connection is reserved: it serves one request, either to _STATE_PATHS or with
+        an
+        error response.
       on_lost: Called when the connection is closed.
 
     `check` must be called several times a second.
@@ -61,9 +62,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._on_lost = on_lost
         self._in_headers = True
         self._n_header_bytes = 0
-        self._n_frame_bytes = 0  # of what frames a body, since its last piece
-        self._head_at = time.monotonic()  # when a request was first waited for
-        self._body_at = self._body_since = 0.0  # last progress, begin
+        self._n_frame_bytes = 0  # chunk framing received since the last piece of the body
+        self._head_at = time.monotonic()  # start of the wait for a request
+        self._body_at = self._body_since = 0.0  # time of last progress, start time
         self._n_body = 0
         self._n_unread = 0
         self._lingers = False
@@ -97,7 +98,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._end_frame()
 
     def _end_frame(self) -> None:
-        """The parser keeps a trailer in memory until it ends."""
+        """The parser buffers a trailer until its end."""
         if self._lingers or self.cycle.response_complete:
             self.close()
             return
@@ -134,15 +135,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self.end(ApiError(400, msg))
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """A client that has sent a whole request may close its end and still read the answer. TLS
-        has no such state."""
+        """A client may half-close after its request and still read the response. TLS has no
+        half-closed state."""
         if self.scheme != "http" or not self._in_headers or not self._is_answering():
             return False
         self._half_closed_at = time.monotonic()
         self.cycle.keep_alive = False
         return True
 
-    # Writing answers.
+    # Writing responses.
 
     def on_response_complete(self) -> None:
         if self._lingers:
@@ -153,9 +154,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def close(self) -> None:
-        """Close behind what was written. Closing under a client that still sends would reset the
-        connection, and the client might lose its answer, which many read only when they have sent
-        all: for _DISCARD_S what comes is read and thrown away, up to a number of bytes."""
+        """Close after pending writes. Closing while the client sends would reset the connection,
+        and
+        clients that read only after sending would lose the response: received data is discarded for
+        _DISCARD_S, up to a number of bytes."""
         if self._in_headers:
             self.transport.close()
         elif not self._lingers:
@@ -167,7 +169,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.loop.call_later(_DISCARD_S, self.transport.close)
 
     def end(self, error: ApiError) -> None:
-        """End the connection; if no answer has begun, with an error."""
+        """Close the connection; send an error first if no response has started."""
         if self._lingers or self.transport.is_closing():
             return
         if not self.pipeline and not (self._is_answering() and self.cycle.response_started):
@@ -178,7 +180,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._disconnect()
 
     def _disconnect(self) -> None:
-        """Tell all requests that nobody reads their answers."""
+        """Signal the disconnect to all requests of the connection."""
         for cycle in self._unanswered:
             if not cycle.response_complete:
                 cycle.disconnected = True
@@ -197,16 +199,16 @@ class BoundedProtocol(HttpToolsProtocol):
 
     @property
     def idle_since(self) -> float | None:
-        """Since when no request is under way (time.monotonic()); None: one is."""
-        if self.transport is None or self._lingers:  # in TLS' handshake, or answered
+        """Start of the idle period (time.monotonic()); None: a request is in progress."""
+        if self.transport is None or self._lingers:  # in the TLS handshake, or closing
             return self._head_at
         if not self._in_headers or self._is_answering() or self.transport.get_write_buffer_size():
             return None
         return self._head_at
 
     def check(self, now: float) -> None:
-        """End what takes longer than it may."""
-        if self.transport is None:  # TLS' handshake, which has a timeout of its own
+        """Close the connection if a time limit is exceeded."""
+        if self.transport is None:  # the TLS handshake has its own timeout
             return
         self._check_write(now)
         if self.transport.is_closing() or self._lingers:
@@ -224,11 +226,11 @@ class BoundedProtocol(HttpToolsProtocol):
         if not n_buffered or n_sent != self._n_sent:
             self._n_sent, self._sent_at = n_sent, now
         elif now - self._sent_at > self._limits.write_timeout_s:
-            _logger.info("a client has stopped reading", extra={"bytes": n_buffered})
+            _logger.info("client stopped reading; connection closed", extra={"bytes": n_buffered})
             self.transport.abort()
 
     def _check_body(self, now: float) -> None:
-        # What has come is not yet taken, or the client waits to be asked for more.
+        # Received data is not consumed yet, or the client waits for "100 Continue".
         if self.flow.read_paused or self.cycle.waiting_for_100_continue:
             self._body_since += now - self._body_at
             self._body_at = now
@@ -236,8 +238,8 @@ class BoundedProtocol(HttpToolsProtocol):
         until = self._body_since + timeout_s + self._n_body / _LEAST_RATE
         if now - self._body_at > timeout_s or now > until:
             message = (
-                f"the body must come without a pause of {timeout_s:g} s and at {_LEAST_RATE} "
-                "bytes/s (limit body_timeout_s)"
+                f"the body must arrive without a pause of {timeout_s:g} s and at {_LEAST_RATE} "
+                "bytes/s or more (limit body_timeout_s)"
             )
             self.end(ApiError(408, message, code="request_timeout"))
 
@@ -246,14 +248,15 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
             return
         message = (
-            f"the headers must come within {self._limits.header_timeout_s:g} s "
+            f"the headers must arrive within {self._limits.header_timeout_s:g} s "
             "(limit header_timeout_s)"
         )
         self.end(ApiError(408, message, code="request_timeout"))
 
     def _check_half_closed(self, now: float) -> None:
-        """Whether the client closed both ends is told by a reset, once something is sent to it: an
-        interim response, which clients of HTTP/1.1 pass over. One only: some pass over no more."""
+        """Send one interim response to detect a client that has closed both directions: its system
+        sends
+        a reset. HTTP/1.1 clients ignore interim responses; some ignore only one."""
         assert self._half_closed_at is not None
         if _has_failed(self.transport):
             self.transport.abort()
@@ -266,7 +269,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.write(_CONTINUE)
 
     def _waits_for_head(self) -> bool:
-        """Not between two requests: that is keep_alive_timeout_s."""
+        """Excludes the time between two requests, which keep_alive_timeout_s limits."""
         return not self._is_answering() and (self._n_header_bytes > 0 or self.cycle is None)
 
     def _is_answering(self) -> bool:
@@ -274,7 +277,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 class _Connection:
-    """A request's connection, which writes and closes as its protocol does."""
+    """The transport of a request; write and close go through the protocol."""
 
     def __init__(self, protocol: BoundedProtocol) -> None:
         self.write = protocol.write
@@ -283,7 +286,7 @@ class _Connection:
 
 
 class _Reserve:
-    """What a connection of the reserve may ask."""
+    """Application of reserved connections."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -294,7 +297,7 @@ class _Reserve:
             return
         error = ApiError(
             503,
-            "all connections are in use (limit max_connections)",
+            "all connections are in use (limit max_connections); try again later",
             code="too_many_connections",
             retry_after_s=1,
         )
@@ -302,7 +305,7 @@ class _Reserve:
 
 
 def _raw(error: ApiError) -> bytes:
-    """An error as bytes of a connection that ends."""
+    """An error response as bytes, with `connection: close`."""
     response = error.response()
     lines = [b"%b: %b\r\n" % header for header in response.raw_headers]
     head = b"".join([STATUS_LINE[error.status], *lines, b"connection: close\r\n\r\n"])

@@ -1,4 +1,4 @@
-"""What every request passes before a route sees it: its size, its key, its id."""
+"""Middleware of all requests: size limits, API keys, request ids."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from llamaherd.server.observability.metrics import ServerMetrics
 from llamaherd.server.observability.spans import Spans
 
 _logger = logging.getLogger("llamaherd.server")
-# What is said of the server's life, and pages that ask for the key themselves.
+# Health endpoints, and pages that prompt for the key themselves.
 _OPEN = ("/health", "/ready", "/favicon.ico", "/pages/", "/dashboard")
-# What they show is not open; but it is no work, and may be watched to the end.
+# Needs a key, but does not count as a running request and is served while draining.
 _STATE = "/pages/state"
-# No work either; and who may have one request at once must be able to stop the batch that is it.
+# Not counted either: a key with max_running=1 must be able to cancel its running batch.
 _UNCOUNTED = (_STATE, "/v1/batches")
 _BATCH_FILES = "/v1/files"
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-_FORM_BYTES = 1 << 17  # what a form has beside its file
-_SMALL_BYTES = 1 << 16  # bodies that max_bodies_mib does not count
+_FORM_BYTES = 1 << 17  # form data other than the file
+_SMALL_BYTES = 1 << 16  # bodies up to this size do not count for max_bodies_mib
 
 
 class Guard:
-    """ASGI middleware: bounds of headers and body, API keys, request ids, the access log."""
+    """ASGI middleware: limits of headers and body, API keys, request ids, access log."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Guard:
         self._running = running
         self._spans = spans
         self._draining = draining
-        self._n_held = 0  # bytes of bodies
+        self._n_held = 0  # bytes of bodies in memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -96,14 +96,14 @@ class Guard:
             )
 
     def _admit(self, scope: Scope, headers: dict[bytes, bytes]) -> ApiKey:
-        """Raises ApiError if the request must not pass."""
+        """Raises ApiError if the request is rejected."""
         self._origins.require_own(scope)
         n_bytes = len(scope["raw_path"]) + len(scope["query_string"])
         n_bytes += sum(len(name) + len(value) for name, value in scope["headers"])
         self._limits.require("max_header_kib", n_bytes, what="headers must hold")
         length = headers.get(b"content-length", b"0")
         if not length.isdigit():
-            raise ApiError(400, "content-length must be a number")
+            raise ApiError(400, "content-length must be a whole number")
         self._require_small(scope, int(length))
         path: str = scope["path"]
         if path == "/" or (path.startswith(_OPEN) and path != _STATE):
@@ -112,7 +112,7 @@ class Guard:
         if key is None:
             raise ApiError(
                 401,
-                "an API key is needed, as Authorization: Bearer KEY",
+                "a valid API key is required: send the header Authorization: Bearer KEY",
                 code="invalid_api_key",
             )
         if path == _STATE:
@@ -148,23 +148,23 @@ class Guard:
         return bounded
 
     def _hold(self, scope: Scope, n_bytes: int, answer: _ResponseRecorder) -> None:
-        """Count a body that is kept in memory until its request ends."""
+        """Count bytes of a body that stays in memory until its request ends."""
         if n_bytes <= _SMALL_BYTES or scope["path"] == _BATCH_FILES:
             return
         n_held = self._n_held - answer.n_held + n_bytes
-        self._limits.require("max_bodies_mib", n_held, what="bodies under way must hold")
+        self._limits.require("max_bodies_mib", n_held, what="bodies of running requests must hold")
         self._n_held, answer.n_held = n_held, n_bytes
 
 
 class _ResponseRecorder:
-    """Notes an answer's status on its way, and adds the request's id."""
+    """Records a response's status and adds the request id."""
 
     def __init__(self, send: Send, request_id: str, *, is_upload: bool) -> None:
         self._send = send
         self._id = request_id.encode("latin-1")
         self._is_upload = is_upload
         self.is_body_read = False
-        self.n_held = 0  # bytes of the body that are counted
+        self.n_held = 0  # counted bytes of the body
         self.status = 0
 
     async def send(self, message: Message) -> None:
@@ -179,7 +179,7 @@ class _ResponseRecorder:
 
 
 def _request_id(given: bytes) -> str:
-    """A client's, if it can be written as it is wherever ids are; else a new one."""
+    """The client's id if it is safe in logs and headers; otherwise a new one."""
     if _ID.fullmatch(given):
         return given.decode("ascii")
     return f"req-{uuid.uuid4().hex}"

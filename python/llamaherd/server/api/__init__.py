@@ -1,1 +1,1 @@
-"""Wire formats."""
+"""Wire formats of the HTTP API."""

@@ -1,4 +1,4 @@
-"""JSON of any size without a long hold-up of what else the process does."""
+"""Parses JSON bodies without blocking the event loop for long."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from typing import Any
 from llamaherd.server.common.errors import ApiError
 
 _BIG = 1 << 16  # bytes
-_REST = 4  # times what a big body took
-# A body's turn comes as if it had come later by its size: few wait for one that is far bigger.
+_PAUSE_FACTOR = 4  # pause after a big body, as a multiple of its parse time
+# The queue orders bodies by arrival plus a penalty by size: small ones overtake big ones.
 _BYTES_PER_S = 100_000
-# A string, or what one value more than before is counted by.
+# A string, or a character that adds one value to the count.
 _VALUE = re.compile(rb'"[^"]*"?|[,\[{]')
 _COUNTED = 1024
 
 
 class BodyReader:
-    """Big bodies are parsed and checked one at a time, beside the event loop, and with a rest after
-    each, so that all of them together take a fifth of the interpreter's time at most."""
+    """Parses request bodies. Big ones are parsed and checked one at a time on a thread, with a
+    pause
+    after each, so that together they use at most a fifth of the interpreter's time."""
 
     def __init__(self) -> None:
         self._is_taken = False
@@ -39,18 +40,20 @@ class BodyReader:
         check: Callable[[Any], None] = lambda _: None,
         require_few: Callable[[int], None] = lambda _: None,
     ) -> Any:
-        """What a body holds.
+        """Parse and check a body.
 
         Args:
           body: JSON.
-          check: Called with it, in any thread; what it raises is raised.
-          require_few: Called before with the number of its values, or some smaller one that it
-            raises of.
+          check: Called with the parsed body, in any thread; its exceptions are raised.
+          require_few: Called before parsing with the number of values, or with a smaller number for
+            which
+            it raises.
 
         Raises:
-          JSONDecodeError: It is no JSON.
-          ApiError: It is JSON that no request may hold: NaN, a name twice in an object, a number
-            of thousands of digits, thousands of levels.
+          JSONDecodeError: The body is not valid JSON.
+          ApiError: The body holds NaN, a duplicate key, an integer of thousands of digits, or
+            thousands
+            of levels.
         """
         if len(body) <= _BIG:
             return _parse(body, check)
@@ -93,20 +96,20 @@ class BodyReader:
         collects = gc.isenabled()
         try:
             _count_values(body, require_few)
-            # A collection for each few hundred new arrays would hold up everybody.
+            # Garbage collection after every few hundred new arrays would block all threads.
             gc.disable()
             return _parse(body, check)
         finally:
             if collects:
                 gc.enable()
-            self._rest_s = _REST * (time.thread_time() - begin)
+            self._rest_s = _PAUSE_FACTOR * (time.thread_time() - begin)
 
 
 def _count_values(body: bytes, require_few: Callable[[int], None]) -> None:
-    """The parser keeps the interpreter's lock while it runs: what is too much it must not see."""
+    """Rejects bodies with too many values before parsing: the parser holds the GIL."""
     n_most = sum(body.count(mark) for mark in (b",", b"[", b"{"))
     try:
-        require_few(n_most)  # as if no string held one of them
+        require_few(n_most)  # upper bound: strings not yet excluded
     except ApiError:
         n = 0
         plain = body.replace(rb"\\", b"").replace(rb"\"", b"")
@@ -125,16 +128,18 @@ def _parse(body: bytes, check: Callable[[Any], None]) -> Any:
         raise ApiError(400, f"the body is not valid UTF-8: {error.reason}") from None
     except RecursionError:
         raise ApiError(
-            400, "the body holds thousands of levels of arrays and objects", code="json_too_deep"
+            400,
+            "the body nests arrays and objects too deeply (thousands of levels)",
+            code="json_too_deep",
         ) from None
-    except ValueError:  # of an integer: Python bounds its digits
-        raise ApiError(400, "the body holds an integer of thousands of digits") from None
+    except ValueError:  # Python limits the digits of an integer
+        raise ApiError(400, "the body holds an integer of too many digits (thousands)") from None
     check(value)
     return value
 
 
 def _no_constant(name: str) -> Any:
-    raise ApiError(400, f"the body is not valid JSON: {name} is not a number of JSON")
+    raise ApiError(400, f"the body is not valid JSON: {name} is not a JSON number")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -144,6 +149,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     seen = set()
     for name, _ in pairs:
         if name in seen:
-            raise ApiError(400, f"the body holds an object with {name[:64]!a} twice")
+            raise ApiError(400, f"the body holds an object with duplicate key {name[:64]!a}")
         seen.add(name)
     raise AssertionError

@@ -1,4 +1,4 @@
-"""Messages of bodies as chat templates take them."""
+"""Converts messages of request bodies to the input of chat templates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llamaherd.server.api.request_schemas import Message, TextPart
 
 
 def messages_of(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Messages without the fields that are null, each with one text as its content."""
+    """Messages without null fields; content parts are joined to one text."""
     return [
         {**message.model_dump(exclude_none=True), "content": text_of(message.content)}
         for message in messages

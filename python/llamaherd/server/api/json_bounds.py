@@ -1,4 +1,4 @@
-"""What a body of JSON holds, counted before anything is made of it."""
+"""Checks a JSON body against Limits before it is validated."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from llamaherd.server.common.errors import ApiError
 from llamaherd.server.common.limits import Limits
 
 _GRAMMARS = ("grammar", "lark", "regex")
-# Fields that hold texts of a request that computes vectors or scores.
+# Fields with the texts of embedding, rerank and score requests.
 _TEXTS = {
     "/v1/embeddings": "input",
     "/v1/rerank": "documents",
     "/v1/score": "continuations",
 }
-# A string of JSON, or a bracket.
+# A JSON string, or a bracket.
 _BRACKET = re.compile(r'"[^"]*"?|[\[{\]}]')
 
 
@@ -25,9 +25,9 @@ def require_bounded(body: Any, path: str, messages_field: str | None, limits: Li
 
     Args:
       body: Parsed JSON.
-      path: The request's.
-      messages_field: Of the body, which holds messages; None: there are none.
-      limits: The bounds.
+      path: Path of the request.
+      messages_field: Name of the field with messages; None: the endpoint has none.
+      limits: Limits of the server.
     """
     _require_small(body, limits)
     if not isinstance(body, dict):
@@ -45,7 +45,7 @@ def require_bounded(body: Any, path: str, messages_field: str | None, limits: Li
 
 
 def _require_small(body: Any, limits: Limits) -> None:
-    """Levels, values, keys, and characters that no encoding has."""
+    """Checks levels, values, keys, and lone surrogates."""
     n_values = 0
     level: list[Any] = [body]
     n_levels = 0
@@ -83,7 +83,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _unicode_error(body: Any) -> ApiError:
-    """What a request is told that holds a lone surrogate, with the place of the first."""
+    """The error for a lone surrogate, with the place of the first."""
     open_: list[tuple[str, Any]] = [("", body)]
     while open_:
         path, value = open_.pop()
@@ -122,7 +122,7 @@ def _require_messages(messages: Any, field: str, limits: Limits) -> None:
 
 
 def _arguments(message: Any) -> Iterator[str]:
-    """What a message's tool calls hold as JSON in a string."""
+    """The JSON strings with arguments of a message's tool calls."""
     if not isinstance(message, dict):
         return
     calls = message.get("tool_calls")
@@ -135,7 +135,7 @@ def _arguments(message: Any) -> Iterator[str]:
 
 
 def _levels(text: str, most: int) -> int:
-    """Levels of arrays and objects in a text of JSON; some more than `most` if there are more."""
+    """Nesting levels of a JSON text; stops counting above `most`."""
     if text.count("[") + text.count("{") <= most:
         return 0
     n = deepest = 0
@@ -152,7 +152,7 @@ def _levels(text: str, most: int) -> int:
 
 
 def _require_rules(body: Mapping[str, Any], limits: Limits) -> None:
-    """Tools, schemas and grammars."""
+    """Checks tools, schemas and grammars."""
     tools = body.get("tools")
     schemas: list[Any] = []
     if isinstance(tools, list):
@@ -171,7 +171,7 @@ def _require_rules(body: Mapping[str, Any], limits: Limits) -> None:
 
 
 def _nodes(values: Iterable[Any], most: int) -> int:
-    """JSON values in others; some more than `most` if there are more."""
+    """Number of nested JSON values; stops counting above `most`."""
     n = 0
     open_ = list(values)
     while open_ and n <= most:

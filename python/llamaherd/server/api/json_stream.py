@@ -1,4 +1,4 @@
-"""Large answers of JSON, made piece by piece beside the event loop."""
+"""Large JSON responses, encoded in pieces outside the event loop."""
 
 from __future__ import annotations
 
@@ -17,27 +17,26 @@ from llamaherd.server.common.disconnect import watching
 
 _PIECE_BYTES = 1 << 16
 _FEW_VALUES = 1 << 12  # about a millisecond
-_SLICE = 4096  # scalars that are written at once
+_SLICE = 4096  # scalars encoded at once
 
 
 @dataclass(frozen=True)
 class Items:
-    """An array whose items are made when they are written, each in a few milliseconds; objects of
-    which may hold such arrays in turn."""
+    """A JSON array whose items are created when they are encoded, each within a few milliseconds.
+    Items may contain `Items`."""
 
     items: Iterable[Any]
 
 
 class JsonStream(Response):
-    """An answer whose JSON is made by a pool's threads, one piece after another as it is sent.
+    """A response whose JSON is encoded by a pool's threads, one piece at a time as it is sent.
 
-    No piece takes an interpreter's lock for longer than one item of `Items` does. It holds one
-    piece in memory; a client that reads slowly keeps no thread, and for one that is gone no more
-    is made.
+    The GIL is held no longer than for one item of `Items`. One piece is in memory at a time. A slow
+    client occupies no thread; encoding stops when the client disconnects.
 
     Args:
-      value: JSON values, in which `Items` may stand for arrays.
-      pool: Whose threads make it.
+      value: JSON values, with `Items` allowed for arrays.
+      pool: Thread pool for the encoding.
     """
 
     media_type = "application/json"
@@ -50,7 +49,7 @@ class JsonStream(Response):
         self._stack = AsyncExitStack()
 
     def when_done(self, stack: AsyncExitStack) -> None:
-        """What the answer needs until its end."""
+        """Close `stack` when the response has ended."""
         self._stack = stack
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,7 +58,7 @@ class JsonStream(Response):
             await self._send(send, gone)
 
     async def _send(self, send: Send, gone: Event) -> None:
-        piece = await self._next()  # what raises has a status of its own
+        piece = await self._next()  # an exception here still sets the status
         await send(
             {
                 "type": "http.response.start",
@@ -77,12 +76,12 @@ class JsonStream(Response):
 
 
 def json_answer(value: Any, n_values: int, pool: BoundedPool) -> JsonStream | Response:
-    """An answer of JSON; it is made on the event loop only if it is small.
+    """A JSON response; encoded on the event loop only if it is small.
 
     Args:
-      value: JSON values, in which `Items` may stand for arrays.
-      n_values: Of numbers and short texts that it holds, about.
-      pool: Whose threads make it if it is large.
+      value: JSON values, with `Items` allowed for arrays.
+      n_values: Approximate count of numbers and short texts.
+      pool: Thread pool for encoding a large response.
     """
     if n_values > _FEW_VALUES:
         return JsonStream(value, pool)
@@ -90,7 +89,7 @@ def json_answer(value: Any, n_values: int, pool: BoundedPool) -> JsonStream | Re
 
 
 def encoded(value: Any) -> Iterator[str]:
-    """JSON of a value, in pieces; as json.dumps() of it with lists for `Items`, but for blanks."""
+    """JSON of a value, in pieces; equal to json.dumps() with lists for `Items`, except blanks."""
     if isinstance(value, Items):
         yield from _between("[]", (encoded(item) for item in value.items))
     elif isinstance(value, list) and len(value) > _SLICE:
@@ -149,7 +148,7 @@ def _between(ends: str, parts: Iterable[Iterator[str]]) -> Iterator[str]:
 
 
 def _joined(texts: Iterator[str]) -> Iterator[bytes]:
-    """The same text in pieces of about equal size."""
+    """The text re-split into pieces of about equal size."""
     held: list[str] = []
     n_held = 0
     for text in texts:

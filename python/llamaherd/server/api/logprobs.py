@@ -1,4 +1,4 @@
-"""Log-probabilities as OpenAI's API has them."""
+"""Log-probabilities in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from llamaherd._core import TokenLogprob
 from llamaherd.engine.batch_engine import BatchEngine
 from llamaherd.server.api.json_stream import Items
 
-# OpenAI's for tokens that cannot come; JSON has no infinity.
+# OpenAI's value for impossible tokens; JSON has no infinity.
 _LEAST = -9999.0
 
 
 class TokenTexts:
-    """What tokens are called: their text, or of special ones their name."""
+    """Text of tokens; of special tokens their name."""
 
     def __init__(self, engine: BatchEngine) -> None:
         self._engine = engine
         self._known: dict[int, tuple[bytes, str]] = {}
 
     def of(self, token: int) -> tuple[bytes, str]:
-        """Its bytes, and the text that they are."""
+        """Bytes of a token, and their text."""
         known = self._known.get(token)
         if known is None:
             piece = self._engine.token_bytes(token)
@@ -53,7 +53,7 @@ def chat_logprobs(
 def completion_logprobs(
     texts: TokenTexts, logprobs: Sequence[TokenLogprob], first: int | None = None
 ) -> dict[str, Any]:
-    """The logprobs of a completion; `first` is a prompt's first token, which has none."""
+    """The logprobs of a completion; `first` is a prompt's first token, which has no logprob."""
     tokens: list[str] = []
     values: list[float | None] = []
     offsets: list[int] = []

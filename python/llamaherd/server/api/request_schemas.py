@@ -1,4 +1,4 @@
-"""What requests may hold. A field that is not here is refused by name."""
+"""Schemas of requests. Unknown fields are rejected by name."""
 
 from __future__ import annotations
 
@@ -7,33 +7,37 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 Text = Annotated[str, Field(max_length=1 << 24)]
-# The first broken rule is told: not one for each of a million items.
+# Reports the first error only, not one for each of a million items.
 _FirstError = Field(fail_fast=True)
 TokenList = Annotated[list[StrictInt], _FirstError]
 Texts = Annotated[list[Text], _FirstError]
 
 
 class Body(BaseModel):
-    """The base of all: strict about names, not about 1 for 1.0."""
+    """Base of all bodies: rejects unknown fields; accepts 1 for 1.0."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class SchedulingOptions(Body):
-    """llamaherd's own: whose turn it is, and what is remembered."""
+    """llamaherd's scheduling and caching options."""
 
     priority: int | None = Field(
-        None, ge=0, le=100, description="Class in [0, 100]; lower ones first."
+        None, ge=0, le=100, description="Class in [0, 100]; lower is more urgent."
     )
-    deadline_s: float | None = Field(None, description="Seconds by which it should have ended.")
-    ttft_deadline_s: float | None = Field(None, description="The same for its first token.")
-    cache: bool = Field(True, description="false: uses and leaves nothing that is remembered.")
-    cache_salt: str = Field("", description="Only requests of one salt share what is remembered.")
-    user: str | None = Field(None, description="On whose account it runs.")
+    deadline_s: float | None = Field(None, description="Seconds from arrival to the required end.")
+    ttft_deadline_s: float | None = Field(
+        None, description="Seconds from arrival to the required first token."
+    )
+    cache: bool = Field(True, description="false: neither reads nor writes the prefix cache.")
+    cache_salt: str = Field(
+        "", description="Only requests with the same salt share cached prefixes."
+    )
+    user: str | None = Field(None, description="Tenant of the request, if the API key has none.")
 
 
 class Sampling(SchedulingOptions):
-    """How tokens are chosen: OpenAI's fields, and below them llamaherd's own."""
+    """Sampling options: OpenAI's fields, followed by llamaherd's."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -97,7 +101,7 @@ class Function(Body):
     name: str = Field(min_length=1)
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: bool | None = Field(None, description="Calls obey their schema in any case.")
+    strict: bool | None = Field(None, description="Ignored: calls always conform to their schema.")
 
 
 class Tool(Body):
@@ -118,7 +122,9 @@ class JsonSchema(Body):
     name: str = "answer"
     description: str | None = None
     json_schema: dict[str, Any] | bool = Field(True, alias="schema")
-    strict: bool | None = Field(None, description="The answer obeys its schema in any case.")
+    strict: bool | None = Field(
+        None, description="Ignored: the output always conforms to the schema."
+    )
 
 
 class TextFormat(Body):
@@ -141,7 +147,7 @@ Effort = Literal["none", "minimal", "low", "medium", "high"]
 
 
 class ChatRequest(Sampling):
-    model: str | None = Field(None, description="None: the server's first.")
+    model: str | None = Field(None, description="null: the server's first model.")
     messages: list[Message] = Field(min_length=1, fail_fast=True)
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
@@ -153,13 +159,13 @@ class ChatRequest(Sampling):
     tools: Annotated[list[Tool], _FirstError] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
-    reasoning_effort: Effort | None = Field(None, description="none: it answers at once.")
+    reasoning_effort: Effort | None = Field(None, description="none: disables reasoning.")
     store: Literal[False] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
 
 class CompletionRequest(Sampling):
-    model: str | None = Field(None, description="None: the server's first.")
+    model: str | None = Field(None, description="null: the server's first model.")
     prompt: Text | TokenList | Texts | Annotated[list[TokenList], _FirstError]
     max_tokens: int | None = 16
     stream: bool = False
@@ -171,20 +177,20 @@ class CompletionRequest(Sampling):
 
 
 class EmbeddingRequest(Body):
-    model: str | None = Field(None, description="None: the server's first.")
+    model: str | None = Field(None, description="null: the server's first model.")
     input: Text | Texts = Field(description="Texts.")
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(
-        None, ge=1, description="The first so many numbers, scaled anew."
+        None, ge=1, description="Keep this many leading components and normalize again."
     )
     user: str | None = None
     truncate: bool = Field(
-        False, description="Cut texts that are too long instead of refusing them."
+        False, description="Truncate texts that are too long instead of rejecting them."
     )
 
 
 class RerankRequest(Body):
-    model: str | None = Field(None, description="None: the server's first.")
+    model: str | None = Field(None, description="null: the server's first model.")
     query: Text
     documents: Texts = Field(min_length=1)
     top_n: int | None = Field(None, ge=1)
@@ -193,26 +199,26 @@ class RerankRequest(Body):
 
 
 class TokenizeRequest(Body):
-    model: str | None = Field(None, description="None: the server's first.")
+    model: str | None = Field(None, description="null: the server's first model.")
     prompt: Text | None = None
     messages: Annotated[list[Message], _FirstError] | None = None
     add_special_tokens: bool = True
 
 
 class DetokenizeRequest(Body):
-    model: str | None = Field(None, description="None: the server's first.")
+    model: str | None = Field(None, description="null: the server's first model.")
     tokens: TokenList
-    special: bool = Field(False, description="Write special tokens by their names.")
+    special: bool = Field(False, description="Include special tokens as text.")
 
 
 class ScoreRequest(Body):
-    model: str | None = Field(None, description="None: the server's first.")
+    model: str | None = Field(None, description="null: the server's first model.")
     prompt: Text | TokenList
     continuations: Texts = Field(min_length=1)
 
 
 class FunctionTool(Body):
-    """A tool as /v1/responses has it."""
+    """A tool in the format of /v1/responses."""
 
     type: Literal["function"]
     name: str = Field(min_length=1)
@@ -252,7 +258,7 @@ class FunctionOutputItem(Body):
 
 
 class JsonSchemaText(Body):
-    """A schema as /v1/responses has it."""
+    """A schema in the format of /v1/responses."""
 
     type: Literal["json_schema"]
     name: str = "answer"
@@ -274,9 +280,9 @@ class Reasoning(Body):
 
 
 class ResponsesRequest(SchedulingOptions):
-    """The part of OpenAI's /v1/responses that keeps nothing between requests."""
+    """The stateless part of OpenAI's /v1/responses."""
 
-    model: str | None = Field(None, description="None: the server's first.")
+    model: str | None = Field(None, description="null: the server's first model.")
     input: Text | Annotated[list[InputMessage | FunctionCallItem | FunctionOutputItem], _FirstError]
     instructions: str | None = None
     max_output_tokens: int | None = None
@@ -289,4 +295,4 @@ class ResponsesRequest(SchedulingOptions):
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
-    metadata: dict[str, str] | None = Field(None, description="Given back as it is.")
+    metadata: dict[str, str] | None = Field(None, description="Returned unchanged.")

@@ -1,4 +1,4 @@
-"""What answers hold, for the OpenAPI schema."""
+"""Schemas of responses, for the OpenAPI schema."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class ErrorAnswer(BaseModel):
 
 
 _ERROR_TEXTS = {
-    400: "The request breaks a rule, which the message states.",
-    401: "An API key is needed.",
-    404: "There is no such model or thing.",
-    405: "The path has no such method.",
+    400: "The request is invalid; the message states the rule.",
+    401: "A valid API key is required.",
+    404: "The model or object does not exist.",
+    405: "The path does not support the method.",
     413: "The body is too large.",
-    429: "Too many requests wait or run; retry-after says when to try again.",
+    429: "Too many requests are queued or running; retry after the time in retry-after.",
     431: "The headers are too large.",
-    500: "The server failed.",
-    503: "No model can answer now.",
+    500: "Internal server error.",
+    503: "The model or the server is unavailable.",
 }
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": text} for status, text in _ERROR_TEXTS.items()
@@ -35,7 +35,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def events(text: str) -> dict[str, Any]:
-    """An answer that a request may have as server-sent events."""
+    """OpenAPI description of a response as server-sent events."""
     fields = {"data": {"type": "string"}, "event": {"type": "string"}}
     schema = {"type": "object", "properties": fields, "required": ["data"]}
     return {"description": text, "content": {"text/event-stream": {"schema": schema}}}

@@ -23,16 +23,17 @@ def event(data: Any, name: str | None = None) -> bytes:
 
 
 class EventStream(Response):
-    """An answer that comes piece by piece.
+    """A response streamed as server-sent events.
 
-    The first piece is awaited before the answer begins, so that what goes wrong until then has a
-    status of its own; later an error is the last event. A client that goes away cancels the work,
-    and so does whatever ends the answer.
+    The first event is awaited before the response starts, so that an earlier error sets the HTTP
+    status; a later error is sent as the last event. The work is cancelled when the client
+    disconnects
+    or the response ends for any other reason.
 
     Args:
-      first: The first piece.
-      rest: Those that follow.
-      cancel: Ends the work; called in any case.
+      first: The first event.
+      rest: The following events.
+      cancel: Cancels the work; always called.
     """
 
     media_type = "text/event-stream"
@@ -48,14 +49,14 @@ class EventStream(Response):
         self._stack = AsyncExitStack()
 
     def when_done(self, stack: AsyncExitStack) -> None:
-        """What the answer needs until its end."""
+        """Close `stack` when the response has ended."""
         self._stack = stack
 
     @classmethod
     async def begin(
         cls, request: Request, pieces: AsyncIterator[bytes], cancel: Callable[[], None]
     ) -> EventStream:
-        """Raises what goes wrong before the first piece, that the client goes away included."""
+        """Await the first event. Raises its error, also if the client disconnects before it."""
         async with watching(request.receive, cancel):
             try:
                 return cls(await anext(pieces), pieces, cancel)

@@ -1,1 +1,1 @@
-"""Files and batches."""
+"""OpenAI's Files and Batch API."""

@@ -1,4 +1,4 @@
-"""The lines of a batch's input file, and what they must be like."""
+"""Reads and validates the lines of a batch's input file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHOWN = 64  # characters of a client's text in a message
 
 @dataclass(frozen=True)
 class LineError:
-    """Which rule a line breaks."""
+    """Validation error of a line."""
 
     code: str
     message: str
@@ -32,7 +32,7 @@ _NO_JSON = LineError("invalid_json_line", "the line is not a JSON object")
 
 
 class InputError(Exception):
-    """The file as a whole cannot be used, now or later."""
+    """The input file as a whole is unusable."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -41,14 +41,14 @@ class InputError(Exception):
 
 @dataclass(frozen=True)
 class InputLine:
-    """Where a line lies in its file."""
+    """Position of a line in its file."""
 
     number: int
     begin: int
     n_bytes: int
     custom_id: str | None = None
-    crc: int | None = None  # None: not known
-    n_crashes: int = 0  # of the process while the line was under way
+    crc: int | None = None  # None: unknown
+    n_crashes: int = 0  # process crashes while the line was running
     error: LineError | None = None
 
     @property
@@ -57,12 +57,12 @@ class InputLine:
 
 
 def read_lines(path: Path, endpoint: str, limits: Limits) -> Iterator[InputLine]:
-    """The lines of a file that hold anything, one in memory at a time.
+    """The non-blank lines of a file, one in memory at a time.
 
     Args:
       path: The file.
-      endpoint: What they must ask for.
-      limits: A line longer than max_body_mib is passed over.
+      endpoint: Required `url` of the lines.
+      limits: A line longer than max_body_mib is an error of that line.
 
     Raises:
       InputError: The file cannot be read, or has more lines than max_batch_lines.
@@ -73,11 +73,11 @@ def read_lines(path: Path, endpoint: str, limits: Limits) -> Iterator[InputLine]
         while line := file.readline(max_bytes + 1):
             number += 1
             if number > max_lines:
-                message = f"the input file may have {max_lines} lines, blank ones included"
+                message = f"the input file may have at most {max_lines} lines, including blank ones"
                 raise InputError("too_many_lines", message)
             n_bytes = len(line) + _skip_rest(file, line)
             if n_bytes > max_bytes:
-                message = f"a line may have {max_bytes} bytes; got {n_bytes}"
+                message = f"a line may have at most {max_bytes} bytes; got {n_bytes}"
                 yield InputLine(number, begin, 0, error=LineError("line_too_long", message))
             elif line.strip():
                 entry = _entry_of(line)
@@ -89,7 +89,7 @@ def read_lines(path: Path, endpoint: str, limits: Limits) -> Iterator[InputLine]
 
 
 def read_body(path: Path, line: InputLine) -> dict[str, Any]:
-    """The body of a line that breaks no rule.
+    """The body of a valid line.
 
     Raises:
       InputError: The file cannot be read, or the line has changed.
@@ -111,7 +111,7 @@ def require_size(path: Path, n_bytes: int) -> None:
     with _opened(path) as file:
         found = file.seek(0, 2)
     if found != n_bytes:
-        message = f"the input file was stored with {n_bytes} bytes; it has {found}"
+        message = f"the input file was stored with {n_bytes} bytes but has {found}"
         raise InputError("input_file_changed", message)
 
 
@@ -151,7 +151,7 @@ def _entry_of(line: bytes) -> dict[str, Any] | None:
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 def _is_deep(entry: dict[str, Any], most: int) -> bool:
@@ -180,7 +180,7 @@ def _broken_rule(entry: dict[str, Any], endpoint: str, limits: Limits) -> LineEr
     if "custom_id" not in entry:
         return LineError("missing_custom_id", "custom_id is missing", "custom_id")
     if _custom_id_of(entry) is None:
-        message = f"custom_id must be a text of 1 to {_MOST_ID} characters"
+        message = f"custom_id must be a string of 1 to {_MOST_ID} characters"
         return LineError("invalid_custom_id", message, "custom_id")
     if unknown:
         return LineError("unsupported_field", f"{unknown[0][:_SHOWN]!a} is not supported")
@@ -191,9 +191,9 @@ def _broken_rule(entry: dict[str, Any], endpoint: str, limits: Limits) -> LineEr
     if not isinstance(body, dict):
         return LineError("invalid_body", "body must be an object", "body")
     if body.get("stream") not in (None, False):
-        message = "the answers of a batch are not streamed"
+        message = "stream must be false in a batch"
         return LineError("stream_not_supported", message, "body.stream")
     if _is_deep(entry, limits.max_json_depth):
-        message = f"a line may have {limits.max_json_depth} levels of arrays and objects"
+        message = f"a line may have at most {limits.max_json_depth} levels of arrays and objects"
         return LineError("json_too_deep", message)
     return None

@@ -1,4 +1,4 @@
-"""What is written of a batch's lines."""
+"""Formats result lines of a batch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _BREAKS = (
 
 
 def answered_line(custom_id: str, request_id: str, status: int, body: bytes) -> str:
-    """Of a line that was answered, well or not; `body` is JSON."""
-    # Not parsed and written again: a body may have many MiB.
+    """Result of a line with an HTTP response of any status; `body` is JSON."""
+    # Not parsed and encoded again: a body may have many MiB.
     text = body.decode()
     response = (
         f'{{"status_code": {status}, "request_id": {json.dumps(request_id)}, "body": {text}}}'
@@ -23,17 +23,17 @@ def answered_line(custom_id: str, request_id: str, status: int, body: bytes) -> 
 
 
 def failed_line(custom_id: str | None, code: str, message: str) -> str:
-    """Of a line that was not run."""
+    """Result of a line that was not run."""
     error = json.dumps({"code": code, "message": message}, ensure_ascii=False)
     return _line(custom_id, "null", error)
 
 
 def _line(custom_id: str | None, response: str, error: str) -> str:
-    """`response` and `error` are JSON."""
+    """`response` and `error` are JSON texts."""
     id_, name = f"batch_req_{uuid.uuid4().hex}", json.dumps(custom_id, ensure_ascii=False)
     line = f'{{"id": "{id_}", "custom_id": {name}, "response": {response}, "error": {error}}}'
-    # JSON has \n and \r between its values only, and the others, at which str.splitlines() breaks
-    # lines as well, in its strings only.
+    # In JSON, \n and \r occur between values only, and the other line breaks of str.splitlines() in
+    # # strings only.
     for old, new in _BREAKS:
         line = line.replace(old, new)
     return line

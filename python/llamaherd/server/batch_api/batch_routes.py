@@ -33,7 +33,7 @@ _Status = Literal[
 
 def _text(text: str) -> str:
     if any("\ud800" <= c <= "\udfff" for c in text):
-        raise ValueError("a text must hold no lone surrogate")
+        raise ValueError("a string must not contain lone surrogates")
     return text
 
 
@@ -48,16 +48,16 @@ class ExpiresAfter(Body):
 class BatchRequest(Body):
     input_file_id: _Text
     endpoint: Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"]
-    completion_window: _Text = Field(description="A number of hours or minutes, as 24h or 30m.")
+    completion_window: _Text = Field(description="Hours or minutes, such as 24h or 30m.")
     metadata: (
         dict[
             Annotated[_Text, Field(max_length=64)],
             Annotated[_Text, Field(max_length=512)],
         ]
         | None
-    ) = Field(None, max_length=16, description="Given back as it is.")
+    ) = Field(None, max_length=16, description="Returned unchanged.")
     output_expires_after: ExpiresAfter | None = Field(
-        None, description="When the files that the batch writes are removed."
+        None, description="Expiry of the output files."
     )
 
 
@@ -114,7 +114,7 @@ def _answer(batch: Batch) -> BatchAnswer:
     n = {"total": batch.n_total, "completed": batch.n_completed, "failed": batch.n_failed}
     errors = None if batch.errors is None else {"data": json.loads(batch.errors)}
     metadata = json.loads(batch.metadata)
-    # Fields of the record that the answer does not have are left out.
+    # Drops fields of the record that are not in the response.
     return BatchAnswer.model_validate(
         {**vars(batch), "errors": errors, "request_counts": n, "metadata": metadata}
     )
@@ -125,7 +125,7 @@ def _seconds(window: str) -> int:
     if not found:
         raise ApiError(
             400,
-            "completion_window must be 1 to 99999 hours or minutes, as 24h or 30m; got "
+            "completion_window must be 1 to 99999 hours or minutes, such as 24h or 30m; got "
             f"{window[:20]!r}",
             param="completion_window",
         )
@@ -139,7 +139,11 @@ async def create(body: BatchRequest, request: Request) -> BatchAnswer:
     window = (body.completion_window, _seconds(body.completion_window))
     file = await batches.files.find(body.input_file_id, tenant)
     if file.purpose != "batch":
-        raise ApiError(400, f"the file's purpose is {file.purpose}", param="input_file_id")
+        raise ApiError(
+            400,
+            f"purpose of the input file must be 'batch'; got {file.purpose!r}",
+            param="input_file_id",
+        )
     expires_after_s = None
     if body.output_expires_after is not None:
         expires_after_s = body.output_expires_after.seconds
@@ -158,24 +162,24 @@ async def list_batches(
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> BatchPage:
-    """Batches, the newest first."""
+    """List batches, newest first."""
     found = await batches_of(request).store.page(tenant_of(request), after=after, limit=limit + 1)
     return BatchPage(**page_of([_answer(batch) for batch in found], limit))
 
 
 @router.get("/v1/batches/{batch_id}", response_model=BatchAnswer, responses=ERRORS)
 async def retrieve(batch_id: str, request: Request) -> BatchAnswer:
-    """How far a batch is."""
+    """Status of a batch."""
     return _answer(await batches_of(request).store.find(batch_id, tenant_of(request)))
 
 
 @router.post("/v1/batches/{batch_id}/cancel", response_model=BatchAnswer, responses=ERRORS)
 async def cancel(batch_id: str, request: Request) -> BatchAnswer:
-    """End a batch's running lines; what is done is written."""
+    """Cancel a batch; completed lines are written to its output file."""
     batches = batches_of(request)
     batch = await batches.store.find(batch_id, tenant_of(request))
     batch = await batches.store.move(batch, ("validating", "in_progress"), "cancelling")
     if batch.status not in ("cancelling", "cancelled"):
-        raise ApiError(400, f"a batch that is {batch.status} cannot be cancelled")
+        raise ApiError(400, f"only a running batch can be cancelled; status is {batch.status}")
     batches.runner.halt(batch)
     return _answer(batch)

@@ -1,11 +1,11 @@
 """Runs the lines of batches.
 
-Whatever a batch has come to is in the database, and each step can be done again: a process that
-was killed at any point goes on from there, and so does a batch whose step failed.
+The state of a batch is in the database and every step is idempotent: a batch resumes after a
+failed step or a killed process.
 
-Before a line or a step begins the database says that it is under way. What was under way when the
-process crashed is run again with no other line or step beside it, and fails if the process crashes
-once more: each line that ends the process does so twice, and no other line fails with it.
+Lines and steps are marked as running in the database before they start. Those that were running
+when the process crashed are retried one at a time, exclusively, and fail if the process crashes
+again: a line can crash the process twice, and no other line fails because of it.
 """
 
 from __future__ import annotations
@@ -40,29 +40,27 @@ from llamaherd.server.common.limits import Limits
 
 _logger = logging.getLogger("llamaherd.server")
 _PRIORITY = 100
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0  # before a step that failed is tried again
-_LOOK_S = 0.02  # how often for room among the requests of a key
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0  # before a failed step is retried
+_POLL_S = 0.02  # poll interval for a free request of a key
 _PAGE = 500
-_N_TAKEN = 16  # lines that are marked in one transaction as under way
-_BIG = 1 << 18  # bytes of an answer that is not written on the event loop
+_N_TAKEN = 16  # lines marked as running in one transaction
+_BIG = 1 << 18  # bytes of a response that is encoded outside the event loop
 _N_WRITTEN = 50  # results in memory at once
 _MOST_ERRORS = 10
 _EMBEDDINGS = "/v1/embeddings"
-_N_EMBEDDINGS = 2  # at once: each holds a thread of a pool that others need as well
-_EXPIRED = LineError(
-    "batch_expired", "the batch's completion window was over before the line was run"
-)
-_NO_INPUT = LineError("input_file_lost", "the input file is gone")
+_N_EMBEDDINGS = 2  # concurrent lines: each occupies a thread of a shared pool
+_EXPIRED = LineError("batch_expired", "the batch's completion window ended before the line was run")
+_NO_INPUT = LineError("input_file_lost", "the input file no longer exists")
 
 
 @dataclass(eq=False)
 class _JobState:
-    """A batch that goes on in this process."""
+    """State of an unfinished batch in this process."""
 
     task: asyncio.Task[None] | None = None
     halt: asyncio.Event = field(default_factory=asyncio.Event)  # cancelled, expired or closing
     lines: set[asyncio.Task[None]] = field(default_factory=set)
-    failure: BaseException | None = None  # of a line: the server's, not the request's
+    failure: BaseException | None = None  # server failure while running a line
     expired: bool = False
 
     def expire(self) -> None:
@@ -71,17 +69,17 @@ class _JobState:
 
 
 class BatchRunner:
-    """Takes batches to their ends.
+    """Runs batches to completion.
 
     Args:
-      batches: Theirs is the truth.
-      files: What they read and write.
-      routes: Lines are requests to these.
-      running: Where lines are counted.
-      key_of: The rights of a tenant.
-      n_lines: Lines at once, of all batches, which get them in turn.
-      limits: Of lines.
-      draining: Whether nothing new may begin.
+      batches: The state of all batches.
+      files: Input and output files.
+      routes: Client of the routes that lines call.
+      running: Counts running lines per key.
+      key_of: Returns the API key of a tenant.
+      n_lines: Maximum concurrent lines of all batches; batches take turns.
+      limits: Limits of lines.
+      draining: Returns whether the server is draining: no line or step may start.
     """
 
     def __init__(
@@ -103,24 +101,24 @@ class BatchRunner:
         self._key_of = key_of
         self._limits = limits
         self._draining = draining
-        self._slots = asyncio.Semaphore(n_lines)  # gives in the order in which it was asked
+        self._slots = asyncio.Semaphore(n_lines)  # first in, first out
         self._embedding = asyncio.Semaphore(_N_EMBEDDINGS)
         self._isolation = Isolation()
         self._runs: dict[str, _JobState] = {}
         self._closing = asyncio.Event()
 
     def start(self, batch: Batch) -> None:
-        """Go on with a batch in the background."""
+        """Start or resume a batch in the background."""
         run = self._runs[batch.id] = _JobState()
         run.task = asyncio.ensure_future(self._drive(batch.id, run))
 
     def halt(self, batch: Batch) -> None:
-        """Cancel its lines; then it goes on as the database says."""
+        """Cancel the running lines; the batch continues with its status in the database."""
         if run := self._runs.get(batch.id):
             run.halt.set()
 
     async def close(self) -> None:
-        """Cancel all lines. Those that have no result are run again by the next process."""
+        """Cancel all lines. Lines without a result are run again after a restart."""
         self._closing.set()
         for run in self._runs.values():
             run.halt.set()
@@ -135,7 +133,7 @@ class BatchRunner:
                     await self._advance(batch_id, run)
                     return
                 except Exception:
-                    _logger.exception("%s failed, and goes on in %.0f s", batch_id, pause_s)
+                    _logger.exception("%s failed; retrying in %.0f s", batch_id, pause_s)
                 await wait(self._closing, pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         finally:
@@ -161,8 +159,7 @@ class BatchRunner:
 
     @contextlib.asynccontextmanager
     async def _step(self, batch: Batch) -> AsyncIterator[bool]:
-        """Meanwhile a step of the batch other than its lines is under way. False: the server
-        stops."""
+        """Mark the batch as running a step other than its lines. False: the server is stopping."""
         isolation = self._isolation.alone if batch.n_crashes else self._isolation.shared
         async with isolation(self._closing) as may:
             if not may:
@@ -196,7 +193,7 @@ class BatchRunner:
         except InputError as error:
             errors, is_json = [(None, error.error)], False
         if not is_json:
-            empty = LineError("empty_file", "the input file holds no line")
+            empty = LineError("empty_file", "the input file must hold at least 1 line; got 0")
             await self._batches.fail(batch, errors or [(None, empty)])
         return await self._batches.move(batch, ["validating"], "in_progress")
 
@@ -224,11 +221,11 @@ class BatchRunner:
             await self._batches.expire(batch)
             await self._fail_rest(batch, _EXPIRED)
         elif batch.n_left:
-            return batch  # the server stops
+            return batch  # the server is stopping
         return await self._batches.move(batch, ["in_progress"], "finalizing")
 
     async def _feed(self, batch: Batch, run: _JobState) -> None:
-        """Begins lines as there is room for them."""
+        """Start lines as slots become free."""
         key = self._key_of(batch.tenant)
 
         def ended(task: asyncio.Task[None]) -> None:
@@ -253,7 +250,7 @@ class BatchRunner:
             suspects = []
 
     async def _input_of(self, batch: Batch, run: _JobState) -> Path | None:
-        """The input file; None: it is lost, which is the run's failure."""
+        """The input file; None: it is missing, which is set as the failure of the run."""
         try:
             file = await self._files.find(batch.input_file_id, batch.tenant)
             path = self._files.path(file)
@@ -267,13 +264,13 @@ class BatchRunner:
         return path
 
     async def _take_slot(self, key: ApiKey, run: _JobState) -> bool:
-        """Waits until a line may begin. False: none may any more."""
+        """Wait for a slot. False: no more lines may start."""
         while not self._running.begin_line(key):
-            if self._stops(run):
+            if self._should_stop(run):
                 return False
-            await wait(run.halt, _LOOK_S)
+            await wait(run.halt, _POLL_S)
         await self._slots.acquire()
-        if self._stops(run):
+        if self._should_stop(run):
             self._give_slot(key)
             return False
         return True
@@ -282,7 +279,7 @@ class BatchRunner:
         self._slots.release()
         self._running.end_line(key)
 
-    def _stops(self, run: _JobState) -> bool:
+    def _should_stop(self, run: _JobState) -> bool:
         return run.halt.is_set() or run.failure is not None or self._draining()
 
     async def _run_line(
@@ -290,10 +287,10 @@ class BatchRunner:
     ) -> None:
         while not halt.is_set():
             async with self._under_way(batch, line, halt):
-                answer = await self._ask(batch, line, path, halt)
+                answer = await self._send(batch, line, path, halt)
                 if answer is None:
                     return
-                if not _is_passing(answer):
+                if not _is_retryable(answer):
                     ended = await _ended(line, answer)
                     await self._batches.record(batch, [ended])
                     return
@@ -305,7 +302,7 @@ class BatchRunner:
     async def _under_way(
         self, batch: Batch, line: InputLine, halt: asyncio.Event
     ) -> AsyncIterator[None]:
-        """Meanwhile a line runs: alone if the process crashed when it ran before."""
+        """Mark a line as running; exclusively if the process crashed while it ran before."""
         if not line.n_crashes:
             async with self._isolation.shared(halt):
                 yield
@@ -320,10 +317,10 @@ class BatchRunner:
             finally:
                 await self._batches.mark_line(batch, line, begun=False)
 
-    async def _ask(
+    async def _send(
         self, batch: Batch, line: InputLine, path: Path, halt: asyncio.Event
     ) -> InternalResponse | None:
-        """None: it was not asked."""
+        """The response of a line; None: the line was not run."""
         body = await asyncio.to_thread(_request, path, line, batch.endpoint)
         gate = self._embedding if batch.endpoint == _EMBEDDINGS else contextlib.nullcontext()
         async with gate:
@@ -355,9 +352,9 @@ class BatchRunner:
     async def _write(
         self, batch: Batch, drafts: contextlib.ExitStack, *, ok: bool
     ) -> tuple[Draft, StoredFile | None]:
-        """A file of the lines that have ended so; None: there are none."""
+        """Write a file of the lines with outcome `ok`; None: there are no such lines."""
         after = 0
-        # What has been computed is not refused: it counts when the next file is uploaded.
+        # The quota does not reject computed results; they count for the next upload.
         draft = drafts.enter_context(self._files.draft(batch.tenant, is_bounded=False))
         while page := await self._batches.ended(batch, ok=ok, after=after, limit=_N_WRITTEN):
             await asyncio.to_thread(_write_results, draft, page)
@@ -396,8 +393,8 @@ def _take(lines: Iterator[InputLine]) -> list[InputLine]:
     return list(itertools.islice(lines, _PAGE))
 
 
-def _is_passing(answer: InternalResponse) -> bool:
-    """Whether the same request may be answered otherwise later."""
+def _is_retryable(answer: InternalResponse) -> bool:
+    """Whether a retry of the request may give another response."""
     if answer.status == 503:
         return answer.error_code != "model_load_failed"
     return answer.status == 429

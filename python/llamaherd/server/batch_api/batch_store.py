@@ -21,8 +21,8 @@ from llamaherd.server.common.limits import Limits
 MOST_CRASHES = 2
 CRASHED = LineError(
     "process_died",
-    f"the server's process ended abnormally {MOST_CRASHES} times while this ran, the last time"
-    " with no other work of a batch beside it; it is not run again",
+    f"the server's process crashed {MOST_CRASHES} times while this was running, the last time"
+    " exclusively; it is not retried",
 )
 _LINE = "number, begin, n_bytes, custom_id, crc, n_crashes"
 _logger = logging.getLogger("llamaherd.server")
@@ -30,7 +30,7 @@ _logger = logging.getLogger("llamaherd.server")
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """A batch as it stands. Times in seconds since 1970, None: not yet."""
+    """State of a batch. Times in seconds since 1970; None: not reached."""
 
     number: int
     id: str
@@ -70,7 +70,7 @@ _COLUMNS = ", ".join(column.name for column in fields(Batch))
 
 @dataclass(frozen=True)
 class Ended:
-    """How a line has ended, and what is written of it."""
+    """Result of a finished line, and its output text."""
 
     number: int
     ok: bool
@@ -78,7 +78,7 @@ class Ended:
 
 
 class BatchStore:
-    """Every change is one transaction, on disk when its call returns."""
+    """Table of batches and lines. Each change is one transaction, on disk when the call returns."""
 
     def __init__(self, database: Database, limits: Limits) -> None:
         self._database = database
@@ -93,10 +93,10 @@ class BatchStore:
         metadata: dict[str, str],
         output_expires_s: int | None = None,
     ) -> Batch:
-        """A new batch; its window is as it was asked for, and in seconds.
+        """Add a batch; its window is given as requested and in seconds.
 
         Raises:
-          ApiError: The file is gone, or the tenant has max_batches that have not ended.
+          ApiError: The file does not exist, or the tenant has max_batches unfinished batches.
         """
         id_, now = f"batch_{uuid.uuid4().hex}", int(time.time())
         values: dict[str, Any] = {
@@ -114,7 +114,7 @@ class BatchStore:
 
         def work(connection: sqlite3.Connection) -> Batch:
             if not connection.execute("SELECT 1 FROM files WHERE id = ?", [file.id]).fetchone():
-                raise ApiError(404, f"there is no file {file.id!r}", code="file_not_found")
+                raise ApiError(404, f"file {file.id!r} does not exist", code="file_not_found")
             self._make_room(connection, tenant)
             marks = ", ".join("?" * len(values))
             connection.execute(
@@ -128,7 +128,7 @@ class BatchStore:
         (n_open,) = connection.execute(
             f"SELECT COUNT(*) FROM batches WHERE tenant = ? AND {IS_UNFINISHED}", [tenant]
         ).fetchone()
-        what = "the batches of a client that have not ended must be"
+        what = "unfinished batches of a client must be"
         self._limits.require("max_batches", n_open + 1, what=what)
         connection.execute(
             f"DELETE FROM batches WHERE tenant = ? AND NOT {IS_UNFINISHED} AND number <="
@@ -144,7 +144,7 @@ class BatchStore:
         return await self._database.run(lambda connection: _find(connection, batch_id, tenant))
 
     async def page(self, tenant: str, *, after: str | None, limit: int) -> list[Batch]:
-        """A tenant's batches, the newest first, from behind one on."""
+        """A tenant's batches, newest first, those after batch `after`."""
 
         def work(connection: sqlite3.Connection) -> list[Batch]:
             before = 1 << 62 if after is None else _find(connection, after, tenant).number
@@ -167,8 +167,8 @@ class BatchStore:
         return await self._database.run(work)
 
     async def recover(self) -> None:
-        """Count a crash for what was under way when the last process ended, and fail the lines
-        that were so twice. To be called once, before anything begins."""
+        """Count a crash for work that was running when the last process ended; fail lines with
+        MOST_CRASHES. Call once, before any work starts."""
 
         def work(connection: sqlite3.Connection) -> None:
             for table, term in (("lines", "AND ok IS NULL"), ("batches", "")):
@@ -185,12 +185,14 @@ class BatchStore:
                 result = failed_line(custom_id, CRASHED.code, CRASHED.message)
                 _record(connection, batch, [Ended(line, False, result)])
                 extra = {"batch": batch_id, "line": line}
-                _logger.warning("a line was under way when the process crashed twice", extra=extra)
+                _logger.warning(
+                    "a line failed: the process crashed twice while it was running", extra=extra
+                )
 
         await self._database.run(work)
 
     async def end_cleanly(self) -> None:
-        """Note that nothing is under way any more."""
+        """Mark all work as not running."""
 
         def work(connection: sqlite3.Connection) -> None:
             connection.execute("UPDATE lines SET begun = 0 WHERE begun = 1 AND ok IS NULL")
@@ -199,11 +201,11 @@ class BatchStore:
         await self._database.run(work)
 
     async def mark(self, batch: Batch, *, begun: bool) -> None:
-        """Note whether a step of the batch other than its lines is under way."""
+        """Mark a step of the batch other than its lines as running or not."""
         await self._database.run(lambda connection: _set(connection, batch, begun=begun))
 
     async def mark_line(self, batch: Batch, line: InputLine, *, begun: bool) -> None:
-        """Note whether a line is under way."""
+        """Mark a line as running or not."""
 
         def work(connection: sqlite3.Connection) -> None:
             connection.execute(
@@ -214,7 +216,7 @@ class BatchStore:
         await self._database.run(work)
 
     async def move(self, batch: Batch, sources: Sequence[str], status: str) -> Batch:
-        """The batch with a new status, or as it is if it has none of the old ones."""
+        """Set a new status if the current one is in `sources`; returns the batch."""
 
         def work(connection: sqlite3.Connection) -> Batch:
             if _get(connection, batch.id).status in sources:
@@ -225,12 +227,12 @@ class BatchStore:
         return await self._database.run(work)
 
     async def lose_input(self, batch: Batch, error: LineError) -> None:
-        """Note that the input file cannot be used any more."""
+        """Record that the input file is unusable."""
         errors = _errors([(None, error)])
         await self._database.run(lambda connection: _set(connection, batch, errors=errors))
 
     async def expire(self, batch: Batch) -> None:
-        """Note that its time has run out, which no restart may forget."""
+        """Record persistently that the completion window has ended."""
         await self._database.run(lambda connection: _set(connection, batch, has_expired=1))
 
     async def clear_lines(self, batch: Batch) -> None:
@@ -241,7 +243,7 @@ class BatchStore:
         await self._database.run(work)
 
     async def add_lines(self, batch: Batch, lines: Sequence[InputLine]) -> None:
-        """Take lines over; those that break a rule have ended with that."""
+        """Add lines; invalid ones are recorded as failed."""
 
         def work(connection: sqlite3.Connection) -> None:
             n_failed = sum(not _insert_line(connection, batch, line) for line in lines)
@@ -254,7 +256,7 @@ class BatchStore:
         await self._database.run(work)
 
     async def pending(self, batch: Batch, after: int, limit: int) -> list[InputLine]:
-        """Lines behind one that have not ended."""
+        """Unfinished lines after line `after`."""
 
         def work(connection: sqlite3.Connection) -> list[InputLine]:
             rows = connection.execute(
@@ -267,7 +269,7 @@ class BatchStore:
         return await self._database.run(work)
 
     async def take(self, batch: Batch, after: int, limit: int) -> list[InputLine]:
-        """The next lines, which from now on are under way; not those of a crash."""
+        """The next lines without a crash, marked as running."""
 
         def work(connection: sqlite3.Connection) -> list[InputLine]:
             rows = connection.execute(
@@ -287,7 +289,7 @@ class BatchStore:
         return await self._database.run(work)
 
     async def suspects(self, batch: Batch) -> list[InputLine]:
-        """Lines that were under way when the process crashed."""
+        """Lines that were running when the process crashed."""
 
         def work(connection: sqlite3.Connection) -> list[InputLine]:
             rows = connection.execute(
@@ -300,11 +302,11 @@ class BatchStore:
         return await self._database.run(work)
 
     async def record(self, batch: Batch, ended: Sequence[Ended]) -> None:
-        """Note how lines have ended; of a line that had, nothing changes."""
+        """Record results of lines; a line that has one keeps it."""
         await self._database.run(lambda connection: _record(connection, batch.number, ended))
 
     async def ended(self, batch: Batch, *, ok: bool, after: int, limit: int) -> list[Ended]:
-        """Lines behind one that have ended well, or not."""
+        """Finished lines after line `after` with outcome `ok`."""
 
         def work(connection: sqlite3.Connection) -> list[Ended]:
             rows = connection.execute(
@@ -317,7 +319,7 @@ class BatchStore:
         return await self._database.run(work)
 
     async def fail(self, batch: Batch, errors: Sequence[tuple[int | None, LineError]]) -> None:
-        """End a batch whose file cannot be used."""
+        """Fail a batch whose input file is unusable."""
 
         def work(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM lines WHERE batch = ?", [batch.number])
@@ -330,7 +332,7 @@ class BatchStore:
     async def finish(
         self, batch: Batch, status: str, output: StoredFile | None, errors: StoredFile | None
     ) -> None:
-        """End a batch: its files are there from now on, and its lines no longer needed."""
+        """Finish a batch: publish its files and delete its lines."""
 
         def work(connection: sqlite3.Connection) -> None:
             for name, file in (("output_file_id", output), ("error_file_id", errors)):
@@ -354,7 +356,7 @@ def _find(connection: sqlite3.Connection, batch_id: str, tenant: str) -> Batch:
         f"SELECT {_COLUMNS} FROM batches WHERE id = ? AND tenant = ?", [batch_id, tenant]
     ).fetchone()
     if row is None:
-        raise ApiError(404, f"there is no batch {batch_id!r}", code="batch_not_found")
+        raise ApiError(404, f"batch {batch_id!r} does not exist", code="batch_not_found")
     return Batch(**row)
 
 
@@ -387,7 +389,7 @@ def _record(connection: sqlite3.Connection, batch: int, ended: Sequence[Ended]) 
 
 
 def _insert_line(connection: sqlite3.Connection, batch: Batch, line: InputLine) -> bool:
-    """Whether the line is one to run."""
+    """Whether the line is valid and has to run."""
     place = [batch.number, line.number, line.begin, line.n_bytes]
     n_added = connection.execute(
         "INSERT INTO lines (batch, number, begin, n_bytes, custom_id, crc)"
@@ -400,7 +402,9 @@ def _insert_line(connection: sqlite3.Connection, batch: Batch, line: InputLine) 
         connection.execute(
             "INSERT INTO lines (batch, number, begin, n_bytes) VALUES (?, ?, ?, ?)", place
         )
-        error = LineError("duplicate_custom_id", "an earlier line has this custom_id")
+        error = LineError(
+            "duplicate_custom_id", "custom_id must be unique; an earlier line has the same one"
+        )
     if error is None:
         return True
     message = f"line {line.number}: {error.message}"

@@ -1,4 +1,4 @@
-"""Batch jobs and their files: what a server has of them."""
+"""Opens the batch jobs and files of a data folder."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _logger = logging.getLogger("llamaherd.server")
 
 @dataclass(frozen=True)
 class Batches:
-    """The parts that the routes need."""
+    """Stores and runner of batch jobs."""
 
     files: FileStore
     store: BatchStore
@@ -48,17 +48,17 @@ async def open_batches(
     limits: Limits,
     draining: Callable[[], bool],
 ) -> AsyncIterator[Batches]:
-    """The batches of a folder; those that have not ended go on.
+    """Open the batches of a folder and resume unfinished ones.
 
     Raises:
-      InvalidRequestError: Another server uses the folder, or it cannot be made.
+      InvalidRequestError: Another server uses the folder, or it cannot be created.
     """
     files_folder = folder / "files"
     try:
         for path in (folder, files_folder):
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)  # of its owner only
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)  # owner only
     except OSError as error:
-        raise InvalidRequestError(f"{path} cannot be made: {error.strerror}") from None
+        raise InvalidRequestError(f"cannot create {path}: {error.strerror}") from None
     database = await asyncio.to_thread(Database, folder / "batches.sqlite")
     files, store = FileStore(database, files_folder, limits), BatchStore(database, limits)
     tenants = {key.tenant: key for key in keys.keys}
@@ -89,19 +89,19 @@ async def open_batches(
 
 
 async def _sweep(files: FileStore) -> None:
-    """Remove expired files, for ever."""
+    """Remove expired files periodically; never returns."""
     while True:
         try:
             if n_removed := await files.remove_expired():
-                _logger.info("expired files are removed", extra={"n_files": n_removed})
+                _logger.info("removed expired files", extra={"n_files": n_removed})
         except Exception:
-            _logger.exception("expired files cannot be removed")
+            _logger.exception("cannot remove expired files")
         await asyncio.sleep(_SWEEP_S)
 
 
 def lines_at_once(configs: Sequence[EngineConfig]) -> int:
-    """As many as keep every engine busy with as many in line behind them, of which half of a
-    bounded queue stays free."""
+    """Concurrent lines: enough to fill every engine and queue as many again, but at most half of a
+    bounded queue."""
     return max(_lines_of(config) for config in configs)
 
 
@@ -112,10 +112,12 @@ def _lines_of(config: EngineConfig) -> int:
 
 
 def batches_of(request: Request) -> Batches:
-    """Raises ApiError if the server has none."""
+    """The server's batch jobs. Raises ApiError if it has no data folder."""
     batches: Batches | None = request.app.state.batches
     if batches is None:
         raise ApiError(
-            404, "files and batches need a server started with --data-dir", code="no_data_dir"
+            404,
+            "files and batches require a data folder: start the server with --data-dir",
+            code="no_data_dir",
         )
     return batches

@@ -1,4 +1,4 @@
-"""SQLite in a thread of its own."""
+"""SQLite on a dedicated thread."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _VERSION = 2
 UNFINISHED = ("validating", "in_progress", "finalizing", "cancelling")
 IS_UNFINISHED = f"status IN ({', '.join(map(repr, UNFINISHED))})"
 
-# Exclusive: the lock that the first statement takes is kept until the process ends.
+# Exclusive: the lock of the first statement is kept until the process ends.
 _PRAGMAS = (
     "locking_mode=EXCLUSIVE",
     "journal_mode=WAL",
@@ -53,7 +53,7 @@ CREATE TABLE lines (
 CREATE UNIQUE INDEX lines_by_custom_id ON lines (batch, custom_id);
 CREATE INDEX lines_under_way ON lines (batch) WHERE begun = 1 AND ok IS NULL;
 """
-# From a version to the next one.
+# Migrations to the next schema version.
 _MIGRATIONS = {
     1: """
 ALTER TABLE files ADD COLUMN expires_at INTEGER;
@@ -75,13 +75,13 @@ class _Call(Generic[T]):
 
 
 class Database:
-    """A file that one process has at a time.
+    """A database file used by one process at a time.
 
     Args:
-      path: Made if missing.
+      path: Created if missing.
 
     Raises:
-      InvalidRequestError: Another process has it, or it is none of ours.
+      InvalidRequestError: Another process uses the file, or it is not a llamaherd database.
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,16 +92,16 @@ class Database:
         except sqlite3.Error as error:
             self._thread.shutdown()
             raise InvalidRequestError(
-                f"{path} cannot be opened ({error}): is another server using its folder?"
+                f"cannot open {path} ({error}): is another server using its folder?"
             ) from None
         except BaseException:
             self._thread.shutdown()
             raise
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run something as a transaction: when this returns it is on disk, and if it raises nothing
-        of it was done. Calls that wait share a commit; if one of them fails the others run again,
-        so `work` may change nothing but the database."""
+        """Run `work` as a transaction: on disk when this returns, rolled back if it raises. Queued
+        calls share a commit; if one fails the others run again, so `work` must not change anything
+        but the database."""
         call: _Call[T] = _Call(work)
         self._waiting.append(call)
         self._thread.submit(self._run_waiting)
@@ -118,7 +118,7 @@ class Database:
                 self._commit([call])
 
     def _commit(self, calls: list[_Call[Any]]) -> bool:
-        """Whether calls are answered. A single one is: if need be with what it has raised."""
+        """Whether the calls are finished. A single call always is, possibly with its exception."""
         if not calls:
             return True
         connection = self._connection
@@ -142,11 +142,11 @@ class Database:
 
 
 def _named(error: BaseException) -> BaseException:
-    """An error of SQLite by what it means for a caller."""
+    """Translate an SQLite error for the caller."""
     if isinstance(error, UnicodeEncodeError):
-        return InvalidRequestError("a text with a lone surrogate cannot be stored")
+        return InvalidRequestError("a string must not contain lone surrogates")
     if isinstance(error, OverflowError):
-        return InvalidRequestError("an integer of more than 64 bits cannot be stored")
+        return InvalidRequestError("an integer must fit in 64 bits")
     if isinstance(error, sqlite3.OperationalError) and "full" in str(error):
         return OSError(errno.ENOSPC, str(error))
     return error
@@ -166,8 +166,8 @@ def _open(path: Path) -> sqlite3.Connection:
             version += 1
         if version not in (0, _VERSION):
             raise InvalidRequestError(
-                f"{path} has version {version} of the schema, and this llamaherd reads versions 1"
-                f" to {_VERSION}: use a newer llamaherd, or another folder"
+                f"{path} has schema version {version}; this llamaherd reads 1 to {_VERSION}:"
+                " use a newer llamaherd or another folder"
             )
         connection.execute("BEGIN EXCLUSIVE")
         connection.execute("COMMIT")
@@ -178,5 +178,5 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _change(connection: sqlite3.Connection, script: str, version: int) -> None:
-    """Run a script that leads to a version of the schema, as one transaction."""
+    """Run a script that creates a schema version, as one transaction."""
     connection.executescript(f"BEGIN EXCLUSIVE; {script} PRAGMA user_version={version}; COMMIT;")

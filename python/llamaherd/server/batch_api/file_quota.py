@@ -1,4 +1,4 @@
-"""What the files of each tenant take."""
+"""File quota per tenant."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llamaherd.server.common.limits import Limits
 
 
 class FileQuota:
-    """Counts the files of tenants and their bytes, those included that are being written.
+    """Counts files and bytes per tenant, including files being written.
 
     Thread-safe.
     """
@@ -21,22 +21,22 @@ class FileQuota:
         self._n_bytes: Counter[str] = Counter()
 
     def require(self, tenant: str, *, n_files: int = 0, n_bytes: int = 0) -> None:
-        """Count so much more.
+        """Add to the counts.
 
         Raises:
-          ApiError: It exceeds max_files or max_files_mib; then nothing is counted.
+          ApiError: max_files or max_files_mib would be exceeded; the counts stay unchanged.
         """
         with self._lock:
             for name, found in (
                 ("max_files", self._n_files[tenant] + n_files),
                 ("max_files_mib", self._n_bytes[tenant] + n_bytes),
             ):
-                what = "the files of a client, before they expire or are deleted, must be"
+                what = "the files of a client (delete some or wait for their expiry) must be"
                 self._limits.require(name, found, what=what, param="file")
             self._add(tenant, n_files, n_bytes)
 
     def add(self, tenant: str, n_files: int, n_bytes: int) -> None:
-        """Count so much more, or less, whatever the bounds."""
+        """Change the counts without checking the limits."""
         with self._lock:
             self._add(tenant, n_files, n_bytes)
 

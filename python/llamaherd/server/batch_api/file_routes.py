@@ -37,7 +37,7 @@ _FORM_BODY = {
     "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}
 }
 _CONTENT: dict[str, Any] = {
-    "description": "Its bytes.",
+    "description": "Content of the file.",
     "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
 }
 
@@ -80,21 +80,21 @@ def _answer(file: StoredFile) -> FileAnswer:
 
 
 def page_of(found: Sequence[Any], limit: int) -> dict[str, Any]:
-    """The fields of a page of `limit` items at most; one more in `found`: it is not the last."""
+    """The fields of a page of at most `limit` items; `found` has one more if pages follow."""
     data = found[:limit]
     ids = [item.id for item in data] or [None]
     return {"data": data, "first_id": ids[0], "last_id": ids[-1], "has_more": len(found) > limit}
 
 
 def tenant_of(request: Request) -> str:
-    """Whose files and batches a request may see."""
+    """The tenant whose files and batches a request may access."""
     tenant: str = request.state.key.tenant
     return tenant
 
 
 @router.post("/v1/files", response_model=FileAnswer, responses=ERRORS, openapi_extra=_FORM_BODY)
 async def upload(request: Request) -> FileAnswer:
-    """Keep the input file of a batch."""
+    """Upload the input file of a batch."""
     files = batches_of(request).files
     context: Context = request.app.state.context
     with files.draft(tenant_of(request)) as draft:
@@ -107,7 +107,7 @@ async def upload(request: Request) -> FileAnswer:
 
 
 def _checked(form: Form, longest_s: int) -> tuple[str, str, int | None]:
-    """A file's name, purpose, and seconds to its expiry."""
+    """A file's name, its purpose, and seconds until it expires."""
     unknown = sorted(set(form.fields) - {"purpose", _ANCHOR, _SECONDS})
     purpose = form.fields.get("purpose")
     if unknown:
@@ -120,7 +120,7 @@ def _checked(form: Form, longest_s: int) -> tuple[str, str, int | None]:
     if form.filename is None:
         raise ApiError(400, "file is missing", param="file")
     if len(form.filename) > _MOST_NAME:
-        message = f"a file's name may have {_MOST_NAME} characters; got {len(form.filename)}"
+        message = f"a file name may have at most {_MOST_NAME} characters; got {len(form.filename)}"
         raise ApiError(400, message, param="file")
     if purpose != "batch":
         raise ApiError(400, f"purpose must be 'batch'; got {_shown(purpose)}", param="purpose")
@@ -134,13 +134,15 @@ def _expires_after_s(form: Form, longest_s: int) -> int | None:
     if anchor != "created_at":
         raise ApiError(400, f"{_ANCHOR} must be 'created_at'; got {_shown(anchor)}", param=_ANCHOR)
     if text is None or not re.fullmatch("[0-9]{1,9}", text):
-        raise ApiError(400, f"{_SECONDS} must be a number; got {_shown(text)}", param=_SECONDS)
+        raise ApiError(
+            400, f"{_SECONDS} must be a whole number; got {_shown(text)}", param=_SECONDS
+        )
     require_expiry(int(text), longest_s, _SECONDS)
     return int(text)
 
 
 def require_expiry(seconds: int, longest_s: int, param: str) -> None:
-    """Raises ApiError if a file cannot expire after so many seconds."""
+    """Raises ApiError if an expiry in seconds is out of range."""
     longest_s = min(LONGEST_S, longest_s)
     if not SHORTEST_S <= seconds <= longest_s:
         rule = f"in [{SHORTEST_S}, {longest_s}]"
@@ -159,7 +161,7 @@ async def list_files(
     limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
     order: Literal["asc", "desc"] = "desc",
 ) -> FilePage:
-    """Files by when they came."""
+    """List files by time of upload."""
     found = await batches_of(request).files.page(
         tenant_of(request),
         purpose=purpose,
@@ -172,7 +174,7 @@ async def list_files(
 
 @router.get("/v1/files/{file_id}", response_model=FileAnswer, responses=ERRORS)
 async def file(file_id: str, request: Request) -> FileAnswer:
-    """What is known of a file."""
+    """Metadata of a file."""
     return _answer(await batches_of(request).files.find(file_id, tenant_of(request)))
 
 
@@ -182,7 +184,7 @@ async def file(file_id: str, request: Request) -> FileAnswer:
     responses={**ERRORS, 200: _CONTENT},
 )
 async def content(file_id: str, request: Request) -> FileResponse:
-    """A file's bytes."""
+    """Content of a file."""
     files = batches_of(request).files
     found = await files.find(file_id, tenant_of(request))
     await files.require_whole(found)
@@ -191,6 +193,6 @@ async def content(file_id: str, request: Request) -> FileResponse:
 
 @router.delete("/v1/files/{file_id}", response_model=FileDeleted, responses=ERRORS)
 async def delete(file_id: str, request: Request) -> FileDeleted:
-    """Remove a file that no batch reads."""
+    """Delete a file that no unfinished batch reads."""
     await batches_of(request).files.delete(file_id, tenant_of(request))
     return FileDeleted(id=file_id)

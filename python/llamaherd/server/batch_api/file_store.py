@@ -1,4 +1,4 @@
-"""Files that clients upload, and those that batches write."""
+"""Store of uploaded files and output files of batches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from llamaherd.server.batch_api.file_quota import FileQuota
 from llamaherd.server.common.errors import ApiError
 from llamaherd.server.common.limits import Limits
 
-# Errors of a process with too many open files or too little memory: the file may be there.
+# Too many open files or too little memory: the file may still exist.
 PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
 _logger = logging.getLogger("llamaherd.server")
 _OURS = re.compile(r"file-[0-9a-f]{32}(\.part)?")
@@ -28,7 +28,7 @@ _OURS = re.compile(r"file-[0-9a-f]{32}(\.part)?")
 
 @dataclass(frozen=True)
 class StoredFile:
-    """What is known of a file. Its name is what the client called it: never a path."""
+    """Metadata of a file. `name` is set by the client and never used as a path."""
 
     id: str
     tenant: str
@@ -44,11 +44,11 @@ _COLUMNS = ", ".join(column.name for column in fields(StoredFile))
 
 @dataclass
 class Draft:
-    """A file that is being written; gone at the end of its `with` unless it is `stored` then.
+    """A file being written; deleted at the end of its `with` unless it is `stored`.
 
     Attributes:
-      is_bounded: Whether the quota may refuse it; it counts in any case.
-      stored: Whether the database knows it.
+      is_bounded: Whether the quota may reject it; it is counted in any case.
+      stored: Whether the database has it.
     """
 
     folder: Path
@@ -72,7 +72,7 @@ class Draft:
         return self
 
     def write(self, data: bytes) -> None:
-        """Raises ApiError if the tenant's files have no room for it."""
+        """Append data. Raises ApiError if the tenant's quota is exceeded."""
         self._count(n_bytes=len(data))
         self.n_bytes += len(data)
         self.n_lines += data.count(b"\n")
@@ -85,7 +85,7 @@ class Draft:
             self.quota.add(self.tenant, n_files, n_bytes)
 
     def keep(self) -> None:
-        """When this returns the file is on disk under its own name."""
+        """Sync the file to disk and give it its final name."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
@@ -105,7 +105,7 @@ class Draft:
             return
         is_interrupted = kind is not None and not issubclass(kind, Exception)
         if is_interrupted and self._is_kept:
-            return  # the database may know it
+            return  # the database may have it
         for path in (self._path, self.folder / self.id):
             path.unlink(missing_ok=True)
         self.quota.add(self.tenant, -1, -self.n_bytes)
@@ -118,8 +118,8 @@ def insert_file(connection: sqlite3.Connection, file: StoredFile) -> None:
 
 
 class FileStore:
-    """The files of a folder. One is there if the database says so: what else lies in the folder
-    was left by a process that was killed."""
+    """The files of a folder. A file exists if the database has it; other files in the folder are
+    left over from killed processes."""
 
     def __init__(self, database: Database, folder: Path, limits: Limits) -> None:
         self._database = database
@@ -133,13 +133,13 @@ class FileStore:
     def describe(
         self, draft: Draft, name: str, purpose: str, expires_after_s: int | None = None
     ) -> StoredFile:
-        """What is known of a draft that is whole.
+        """Metadata of a complete draft.
 
         Args:
-          draft: Kept.
-          name: As the client calls it.
+          draft: A draft after `keep`.
+          name: Name given by the client.
           purpose: "batch" or "batch_output".
-          expires_after_s: When it goes; None: with the age of `longest_s`.
+          expires_after_s: Seconds until it expires; None: `longest_s`.
         """
         now = int(time.time())
         expires_at = now + (expires_after_s or self.longest_s)
@@ -149,12 +149,12 @@ class FileStore:
         return self._folder / file.id
 
     async def add(self, draft: Draft, file: StoredFile) -> None:
-        """Make a kept draft known."""
+        """Add a kept draft to the database."""
         await self._database.run(lambda connection: insert_file(connection, file))
         draft.stored = True
 
     async def require_whole(self, file: StoredFile) -> None:
-        """Raises ApiError if the disk has not the bytes that were stored."""
+        """Raises ApiError if the file on disk is missing or has another size."""
         try:
             found = (await asyncio.to_thread(self.path(file).stat)).st_size
         except OSError as error:
@@ -162,11 +162,11 @@ class FileStore:
                 raise
             found = 0
         if found != file.n_bytes:
-            message = f"the server has lost the content of file {file.id}: delete it"
+            message = f"the content of file {file.id} is missing on the server: delete the file"
             raise ApiError(404, message, code="file_lost")
 
     async def find(self, file_id: str, tenant: str) -> StoredFile:
-        """Raises ApiError if the tenant has no such file."""
+        """A tenant's file. Raises ApiError if it does not exist."""
         return await self._database.run(lambda connection: _find(connection, file_id, tenant))
 
     async def page(
@@ -178,7 +178,7 @@ class FileStore:
         limit: int,
         newest_first: bool,
     ) -> list[StoredFile]:
-        """A tenant's files, from behind one on."""
+        """A tenant's files, those after file `after`."""
 
         def work(connection: sqlite3.Connection) -> list[StoredFile]:
             terms, values = "tenant = ?", [tenant]
@@ -199,7 +199,7 @@ class FileStore:
         return await self._database.run(work)
 
     async def delete(self, file_id: str, tenant: str) -> None:
-        """Raises ApiError if the tenant has no such file, or a batch still reads it."""
+        """Raises ApiError if the file does not exist, or an unfinished batch reads it."""
 
         def work(connection: sqlite3.Connection) -> StoredFile:
             file = _find(connection, file_id, tenant)
@@ -208,18 +208,18 @@ class FileStore:
                 [file_id],
             ).fetchone()
             if reader:
-                raise ApiError(400, f"batch {reader['id']} still reads the file", code="in_use")
+                raise ApiError(400, f"file is in use by batch {reader['id']}", code="in_use")
             connection.execute("DELETE FROM files WHERE id = ?", [file_id])
             return file
 
         await self._remove([await self._database.run(work)])
 
     async def recover(self) -> None:
-        """Count what is there, and remove what a killed process has left. To be called once, before
-        anything begins."""
+        """Count stored files and remove leftovers of killed processes. Call once, before any work
+        starts."""
 
         def work(connection: sqlite3.Connection) -> list[StoredFile]:
-            # Files of a folder of version 1.
+            # Files from schema version 1.
             connection.execute(
                 "UPDATE files SET expires_at = ? WHERE expires_at IS NULL",
                 [int(time.time()) + self.longest_s],
@@ -235,7 +235,7 @@ class FileStore:
                 _unlink(path)
 
     async def remove_expired(self) -> int:
-        """How many files were removed: their time is over, and no batch reads them."""
+        """Remove expired files that no unfinished batch reads; returns their number."""
 
         def work(connection: sqlite3.Connection) -> list[StoredFile]:
             rows = connection.execute(
@@ -261,11 +261,11 @@ class FileStore:
 
 
 def _unlink(path: Path) -> None:
-    """Remove a file that nothing refers to; what cannot be removed stays."""
+    """Remove an unreferenced file; a failure is logged."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        _logger.warning("%s cannot be removed: %s", path.name, error.strerror)
+        _logger.warning("cannot remove %s: %s", path.name, error.strerror)
 
 
 def _find(connection: sqlite3.Connection, file_id: str, tenant: str) -> StoredFile:
@@ -273,5 +273,5 @@ def _find(connection: sqlite3.Connection, file_id: str, tenant: str) -> StoredFi
         f"SELECT {_COLUMNS} FROM files WHERE id = ? AND tenant = ?", [file_id, tenant]
     ).fetchone()
     if row is None:
-        raise ApiError(404, f"there is no file {file_id!r}", code="file_not_found")
+        raise ApiError(404, f"file {file_id!r} does not exist", code="file_not_found")
     return StoredFile(*row)

@@ -1,4 +1,4 @@
-"""Requests that come from the server itself."""
+"""Calls routes of the server in process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _logger = logging.getLogger("llamaherd.server")
 
 @dataclass(frozen=True)
 class InternalResponse:
-    """What a route has answered."""
+    """Response of a route."""
 
     request_id: str
     status: int
@@ -28,14 +28,14 @@ class InternalResponse:
 
     @property
     def error_code(self) -> str | None:
-        """Of an answer that is an error."""
+        """`error.code` of an error response."""
         body = json.loads(self.body)
         error = body.get("error") if isinstance(body, dict) else None
         return error.get("code") if isinstance(error, dict) else None
 
 
 class InternalHttpClient:
-    """Calls an application's routes without a connection."""
+    """Calls an ASGI application without a connection."""
 
     def __init__(self, app: ASGIApp, spans: Spans) -> None:
         self._app = app
@@ -44,16 +44,16 @@ class InternalHttpClient:
     async def post(
         self, path: str, body: bytes, key: ApiKey, gone: asyncio.Event
     ) -> InternalResponse:
-        """The answer to a request.
+        """Send a request.
 
         Args:
-          path: Its route.
+          path: Path of the route.
           body: JSON.
-          key: On whose account.
-          gone: When it is set the client counts as gone away.
+          key: API key of the tenant.
+          gone: Set to signal a client disconnect.
 
         Returns:
-          The answer; 500 if the route fails without one, 503 if it does when `gone` is set.
+          The response; if the route raises without one, 500, or 503 if `gone` is set.
         """
         request_id = f"req-{uuid.uuid4().hex}"
         span = self._spans.begin("POST", path, {})
@@ -76,18 +76,20 @@ class InternalHttpClient:
         try:
             await self._app(scope, exchange.receive, exchange.send)
         except Exception:
-            if not exchange.is_whole:  # else it is raised for the log of a server
-                _logger.exception("a batch's request failed")
+            if (
+                not exchange.is_whole
+            ):  # otherwise the exception was raised for the server's log only
+                _logger.exception("a request of a batch failed")
         finally:
             span.end(exchange.status)
         if exchange.is_whole:
             return exchange.answer(request_id)
-        error = cancelled() if gone.is_set() else ApiError(500, "the server failed")
+        error = cancelled() if gone.is_set() else ApiError(500, "internal server error")
         return InternalResponse(request_id, error.status, json.dumps(error.body).encode(), 1)
 
 
 class _Exchange:
-    """One request's messages."""
+    """ASGI messages of one request."""
 
     def __init__(self, body: bytes, gone: asyncio.Event) -> None:
         self._body: bytes | None = body

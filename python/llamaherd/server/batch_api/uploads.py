@@ -1,4 +1,4 @@
-"""Forms with a file that goes to disk as it comes."""
+"""Streams file uploads of multipart forms to disk."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ _MOST_OF_HEADERS = 1 << 15
 
 @dataclass
 class Form:
-    """What came beside the file."""
+    """Fields of a form other than the file."""
 
     fields: dict[str, str] = field(default_factory=dict)
-    filename: str | None = None  # None: there was no file
+    filename: str | None = None  # None: no file was sent
 
 
 async def receive_form(request: Request, draft: Draft, limits: Limits) -> Form:
-    """Read a form whose field `file` goes into a draft.
+    """Read a form; its field `file` is written to a draft.
 
     Args:
-      request: Its body is read.
-      draft: Open.
-      limits: Of the file.
+      request: Request whose body is read.
+      draft: An open draft.
+      limits: Limits of the file.
 
     Raises:
-      ApiError: It is no such form, or too large.
+      ApiError: The body is not a valid form, or too large.
     """
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
@@ -48,16 +48,16 @@ async def receive_form(request: Request, draft: Draft, limits: Limits) -> Form:
         async for chunk in request.stream():
             await asyncio.to_thread(parser.write, chunk)
     except FormParserError as error:
-        raise ApiError(400, f"the form cannot be read: {error}") from None
+        raise ApiError(400, f"invalid form: {error}") from None
     except ClientDisconnect:
-        raise ApiError(400, "the client went away") from None
+        raise ApiError(400, "the client disconnected") from None
     if not reader.ended:
-        raise ApiError(400, "the form has no end")
+        raise ApiError(400, "the form is incomplete: its closing boundary is missing")
     return reader.form
 
 
 class _Reader:
-    """What the parser calls."""
+    """Callbacks of the multipart parser."""
 
     def __init__(self, draft: Draft, limits: Limits) -> None:
         self.form = Form()
@@ -69,7 +69,7 @@ class _Reader:
         self._n_fields = 0
         self._header = self._value = b""
         self._headers: dict[str, bytes] = {}
-        self._name: str | None = None  # of the field that is read; None: it is the file
+        self._name: str | None = None  # current field; None: the file
         self._text = b""
 
     def parser(self, boundary: bytes) -> MultipartParser:
@@ -90,14 +90,16 @@ class _Reader:
     def _begin(self) -> None:
         self._n_fields += 1
         if self._n_fields > _MOST_FIELDS:
-            raise ApiError(400, f"a form may have {_MOST_FIELDS} fields")
+            raise ApiError(400, f"a form may have at most {_MOST_FIELDS} fields")
         self._headers = {}
         self._text = b""
 
     def _count_header(self, n_bytes: int) -> None:
         self._n_bytes_of_headers += n_bytes
         if self._n_bytes_of_headers > _MOST_OF_HEADERS:
-            raise ApiError(413, f"headers of fields may have {_MOST_OF_HEADERS} bytes together")
+            raise ApiError(
+                413, f"headers of fields may have at most {_MOST_OF_HEADERS} bytes together"
+            )
 
     def _add_header(self, data: bytes, begin: int, end: int) -> None:
         self._count_header(end - begin)
@@ -118,7 +120,7 @@ class _Reader:
         if self._name != "file":
             return
         if self.form.filename is not None:
-            raise ApiError(400, "a form may have one file", param="file")
+            raise ApiError(400, "a form may have at most one file", param="file")
         self.form.filename = options.get(b"filename", b"").decode(errors="replace") or "file"
         self._name = None
 
@@ -132,7 +134,7 @@ class _Reader:
             return
         self._n_bytes_of_fields += end - begin
         if self._n_bytes_of_fields > _MOST_OF_FIELDS:
-            raise ApiError(413, f"fields may have {_MOST_OF_FIELDS} bytes")
+            raise ApiError(413, f"fields may have at most {_MOST_OF_FIELDS} bytes together")
         self._text += data[begin:end]
 
     def _end_part(self) -> None:

@@ -1,1 +1,1 @@
-"""What every part of the server uses."""
+"""Parts shared by the whole server."""

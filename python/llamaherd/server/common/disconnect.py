@@ -1,4 +1,4 @@
-"""Clients that go away."""
+"""Detection of client disconnects."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from starlette.types import Receive
 
 @contextlib.asynccontextmanager
 async def watching(receive: Receive, then: Callable[[], None]) -> AsyncIterator[None]:
-    """Meanwhile a client that goes away has a consequence."""
-    leaving = asyncio.ensure_future(_until_gone(receive, then))
+    """Call `then` if the client disconnects within the `with`."""
+    disconnected = asyncio.ensure_future(_on_disconnect(receive, then))
     try:
         yield
     finally:
-        leaving.cancel()
+        disconnected.cancel()
 
 
-async def _until_gone(receive: Receive, then: Callable[[], None]) -> None:
+async def _on_disconnect(receive: Receive, then: Callable[[], None]) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     then()

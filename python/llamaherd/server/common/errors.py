@@ -1,4 +1,4 @@
-"""Errors as OpenAI's API has them."""
+"""Errors in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _TYPES = {
 }
 
 
-# Characters: messages quote what was sent.
-_MOST_OF_MESSAGE, _MOST_OF_PARAM = 2000, 200
+# In characters: messages quote client input.
+_MAX_MESSAGE_CHARS, _MAX_PARAM_CHARS = 2000, 200
 
 
 def _cut(text: str, most: int) -> str:
@@ -41,7 +41,7 @@ def _cut(text: str, most: int) -> str:
 
 
 class ApiError(HTTPException):
-    """What a client is told instead of an answer."""
+    """An error response."""
 
     def __init__(
         self,
@@ -52,12 +52,12 @@ class ApiError(HTTPException):
         param: str | None = None,
         retry_after_s: float | None = None,
     ) -> None:
-        message = _cut(message, _MOST_OF_MESSAGE)
+        message = _cut(message, _MAX_MESSAGE_CHARS)
         super().__init__(status, message)
         self.status = status
         self.message = message
         self.code = code
-        self.param = param and _cut(param, _MOST_OF_PARAM)
+        self.param = param and _cut(param, _MAX_PARAM_CHARS)
         self.retry_after_s = retry_after_s
 
     @property
@@ -76,12 +76,12 @@ class ApiError(HTTPException):
 
 
 def cancelled() -> ApiError:
-    """The server stops, or the client is gone: then nobody reads it."""
+    """The error of a request that was cancelled because the server stops or the client left."""
     return ApiError(503, "the request was cancelled", code="cancelled", retry_after_s=1)
 
 
 def api_error(error: Exception) -> ApiError:
-    """What a client is told of an exception."""
+    """The error response for an exception; logs unexpected ones."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, QueueFullError):
@@ -89,12 +89,12 @@ def api_error(error: Exception) -> ApiError:
         return ApiError(429, str(error), code="queue_full", retry_after_s=after)
     if isinstance(error, InvalidRequestError | NotGenerativeError | TypeError):
         return ApiError(400, str(error))
-    if isinstance(error, EngineDeadError):  # the log has the cause
-        message = "the model's engine has stopped; the server's log says more"
+    if isinstance(error, EngineDeadError):  # the cause is in the log only
+        message = "the model's engine has stopped; see the server's log"
         return ApiError(503, message, code="engine_dead", retry_after_s=1)
-    if isinstance(error, ModelLoadError):  # its message names files
-        _logger.error("a model cannot be used: %s", error)
-        message = "the model cannot be used; the server's log says more"
+    if isinstance(error, ModelLoadError):  # its message contains file names
+        _logger.error("cannot load a model: %s", error)
+        message = "the model cannot be loaded; see the server's log"
         return ApiError(503, message, code="model_load_failed", retry_after_s=1)
     if isinstance(error, LlamaHerdError):
         return ApiError(500, str(error))
@@ -102,7 +102,7 @@ def api_error(error: Exception) -> ApiError:
         _logger.error("the disk is full", exc_info=error)
         return ApiError(507, "the server's disk is full", code="disk_full")
     _logger.error("unexpected error", exc_info=error)
-    return ApiError(500, "the server failed; its log says more")
+    return ApiError(500, "internal server error; see the server's log")
 
 
 def _validation_error(error: RequestValidationError) -> ApiError:
@@ -117,7 +117,7 @@ def _validation_error(error: RequestValidationError) -> ApiError:
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Every error of a route becomes one of ours."""
+    """Convert all errors of routes to ApiError."""
 
     async def on_invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)

@@ -1,4 +1,4 @@
-"""Work that runs beside other work, or alone."""
+"""A readers-writer lock for asyncio."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-_LOOK_S = 0.02  # how often for the end of other work
+_POLL_S = 0.02  # poll interval
 
 
 class Isolation:
-    """A lock for readers and writers: work that ran when the process crashed is the writer.
+    """A readers-writer lock: work that was running when the process crashed runs exclusively.
 
-    Writers go first. Of one event loop, not thread-safe.
+    Writers have priority. Not thread-safe: for one event loop.
     """
 
     def __init__(self) -> None:
         self._n_shared = 0
-        self._n_waiting = 0  # to run alone
+        self._n_waiting = 0  # for exclusive access
         self._is_alone = False
 
     @contextlib.asynccontextmanager
     async def shared(self, halt: asyncio.Event) -> AsyncIterator[bool]:
-        """Run beside other work; False: `halt` was set before it might."""
+        """Acquire shared access; False: `halt` was set first."""
         while self._is_alone or self._n_waiting:
             if halt.is_set():
                 yield False
                 return
-            await wait(halt, _LOOK_S)
+            await wait(halt, _POLL_S)
         self._n_shared += 1
         try:
             yield True
@@ -36,11 +36,11 @@ class Isolation:
 
     @contextlib.asynccontextmanager
     async def alone(self, halt: asyncio.Event) -> AsyncIterator[bool]:
-        """Run when no other work does; False: `halt` was set before it might."""
+        """Acquire exclusive access; False: `halt` was set first."""
         self._n_waiting += 1
         try:
             while (self._is_alone or self._n_shared) and not halt.is_set():
-                await wait(halt, _LOOK_S)
+                await wait(halt, _POLL_S)
         finally:
             self._n_waiting -= 1
         if self._is_alone or self._n_shared:
@@ -54,6 +54,6 @@ class Isolation:
 
 
 async def wait(event: asyncio.Event, most_s: float) -> None:
-    """Until an event is set, or some seconds have passed."""
+    """Wait until an event is set, at most `most_s` seconds."""
     with contextlib.suppress(asyncio.TimeoutError):
         await asyncio.wait_for(event.wait(), most_s)

@@ -1,4 +1,4 @@
-"""The bounds of a server: what each is, and what exceeding it answers."""
+"""The limits of a server and the error response of each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Number = TypeVar("_Number", int, float)
 
 @dataclass(frozen=True)
 class Exceeded:
-    """What a request that exceeds a bound is answered; `status` 0: its connection is closed."""
+    """Response to a request that exceeds a limit; `status` 0: the connection is closed."""
 
     status: int
     code: str | None = None
@@ -40,7 +40,7 @@ def _limit(
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The bounds of a server. Every bound is a number > 0; those declared as int are whole.
+    """The limits of a server. Each is a number > 0; those declared as int are whole numbers.
 
     docs/limits.md lists them; `Limits.table()` is its source.
 
@@ -50,15 +50,15 @@ class Limits:
 
     # Connections
     max_connections: int = _limit(
-        1024, "connections", "Open connections; at most what RLIMIT_NOFILE leaves.",
+        1024, "connections", "Open connections; reduced if RLIMIT_NOFILE allows fewer.",
         503, "too_many_connections",
     )  # fmt: skip
     reserved_connections: int = _limit(
         16, "connections",
-        "Connections beside max_connections: they answer /health, /ready and refusals only.", 0,
+        "Connections in addition to max_connections, for /health, /ready and errors only.", 0,
     )  # fmt: skip
     header_timeout_s: float = _limit(
-        30, "s", "From the first byte of a request (or from connecting) to the end of its headers.",
+        30, "s", "From the connection or the first byte of a request to the end of its headers.",
         408, "request_timeout",
     )  # fmt: skip
     body_timeout_s: float = _limit(
@@ -66,18 +66,18 @@ class Limits:
     )
     keep_alive_timeout_s: float = _limit(30, "s", "Between two requests of a connection.", 0)
     write_timeout_s: float = _limit(
-        60, "s", "Without progress while an answer is written; the request is cancelled.", 0
+        60, "s", "Without progress while a response is written; the request is cancelled.", 0
     )
     # Requests
     max_header_kib: float = _limit(64, "KiB", "Request line and headers together.", 431)
     max_body_mib: float = _limit(4, "MiB", "Body of a request, and a line of a batch.", 413)
     max_bodies_mib: float = _limit(
         256, "MiB",
-        "Bodies of all requests under way together, but for files and those of at most 64 KiB.",
+        "Bodies of all running requests together, except files and bodies of at most 64 KiB.",
         503, "too_many_bodies",
     )  # fmt: skip
     max_json_depth: int = _limit(
-        128, "levels", "Arrays and objects inside each other in a body.", 400, "json_too_deep"
+        128, "levels", "Nesting of arrays and objects in a body.", 400, "json_too_deep"
     )
     max_json_values: int = _limit(
         1 << 18, "JSON values", "Objects, arrays and scalars of a body.", 400, "json_too_large"
@@ -92,7 +92,7 @@ class Limits:
     max_tools: int = _limit(128, "tools", "Tools of a request.", 400, "too_many_tools")
     max_schema_nodes: int = _limit(
         10_000, "JSON values",
-        "Objects, arrays and scalars of a request's JSON schemas, those of tools included.",
+        "Objects, arrays and scalars of a request's JSON schemas, including those of tools.",
         400, "schema_too_large",
     )  # fmt: skip
     max_grammar_kib: float = _limit(
@@ -112,40 +112,40 @@ class Limits:
         2048, "texts", "Texts of an embedding, rerank or score request.", 400, "too_many_texts"
     )
     max_score_mib: float = _limit(
-        64, "MiB", "Prompt of a score request times its continuations: each is read with it.",
+        64, "MiB", "Prompt of a score request times its number of continuations.",
         400, "too_many_texts",
     )  # fmt: skip
     # Queue
     max_queued: int = _limit(
         2048, "outputs",
-        "Outputs that wait in a model's queue; EngineConfig.max_queued wins if it is set.",
+        "Outputs in a model's queue; overridden by EngineConfig.max_queued.",
         429, "queue_full",
     )  # fmt: skip
     max_queued_tokens: int = _limit(
         1 << 20, "tokens",
-        "Prompt tokens that wait there; EngineConfig.max_queued_tokens wins if it is set.",
+        "Prompt tokens in a model's queue; overridden by EngineConfig.max_queued_tokens.",
         429, "queue_full",
     )  # fmt: skip
     # Files and batches
     max_file_mib: float = _limit(512, "MiB", "A file of a batch job.", 413)
     max_files: int = _limit(
-        1000, "files", "Files of a tenant, those that batches wrote included.",
+        1000, "files", "Files of a tenant, including output files of batches.",
         403, "file_quota_exceeded",
     )  # fmt: skip
     max_files_mib: float = _limit(
         4096, "MiB", "Files of a tenant together.", 403, "file_quota_exceeded"
     )
     file_expiry_h: float = _limit(
-        720, "h", "Age at which a file that no batch reads is removed.", 404, "file_not_found"
+        720, "h", "Age at which a file unused by batches is removed.", 404, "file_not_found"
     )
     max_batch_lines: int = _limit(
-        50_000, "lines", "Lines of a file, blank ones included.", 400, "too_many_lines"
+        50_000, "lines", "Lines of a file, including blank ones.", 400, "too_many_lines"
     )
     max_batches: int = _limit(
-        100, "batches", "Batches of a tenant that have not ended.", 429, "too_many_batches"
+        100, "batches", "Unfinished batches of a tenant.", 429, "too_many_batches"
     )
     max_batch_records: int = _limit(
-        10_000, "batches", "Batches of a tenant that are listed; the oldest ended ones go.",
+        10_000, "batches", "Batches kept of a tenant; the oldest finished ones are removed.",
         404, "batch_not_found",
     )  # fmt: skip
 
@@ -162,7 +162,7 @@ class Limits:
 
     @classmethod
     def parse(cls, settings: Iterable[str]) -> Limits:
-        """Limits of NAME=VALUE pairs; those not named are the defaults.
+        """Limits from NAME=VALUE pairs; the others have their defaults.
 
         Raises:
           InvalidRequestError: A name is unknown or given twice, or a value is out of range.
@@ -176,7 +176,7 @@ class Limits:
             if name not in known:
                 near = difflib.get_close_matches(name, known, 1, cutoff=0)
                 raise InvalidRequestError(
-                    f"there is no limit {name!r}; the nearest is {near[0]} (all: docs/limits.md)"
+                    f"unknown limit {name!r}; did you mean {near[0]}? (list: docs/limits.md)"
                 )
             if name in values:
                 raise InvalidRequestError(f"limit {name} is given twice")
@@ -184,16 +184,16 @@ class Limits:
         return cls(**values)
 
     def most(self, name: str) -> int:
-        """A bound as a whole number in its base unit: bytes for KiB and MiB."""
+        """A limit as a whole number in its base unit: bytes for KiB and MiB."""
         unit = _field(name).metadata["unit"]
         return int(getattr(self, name) * _UNITS.get(unit, 1))
 
     def require(self, name: str, got: int, *, what: str, param: str | None = None) -> None:
-        """Raises the ApiError that the table states if `got` exceeds a bound.
+        """Raises the limit's ApiError if `got` exceeds it.
 
         Args:
-          name: The bound's name.
-          got: In the bound's base unit.
+          name: Name of the limit.
+          got: Actual value, in the limit's base unit.
           what: Subject of the message, as "messages must hold".
           param: Field of the request.
         """
@@ -201,7 +201,7 @@ class Limits:
             raise self.error(name, got, what=what, param=param)
 
     def error(self, name: str, got: int, *, what: str, param: str | None = None) -> ApiError:
-        """The ApiError of a request that exceeds a bound; arguments as of `require`."""
+        """The ApiError of a request that exceeds a limit; arguments as for `require`."""
         unit: str = _field(name).metadata["unit"]
         unit = "bytes" if unit in _UNITS else unit
         exceeded: Exceeded = _field(name).metadata["exceeded"]
@@ -212,7 +212,7 @@ class Limits:
         )
 
     def bound_queue(self, config: EngineConfig) -> EngineConfig:
-        """An engine's set-up with bounds for its queue; those that it has win."""
+        """An engine's configuration with limits for its queue; limits already set are kept."""
         return dataclasses.replace(
             config,
             max_queued=config.max_queued or self.max_queued,
@@ -221,8 +221,8 @@ class Limits:
 
     @classmethod
     def table(cls) -> str:
-        """The bounds as a Markdown table."""
-        lines = ["| limit | default | bounds | exceeding it answers |", "|---|---|---|---|"]
+        """The limits as a Markdown table."""
+        lines = ["| limit | default | applies to | response when exceeded |", "|---|---|---|---|"]
         for field in dataclasses.fields(cls):
             unit, meaning, exceeded = (
                 field.metadata[key] for key in ("unit", "meaning", "exceeded")
@@ -236,7 +236,7 @@ def _field(name: str) -> dataclasses.Field[Any]:
 
 
 def _number(text: str) -> int | float | str:
-    """The number that a text is, or the text."""
+    """The text as a number, or unchanged if it is not one."""
     try:
         return float(text) if set(text) & set(".einfa") else int(text)
     except ValueError:

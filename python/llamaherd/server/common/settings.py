@@ -1,4 +1,4 @@
-"""How a server is set up."""
+"""Configuration of the server."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ _HOST_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """How a server is set up.
+    """Server settings.
 
     Args:
-      host: Address to listen on. Wider than this machine only with keys, or with no_auth.
-      port: In [0, 65535]; 0: any that is free.
-      no_auth: Whoever reaches the port may use it, with no key.
-      default_max_tokens: Output tokens of a chat answer that says no max_tokens, >= 1.
-      limits: The bounds of requests, connections, queues and files.
-      request_timeout_s: A request that takes longer ends as at its deadline, > 0. None: none.
-      drain_timeout_s: Seconds that running requests have at SIGTERM, >= 0.
-      allowed_hosts: Names by which clients may call a server without keys (the Host header), beside
-        localhost, addresses, and with no_auth the machine's own name; "*": any.
-      shared_cache: Requests of different keys may share cached prefixes. Usage and response times
-        then tell a key what others have asked.
+      host: Address to listen on. Addresses other than loopback require API keys or no_auth.
+      port: In [0, 65535]; 0: any free port.
+      no_auth: Accept requests without an API key on any address.
+      default_max_tokens: max_tokens of chat requests that set none, >= 1.
+      limits: Limits of requests, connections, queues and files.
+      request_timeout_s: Deadline of every request in seconds, > 0. None: no deadline.
+      drain_timeout_s: Seconds for running requests to finish after SIGTERM, >= 0.
+      allowed_hosts: Host header names that a server without keys accepts, in addition to localhost,
+        addresses and, with no_auth, the machine's own name; "*": any.
+      shared_cache: Share cached prefixes between API keys. Usage and response times then reveal
+        prompts of other keys.
       cors_origins: Origins whose pages may call the server, as scheme://host:port; "*": all.
-      tls_certificate: PEM file; with it the server speaks TLS.
+      tls_certificate: PEM file; enables TLS.
       tls_key: PEM file.
-      data_dir: Where batch jobs and their files live. None: there are none.
-      log_prompts: Write prompts and answers to the log.
+      data_dir: Folder of batch jobs and their files. None: batch jobs are disabled.
+      log_prompts: Write prompts and outputs to the log.
 
     Raises:
       InvalidRequestError: A value is out of range.
@@ -67,7 +67,7 @@ class ServerSettings:
         for origin in self.cors_origins:
             if origin not in ("*", "null") and not _ORIGIN.fullmatch(origin):
                 raise InvalidRequestError(
-                    "a CORS origin must be scheme://host or scheme://host:port in lower case, "
+                    "a CORS origin must be scheme://host or scheme://host:port in lower case "
                     f"without a path; got {origin!r}"
                 )
         for host in self.allowed_hosts:
@@ -76,20 +76,22 @@ class ServerSettings:
                     f"an allowed host must be a name without scheme and port; got {host!r}"
                 )
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise InvalidRequestError("tls_certificate and tls_key go together; got one of them")
+            raise InvalidRequestError(
+                "tls_certificate and tls_key must be set together; got one of them"
+            )
 
     def require_guarded(self, has_keys: bool) -> None:
-        """Raises InvalidRequestError if strangers could use the server."""
+        """Raises InvalidRequestError if other machines could use the server without a key."""
         if has_keys or self.no_auth or is_this_machine(self.host):
             return
         raise InvalidRequestError(
-            f"host {self.host} can be reached from other machines: set API keys, or say that "
-            "anyone may use the server (--no-auth)"
+            f"host {self.host} accepts requests from other machines, which requires API keys "
+            "(--api-keys) or --no-auth"
         )
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether an address to listen on is reached from this machine only."""
+    """Whether a listening address is reachable from this machine only."""
     if host == "localhost":
         return True
     try:

@@ -1,1 +1,1 @@
-"""Work that requests ask for."""
+"""Generation and embedding jobs of requests."""

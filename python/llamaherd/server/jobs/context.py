@@ -1,4 +1,4 @@
-"""The state that all routes of a server share."""
+"""Shared state of all routes."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ class Context:
     settings: ServerSettings
     pool: ModelPool
     metrics: ServerMetrics
-    jobs: set[GenerationJob] = field(default_factory=set)  # those that run
+    jobs: set[GenerationJob] = field(default_factory=set)  # running
     reader: BodyReader = field(default_factory=BodyReader)
     pools: ThreadPools = field(default_factory=ThreadPools)
 
     def model_name(self, given: str | None) -> str:
-        """The model that a request names, or the server's first."""
+        """The requested model, or the server's first."""
         return given or self.pool.names[0]
 
     @asynccontextmanager
     async def job(self, request: JobRequest) -> AsyncIterator[GenerationJob]:
-        """A job whose model stays in memory until the job is closed, at the end of the `with`.
+        """A job; its model stays loaded until the job is closed at the end of the `with`.
 
         Raises:
-          ApiError: There is no such model, or no room for it.
+          ApiError: The model does not exist, or cannot be loaded.
         """
         request.span.model(request.model)
         async with self.pool.use(request.model) as llm:

@@ -1,4 +1,4 @@
-"""What embedding models compute for many texts: some at a time, so that it can end early."""
+"""Embedding and reranking in pieces, so that they can be cancelled."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ _PIECE_CHARS = 1 << 15  # several calls of the model
 
 
 def embed(embedder: Embedder, texts: Sequence[str], *, truncate: bool, gone: Event) -> Vectors:
-    """The vectors of texts, of length 1.
+    """Normalized embeddings of texts.
 
     Raises:
-      ApiError: The client is gone.
+      ApiError: The client disconnected.
       InvalidRequestError: As `Embedder.embed`.
     """
     found = []
     for begin, end in _pieces(texts):
-        _require_there(gone)
+        _require_connected(gone)
         try:
             found.append(embedder.embed(texts[begin:end], normalize=True, truncate=truncate))
         except InvalidRequestError:
-            embedder.embed(texts, truncate=truncate)  # says which it is of all, before it computes
+            embedder.embed(
+                texts, truncate=truncate
+            )  # reports the index among all texts, before computing
             raise
     return np.concatenate(found)
 
@@ -35,26 +37,28 @@ def embed(embedder: Embedder, texts: Sequence[str], *, truncate: bool, gone: Eve
 def rerank(
     embedder: Embedder, query: str, documents: Sequence[str], *, truncate: bool, gone: Event
 ) -> list[RerankResult]:
-    """Documents by how well they answer a query, the best first.
+    """Documents by relevance to a query, best first.
 
     Raises:
-      ApiError: The client is gone.
+      ApiError: The client disconnected.
       InvalidRequestError: As `Embedder.rerank`.
     """
     ranked: list[RerankResult] = []
     for begin, end in _pieces(documents):
-        _require_there(gone)
+        _require_connected(gone)
         try:
             some = embedder.rerank(query, documents[begin:end], truncate=truncate)
         except InvalidRequestError:
-            embedder.rerank(query, documents, truncate=truncate)  # as above
+            embedder.rerank(
+                query, documents, truncate=truncate
+            )  # reports the index among all documents
             raise
         ranked += [RerankResult(begin + entry.index, entry.score) for entry in some]
     return sorted(ranked, key=lambda entry: (-entry.score, entry.index))
 
 
 def shortened(vectors: Vectors, n: int | None) -> Vectors:
-    """The first `n` numbers of vectors, scaled to length 1 anew; None: the vectors."""
+    """The first `n` components of vectors, normalized again; None: all components."""
     if n is None:
         return vectors
     vectors = vectors[:, :n]
@@ -63,7 +67,7 @@ def shortened(vectors: Vectors, n: int | None) -> Vectors:
 
 
 def _pieces(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Where texts begin and end that are computed together."""
+    """Index ranges of texts that are computed together."""
     begin = n_chars = 0
     for i, text in enumerate(texts):
         if i > begin and n_chars + len(text) > _PIECE_CHARS:
@@ -73,6 +77,6 @@ def _pieces(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
     yield begin, len(texts)
 
 
-def _require_there(gone: Event) -> None:
+def _require_connected(gone: Event) -> None:
     if gone.is_set():
         raise cancelled()

@@ -1,4 +1,4 @@
-"""The work of one request for text: its streams in the engine, and how they end."""
+"""The engine streams of one generation request."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from llamaherd.server.jobs.stream_merge import merged
 from llamaherd.server.jobs.thread_pools import LARGE_BYTES, ThreadPools
 from llamaherd.server.observability.metrics import ServerMetrics
 
-_FEW_TOKENS = 1024  # of a result that is built on the event loop at most
+_FEW_TOKENS = 1024  # larger results are built outside the event loop
 _logger = logging.getLogger("llamaherd.server")
 
 
 class GenerationJob:
-    """The streams of one request on a model that the caller keeps in memory.
+    """The streams of one request on a model that the caller keeps loaded.
 
     Thread safety:
       For the thread of the event loop only.
@@ -50,7 +50,7 @@ class GenerationJob:
         self._pools = pools
         self._metrics = metrics
         self._log_prompts = log_prompts
-        self._obeys = False  # a rule of the request's own, which may have no way on
+        self._obeys = False  # the request has a constraint, which may reach a dead end
         self._n_without_token = 0
         self._submitting: Future[None] | None = None
         self._is_given_up = False
@@ -58,10 +58,10 @@ class GenerationJob:
     async def submit(
         self, prompts: Sequence[Prompt], params: SamplingParams, chat: ChatOptions | None = None
     ) -> None:
-        """One stream for each prompt: all of them, or none.
+        """Submit one stream per prompt: all of them, or none.
 
         Raises:
-          ApiError: It was given up.
+          ApiError: The request was given up.
         """
 
         def run() -> None:
@@ -74,7 +74,7 @@ class GenerationJob:
 
         self.request.span.params(params)
         try:
-            # Templates, texts and grammars can take long: not on the event loop.
+            # Chat templates, tokenization and grammars can be slow: not on the event loop.
             self._submitting = self._pool_for(params, chat).submit(run)
             await asyncio.wrap_future(self._submitting)
         except BaseException as error:
@@ -89,7 +89,7 @@ class GenerationJob:
         self._metrics.waits(self.request.priority, self._n_without_token)
 
     def give_up(self) -> None:
-        """End `submit`: nobody waits for it any more, so it keeps no place before others."""
+        """Cancel a pending `submit`, so that it leaves the thread pool's queue."""
         self._is_given_up = True
         if self._submitting is not None:
             self._submitting.cancel()
@@ -101,7 +101,7 @@ class GenerationJob:
         return self._pools.of_texts(n_bytes)
 
     def _is_slow(self, params: SamplingParams, chat: ChatOptions | None) -> bool:
-        """Whether a rule has to be compiled first; one that is ready waits for none that is not."""
+        """Whether a constraint has to be compiled; compiled ones use another pool."""
         if params.rule is not None:
             return not self.llm.engine.is_ready(params)
         return chat is not None and bool(chat.tools)
@@ -111,15 +111,15 @@ class GenerationJob:
             stream.cancel()
 
     async def deltas(self) -> AsyncIterator[tuple[int, Delta]]:
-        """Deltas of all streams as they come, each with its stream's index.
+        """Deltas of all streams in order of arrival, each with its stream's index.
 
         Raises:
-          ApiError: An output ended with an error, or because it was cancelled.
+          ApiError: An output failed or was cancelled.
         """
         metrics, model = self._metrics, self.request.model
         last_ns: dict[tuple[int, int], int] = {}
         async for i, delta in merged(self.streams):
-            # Each of these is made anew when it is asked for.
+            # These properties create a new object at each access.
             timing, n_new, reason = delta.timing, len(delta.token_ids), delta.finish_reason
             before = last_ns.get((i, delta.index))
             if before is None:
@@ -139,10 +139,10 @@ class GenerationJob:
                     self._prompt(delta.n_prompt, delta.n_cached)
 
     async def ends(self) -> list[RequestOutput]:
-        """How all streams ended.
+        """Wait for the results of all streams.
 
         Raises:
-          ApiError: As `deltas`.
+          ApiError: As in `deltas`.
         """
         metrics, model = self._metrics, self.request.model
         ended = []
@@ -166,7 +166,7 @@ class GenerationJob:
         return ended
 
     def _require_good(self, reason: FinishReason | None, error: str) -> None:
-        """Raises ApiError if an output ended in a way that is no answer."""
+        """Raises ApiError if an output failed or was cancelled."""
         if reason is FinishReason.CANCELLED:
             raise cancelled()
         if reason is FinishReason.ERROR and self.llm.engine.fatal_error:
@@ -186,7 +186,7 @@ class GenerationJob:
         _logger.info(what, extra={"request_id": self.request.request_id, "texts": list(texts)})
 
     def close(self) -> None:
-        """Cancel what has not ended, and note how the job ended in log, span and metrics."""
+        """Cancel unfinished streams; record the end of the job in log, span and metrics."""
         if self._log_prompts:
             self._log("answer", [s.result().text if s.finished else None for s in self.streams])
         if not all(stream.finished for stream in self.streams):

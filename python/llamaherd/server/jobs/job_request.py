@@ -1,4 +1,4 @@
-"""A request for generated text, whatever protocol it came by."""
+"""A generation request, independent of its protocol."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from llamaherd.server.observability.spans import Span
 
 @dataclass(frozen=True)
 class JobRequest:
-    """What a generation job knows of the request it serves.
+    """Properties of a request that a generation job needs.
 
     Attributes:
       model: Name of a model of the server's pool.
-      scheduling: Options of BatchEngine.submit; at least priority and tenant.
-      request_id: As the log shows it.
+      scheduling: Options of BatchEngine.submit, including priority and tenant.
+      request_id: Id in the log.
       n_bytes: Size of the request's body.
-      span: Where the request is traced.
+      span: Trace span of the request.
     """
 
     model: str

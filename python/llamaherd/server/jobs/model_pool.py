@@ -1,4 +1,4 @@
-"""The models of a server: loaded when they are asked for, unloaded when nobody does."""
+"""The models of a server, loaded on demand and unloaded when idle."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from llamaherd.server.common.errors import ApiError
 _logger = logging.getLogger("llamaherd.server")
 _MIB = 1 << 20
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0  # after a failure
-_FORGET_S = 600.0  # after which a failure is the first again
+_RESET_S = 600.0  # without a failure, after which the pause is reset
 _LOOK_S = 0.5
 _NOT_LOADED, _STOPPED = "it cannot be loaded", "its engine has stopped"
 _STUCK_S = 600.0
@@ -28,12 +28,12 @@ _STUCK_S = 600.0
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model that may be asked for.
+    """A model that the server offers.
 
     Attributes:
-      name: What clients call it.
+      name: Name in requests.
       source: Path of a GGUF file, a name of the catalogue, or hf:org/repo/file.gguf.
-      config: Its engine's set-up.
+      config: Configuration of its engine.
     """
 
     name: str
@@ -42,7 +42,7 @@ class ModelSpec:
 
 
 class _Backoff:
-    """When what has failed may be tried again."""
+    """Exponential backoff after failures."""
 
     def __init__(self) -> None:
         self._n_failed = 0
@@ -50,7 +50,7 @@ class _Backoff:
 
     def failed(self) -> None:
         now = time.monotonic()
-        if now - self._failed_at > _FORGET_S:
+        if now - self._failed_at > _RESET_S:
             self._n_failed = 0
         self._n_failed += 1
         self._failed_at = now
@@ -67,13 +67,13 @@ class _Backoff:
 class _Slot:
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
-        self.lock = asyncio.Lock()  # while it is loaded or unloaded
+        self.lock = asyncio.Lock()  # held while the model is loaded or unloaded
         self.llm: LLM | None = None
         self.n_users = 0
         self.used_at = 0.0
         self.mib = 0.0
         self.backoff = _Backoff()
-        self.trouble = ""  # why the model is not there though it was asked for
+        self.trouble = ""  # why the model is unavailable; "": it is not
 
     @property
     def is_dead(self) -> bool:
@@ -81,28 +81,29 @@ class _Slot:
 
 
 def trouble_of(llm: LLM) -> str:
-    """Why a model's engine does not answer; empty: it does. The cause of a fatal error is left out:
-    it may name files."""
+    """Why a model's engine is unavailable; "": it is available. The cause of a fatal error is
+    omitted: it may contain file names."""
     if not llm.generates:
         return ""
     return _STOPPED if llm.engine.fatal_error else llm.engine.health().reason
 
 
 class ModelPool:
-    """The models of a server, each loaded at its first use.
+    """The models of a server, each loaded on first use.
 
     Args:
-      specs: At least one; the first is the default of requests that name none.
-      unload_after_s: Unload a model that nobody has used for so many seconds. None: never.
-      max_mib: Size of the files of loaded models together, in MiB; those longest unused give way.
-        None: no bound.
-      restart: Load a model again whose engine has stopped after a fatal error, a second later, then
-        2, 4 and so on up to 60 seconds.
+      specs: At least one model; the first is the default model.
+      unload_after_s: Unload models after this many idle seconds. None: never.
+      max_mib: Maximum total file size of loaded models, in MiB; least recently used models are
+        unloaded. None: unlimited.
+      restart: Reload a model whose engine has stopped after a fatal error, with pauses of 1, 2, 4
+        and
+        so on up to 60 seconds.
 
-    A load that failed is not tried again before the same times have passed.
+    Failed loads are retried after the same pauses.
 
     Raises:
-      InvalidRequestError: There is no model, or two have one name.
+      InvalidRequestError: No model is given, or two have the same name.
 
     Thread safety:
       One event loop.
@@ -119,14 +120,14 @@ class ModelPool:
         names = [spec.name for spec in specs]
         if not names or len(set(names)) < len(names):
             raise InvalidRequestError(
-                f"models must be one or several of different names; got {names}"
+                f"models must be at least one, with unique names; got {names}"
             )
         self._slots = {spec.name: _Slot(spec) for spec in specs}
         self._unload_after_s = unload_after_s
         self._max_mib = max_mib
         self._restart = restart
         self._threads = BoundedPool("models", 2, 64, stuck_after_s=_STUCK_S)
-        self._loading = asyncio.Lock()  # one at a time: what fits is known when it is there
+        self._loading = asyncio.Lock()  # one load at a time: its size is known afterwards
         self.created = int(time.time())
 
     @property
@@ -139,22 +140,23 @@ class ModelPool:
 
     @property
     def loaded(self) -> dict[str, LLM]:
-        """Models in memory."""
+        """Loaded models by name."""
         return {name: slot.llm for name, slot in self._slots.items() if slot.llm is not None}
 
     @contextlib.asynccontextmanager
     async def use(self, name: str) -> AsyncIterator[LLM]:
-        """A model, which stays in memory meanwhile.
+        """A model, which stays loaded within the `with`.
 
         Raises:
-          ApiError: There is none of this name (404); it cannot be loaded, its engine has stopped,
-            or there is no room for it (503).
+          ApiError: The model does not exist (404); it cannot be loaded, its engine has stopped, or
+            it
+            does not fit beside the models in use (503).
         """
         slot = self._slots.get(name)
         if slot is None:
             raise ApiError(
                 404,
-                f"there is no model {name!r}; there are {', '.join(self._slots)}",
+                f"model {name!r} does not exist; available models: {', '.join(self._slots)}",
                 code="model_not_found",
                 param="model",
             )
@@ -171,7 +173,8 @@ class ModelPool:
         """Load a model.
 
         Raises:
-          ModelLoadError, InvalidRequestError: It cannot be loaded; the message says why.
+          ModelLoadError, InvalidRequestError: The model cannot be loaded; the message has the
+            cause.
         """
         slot = self._slots[name]
         async with slot.lock, self._loading:
@@ -180,7 +183,7 @@ class ModelPool:
 
     @property
     def troubles(self) -> dict[str, str]:
-        """Models that a request would not get now: name -> reason."""
+        """Unavailable models: name -> reason."""
         return {
             name: slot.trouble
             for name, slot in self._slots.items()
@@ -188,14 +191,14 @@ class ModelPool:
         }
 
     async def _ready(self, slot: _Slot) -> LLM:
-        """The model of a locked slot. Raises ApiError as `use`."""
+        """The model of a locked slot. Raises ApiError as in `use`."""
         if slot.is_dead:
-            await self._bury(slot)
+            await self._discard_engine(slot)
         if slot.llm is not None:
             return slot.llm
         name = slot.spec.name
         if slot.backoff.left_s > 0:
-            raise _not_there(slot)
+            raise _unavailable_error(slot)
         try:
             async with self._loading:
                 await self._load(slot)
@@ -206,13 +209,13 @@ class ModelPool:
             if slot.trouble != _STOPPED:
                 slot.trouble = _NOT_LOADED
             unexpected = None if isinstance(error, LlamaHerdError | OSError) else error
-            _logger.error("%s cannot be loaded: %s", name, error, exc_info=unexpected)
-            raise _not_there(slot) from None
+            _logger.error("cannot load %s: %s", name, error, exc_info=unexpected)
+            raise _unavailable_error(slot) from None
         assert slot.llm is not None
         return slot.llm
 
-    async def _bury(self, slot: _Slot) -> None:
-        """Give up an engine that has stopped, if another may take its place; else raises."""
+    async def _discard_engine(self, slot: _Slot) -> None:
+        """Discard a stopped engine if it may be restarted now; otherwise raise ApiError."""
         assert slot.llm is not None
         if not slot.trouble:
             slot.trouble = _STOPPED
@@ -220,7 +223,7 @@ class ModelPool:
             _logger.error("the engine of %s has stopped: %s", slot.spec.name, cause)
             slot.backoff.failed()
         if not self._restart:
-            raise _not_there(slot)
+            raise _unavailable_error(slot)
         llm, slot.llm = slot.llm, None
         await self._threads.run(llm.close)
 
@@ -259,7 +262,7 @@ class ModelPool:
             _logger.info("unloaded %s", slot.spec.name)
 
     async def unload_idle(self) -> None:
-        """Unload what nobody has used for long; runs until it is cancelled."""
+        """Unload idle models; runs until cancelled."""
         if self._unload_after_s is None:
             return
         while True:
@@ -270,7 +273,7 @@ class ModelPool:
                     await self._unload(slot)
 
     async def restart_dead(self) -> None:
-        """Load models again whose engines have stopped; runs until it is cancelled."""
+        """Reload models whose engines have stopped; runs until cancelled."""
         while True:
             await asyncio.sleep(_LOOK_S)
             for slot in self._slots.values():
@@ -284,10 +287,10 @@ class ModelPool:
         except ApiError:
             pass  # not yet
         except Exception:
-            _logger.exception("%s cannot be restarted", slot.spec.name)
+            _logger.exception("cannot restart %s", slot.spec.name)
 
     async def close(self) -> None:
-        """Free all models; what runs in them ends as CANCELLED."""
+        """Unload all models; running requests end as CANCELLED."""
         for slot in self._slots.values():
             async with slot.lock:
                 llm, slot.llm = slot.llm, None
@@ -295,11 +298,11 @@ class ModelPool:
                     await self._threads.run(llm.close)
 
 
-def _not_there(slot: _Slot) -> ApiError:
-    """What a client is told: the log has the cause, which may name files."""
+def _unavailable_error(slot: _Slot) -> ApiError:
+    """The client's error; the cause is in the log only, as it may contain file names."""
     return ApiError(
         503,
-        f"model {slot.spec.name!r} cannot be used: {slot.trouble}; the server's log says more",
+        f"model {slot.spec.name!r} is unavailable: {slot.trouble}; see the server's log",
         code="engine_dead" if slot.trouble == _STOPPED else "model_load_failed",
         retry_after_s=max(1.0, slot.backoff.left_s),
     )

@@ -1,4 +1,4 @@
-"""Log lines as JSON."""
+"""JSON logs."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ import sys
 import time
 from typing import Any
 
-# What every record has; the rest was given as `extra`.
+# Attributes of every record; others come from `extra`.
 _PLAIN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
 
 
-# Characters of a field.
+# Maximum characters of a field.
 _MOST = 8192
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object for each line: time, level, logger, message, and what was given as extra.
+    """One JSON object per line: time, level, logger, message, and the fields of `extra`.
 
-    Lines are printable ASCII. A field of more than _MOST characters is cut, and says so.
+    Lines are printable ASCII. A field of more than _MOST characters is cut and marked with its
+    length.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -37,12 +38,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def _dump(value: Any) -> str:
-    # json leaves one control character of ASCII as it is.
+    # json does not escape one control character of ASCII.
     return json.dumps(value, default=str).replace("\x7f", "\\u007f")
 
 
 def _bounded(value: Any) -> Any:
-    """A value, or if it is large the beginning of its text."""
+    """A value, or the beginning of its text if it is large."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):
@@ -56,12 +57,12 @@ def _cut(text: str) -> str:
 
 
 def _cut_front(text: str) -> str:
-    """The end of a traceback says most."""
+    """Keeps the end: it is the informative part of a traceback."""
     return text if len(text) <= _MOST else f"({len(text)} characters) ...{text[-_MOST:]}"
 
 
 def set_up_logs() -> None:
-    """What llamaherd and the libraries of its server log, to stderr as JSON lines."""
+    """Log to stderr as JSON lines: llamaherd and the libraries of its server."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     for name in ("llamaherd", "uvicorn", "opentelemetry", "asyncio"):

@@ -1,4 +1,4 @@
-"""Figures for Prometheus. Names and units after vLLM's where the meaning is the same."""
+"""Prometheus metrics. Names and units follow vLLM where the meaning is the same."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SECONDS = (
 )  # fmt: skip
 _NS = 1e-9
 
-# Of the engine's metrics: name, what it is, key. Times in seconds, all since the engine was made.
+# Engine metrics: name, help, key. Times in seconds; totals since the engine was created.
 _COUNTERS = (
     ("decode_rows", "Rows of requests that decode.", "n_decode_rows"),
     ("prefill_rows", "Rows of prompt tokens.", "n_prefill_rows"),
@@ -96,7 +96,7 @@ _PARTS: tuple[tuple[str, str, str, list[tuple[str, str, float]]], ...] = (
         ],
     ),
 )
-# Figures of Metrics and CacheMetrics that no entry above exports.
+# Fields of Metrics and CacheMetrics that are not exported by an entry above.
 NOT_EXPORTED = frozenset(
     [
         "follower_wait_ns",
@@ -127,7 +127,7 @@ NOT_EXPORTED = frozenset(
 
 
 def exported_figures() -> set[str]:
-    """Names of figures of Metrics and CacheMetrics that /metrics exports."""
+    """Names of fields of Metrics and CacheMetrics that /metrics exports."""
     simple = {key for _, _, key in (*_COUNTERS, *_GAUGES, *_CACHE_GAUGES)}
     sums = {key for _, _, keys in _CACHE_COUNTERS for key in keys}
     parts = {key for *_, entries in _PARTS for _, key, _ in entries}
@@ -135,7 +135,7 @@ def exported_figures() -> set[str]:
 
 
 class _Engines(Collector):
-    """What the engines count, read when Prometheus asks."""
+    """Counters of the engines, read at scrape time."""
 
     def __init__(self, loaded: Any) -> None:
         self._loaded = loaded
@@ -193,12 +193,12 @@ def _parts(name: str, text: str, label: str, values: Mapping[str, Mapping[str, f
 
 
 class ServerMetrics:
-    """The figures of one server."""
+    """The metrics of one server."""
 
     def __init__(self, loaded: Any) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self._classes: Tally[int] = Tally()  # waiting for a first token, by priority
+        self._classes: Tally[int] = Tally()  # requests without a first token, by priority
         self._recent_ttft: dict[str, RecentTimes] = defaultdict(RecentTimes)
         self._recent_itl: dict[str, RecentTimes] = defaultdict(RecentTimes)
         self.registry.register(_Engines(loaded))
@@ -242,14 +242,14 @@ class ServerMetrics:
         )
 
     def text(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def answered(self, path: str, status: int) -> None:
         self._http.labels(path, str(status)).inc()
 
     def waits(self, priority: int, n: int) -> None:
-        """So many more requests of a class have no token yet; fewer if n is negative."""
+        """Add `n` (may be negative) to the requests of a class without a token."""
         self._classes[priority] += n
 
     def token_gap(self, model: str, seconds: float) -> None:
@@ -257,12 +257,12 @@ class ServerMetrics:
         self._recent_itl[model].add(seconds)
 
     def first_token(self, model: str, timing: Timing | None) -> None:
-        """One output has begun."""
+        """Record the first token of an output."""
         if timing is not None and timing.first_token_ns:
             self._recent_ttft[model].add((timing.first_token_ns - timing.submit_ns) * _NS)
 
     def recent(self, model: str) -> dict[str, dict[str, float | None]]:
-        """Quantiles of the last minute, in seconds; None: there was nothing."""
+        """Quantiles of the last minute, in seconds; None: no samples."""
         times = {"ttft": self._recent_ttft[model], "itl": self._recent_itl[model]}
         return {
             name: {"p50": recent.quantile(0.5), "p95": recent.quantile(0.95)}
@@ -270,14 +270,14 @@ class ServerMetrics:
         }
 
     def prompt(self, model: str, n_prompt: int, n_cached: int) -> None:
-        """A prompt's outputs have ended."""
+        """Record a prompt whose outputs have finished."""
         self._prompt.labels(model).inc(n_prompt)
         self._cached.labels(model).inc(n_cached)
 
     def ended(
         self, model: str, timing: Timing | None, n_completion: int, reason: FinishReason
     ) -> None:
-        """One output has come to its end."""
+        """Record a finished output."""
         if timing is None or not timing.start_ns:
             return
         self._queue.labels(model).observe((timing.start_ns - timing.submit_ns) * _NS)
@@ -299,7 +299,7 @@ class _Waiting(Collector):
     def collect(self) -> Iterator[Metric]:
         family = GaugeMetricFamily(
             "llamaherd_requests_without_token",
-            "Requests that have no token yet, by priority.",
+            "Requests without a first token, by priority.",
             labels=["priority"],
         )
         for priority, n in sorted(self._classes.items()):

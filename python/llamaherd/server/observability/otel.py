@@ -1,4 +1,4 @@
-"""Requests as OpenTelemetry's traces, with the names of its conventions for generative AI."""
+"""OpenTelemetry traces of requests, named by its semantic conventions for generative AI."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llamaherd._core import FinishReason, Timing, __version__
 from llamaherd.config.params import SamplingParams
 from llamaherd.server.observability.spans import Span, Spans
 
-# What is traced: the paths of requests that a model works for.
+# Traced paths: those that use a model.
 _OPERATIONS = {
     "/v1/chat/completions": "chat",
     "/v1/responses": "chat",
@@ -40,10 +40,10 @@ _PARENT = ("traceparent", "tracestate")
 
 
 class OtelSpans(Spans):
-    """Sends spans as the OTEL_... variables of the environment say.
+    """Exports spans as configured by the OTEL_... environment variables.
 
     Args:
-      processor: Where they go instead.
+      processor: Receives the spans instead.
     """
 
     def __init__(self, processor: SpanProcessor | None = None) -> None:
@@ -108,7 +108,7 @@ class _OtelSpan(Span):
             self._trace(timing, reason)
 
     def _trace(self, timing: Timing, reason: FinishReason) -> None:
-        """Where an output's time went."""
+        """Add spans for the phases of an output."""
         to_unix_ns = time.time_ns() - time.monotonic_ns()
         spent = {f"llamaherd.spent.{part}": ns * 1e-9 for part, ns in timing.spent_ns.items()}
         output = self._tracer.start_span(
@@ -148,7 +148,7 @@ class _OtelSpan(Span):
 
 
 def _phases(timing: Timing) -> Iterator[tuple[str, int, int]]:
-    """Name, begin and end of what came after each other."""
+    """Name, start and end of the consecutive phases."""
     yield "queue", timing.submit_ns, timing.start_ns or timing.last_ns
     if timing.start_ns:
         yield "prefill", timing.start_ns, timing.first_token_ns or timing.last_ns

@@ -1,4 +1,4 @@
-"""Times of the last minute."""
+"""Quantiles of durations of the last minute."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from collections import Counter, deque
 from collections.abc import Callable
 
 _SECONDS = 60
-_STEP = math.log(1.05)  # of neighbouring buckets: quantiles are right to 2.5 %
+_STEP = math.log(1.05)  # log ratio of adjacent buckets: quantiles are exact to 2.5 %
 _LEAST_S = 1e-6
 
 
 class RecentTimes:
-    """Quantiles of what the last minute brought.
+    """Quantiles of the durations of the last minute.
 
-    However much that is, they cost the same to keep and to read: durations are counted in buckets,
-    for each second.
+    Durations are counted in buckets per second: memory and time do not depend on their number.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -25,7 +24,7 @@ class RecentTimes:
         self._total: Counter[int] = Counter()
 
     def add(self, seconds: float) -> None:
-        """One more duration, of now."""
+        """Add a duration that ends now."""
         now = self._forget()
         if not self._seconds or self._seconds[-1][0] != now:
             self._seconds.append((now, Counter()))
@@ -34,7 +33,7 @@ class RecentTimes:
         self._total[bucket] += 1
 
     def quantile(self, part: float) -> float | None:
-        """The duration that this part of all does not exceed, in seconds; None: there was none."""
+        """The quantile `part` in [0, 1], in seconds; None: no samples."""
         self._forget()
         n_left = math.ceil(part * self._total.total())
         for bucket, n in sorted(self._total.items()):

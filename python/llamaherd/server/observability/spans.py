@@ -1,4 +1,4 @@
-"""What is told of each request, for those who trace them."""
+"""Interface for tracing requests."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from llamaherd.config.params import SamplingParams
 
 
 class Span:
-    """One request, from its headers to the end of its answer; this one is not traced."""
+    """One request, from its headers to the end of its response; this base class records nothing."""
 
     def model(self, name: str) -> None:
-        """Which one it asks for."""
+        """Set the requested model."""
 
     def params(self, params: SamplingParams) -> None:
-        """How it is to be answered."""
+        """Set the sampling parameters."""
 
     def prompt(self, n_prompt: int, n_cached: int) -> None:
-        """The tokens of one of its prompts, and how many of them were not computed."""
+        """Record a prompt: its tokens, and how many of them were cached."""
 
     def output(self, timing: Timing | None, n_completion: int, reason: FinishReason) -> None:
-        """One of its outputs has ended."""
+        """Record a finished output."""
 
     def cancelled(self) -> None:
-        """Its client has left, or the server stops."""
+        """Record a cancellation: the client disconnected, or the server is stopping."""
 
     def end(self, status: int) -> None:
-        """It is over; status 0: it was never answered."""
+        """End the span; status 0: no response was sent."""
 
 
 class Spans:
-    """Where requests are traced; here they are not."""
+    """Creates the spans of requests; this base class traces nothing."""
 
     def begin(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> Span:
-        """One more request."""
+        """Start the span of a request."""
         return Span()
 
     def close(self) -> None:
-        """Returns when all have gone where they go."""
+        """Export all pending spans."""

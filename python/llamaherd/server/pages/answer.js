@@ -1,20 +1,20 @@
-// One answer, as it comes: its text, its reasoning and its figures.
+// One streamed response: its text, reasoning and statistics.
 
 import { copyOf, oncePerFrame, setText } from "./dom.js";
 import { seconds } from "./format.js";
 
 export class Answer {
-  // grown(): called when it has become longer.
+  // grown(): called when text was added.
   constructor(grown) {
     this.text = "";
-    this.rate = null; // tokens/s, once there are two
+    this.rate = null; // tokens/s, from the second token on
     this.element = copyOf("answer-template");
     this.element.setAttribute("aria-busy", "true");
     this.grown = grown;
     this.begin = performance.now();
     this.first = null;
     this.last = null;
-    this.nTokens = 0; // deltas, until usage says how many tokens they were
+    this.nTokens = 0; // number of deltas, until usage has the number of tokens
     this.reason = null;
     this.textNode = this.nodeIn(".text");
     this.reasoningNode = this.nodeIn(".reasoning-text");
@@ -28,7 +28,7 @@ export class Answer {
     return node;
   }
 
-  // Takes a chat.completion.chunk.
+  // Adds a chat.completion.chunk.
   take(chunk) {
     if (chunk.usage) this.nTokens = chunk.usage.completion_tokens;
     for (const choice of chunk.choices) {
@@ -48,7 +48,7 @@ export class Answer {
     this.shown.reasoning += reasoning;
   }
 
-  // The answer's end; the error says why it is not whole.
+  // Ends the response; the error states why it is incomplete.
   end(how, error = null) {
     this.reason = how ?? this.reason;
     if (error) this.showError(error);

@@ -1,4 +1,4 @@
-// The server's API, and the key that it may ask for.
+// Client of the server's API, with the API key if required.
 
 import { currentKey, newKey } from "./key.js";
 
@@ -9,7 +9,7 @@ export class ApiError extends Error {
   }
 }
 
-// An answer of status 200. Asks for a key if the server wants one.
+// A response of status 200. Prompts for an API key if the server requires one.
 export async function request(path, options = {}) {
   for (;;) {
     const key = currentKey();
@@ -37,7 +37,7 @@ async function send(path, options, key) {
   }
 }
 
-// A proxy before the server may want its cookies.
+// A proxy in front of the server may require its cookies.
 function isBarred(answer) {
   return answer.redirected || answer.status === 401 || answer.status === 403;
 }

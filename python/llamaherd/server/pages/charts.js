@@ -3,10 +3,10 @@
 import { make, setText } from "./dom.js";
 import { short } from "./format.js";
 
-const SPANS_S = [60, 180]; // what is shown at first, and when there is more
+const SPANS_S = [60, 180]; // shown time span at first, and with more data
 const HEIGHT = 150;
 const EDGE = { left: 52, right: 8, top: 10, bottom: 20 };
-const GAP_S = 5; // a line is broken where the page has not asked for longer
+const GAP_S = 5; // a line is broken after a longer pause between polls
 
 function svg(tag, attributes = {}, text = "") {
   const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -16,8 +16,8 @@ function svg(tag, attributes = {}, text = "") {
 }
 
 export class LineChart {
-  // series: of {key, label}; format: a value's text; top: the axis' fixed end, if there is one;
-  // least: the least that its end may be.
+  // series: list of {key, label}; format: text of a value; top: fixed end of the axis, if any;
+  // least: minimum of its end.
   constructor({ title, note, series, format, top = null, least = 0 }) {
     Object.assign(this, { title, series, format, top, least });
     this.points = [];
@@ -125,7 +125,7 @@ export class LineChart {
     ];
   }
 
-  // The point under the pointer; without one the last.
+  // The point under the pointer, or the last one.
   nearest() {
     if (this.pointed === null) return this.points.at(-1);
     const distance = (point) => Math.abs(this.x(point.time) - this.pointed);
@@ -145,14 +145,14 @@ function dot(cx, cy, i) {
   return svg("circle", { cx, cy, r: 3, class: `dot line-${i}` });
 }
 
-// The least of 1, 2, 4, 6, 8, 10, 20, ... that is no less.
+// The smallest of 1, 2, 4, 6, 8, 10, 20, ... that is not less than the value.
 function niceEnd(most) {
   if (most <= 0) return 1;
   const power = 10 ** Math.floor(Math.log10(most));
   return [1, 2, 4, 6, 8, 10].map((step) => step * power).find((end) => end >= most) ?? 10 * power;
 }
 
-// A bar of parts of {name, label, value, title}, whose length is `length` of the whole width.
+// A bar with parts {name, label, value, title}; `length` is its share of the full width.
 export function showBar(element, parts, length = 1) {
   const shown = parts.filter(({ value }) => value > 0);
   while (element.children.length > shown.length) element.lastElementChild.remove();

@@ -45,7 +45,7 @@ function update() {
   setText(byId("total"), total());
 }
 
-// What all answers together come to: that of batching.
+// Throughput of all responses together, which shows the effect of batching.
 function total() {
   const answers = conversations.map(({ answer }) => answer).filter((answer) => answer?.rate);
   if (conversations.length < 2 || answers.length < 2) return "";

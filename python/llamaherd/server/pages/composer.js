@@ -1,6 +1,6 @@
-// A text area that grows with its text; Enter sends it, Shift+Enter begins a new line.
+// A text area that grows with its text; Enter sends it, Shift+Enter starts a new line.
 
-// send(text) says whether the text was taken (false: it was not, and stays).
+// send(text) returns whether the text was sent (false: it stays in the text area).
 export function sendOnEnter(form, send) {
   const area = form.querySelector("textarea");
   const submit = () => {

@@ -1,4 +1,4 @@
-// One chat: its messages, what is written to it, and the answer under way.
+// One chat: its messages, its composer, and the current response.
 
 import { Answer } from "./answer.js";
 import { request } from "./api.js";
@@ -7,12 +7,12 @@ import { copyOf, make } from "./dom.js";
 import { eventsOf } from "./events.js";
 import { Follower } from "./follow.js";
 
-// Browsers open 6 connections to a server for requests with credentials, and 6 for those without:
-// together all 8 chats can run, and the dashboard in another tab too.
+// Browsers open 6 connections to a server for requests with credentials, and 6 for others:
+// together enough for all 8 chats, and for the dashboard in another tab.
 const MOST_TOGETHER = 4;
 
 export class Conversation {
-  // options(): what a request holds beside its messages; changed(): called when a state changes.
+  // options(): fields of a request other than messages; changed(): called when the state changes.
   constructor(number, options, changed) {
     this.number = number;
     this.options = options;
@@ -74,7 +74,7 @@ export class Conversation {
     this.update();
   }
 
-  // Ends when the answer has; what goes wrong is shown in its place.
+  // Resolves when the response has ended; an error is shown in its place.
   async send(text) {
     const abort = new AbortController();
     const messages = this.messages;
@@ -93,7 +93,7 @@ export class Conversation {
       if (abort.signal.aborted) answer.end("stopped");
       else answer.end("failed", error);
     }
-    // Without an answer the question is no part of what the model reads next.
+    // Without a response the message is not part of the next prompt.
     if (answer.text) messages.push(asked, { role: "assistant", content: answer.text });
     this.abort = null;
     this.update();

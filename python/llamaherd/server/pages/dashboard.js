@@ -1,4 +1,4 @@
-// The dashboard: asks once a second how the server stands, and keeps the history itself.
+// The dashboard: polls the server's state once per second and keeps the history.
 
 import { getJson } from "./api.js";
 import { LineChart } from "./charts.js";
@@ -26,26 +26,26 @@ const charts = [
   }),
   new LineChart({
     title: "Time to first token",
-    note: "Of outputs begun in the last minute",
+    note: "Of outputs started in the last minute",
     series: TWO.map(([label, part]) => ({ key: `ttft${part}`, label })),
     format: seconds,
   }),
   new LineChart({
-    title: "Time between tokens",
+    title: "Inter-token latency",
     note: "Of streamed outputs, in the last minute",
     series: TWO.map(([label, part]) => ({ key: `itl${part}`, label })),
     format: seconds,
   }),
   new LineChart({
     title: "Batch utilisation",
-    note: "Places used, in steps with next tokens",
+    note: "Decode rows per step, as a share of max_seqs",
     series: [{ key: "utilisation", label: "used" }],
     format: percent,
     top: 1,
   }),
   new LineChart({
     title: "Cache hit rate",
-    note: "Prompt tokens not computed, in the last minute",
+    note: "Cached prompt tokens in the last minute",
     series: [{ key: "hitRate", label: "found" }],
     format: percent,
     top: 1,
@@ -114,7 +114,7 @@ function showStatus(status, text) {
   setText(byId("status"), text);
 }
 
-// Asks again and again, until a key is wanted and not given.
+// Polls until a key is required and not given.
 async function watch() {
   byId("retry").hidden = true;
   for (;;) {
@@ -122,7 +122,7 @@ async function watch() {
       take(await getJson("pages/state"));
       showStatus("live", "live");
     } catch (error) {
-      showStatus("failed", error.status ? error.message : "not reachable, trying again");
+      showStatus("failed", error.status ? error.message : "not reachable, retrying");
       if (error.status === 401) break;
       if (error.status === undefined) throw error;
     }

@@ -1,4 +1,4 @@
-// Elements, and texts as text only.
+// DOM helpers; strings are inserted as text only.
 
 export function byId(id) {
   return document.getElementById(id);
@@ -20,12 +20,12 @@ export function copyOf(templateId) {
   return byId(templateId).content.firstElementChild.cloneNode(true);
 }
 
-// Sets a text only where it changed, so that selections and live regions are left alone.
+// Sets a text only if it changed, to preserve selections and live regions.
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-// At most one call for each frame that is shown.
+// At most one call per displayed frame.
 export function oncePerFrame(run) {
   let asked = false;
   return () => {

@@ -1,8 +1,8 @@
-// Server-sent events of an answer to fetch().
+// Server-sent events of a fetch() response.
 
 import { ApiError } from "./api.js";
 
-// The events as objects, until "[DONE]". An event that holds an error is thrown.
+// The events as objects, until "[DONE]". An error event is thrown.
 export async function* eventsOf(answer) {
   for await (const line of lines(answer.body)) {
     if (!line.startsWith("data: ")) continue;

@@ -1,4 +1,4 @@
-// A log that stays at its end, unless its reader has scrolled away from it.
+// A log that stays scrolled to its end unless the user has scrolled up.
 
 export class Follower {
   constructor(log) {
@@ -10,7 +10,7 @@ export class Follower {
     new ResizeObserver(() => this.keep()).observe(log);
   }
 
-  // To be called when something was added.
+  // Call after content was added.
   keep() {
     if (this.follows) this.log.scrollTop = this.log.scrollHeight;
   }

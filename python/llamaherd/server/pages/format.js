@@ -1,4 +1,4 @@
-// Numbers as people read them.
+// Formatting of numbers.
 
 export function seconds(value) {
   if (value === null || value === undefined) return "–";
@@ -20,7 +20,7 @@ export function count(value) {
   return Math.round(value).toLocaleString("en");
 }
 
-// A tick's: without zeros behind the point.
+// A tick label, without trailing zeros.
 export function short(text) {
   return text.replace(/\.(\d*?)0+(?!\d)/, (_, digits) => (digits ? `.${digits}` : ""));
 }

@@ -1,4 +1,4 @@
-// What a model did in the last minutes, made of the server's counters.
+// Time series of a model over the last minutes, from the server's counters.
 
 const KEPT_S = 180;
 const MINUTE_S = 60;
@@ -13,10 +13,10 @@ export class History {
     return this.points.at(-1);
   }
 
-  // Takes a model's part of the server's state.
+  // Adds a model's part of the server's state.
   add(time, { metrics, recent }) {
     const before = this.last;
-    if (before && metrics.n_steps < before.counters.steps) this.points = []; // loaded anew
+    if (before && metrics.n_steps < before.counters.steps) this.points = []; // reloaded
     const counters = countersOf(metrics);
     const figures = rates(counters, this.last, time);
     const minute = this.points.find((point) => point.time > time - MINUTE_S);
@@ -58,7 +58,7 @@ function rates(counters, before, time) {
   };
 }
 
-// The growth of one counter as a part of another's; null where that did not grow.
+// Increase of one counter divided by that of another; null if that did not increase.
 function part(now, before, of, whole) {
   const grown = now[whole] - before[whole];
   return grown > 0 ? (now[of] - before[of]) / grown : null;

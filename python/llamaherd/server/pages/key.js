@@ -1,4 +1,4 @@
-// The API key: asked for in a dialog, kept until the tab is closed.
+// The API key: entered in a dialog, kept until the tab is closed.
 
 import { make } from "./dom.js";
 
@@ -9,7 +9,7 @@ export function currentKey() {
   return sessionStorage.getItem(KEY);
 }
 
-// Whether there is another key than the one that was refused; all who ask at once share an answer.
+// Whether another key than the rejected one is available; concurrent callers share a dialog.
 export async function newKey(refused) {
   if (currentKey() !== refused) return true;
   asking ??= ask(refused !== null).finally(() => {
@@ -44,8 +44,8 @@ function dialogWith(input, wasRefused) {
   const form = make(
     "form",
     { method: "dialog", autocomplete: "off" },
-    make("h2", { id: "key-title" }, "This server asks for an API key"),
-    make("p", { className: "error", hidden: !wasRefused }, "The key was refused."),
+    make("h2", { id: "key-title" }, "This server requires an API key"),
+    make("p", { className: "error", hidden: !wasRefused }, "The key was rejected."),
     make("label", { className: "field" }, "API key ", input),
     make("p", { className: "hint" }, "It is kept until this tab is closed."),
     buttons,

@@ -1,13 +1,13 @@
-// Whose the cells of the KV cache are.
+// Use of the cells of the KV cache.
 
 import { showBar } from "./charts.js";
 import { byId, make } from "./dom.js";
 import { count } from "./format.js";
 
 const KINDS = [
-  ["own", "running, one request's own", "prompt tokens that were not cached, and output so far"],
-  ["shared", "running, shared", "what was cached when they began, or several stand on"],
-  ["reclaimable", "cached, reclaimable", "left by earlier requests; gives way when needed"],
+  ["own", "running, one request", "prompt tokens that were not cached, and output so far"],
+  ["shared", "running, shared", "cached at their start, or shared by several"],
+  ["reclaimable", "cached, reclaimable", "left by earlier requests; evicted when needed"],
   ["free", "free", ""],
 ];
 
@@ -28,8 +28,8 @@ export function showCells(metrics, requests) {
   showLegend(cells, metrics.n_cells);
 }
 
-// What requests have computed; where some were preempted, and hold nothing now, that is more than is
-// needed, and all of it is shown smaller.
+// Cells of requests. Preempted ones hold no cells: if the sum exceeds the cells in use, all parts
+// are scaled down.
 function ownCells(requests, needed) {
   const sizes = requests.map((request) => ({
     id: request.id,

@@ -1,21 +1,21 @@
-// The running requests: each one's tokens, and where its time went.
+// The running requests: tokens and time breakdown of each.
 
 import { showBar } from "./charts.js";
 import { byId, copyOf, make, setText } from "./dom.js";
 import { count, seconds } from "./format.js";
 
 const PARTS = [
-  ["queued", "queued", "waits for a place"],
-  ["following", "following", "waits for a prefix that another request computes"],
-  ["preempted", "preempted", "waits again so that others can run"],
+  ["queued", "queued", "waits in the queue"],
+  ["following", "following", "waits for a prefix computed by another request"],
+  ["preempted", "preempted", "preempted for more urgent requests"],
   ["prefill", "prefill", "its own prompt"],
-  ["prefill_shared", "brought back", "prompt brought back from host memory or disk"],
-  ["prefill_again", "prefill again", "computed before and lost"],
-  ["decode", "decode", "its next tokens"],
+  ["prefill_shared", "restored", "prompt restored from host memory or disk"],
+  ["prefill_again", "prefill again", "computed before and evicted"],
+  ["decode", "decode", "its decode rows"],
   ["others_prefill", "others' prefill", "others' part of its steps"],
   ["others_decode", "others' decode", "others' part of its steps"],
-  ["sampling", "sampling", "its tokens are drawn"],
-  ["engine", "engine", "all else"],
+  ["sampling", "sampling", "sampling of its tokens"],
+  ["engine", "engine", "other engine time"],
 ];
 const items = new Map();
 

@@ -1,4 +1,4 @@
-"""Bodies of requests: how they are read, and what bounds they have."""
+"""Routes that read bodies with limits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.responses import Response
 from llamaherd.server.api.json_bounds import require_bounded
 from llamaherd.server.jobs.context import Context
 
-# Where messages are: the schema of a path's body, and its field.
+# Location of messages: schema of a path's body, and its field.
 _MESSAGES = {
     "/v1/chat/completions": ("ChatRequest", "messages"),
     "/v1/responses": ("ResponsesRequest", "input"),
@@ -21,7 +21,7 @@ _MESSAGES = {
 
 
 class BodyRoute(APIRoute):
-    """A route whose body is read by the rules of this file."""
+    """A route whose body is read by BodyReader and checked against Limits."""
 
     def get_route_handler(self) -> Callable[[Request], Any]:
         handle = super().get_route_handler()
@@ -47,7 +47,7 @@ class _Request(Request):
 
 
 def describe_bounds(app: FastAPI, max_messages: int) -> None:
-    """Put the bound of messages into an application's schema."""
+    """Add the limit of messages to an application's OpenAPI schema."""
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:

@@ -41,9 +41,9 @@ def _chat_options(body: ChatRequest) -> ChatOptions:
 
 def _params(body: ChatRequest, default_max_tokens: int) -> SamplingParams:
     if body.max_tokens is not None and body.max_completion_tokens is not None:
-        raise InvalidRequestError("only one of max_tokens, max_completion_tokens may be set")
+        raise InvalidRequestError("max_tokens and max_completion_tokens must not both be set")
     if body.top_logprobs is not None and not body.logprobs:
-        raise InvalidRequestError("top_logprobs needs logprobs")
+        raise InvalidRequestError("top_logprobs requires logprobs: true")
     given = body.max_completion_tokens if body.max_tokens is None else body.max_tokens
     return SamplingParams(
         **sampling_options(body),
@@ -56,10 +56,13 @@ def _params(body: ChatRequest, default_max_tokens: int) -> SamplingParams:
 @router.post(
     "/v1/chat/completions",
     response_model=response_schemas.ChatCompletion,
-    responses={**ERRORS, 200: response_schemas.events("Or events, each a chat.completion.chunk.")},
+    responses={
+        **ERRORS,
+        200: response_schemas.events("With stream: events of type chat.completion.chunk."),
+    },
 )
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
-    """The assistant's next message."""
+    """Generate the assistant's next message."""
     context: Context = request.app.state.context
     params = _params(body, context.settings.default_max_tokens)
     return await respond(
@@ -74,7 +77,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
 
 @dataclass
 class _Choice:
-    """One choice of a streamed answer."""
+    """One choice of a streamed response."""
 
     reader: MessageReader
     called: bool = False

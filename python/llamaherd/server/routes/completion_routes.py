@@ -26,7 +26,7 @@ from llamaherd.server.routes.respond import respond
 from llamaherd.server.routes.response_writer import FINISH_REASONS, ChoicesWriter
 
 router = APIRouter(route_class=BodyRoute)
-# Of a prompt, in an event that is written on the event loop.
+# Tokens of a prompt in an event that is encoded on the event loop.
 _FEW_LOGPROBS = 64
 
 
@@ -55,14 +55,17 @@ def _params(body: CompletionRequest) -> SamplingParams:
 @router.post(
     "/v1/completions",
     response_model=response_schemas.Completion,
-    responses={**ERRORS, 200: response_schemas.events("Or events, each a text_completion.")},
+    responses={
+        **ERRORS,
+        200: response_schemas.events("With stream: events of type text_completion."),
+    },
 )
 async def completions(body: CompletionRequest, request: Request) -> Response:
-    """What follows one or several texts."""
+    """Complete one or several prompts."""
     context: Context = request.app.state.context
     prompts, params = _prompts_of(body), _params(body)
     if body.stream and params.best_of and params.best_of > params.n:
-        raise InvalidRequestError("best_of must equal n where the answer is streamed")
+        raise InvalidRequestError("best_of must equal n if stream is true")
     return await respond(
         request,
         body,

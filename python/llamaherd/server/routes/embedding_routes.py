@@ -27,7 +27,7 @@ router = APIRouter(route_class=BodyRoute)
 
 @router.post("/v1/embeddings", response_model=response_schemas.Embeddings, responses=ERRORS)
 async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
-    """Vectors of texts, of length 1."""
+    """Normalized embeddings of texts."""
     context: Context = request.app.state.context
     texts = [body.input] if isinstance(body.input, str) else body.input
     if not texts:
@@ -63,7 +63,7 @@ def _encode(vector: Any, encoding: str) -> list[float] | str:
 
 @router.post("/v1/rerank", response_model=response_schemas.Ranking, responses=ERRORS)
 async def rerank(body: RerankRequest, request: Request) -> Response:
-    """Documents by how well they answer a query, the best first."""
+    """Documents by relevance to a query, best first."""
     context: Context = request.app.state.context
 
     def work(llm: LLM, gone: Event) -> list[RerankResult]:

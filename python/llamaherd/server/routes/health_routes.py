@@ -29,7 +29,7 @@ def _model(context: Context, name: str) -> dict[str, Any]:
 
 @router.get("/v1/models", response_model=response_schemas.Models, responses=ERRORS)
 async def models(request: Request) -> dict[str, Any]:
-    """The models that may be asked for."""
+    """The available models."""
     context: Context = request.app.state.context
     data = [_model(context, name) for name in context.pool.names]
     return {"object": "list", "data": data}
@@ -37,16 +37,16 @@ async def models(request: Request) -> dict[str, Any]:
 
 @router.get("/v1/models/{name:path}", response_model=response_schemas.ModelAnswer, responses=ERRORS)
 async def model(name: str, request: Request) -> dict[str, Any]:
-    """One of them."""
+    """One available model."""
     context: Context = request.app.state.context
     if name not in context.pool.names:
-        raise ApiError(404, f"there is no model {name!r}", code="model_not_found", param="model")
+        raise ApiError(404, f"model {name!r} does not exist", code="model_not_found", param="model")
     return _model(context, name)
 
 
 @router.get("/health", response_model=response_schemas.State)
 async def health() -> dict[str, str]:
-    """The process lives."""
+    """Liveness: the process responds."""
     return {"status": "ok"}
 
 
@@ -56,8 +56,8 @@ async def health() -> dict[str, str]:
     responses={503: {"model": response_schemas.State}},
 )
 async def ready(request: Request) -> Response:
-    """The models that were asked for are there, no engine and no pool of threads is stuck, and the
-    server is not stopping."""
+    """Readiness: requested models are loaded, no engine or thread pool is stuck, and the server is
+    not stopping."""
     context: Context = request.app.state.context
     status = _status(context, stopping=request.app.state.draining)
     return JSONResponse({"status": status}, 200 if status == "ok" else 503)
@@ -71,12 +71,12 @@ def _status(context: Context, *, stopping: bool) -> str:
         if reason:
             return f"{name}: {reason}"
     for name, stuck_s in stuck_pools().items():
-        return f"the threads of {name} have been in their calls for {stuck_s:.0f} s"
+        return f"all threads of pool {name} have been busy for {stuck_s:.0f} s"
     return "ok"
 
 
 @router.get("/metrics", response_class=Response)
 def metrics(request: Request) -> Response:
-    """Figures in Prometheus' text format."""
+    """Metrics in Prometheus' text format."""
     context: Context = request.app.state.context
     return Response(context.metrics.text(), media_type="text/plain; version=0.0.4")

@@ -1,4 +1,4 @@
-"""Calls of a model that take a thread for their whole time."""
+"""Blocking calls of a model on a thread."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ T = TypeVar("T")
 async def call_model(
     request: Request, given: str | None, work: Callable[[LLM, Event], T]
 ) -> tuple[str, T]:
-    """The name of the model that a request asks for, and what `work` returns.
+    """Run `work` with a model; returns the model's name and the result.
 
     Args:
-      given: The model of the body; None: the server's first.
-      work: Called on a thread with the model, which stays in memory meanwhile, and an event that is
-        set when the client leaves.
+      given: Model of the body; None: the server's first.
+      work: Called on a thread with the model, which stays loaded, and an event that is set when the
+        client disconnects.
 
     Raises:
-      ApiError: There is no such model, or no room for it.
-      PoolFullError: Too many calls wait for a thread.
+      ApiError: The model does not exist, or cannot be loaded.
+      PoolFullError: Too many calls are queued for a thread.
     """
     context: Context = request.app.state.context
     name = context.model_name(given)

@@ -1,4 +1,4 @@
-"""The chat page at /, the dashboard, and what they are made of."""
+"""The chat page at /, the dashboard, and their static files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TYPES = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-# Nothing but the server's own files runs or is shown, whatever a model writes.
+# Only the server's own files run or are shown, whatever text a model generates.
 _POLICY = (
     "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "object-src 'none'"
@@ -37,7 +37,7 @@ _HEADERS = {
 
 @dataclass(frozen=True)
 class _File:
-    """A file of the pages."""
+    """A static file."""
 
     content: bytes
     media_type: str
@@ -46,7 +46,7 @@ class _File:
 
 @cache
 def _files() -> dict[str, _File]:
-    """All of them, by name."""
+    """All static files, by name."""
     files = {}
     for entry in resources.files("llamaherd.server").joinpath("pages").iterdir():
         media_type = _TYPES.get(entry.name.rpartition(".")[2])
@@ -60,7 +60,7 @@ def _files() -> dict[str, _File]:
 def _answer(request: Request, name: str) -> Response:
     file = _files().get(name)
     if file is None:
-        raise ApiError(404, f"there is no page {name!r}")
+        raise ApiError(404, f"page {name!r} does not exist")
     headers = {**_HEADERS, "etag": file.etag}
     if file.etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
@@ -69,19 +69,19 @@ def _answer(request: Request, name: str) -> Response:
 
 @router.get("/")
 async def chat(request: Request) -> Response:
-    """A chat to try the models."""
+    """The chat page."""
     return _answer(request, "chat.html")
 
 
 @router.get("/dashboard")
 async def dashboard(request: Request) -> Response:
-    """What the server does, live."""
+    """The live dashboard."""
     return _answer(request, "dashboard.html")
 
 
 @router.get("/pages/state")
 async def state(request: Request) -> Response:
-    """What the dashboard shows."""
+    """State for the dashboard."""
     context: Context = request.app.state.context
     headers = {**_HEADERS, "cache-control": "no-store"}
     return JSONResponse(page_state(context, request.state.key), headers=headers)

@@ -1,4 +1,4 @@
-"""What the dashboard shows."""
+"""State for the dashboard."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _NS = 1e-9
 
 
 def page_state(context: Context, viewer: ApiKey) -> dict[str, Any]:
-    """How all models stand and what runs, as JSON has it. Of other tenants' requests it tells how
-    many there are."""
+    """State of models and running requests, as JSON values. Of other tenants' requests it has the
+    number only."""
     running = list(_running(context))
     own = [item for item in running if _is_visible(item[0], viewer)]
     n_others = Counter(job.request.model for job, _ in running if not _is_visible(job, viewer))

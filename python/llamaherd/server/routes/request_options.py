@@ -1,4 +1,4 @@
-"""From the fields of a body to options of the engine."""
+"""Converts fields of a body to options of the engine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llamaherd.server.common.settings import ServerSettings
 
 
 def sampling_options(body: Sampling | ResponsesRequest) -> dict[str, Any]:
-    """Options of SamplingParams that a request sets."""
+    """Options of SamplingParams set by a request."""
     options = {name: getattr(body, name, None) for name in SAMPLING_FIELDS}
     return {name: value for name, value in options.items() if value is not None}
 
@@ -38,7 +38,7 @@ def format_options(response_format: ResponseFormat | JsonSchemaText | None) -> d
 def scheduling_options(
     body: SchedulingOptions, key: ApiKey, settings: ServerSettings
 ) -> dict[str, Any]:
-    """Options of BatchEngine.submit: a key's bounds win over what the request asks for."""
+    """Options of BatchEngine.submit; an API key's limits override the request."""
     priority = key.priority if body.priority is None else max(body.priority, key.priority)
     deadlines = [s for s in (body.deadline_s, settings.request_timeout_s) if s is not None]
     return {
@@ -52,7 +52,7 @@ def scheduling_options(
 
 
 def cache_salt(salt: str, key: ApiKey, settings: ServerSettings) -> str:
-    """The salt of a request: different for different tenants, whatever salts they choose."""
+    """The salt of a request: tenants never share one, whatever salts they choose."""
     if not key.tenant or settings.shared_cache:
         return salt
     return f"{len(key.tenant)}:{key.tenant}{salt}"

@@ -1,4 +1,4 @@
-"""From a request for text to its answer, whole or in pieces."""
+"""Runs generation requests, streamed or not."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ async def respond(
     writer_of: Callable[[GenerationJob], ResponseWriter],
     chat: ChatOptions | None = None,
 ) -> Response:
-    """Run a request's prompts and answer it; a client that goes away ends them.
+    """Run a request's prompts and respond; a client disconnect cancels them.
 
     Raises:
-      ApiError: An output ended with an error, or because the server stops.
+      ApiError: An output failed, or the server is stopping.
     """
     context: Context = request.app.state.context
     state = request.state

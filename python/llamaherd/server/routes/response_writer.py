@@ -1,4 +1,4 @@
-"""How endpoints write what a job generates."""
+"""Writers of generation responses."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class ResponseWriter(ABC):
 
     @abstractmethod
     def whole(self, results: Sequence[RequestOutput]) -> dict[str, Any]:
-        """The body, given how the job's streams ended; `Items` may stand for arrays."""
+        """The body for the results of the job's streams; `Items` is allowed for arrays."""
 
     @abstractmethod
     def events(self) -> AsyncIterator[bytes]:
-        """Server-sent events, as the job's deltas come."""
+        """Server-sent events for the job's deltas."""
 
 
 class ChoicesWriter(ResponseWriter):
-    """A response that is a list of choices; its events are chunks of them, then the usage where the
-    request asks for it, then [DONE]."""
+    """A response with a list of choices; its events are chunks, the usage if requested, and
+    [DONE]."""
 
     whole_object: ClassVar[str]
     chunk_object: ClassVar[str]
@@ -60,7 +60,7 @@ class ChoicesWriter(ResponseWriter):
 
     @abstractmethod
     def _chunks(self) -> AsyncIterator[bytes]:
-        """The events that carry choices."""
+        """The events with choices."""
 
     def whole(self, results: Sequence[RequestOutput]) -> dict[str, Any]:
         choices, usage = Items(self._choices(results)), _usage(result.usage for result in results)

@@ -1,4 +1,4 @@
-"""/v1/responses, the part that keeps nothing between requests."""
+"""/v1/responses, its stateless part."""
 
 from __future__ import annotations
 
@@ -77,10 +77,10 @@ def _params(body: ResponsesRequest, default_max_tokens: int) -> SamplingParams:
 @router.post(
     "/v1/responses",
     response_model=response_schemas.ResponseAnswer,
-    responses={**ERRORS, 200: response_schemas.events("Or events, each with a type of its own.")},
+    responses={**ERRORS, 200: response_schemas.events("With stream: typed events.")},
 )
 async def responses(body: ResponsesRequest, request: Request) -> Response:
-    """The assistant's next message."""
+    """Generate the assistant's next message."""
     context: Context = request.app.state.context
     params = _params(body, context.settings.default_max_tokens)
     return await respond(
@@ -202,12 +202,12 @@ class _ResponsesWriter(ResponseWriter):
 
 
 class _Items:
-    """The output items of a streamed answer: one is open at a time."""
+    """The output items of a streamed response; one is open at a time."""
 
     def __init__(self, answer: _ResponsesWriter) -> None:
         self._answer = answer
         self.done: list[dict[str, Any]] = []
-        self._kind: Any = None  # of the open one: reasoning, message, or a call's index
+        self._kind: Any = None  # of the open item: reasoning, message, or a call's index
         self._id = ""
         self._text = ""
         self._call: ToolCall | None = None
@@ -229,7 +229,7 @@ class _Items:
         return events
 
     def end(self) -> list[bytes]:
-        """Closes what is open; an answer without any item gets an empty message."""
+        """Close the open item; a response without items gets an empty message."""
         events = [] if self.done or self._kind is not None else self._open("message")
         return events + self._close()
 

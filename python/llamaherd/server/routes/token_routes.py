@@ -26,10 +26,10 @@ router = APIRouter(route_class=BodyRoute)
 
 @router.post("/tokenize", response_model=response_schemas.Tokens, responses=ERRORS)
 async def tokenize(body: TokenizeRequest, request: Request) -> Response:
-    """Token ids of a text, or of messages in the model's chat template."""
+    """Token ids of a text, or of messages with the model's chat template."""
     context: Context = request.app.state.context
     if (body.prompt is None) == (body.messages is None):
-        raise InvalidRequestError("one of prompt, messages must be set")
+        raise InvalidRequestError("exactly one of prompt and messages must be set")
     async with context.pool.use(context.model_name(body.model)) as llm:
         engine = llm.engine
 
@@ -59,7 +59,7 @@ async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
 
 @router.post("/v1/score", response_model=response_schemas.Scores, responses=ERRORS)
 async def score(body: ScoreRequest, request: Request) -> Response:
-    """How likely continuations of a prompt are; the prompt is computed once."""
+    """Log-probabilities of continuations of a prompt; the prompt is computed once."""
     context: Context = request.app.state.context
     salt = cache_salt("", request.state.key, context.settings)
 
