@@ -263,5 +263,5 @@ def test_the_harnesss_requests(llm: LLM) -> None:
     options = {"until": ["\n", "."], "max_gen_toks": 12, "do_sample": False}
     text = model.generate_until([request(PARIS, options)])[0]
     assert text == llm.generate([PARIS], replace(GREEDY, max_tokens=12, stop=("\n", ".")))[0].text
-    with pytest.raises(InvalidRequestError, match="no option 'beams'"):
+    with pytest.raises(InvalidRequestError, match="unknown option 'beams'"):
         model.generate_until([request(PARIS, {"beams": 4})])
