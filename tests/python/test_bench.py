@@ -249,7 +249,7 @@ def test_a_report_has_tables_pictures_and_who_is_better(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequestError, match=r"other\.gguf"):
         report.load(files)
     files[1].write_text("[]")
-    with pytest.raises(InvalidRequestError, match="no results"):
+    with pytest.raises(InvalidRequestError, match="must be a result file"):
         report.load(files)
 
 
@@ -296,7 +296,7 @@ def test_an_engine_that_cannot_load_is_absent(tmp_path: Path) -> None:
     with ContestantPool(("llamaherd", "llamaherd-server"), setup, Programs()) as field:
         assert not field.contestants
         assert "broken.gguf" in field.absent["llamaherd"]
-        assert "ended with 1" in field.absent["llamaherd-server"]
+        assert "exited with status 1" in field.absent["llamaherd-server"]
 
 
 @pytest.mark.parametrize("dying", ["llamaherd", "llamaherd-server"])
@@ -327,12 +327,12 @@ def test_a_contestant_that_dies_leaves_the_others_their_rounds(
     result = measure(plan, lambda name, i, _: told.append((name, i)))
     assert told == [("one-at-a-time", i) for i in range(3)]
     assert result["absent"].keys() == {dying}
-    assert "ended with -9" in result["absent"][dying]
+    assert "exited with status -9" in result["absent"][dying]
     assert list(result["contestants"]) == ["one-at-a-time"]
 
 
 def test_a_server_that_ends_is_absent_with_its_last_word() -> None:
-    with pytest.raises(Unavailable, match="ended with 3: no such thing"):
+    with pytest.raises(Unavailable, match="exited with status 3: no such thing"):
         Server([sys.executable, "-c", "print('no such thing'); exit(3)"], 9, "x")
 
 

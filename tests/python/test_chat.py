@@ -191,7 +191,7 @@ def test_an_answer_that_must_obey_a_rule_is_all_content(engine: BatchEngine) -> 
     reply = engine.submit(THOUGHTS, params).result().reply
     assert reply is not None
     assert reply.content.isdigit()
-    with pytest.raises(InvalidRequestError, match="call tools or obey regex"):
+    with pytest.raises(InvalidRequestError, match="cannot be combined with regex"):
         engine.submit(CALLS, params, chat=TOOLS)
 
 
