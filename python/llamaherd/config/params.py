@@ -248,8 +248,8 @@ class EngineConfig:
         stock: ggml's; reference: those of deterministic, without its other settings. The
         environment variable LLAMAHERD_CPU_KERNELS overrides this option.
       deterministic: Use CPU kernels whose results for a request are bit-identical for any batch
-        composition, cache state and number of threads. Several times slower; requires kv_type f16
-        or f32, and no GPU.
+        composition, cache state and number of threads. 1.3 to 2.9 times as slow; requires
+        kv_type f16 or f32, and no GPU.
       prompt_lookup: Allow SamplingParams.prompt_lookup, on models whose KV cache supports removal
         of single tokens (no sliding window, no recurrent state).
       warmup: Run each shape of decode call at load, and calibrate the cost model used for planning.

@@ -180,7 +180,7 @@ struct Fault {
 
 TEST_F(RadixStateTest, TheAuditFindsFaults) {
   const std::vector<Fault> faults = {
-      {"wrong place", [](RadixNode& idle, RadixNode&) { ++idle.begin; }},
+      {"link from the parent", [](RadixNode& idle, RadixNode&) { ++idle.begin; }},
       {"count of held children",
        [](RadixNode& idle, RadixNode&) { ++idle.payload.n_held_children; }},
       {"count of running", [](RadixNode& idle, RadixNode&) { ++idle.payload.n_running; }},
