@@ -25,7 +25,7 @@ def test_a_good_file_passes(tiny: Path) -> None:
     models.check_model(tiny)
     done = info(tiny)
     assert done.returncode == 0
-    assert "can be used" in done.stdout
+    assert "is usable" in done.stdout
 
 
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
