@@ -214,6 +214,6 @@ def test_an_embedding_model_answers_no_chat(tmp_path: Path) -> None:
     with serve(model) as served, httpx.Client(base_url=served.url, timeout=60) as http:
         answer = http.post("/v1/chat/completions", json=ASK)
         assert answer.status_code == 400
-        assert "embeddings" in answer.json()["error"]["message"]
+        assert "embedding model" in answer.json()["error"]["message"]
         assert http.post("/v1/embeddings", json={"input": "x"}).status_code == 200
         assert http.get("/ready").status_code == 200
