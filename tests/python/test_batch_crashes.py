@@ -18,6 +18,8 @@ import pytest
 from batch_stand_in import Routes, batches_in, begin, end, line_of
 from llamaherd.server.batch_api import batch_runner
 
+pytestmark = pytest.mark.slow
+
 _HERE = Path(__file__).parent
 _N_LINES = 40
 

@@ -20,6 +20,8 @@ from openai import BadRequestError, NotFoundError, OpenAI
 from openai.types import Batch
 from serving import Served, figure, serve, wait_until
 
+pytestmark = pytest.mark.slow
+
 CHAT: Any = "/v1/chat/completions"
 COMPLETIONS: Any = "/v1/completions"
 OVER = ("completed", "failed", "expired", "cancelled")

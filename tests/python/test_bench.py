@@ -35,6 +35,8 @@ from llamaherd.benchmark.rounds import Plan, measure
 from llamaherd.percentiles import percentile
 from test_cli import ENVIRONMENT, WAIT_S, command, run
 
+pytestmark = pytest.mark.slow
+
 SMALL = Size(3, 2, 50.0)
 
 

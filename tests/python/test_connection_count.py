@@ -17,10 +17,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import pytest
 from llamaherd.server.common.limits import Limits
 from serving import serve
 from starlette.types import Receive, Scope, Send
 from wire import GET, QUICK, App, Client, listening
+
+pytestmark = pytest.mark.slow
 
 
 def test_idle_connections_give_way_to_new_ones(run_on_loop: Callable[[Any], None]) -> None:

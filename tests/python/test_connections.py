@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from wire import GET, QUICK, Address, App, Client, listening, until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("sent", "status"),

@@ -16,6 +16,8 @@ import pytest
 from conftest import skip_or_fail
 from serving import Served, serve
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 DOCUMENTS = sorted({*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *PAGES})

@@ -20,6 +20,8 @@ from llamaherd import _core
 from llamaherd.cli.demo import QUESTIONS
 from recorded import RecordedEngine, assert_rows_are_those_of
 
+pytestmark = pytest.mark.slow
+
 KINDS = ["plain", "sliding_window", "recurrent", "hybrid"]
 CURSED = "the decode call failed: a cursed token"
 POISONED = "its logits are not finite, also when computed alone"

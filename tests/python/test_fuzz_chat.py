@@ -24,6 +24,8 @@ from llamaherd import (
     MessageReader,
 )
 
+pytestmark = pytest.mark.slow
+
 MARKS = [
     *("<tool_call>", "</tool_call>", "<think>", "</think>", "<|im_start|>", "<|im_end|>"),
     *("[TOOL_CALLS]", "<function=f>", "<parameter=x>", "</parameter>", "</function>"),

@@ -15,6 +15,8 @@ from fuzzing import corpus, fuzz, mutated
 from hypothesis import given
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.slow
+
 # More than a rule takes on a slow machine; only a hang takes longer.
 _SECONDS = 120
 _CHILD = Path(__file__).parent / "rule_child.py"

@@ -9,6 +9,8 @@ from types import ModuleType
 import pytest
 from conftest import skip_or_fail
 
+pytestmark = pytest.mark.slow
+
 GATES = Path(__file__).resolve().parents[2] / "bench" / "gates.py"
 
 

@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 HOSTILE = Path(__file__).resolve().parents[2] / "bench" / "hostile.py"
 ATTACKS = [
     "400 prompts, 128 outputs each",

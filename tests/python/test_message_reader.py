@@ -25,6 +25,8 @@ from llamaherd import (
 )
 from llamaherd._core import ChatFormat
 
+pytestmark = pytest.mark.slow
+
 # Calls that are a JSON object and nothing else, as Llama 3's.
 _BARE_JSON = TOOLS_AND_THOUGHTS
 for _before, _after in (

@@ -22,6 +22,8 @@ from llamaherd import (
 from llamaherd import _core as core
 from tiny_ggufs import bases
 
+pytestmark = pytest.mark.slow
+
 FUZZER = Path(__file__).resolve().parents[1] / "fuzz" / "gguf_mutants.py"
 WAIT_S = 600
 CONFIG = EngineConfig(n_ctx=64, max_seqs=1, n_threads=1, warmup=False)

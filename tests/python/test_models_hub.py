@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 from llamaherd import ModelLoadError, models
 from llamaherd.models.hub import _bars, _parse
 
+pytestmark = pytest.mark.slow
+
 GGUF = b"GGUF" + bytes(range(256)) * 300
 
 

@@ -14,6 +14,8 @@ import pytest
 from chat_templates import FORMATS, TOOLS_AND_THOUGHTS
 from llamaherd import BatchEngine, ChatOptions, EngineConfig, InvalidRequestError
 
+pytestmark = pytest.mark.slow
+
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 CONFIG = EngineConfig(n_ctx=512, n_threads=1, chat_template=TOOLS_AND_THOUGHTS, warmup=False)
 

@@ -19,6 +19,8 @@ from conftest import skip_or_fail
 from llamaherd.server.observability.recent_quantiles import RecentTimes
 from serving import Served, serve
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Route
 

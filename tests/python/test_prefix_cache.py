@@ -125,6 +125,7 @@ class Replay(RecordedEngine):
         self.finish()
 
 
+@pytest.mark.slow
 def test_agents_logits_are_those_computed_whole_to_the_bit(
     model_path: Path, engine: BatchEngine
 ) -> None:

@@ -14,6 +14,8 @@ from conftest import skip_or_fail
 from llamaherd import LLM, EngineConfig, FinishReason, InvalidRequestError, SamplingParams, _core
 from llamaherd.cli.demo import QUESTIONS
 
+pytestmark = pytest.mark.slow
+
 GREEDY = SamplingParams(temperature=0, max_tokens=8)
 
 # Ends with its parent, however that ends.

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from llamaherd import InvalidRequestError, SamplingParams
 
+pytestmark = pytest.mark.slow
+
 # More than each case takes on a slow machine; only a hang takes longer.
 _SECONDS = 120
 _CHILD = Path(__file__).parent / "rule_child.py"

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import tiny_models
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import asyncio, sys, threading, time
 from llamaherd import EngineConfig

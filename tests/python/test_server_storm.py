@@ -18,6 +18,8 @@ import tiny_models
 from llamaherd import EngineConfig
 from serving import Served, figure, serve, wait_until
 
+pytestmark = pytest.mark.slow
+
 N_CLIENTS = 500
 _KINDS = ["plain", "hybrid"]
 

@@ -8,6 +8,8 @@ import pytest
 from gguf import GGUFReader, GGUFValueType, GGUFWriter
 from llamaherd import LLM, EngineConfig, ModelLoadError, SamplingParams
 
+pytestmark = pytest.mark.slow
+
 WRITTEN_BY_THE_WRITER = ("GGUF.", "general.architecture")
 
 

@@ -15,6 +15,8 @@ from llamaherd import LLM, BatchEngine, FinishReason, InvalidRequestError, Sampl
 from llamaherd.structured_output import token_masks
 from llamaherd.structured_output.json_schema import simplify
 
+pytestmark = pytest.mark.slow
+
 PERSON = {
     "type": "object",
     "properties": {

@@ -21,6 +21,8 @@ from llamaherd import (
 )
 from llamaherd.structured_output.guides import Guide, mask_of
 
+pytestmark = pytest.mark.slow
+
 SCHEMAS: dict[str, Any] = {
     "get_weather": {
         "type": "object",

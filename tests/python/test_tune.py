@@ -29,6 +29,8 @@ from llamaherd.tuning.workload import Workload
 from test_cli import ENVIRONMENT, WAIT_S, command, records, run
 from tiny_models import write
 
+pytestmark = pytest.mark.slow
+
 START = EngineConfig(n_threads=2)
 ROOM = SearchBounds(n_threads=4, max_seqs=64, token_budget=65536)
 THROUGHPUT = OBJECTIVES["throughput"]
