@@ -66,6 +66,7 @@ void bind_chat(py::module_& m) {
       .def("read", &MessageParser::read, py::arg("text"), py::call_guard<ReleasedGil>(),
            "Parse the next piece of text and return what it adds. Text that may be the start of a "
            "marker is held back.")
+      .def_property_readonly("text", &MessageParser::text, "Text read so far.")
       .def_property_readonly("unread", &MessageParser::unread,
                              "Text of the message that read() has not returned yet.")
       .def_property_readonly("n_steps", &MessageParser::n_steps,

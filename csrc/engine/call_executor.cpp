@@ -20,14 +20,13 @@ CallOutcome CallExecutor::attempt(const CallPlan& call, std::vector<Delta>& out)
     guard.commit_call(sampled_);
     c_.late_masks.keep(call, sampled_, c_.backend);
     for (const SampledOutput& sampled : sampled_)
-      c_.accounting.counters().n_draft_accepted += std::ssize(sampled.further);
+      counters_.n_draft_accepted += std::ssize(sampled.further);
     publish(call);
   } else {
     guard.undo_all();
   }
-  c_.accounting.counters().n_sequences_dropped += guard.n_dropped();
-  c_.accounting.counters().n_cells_used_max =
-      std::max(c_.accounting.counters().n_cells_used_max, c_.cache.n_cells_used());
+  counters_.n_sequences_dropped += guard.n_dropped();
+  counters_.n_cells_used_max = std::max(counters_.n_cells_used_max, c_.cache.n_cells_used());
   if (decoded) deliver(call, out);
   return outcome;
 }
@@ -37,18 +36,18 @@ CallOutcome CallExecutor::outcome_of(DecodeStatus status) {
     case DecodeStatus::kOk:
       return CallOutcome::kOk;
     case DecodeStatus::kNoRoom:
-      ++c_.accounting.counters().n_no_room;
+      ++counters_.n_no_room;
       failure_ = "the KV cache has no room for its rows, although they were planned to fit";
       return CallOutcome::kNoRoom;
     case DecodeStatus::kInvalidBatch:
-      ++c_.accounting.counters().n_invalid_batch;
+      ++counters_.n_invalid_batch;
       failure_ = "the backend rejected its rows as invalid";
       return CallOutcome::kInvalidBatch;
     case DecodeStatus::kAborted:
-      ++c_.accounting.counters().n_aborted;
+      ++counters_.n_aborted;
       return CallOutcome::kAborted;
     case DecodeStatus::kFailed:
-      ++c_.accounting.counters().n_failed;
+      ++counters_.n_failed;
       return CallOutcome::kFailed;
   }
   throw std::logic_error("unknown decode status");
@@ -81,17 +80,17 @@ DecodeStatus CallExecutor::decode(const CallPlan& call, std::int32_t n_pad) {
   if (learns_ && status == DecodeStatus::kOk) {
     learn(call, sum.shape(n_cells_used), predicted_ns, static_cast<double>(spent_ns));
   }
-  c_.accounting.counters().n_padding_rows += n_pad;
+  counters_.n_padding_rows += n_pad;
   if (n_decode_rows > 0) {
-    ++c_.accounting.counters().n_decode_calls;
-    c_.accounting.counters().decode_ns += spent_ns;
+    ++counters_.n_decode_calls;
+    counters_.decode_ns += spent_ns;
   } else {
-    ++c_.accounting.counters().n_prefill_calls;
-    c_.accounting.counters().prefill_ns += spent_ns;
+    ++counters_.n_prefill_calls;
+    counters_.prefill_ns += spent_ns;
   }
-  c_.accounting.counters().n_decode_rows += n_decode_rows;
-  c_.accounting.counters().n_prefill_rows += n_prefill_rows;
-  c_.accounting.counters().n_drafted += call.n_drafted;
+  counters_.n_decode_rows += n_decode_rows;
+  counters_.n_prefill_rows += n_prefill_rows;
+  counters_.n_drafted += call.n_drafted;
   return status;
 }
 
@@ -131,11 +130,11 @@ bool CallExecutor::sample(const CallPlan& call) {
   for (std::size_t i = 0; i < sampled_.size(); ++i) {
     if (!sampled_[i].poisoned) continue;
     if (ends_prompt(call.items[i])) c_.prompt_logits.clear();
-    ++c_.accounting.counters().n_poisoned_rows;
+    ++counters_.n_poisoned_rows;
     any_poisoned = true;
   }
   const std::int64_t end_ns = c_.clock.now_ns();
-  c_.accounting.counters().sample_ns += end_ns - begin_ns;
+  counters_.sample_ns += end_ns - begin_ns;
   c_.accounting.spend_all(TimeCategory::kSampling, end_ns);
   return any_poisoned;
 }

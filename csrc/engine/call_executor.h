@@ -46,6 +46,7 @@ class CallExecutor {
  public:
   CallExecutor(const CallContext& context, bool learns)
       : c_(context),
+        counters_(context.accounting.counters()),
         learns_(learns),
         thread_count_(context.backend.info().n_threads),
         builder_(context.backend.info().pad_seq) {}
@@ -71,6 +72,7 @@ class CallExecutor {
   void deliver(const CallPlan& call, std::vector<Delta>& out);
 
   CallContext c_;
+  Metrics& counters_;
   bool learns_;
   ThreadCountTuner thread_count_;
   BatchBuilder builder_;

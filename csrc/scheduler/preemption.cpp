@@ -1,7 +1,6 @@
 #include "scheduler/preemption.h"
 
 #include <limits>
-#include <memory>
 #include <utility>
 
 namespace llamaherd {
@@ -50,14 +49,18 @@ Request* Preemption::victim(std::int32_t above_priority, bool any) {
 
 void Preemption::preempt(Request& request, std::int64_t now_ns, std::vector<KvOp>& ops,
                          std::vector<Request*>& preempted) {
-  std::unique_ptr<Request> owned = running_.take(request);
-  queue_.settle(request, request.n_progress());
+  std::unique_ptr<Request> owned = take(request);
   pool_.release(request.seq());
   cache_.release(request.seq(), request.tokens(), ops);
   request.preempt(now_ns);
   preempted.push_back(&request);
   queue_.push(std::move(owned), now_ns);
   ++n_preempted_;
+}
+
+std::unique_ptr<Request> Preemption::take(Request& request) {
+  queue_.settle(request, request.n_progress());
+  return running_.take(request);
 }
 
 }  // namespace llamaherd

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "cache/prefix_cache.h"
@@ -28,6 +29,9 @@ class Preemption {
   /// Preempts requests of lower classes for one that needs `n_cells`, if that makes it fit.
   bool make_way(const Request& request, std::int32_t n_cells, const Room& reserved,
                 std::int64_t now_ns, std::vector<KvOp>& ops, std::vector<Request*>& preempted);
+
+  /// Removes a running request and settles its tenant's account. The caller releases its sequence.
+  std::unique_ptr<Request> take(Request& request);
 
   std::int64_t n_preempted() const { return n_preempted_; }
 

@@ -104,7 +104,7 @@ bool Scheduler::admit_now(RequestId id, std::int64_t now_ns, std::vector<KvOp>& 
 }
 
 void Scheduler::requeue(Request& request, std::int64_t now_ns) {
-  std::unique_ptr<Request> owned = take_running(request);
+  std::unique_ptr<Request> owned = preemption_.take(request);
   pool_.release(request.seq());
   request.stop(now_ns);
   queue_.push(std::move(owned), now_ns);
@@ -116,12 +116,7 @@ Request* Scheduler::find(RequestId id) {
 }
 
 std::unique_ptr<Request> Scheduler::take(Request& request) {
-  return request.seq() == kNoSeq ? queue_.take(request.id()) : take_running(request);
-}
-
-std::unique_ptr<Request> Scheduler::take_running(Request& request) {
-  queue_.settle(request, request.n_progress());
-  return running_.take(request);
+  return request.seq() == kNoSeq ? queue_.take(request.id()) : preemption_.take(request);
 }
 
 Request* Scheduler::overdue(std::int64_t now_ns) {

@@ -100,7 +100,6 @@ class Scheduler {
   bool could_start(const Request& request) const;
   void start(Request& request, const Admission::Assessment& admission, std::int64_t now_ns,
              std::vector<KvOp>& ops);
-  std::unique_ptr<Request> take_running(Request& request);
 
   void pack();
   void draft(CallPlan& call);
@@ -119,7 +118,7 @@ class Scheduler {
   SpeculationPolicy drafter_;
   StepPlan plan_;
   std::vector<Request*> packable_;
-  std::vector<Candidate> candidates_;             // parallel to running_
+  std::vector<Candidate> candidates_;             // parallel to packable_
   std::vector<bool> has_rows_;                    // likewise
   std::vector<DraftCandidate> draft_candidates_;  // of one call's items
   std::vector<Request*> passed_;                  // not admitted in this step; they stay queued

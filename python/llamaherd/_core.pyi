@@ -1219,6 +1219,11 @@ class MessageParser:
         Work so far: bytes examined plus rules tried.
         """
     @property
+    def text(self) -> str:
+        """
+        Text read so far.
+        """
+    @property
     def unread(self) -> str:
         """
         Text of the message that read() has not returned yet.

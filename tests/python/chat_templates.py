@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
+from llamaherd import BatchEngine, EngineConfig
+
 TOOLS_AND_THOUGHTS = """
 {%- if tools %}
 {{- '<|im_start|>system\nYou may call these tools:\n' }}
@@ -68,3 +73,28 @@ def _family(name: str, words: str) -> str:
 FORMATS = {"hermes": TOOLS_AND_THOUGHTS} | {
     name: _family(name, words) for name, words in _WORDS.items()
 }
+
+
+class FamilyEngines:
+    """One engine for each family's template, made when it is first asked for."""
+
+    def __init__(self, model: Path, templates: Mapping[str, str]) -> None:
+        self._model = model
+        self._templates = templates
+        self._made: dict[str, BatchEngine] = {}
+
+    def get(self, family: str) -> BatchEngine:
+        if family not in self._made:
+            config = EngineConfig(
+                n_ctx=256,
+                max_seqs=1,
+                n_threads=1,
+                warmup=False,
+                chat_template=self._templates[family],
+            )
+            self._made[family] = BatchEngine(self._model, config, progress=False)
+        return self._made[family]
+
+    def close(self) -> None:
+        for engine in self._made.values():
+            engine.close()

@@ -11,14 +11,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from chat_templates import FORMATS
+from chat_templates import FORMATS, FamilyEngines
 from fuzzing import corpus, fuzz, mutated
 from hypothesis import given
 from hypothesis import strategies as st
 from llamaherd import (
-    BatchEngine,
     ChatOptions,
-    EngineConfig,
     FinishReason,
     InvalidRequestError,
     MessageReader,
@@ -43,29 +41,9 @@ TOOL: dict[str, Any] = {
 HELLO = [{"role": "user", "content": "Hello"}]
 
 
-class Engines:
-    """One for each family's format, made when it is first asked for."""
-
-    def __init__(self, model: Path) -> None:
-        self._model = model
-        self._made: dict[str, BatchEngine] = {}
-
-    def get(self, family: str) -> BatchEngine:
-        if family not in self._made:
-            config = EngineConfig(
-                n_ctx=256, max_seqs=1, n_threads=1, warmup=False, chat_template=FORMATS[family]
-            )
-            self._made[family] = BatchEngine(self._model, config)
-        return self._made[family]
-
-    def close(self) -> None:
-        for engine in self._made.values():
-            engine.close()
-
-
 @pytest.fixture(scope="module")
-def engines(model_path: Path) -> Iterator[Engines]:
-    engines = Engines(model_path)
+def engines(model_path: Path) -> Iterator[FamilyEngines]:
+    engines = FamilyEngines(model_path, FORMATS)
     yield engines
     engines.close()
 
@@ -133,7 +111,7 @@ options = st.fixed_dictionaries(
 @fuzz
 @given(family=families, history=st.lists(messages, min_size=1, max_size=5), given_options=options)
 def test_any_history_is_rendered_or_refused(
-    engines: Engines, family: str, history: list[Any], given_options: dict[str, Any]
+    engines: FamilyEngines, family: str, history: list[Any], given_options: dict[str, Any]
 ) -> None:
     engine = engines.get(family)
     try:
@@ -147,7 +125,7 @@ def test_any_history_is_rendered_or_refused(
 @fuzz
 @given(family=families, text=texts, cuts=st.lists(st.integers(0, 20_000), max_size=4))
 def test_any_answer_is_taken_apart(
-    engines: Engines, family: str, text: str, cuts: list[int]
+    engines: FamilyEngines, family: str, text: str, cuts: list[int]
 ) -> None:
     format_ = engines.get(family).apply_chat_template(HELLO, ChatOptions(tools=[TOOL])).format
     reader = MessageReader(format_)

@@ -3,22 +3,21 @@ work in proportion to the text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from chat_templates import FORMATS, TOOLS_AND_THOUGHTS
+from chat_templates import FORMATS, TOOLS_AND_THOUGHTS, FamilyEngines
 from fuzzing import corpus, fuzz, mutated
 from hypothesis import given
 from hypothesis import strategies as st
 from llamaherd import (
     AssistantMessage,
-    BatchEngine,
     ChatOptions,
-    EngineConfig,
     FinishReason,
     LlamaHerdError,
     MessageReader,
@@ -71,35 +70,22 @@ _ANSWERS = [
 ]
 
 
-class Formats:
-    """The format of each family, made when it is first asked for."""
-
-    def __init__(self, model: Path) -> None:
-        self._model = model
-        self._made: dict[str, tuple[BatchEngine, ChatFormat]] = {}
-
-    def get(self, family: str) -> ChatFormat:
-        if family not in self._made:
-            config = EngineConfig(
-                n_ctx=256, max_seqs=1, n_threads=1, warmup=False, chat_template=_TEMPLATES[family]
-            )
-            engine = BatchEngine(self._model, config, progress=False)
-            hello = [{"role": "user", "content": "Hello"}]
-            format_ = engine.apply_chat_template(hello, ChatOptions(tools=_TOOLS)).format
-            assert format_ is not None
-            self._made[family] = (engine, format_)
-        return self._made[family][1]
-
-    def close(self) -> None:
-        for engine, _ in self._made.values():
-            engine.close()
+FormatOf = Callable[[str], ChatFormat]
 
 
 @pytest.fixture(scope="module")
-def formats(model_path: Path) -> Iterator[Formats]:
-    formats = Formats(model_path)
-    yield formats
-    formats.close()
+def format_of(model_path: Path) -> Iterator[FormatOf]:
+    engines = FamilyEngines(model_path, _TEMPLATES)
+    hello = [{"role": "user", "content": "Hello"}]
+
+    @functools.cache
+    def of(family: str) -> ChatFormat:
+        found = engines.get(family).apply_chat_template(hello, ChatOptions(tools=_TOOLS)).format
+        assert found is not None
+        return found
+
+    yield of
+    engines.close()
 
 
 def delta(text: str, reason: FinishReason | None = None) -> Any:
@@ -182,14 +168,14 @@ reasons = st.sampled_from([FinishReason.STOP, FinishReason.LENGTH, FinishReason.
 @fuzz
 @given(family=families, text=texts, cuts=st.lists(st.integers(0, 300), max_size=12), reason=reasons)
 def test_deltas_add_up_to_a_parse_of_the_whole(
-    formats: Formats, family: str, text: str, cuts: list[int], reason: FinishReason
+    format_of: FormatOf, family: str, text: str, cuts: list[int], reason: FinishReason
 ) -> None:
-    check(formats.get(family), pieces_of(text, cuts), reason)
+    check(format_of(family), pieces_of(text, cuts), reason)
 
 
 @pytest.mark.parametrize("family", sorted(_TEMPLATES))
-def test_answers_of_each_format_at_each_cut(formats: Formats, family: str) -> None:
-    format_ = formats.get(family)
+def test_answers_of_each_format_at_each_cut(format_of: FormatOf, family: str) -> None:
+    format_ = format_of(family)
     for text in _ANSWERS:
         check(format_, list(text), FinishReason.STOP)
         for cut in range(len(text)):
@@ -198,12 +184,12 @@ def test_answers_of_each_format_at_each_cut(formats: Formats, family: str) -> No
 
 
 @pytest.mark.parametrize("closes", [True, False])
-def test_nested_brackets(formats: Formats, closes: bool) -> None:
+def test_nested_brackets(format_of: FormatOf, closes: bool) -> None:
     call = '<tool_call>\n{"name": "f", "arguments": {"x": ' + "[" * 4500
     if closes:
         call += "]" * 4500 + "}}\n</tool_call>"
-    check(formats.get("hermes"), list(call), FinishReason.STOP)
-    check(formats.get("gemma4"), ["<|tool_call>call:f{x:", *"[" * 4500], FinishReason.LENGTH)
+    check(format_of("hermes"), list(call), FinishReason.STOP)
+    check(format_of("gemma4"), ["<|tool_call>call:f{x:", *"[" * 4500], FinishReason.LENGTH)
 
 
 # Where an answer of a family is long: what comes before, and a piece that is repeated.
@@ -244,9 +230,9 @@ def long_answer(begin: str, piece: str) -> list[str]:
 
 
 @pytest.mark.parametrize("place", sorted(_LONG))
-def test_work_is_in_proportion_to_the_text(formats: Formats, place: str) -> None:
+def test_work_is_in_proportion_to_the_text(format_of: FormatOf, place: str) -> None:
     family, begin, piece = _LONG[place]
-    reader = MessageReader(formats.get(family))
+    reader = MessageReader(format_of(family))
     parser: Any = reader._parser
     steps, added = [], []
     for text in long_answer(begin, piece):
@@ -261,8 +247,8 @@ def test_work_is_in_proportion_to_the_text(formats: Formats, place: str) -> None
         assert max(steps[-1000:]) <= 1.1 * max(steps[1:1001])
 
 
-def test_text_comes_with_its_delta(formats: Formats) -> None:
-    reader = MessageReader(formats.get("hermes"))
+def test_text_comes_with_its_delta(format_of: FormatOf) -> None:
+    reader = MessageReader(format_of("hermes"))
     for text in ("One", " <b", "> mom", "ent. é", " \n"):
         assert reader.read(delta(text)) == AssistantMessage(text)
     assert not reader.read(delta("<tool_"))  # may begin a call
@@ -270,8 +256,8 @@ def test_text_comes_with_its_delta(formats: Formats) -> None:
     assert reader.read(delta("", FinishReason.STOP)) == AssistantMessage()
 
 
-def test_arguments_come_with_their_delta(formats: Formats) -> None:
-    reader = MessageReader(formats.get("hermes"))
+def test_arguments_come_with_their_delta(format_of: FormatOf) -> None:
+    reader = MessageReader(format_of("hermes"))
     reader.read(delta('<tool_call>\n{"name": "f", "arguments": {"x": '))
     for text in ('"a', "b", '\\n"', ", ", '"s": [', '"c"'):
         (call,) = reader.read(delta(text)).tool_calls
@@ -279,8 +265,8 @@ def test_arguments_come_with_their_delta(formats: Formats) -> None:
     assert reader.reply.tool_calls[0].arguments == '{"x": "ab\\n", "s": ["c"'
 
 
-def test_the_whole_is_parsed_once(formats: Formats) -> None:
-    real = formats.get("hermes")
+def test_the_whole_is_parsed_once(format_of: FormatOf) -> None:
+    real = format_of("hermes")
     reader = MessageReader(real)
     parsed: list[str] = []
 
@@ -306,10 +292,10 @@ def test_the_whole_is_parsed_once(formats: Formats) -> None:
     ],
 )
 def test_what_cannot_be_read_is_content(
-    formats: Formats, text: str, reasoning: str, content: str
+    format_of: FormatOf, text: str, reasoning: str, content: str
 ) -> None:
     def read(pieces: list[str]) -> AssistantMessage:
-        reader = MessageReader(formats.get("hermes"))
+        reader = MessageReader(format_of("hermes"))
         for piece in pieces:
             reader.read(delta(piece))
         reader.read(delta("", FinishReason.STOP))

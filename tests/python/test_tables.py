@@ -8,13 +8,47 @@ import inspect
 from llamaherd import CacheMetrics, Metrics, SamplingParams
 from llamaherd.cli.generate import generate
 from llamaherd.server.api.request_schemas import SAMPLING_FIELDS
-from llamaherd.server.observability.metrics import NOT_EXPORTED, exported_figures
+from llamaherd.server.observability import metrics
 
 # Options that OpenAI's API spells in another way, or whose meaning differs between routes.
 OF_ROUTES = {
     *("best_of", "echo", "json_object", "json_schema", "logprobs", "max_tokens"),
     *("prompt_logprobs", "prompt_logprobs_from"),
 }
+
+# Figures of Metrics and CacheMetrics that /metrics leaves out.
+NOT_EXPORTED = {
+    "follower_wait_ns",
+    "mask_wait_ns",
+    "n_cache_rebuilds",
+    "n_cells_used_max",
+    "n_damaged",
+    "n_decode_steps",
+    "n_dropped_disk",
+    "n_dropped_ram",
+    "n_followers",
+    "n_holders",
+    "n_holders_used",
+    "n_mask_waits",
+    "n_nodes",
+    "n_padding_rows",
+    "n_pins",
+    "n_prompt_logits_hits",
+    "n_saved",
+    "n_sequences_dropped",
+    "n_steps",
+    "n_submitted",
+    "n_threads",
+    "prefill_budget_ns",
+    "step_ns",
+}
+
+
+def exported_figures() -> set[str]:
+    simple = {key for _, _, key in (*metrics._COUNTERS, *metrics._GAUGES, *metrics._CACHE_GAUGES)}
+    sums = {key for _, _, keys in metrics._CACHE_COUNTERS for key in keys}
+    parts = {key for *_, entries in metrics._PARTS for _, key, _ in entries}
+    return simple | sums | parts
 
 
 def figures() -> set[str]:

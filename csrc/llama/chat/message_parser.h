@@ -1,26 +1,15 @@
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "llama/chat/chat_format.h"
+#include "llama/chat/message_delta.h"
 
 namespace llamaherd {
 
-/// Addition to one tool call.
-struct ToolCallDelta {
-  std::size_t index;      // of the call in the message
-  std::string id, name;   // set in the call's first piece; id only if the format has ids
-  std::string arguments;  // next piece of the JSON
-};
-
-/// Addition to a message.
-struct MessageDelta {
-  std::string content;
-  std::string reasoning;
-  std::vector<ToolCallDelta> tool_calls;
-};
+class MessageMapper;
 
 /// Parses an answer incrementally. The work per byte does not depend on the answer's length. Not
 /// thread-safe.
@@ -33,6 +22,9 @@ class MessageParser {
   /// back.
   MessageDelta read(const std::string& text);
 
+  /// The answer so far.
+  std::string text() const;
+
   /// Text of the answer after the part returned by read().
   std::string unread() const;
 
@@ -40,12 +32,8 @@ class MessageParser {
   std::size_t n_steps() const;
 
  private:
-  class Mapper;
-  class CallMapper;
-  class TreeMapper;
-
   std::shared_ptr<const ChatFormat> format_;
-  std::unique_ptr<Mapper> mapper_;
+  std::unique_ptr<MessageMapper> mapper_;
 };
 
 }  // namespace llamaherd

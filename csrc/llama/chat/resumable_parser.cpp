@@ -242,7 +242,7 @@ std::size_t ResumableParser::settled() const {
 }
 
 void ResumableParser::run() {
-  while (state_ == State::kRunning) {
+  while (!frames_.empty()) {
     ++n_steps_;
     const auto& parser = grammar_.get(frames_.back().parser);
     const Outcome outcome = std::visit(Step{*this, frames_.back()}, parser);
@@ -267,7 +267,6 @@ void ResumableParser::pop(bool matches) {
   if (!matches || looks_ahead) drop_spans(frame.n_spans);
   returned_ = {matches, looks_ahead ? frame.begin : frame.position, frame.n_spans};
   has_returned_ = true;
-  if (frames_.empty()) state_ = matches ? State::kDone : State::kFailed;
 }
 
 void ResumableParser::drop_spans(std::size_t n_left) {

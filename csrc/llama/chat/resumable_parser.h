@@ -45,14 +45,10 @@ class ResumableParser {
   /// End of the confirmed part of an open span.
   std::size_t settled() const;
 
-  /// The input does not match the grammar; parsing has stopped.
-  bool failed() const { return state_ == State::kFailed; }
-
   /// Bytes examined and rules tried so far.
   std::size_t n_steps() const { return n_steps_; }
 
  private:
-  enum class State { kRunning, kDone, kFailed };
   enum class Outcome { kWaits, kFails, kMatches, kDescends };
 
   struct Frame {
@@ -79,14 +75,13 @@ class ResumableParser {
   const common_peg_arena& grammar_;
   const bool keeps_rules_;
   std::string input_;
-  std::vector<Frame> frames_;
+  std::vector<Frame> frames_;        // empty: the grammar has matched or failed
   std::vector<std::size_t> hiding_;  // frames whose spans are hidden
   std::vector<ParsedSpan> spans_;
   Returned returned_{};
   bool has_returned_ = false;
   std::size_t lowest_ = 0;
   std::size_t n_steps_ = 0;
-  State state_ = State::kRunning;
 };
 
 }  // namespace llamaherd

@@ -215,7 +215,6 @@ class MessageReader:
     def __init__(self, format_: _core.ChatFormat | None) -> None:
         self._format = format_
         self._parser = None if format_ is None else _core.MessageParser(format_)
-        self._text: list[str] = []  # pieces received so far
         self._content: list[str] = []
         self._reasoning: list[str] = []
         self._calls: list[_CallText] = []
@@ -239,7 +238,6 @@ class MessageReader:
         """
         if self._format is None or self._parser is None:
             return self._add(delta.text, "", ())
-        self._text.append(delta.text)
         read = self._parser.read(delta.text)
         added = self._add(read.content, read.reasoning, read.tool_calls)
         if delta.finish_reason is None:
@@ -272,7 +270,7 @@ class MessageReader:
     def _rest(self, parser: _core.MessageParser, format_: _core.ChatFormat) -> AssistantMessage:
         """The part of a finished message that was not yet returned."""
         try:
-            parsed = format_.parse("".join(self._text))
+            parsed = format_.parse(parser.text)
         except LlamaHerdError:
             return AssistantMessage(parser.unread)
         calls = []

@@ -57,7 +57,7 @@ TEST_F(RadixTiers, APromptThatPartsInsideABlockTakesItsBeginning) {
   }
   EXPECT_EQ(d.length(seq), 300);
   d.compute(seq, 20);
-  EXPECT_EQ(d.n_restorable(path), 600) << "the rest can still be had";
+  EXPECT_EQ(d.n_restorable(path), 600) << "the rest can still be restored";
   d.finish(seq);
   d.leave(0, path);
   EXPECT_EQ(d.n_held(path), 600);

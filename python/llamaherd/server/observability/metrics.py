@@ -96,42 +96,6 @@ _PARTS: tuple[tuple[str, str, str, list[tuple[str, str, float]]], ...] = (
         ],
     ),
 )
-# Fields of Metrics and CacheMetrics that are not exported by an entry above.
-NOT_EXPORTED = frozenset(
-    [
-        "follower_wait_ns",
-        "mask_wait_ns",
-        "n_cache_rebuilds",
-        "n_cells_used_max",
-        "n_damaged",
-        "n_decode_steps",
-        "n_dropped_disk",
-        "n_dropped_ram",
-        "n_followers",
-        "n_holders",
-        "n_holders_used",
-        "n_mask_waits",
-        "n_nodes",
-        "n_padding_rows",
-        "n_pins",
-        "n_prompt_logits_hits",
-        "n_saved",
-        "n_sequences_dropped",
-        "n_steps",
-        "n_submitted",
-        "n_threads",
-        "prefill_budget_ns",
-        "step_ns",
-    ]
-)
-
-
-def exported_figures() -> set[str]:
-    """Names of fields of Metrics and CacheMetrics that /metrics exports."""
-    simple = {key for _, _, key in (*_COUNTERS, *_GAUGES, *_CACHE_GAUGES)}
-    sums = {key for _, _, keys in _CACHE_COUNTERS for key in keys}
-    parts = {key for *_, entries in _PARTS for _, key, _ in entries}
-    return simple | sums | parts
 
 
 class _Engines(Collector):
