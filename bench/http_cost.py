@@ -15,10 +15,10 @@ import resource
 import statistics
 import time
 
+from engine_load import add_options
 from llamaherd import LLM, EngineConfig, SamplingParams
 from llamaherd.benchmark.load.generator import LoadSpec, run_load, synthetic_bodies
 from llamaherd.benchmark.load.measurements import summary
-from loads import add_options
 from served import Server
 
 N_REQUESTS, N_CLIENTS, N_NEW = 64, 8, 64

@@ -15,8 +15,8 @@ import argparse
 import statistics
 from pathlib import Path
 
+from engine_load import add_options
 from llamaherd import BatchEngine, EngineConfig, SamplingParams
-from loads import add_options
 
 ROOT = Path(__file__).resolve().parents[1]
 N_NEW = 300

@@ -21,9 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from llamaherd import BatchEngine, EngineConfig, FinishReason, QueueFullError, Stream, Timing
-from llamaherd.percentiles import percentile
-from loads import (
+from engine_load import (
     Backlog,
     Output,
     Prompts,
@@ -39,6 +37,8 @@ from loads import (
     tokens_per_s,
     verdict,
 )
+from llamaherd import BatchEngine, EngineConfig, FinishReason, QueueFullError, Stream, Timing
+from llamaherd.percentiles import percentile
 
 MAX_SEQS = 8
 LEAD_S = 2.0  # warm-up of a job before measurements

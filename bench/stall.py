@@ -31,10 +31,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine_load import Prompts, add_options, collect, greedy, summary, verdict
 from llama_server import LlamaServer
 from llamaherd import BatchEngine, EngineConfig
 from llamaherd.models import resolve
-from loads import Prompts, add_options, collect, greedy, summary, verdict
 
 N_NEIGHBOURS, N_SHORT, N_BEFORE, N_LONG_NEW = 4, 32, 20, 32
 N_CTX = 8192

@@ -14,8 +14,8 @@ import argparse
 import statistics
 from typing import Any
 
+from engine_load import Prompts, add_options, collect
 from llamaherd import BatchEngine, EngineConfig, SamplingParams
-from loads import Prompts, add_options, collect
 
 N_SEQS = 8
 N_PROMPT = 64

@@ -21,9 +21,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine_load import Prompts, collect, greedy, verdict
 from llamaherd import BatchEngine, EngineConfig
 from llamaherd.models import DEFAULT_MODEL, resolve
-from loads import Prompts, collect, greedy, verdict
 
 ROOT = Path(__file__).resolve().parents[1]
 N_PROMPT = 32

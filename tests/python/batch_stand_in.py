@@ -14,9 +14,9 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from llamaherd.server.access.api_keys import KeyRing
-from llamaherd.server.access.concurrency_limit import Running
+from llamaherd.server.access.running_counts import RunningCounts
+from llamaherd.server.batch_api.batch_service import BatchService, open_batches
 from llamaherd.server.batch_api.batch_store import Batch
-from llamaherd.server.batch_api.batches import Batches, open_batches
 from llamaherd.server.batch_api.database import UNFINISHED
 from llamaherd.server.batch_api.file_store import StoredFile
 from llamaherd.server.batch_api.internal_client import InternalHttpClient
@@ -93,15 +93,15 @@ class Routes:
 async def batches_in(
     folder: Path,
     routes: Routes,
-    running: Running | None = None,
+    running: RunningCounts | None = None,
     n_lines: int = 2,
     limits: Limits = LIMITS,
-) -> AsyncIterator[Batches]:
+) -> AsyncIterator[BatchService]:
     async with open_batches(
         folder,
         InternalHttpClient(routes.app, Spans()),
         KeyRing(),
-        running or Running(),
+        running or RunningCounts(),
         n_lines=n_lines,
         limits=limits,
         draining=lambda: False,
@@ -109,7 +109,7 @@ async def batches_in(
         yield batches
 
 
-async def keep(batches: Batches, data: bytes, **options: Any) -> StoredFile:
+async def keep(batches: BatchService, data: bytes, **options: Any) -> StoredFile:
     with batches.files.draft("") as draft:
         draft.write(data)
         draft.keep()
@@ -119,7 +119,7 @@ async def keep(batches: Batches, data: bytes, **options: Any) -> StoredFile:
 
 
 async def begin(
-    batches: Batches,
+    batches: BatchService,
     window_s: int = 3600,
     lines: Sequence[dict[str, Any]] = LINES,
     **options: Any,
@@ -131,7 +131,7 @@ async def begin(
     return batch
 
 
-async def end(batches: Batches, batch: Batch) -> Batch:
+async def end(batches: BatchService, batch: Batch) -> Batch:
     deadline = time.monotonic() + 20
     while (found := await batches.store.get(batch.id)).status in UNFINISHED:
         assert time.monotonic() < deadline, found
@@ -139,7 +139,7 @@ async def end(batches: Batches, batch: Batch) -> Batch:
     return found
 
 
-async def require_whole(batches: Batches, batch: Batch, folder: Path) -> None:
+async def require_whole(batches: BatchService, batch: Batch, folder: Path) -> None:
     """Each line has come once, and nothing else lies about."""
     assert (batch.status, batch.n_total, batch.n_completed, batch.n_failed) == (
         "completed", 6, 4, 2,

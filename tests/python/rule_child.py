@@ -9,7 +9,7 @@ import sys
 from typing import Any, cast
 
 from llamaherd import InvalidRequestError, SamplingParams, _core
-from llamaherd.structured_output.guides import Guides, mask_of
+from llamaherd.structured_output.guides import GuideCache, mask_of
 
 _MEMORY = 4 << 30
 _N_TOKENS = 40
@@ -44,7 +44,7 @@ class Vocabulary:
         return list(text.encode())
 
 
-def outcome_of(guides: Guides, options: dict[str, Any]) -> str:
+def outcome_of(guides: GuideCache, options: dict[str, Any]) -> str:
     try:
         rule = SamplingParams(**options).rule
         assert rule is not None
@@ -67,6 +67,6 @@ def outcome_of(guides: Guides, options: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    guides = Guides(cast("_core.BatchEngine", Vocabulary()))
+    guides = GuideCache(cast("_core.BatchEngine", Vocabulary()))
     for line in sys.stdin:
         print(json.dumps(outcome_of(guides, json.loads(line))), flush=True)

@@ -24,18 +24,18 @@ from batch_stand_in import (
 )
 from llamaherd import EngineConfig
 from llamaherd.server.access.api_keys import ApiKey
-from llamaherd.server.access.concurrency_limit import Running
+from llamaherd.server.access.running_counts import RunningCounts
 from llamaherd.server.batch_api import batch_runner
 from llamaherd.server.batch_api.batch_input import InputLine
+from llamaherd.server.batch_api.batch_service import BatchService, lines_at_once
 from llamaherd.server.batch_api.batch_store import Batch, BatchStore, Ended
-from llamaherd.server.batch_api.batches import Batches, lines_at_once
 from llamaherd.server.batch_api.database import Database
 from llamaherd.server.common.limits import Limits
 
 T = TypeVar("T")
 
 
-class Lines(Running):
+class Lines(RunningCounts):
     """Counts what has begun: what runs, and what waits for a place."""
 
     n_begun = 0
@@ -90,7 +90,7 @@ async def test_a_batch_whose_step_fails_goes_on(
     assert n_failed == 1
 
 
-async def files_of(batches: Batches, batch: Batch) -> list[list[dict[str, Any]]]:
+async def files_of(batches: BatchService, batch: Batch) -> list[list[dict[str, Any]]]:
     """The lines of a batch's output file and of its error file."""
     found = []
     for file_id in (batch.output_file_id, batch.error_file_id):

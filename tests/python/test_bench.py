@@ -25,11 +25,11 @@ from llamaherd.benchmark.contestant_pool import (
 from llamaherd.benchmark.contestants import process_log
 from llamaherd.benchmark.contestants.contestant import ContestantConfig, Unavailable
 from llamaherd.benchmark.contestants.servers import Programs, Server
-from llamaherd.benchmark.load import scenarios, traces
+from llamaherd.benchmark.load import scenario_kinds, traces
 from llamaherd.benchmark.load.arrival import closed_loop, open_loop, poisson
 from llamaherd.benchmark.load.measurements import RequestMeasurement
 from llamaherd.benchmark.load.scenario import Scenario, n_words
-from llamaherd.benchmark.load.scenarios import KINDS, Size
+from llamaherd.benchmark.load.scenario_kinds import KINDS, Size
 from llamaherd.benchmark.reporting import figures, report, tables
 from llamaherd.benchmark.rounds import Plan, measure
 from llamaherd.percentiles import percentile
@@ -42,9 +42,9 @@ SMALL = Size(3, 2, 50.0)
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_scenario_is_the_same_for_the_same_seed_and_new_for_another(name: str) -> None:
-    one = scenarios.make(name, 1, SMALL)
-    assert scenarios.make(name, 1, SMALL) == one
-    other = scenarios.make(name, 2, SMALL)
+    one = scenario_kinds.make(name, 1, SMALL)
+    assert scenario_kinds.make(name, 1, SMALL) == one
+    other = scenario_kinds.make(name, 2, SMALL)
     assert not {ask.prompt for ask in one.asks} & {ask.prompt for ask in other.asks}
     assert Scenario.from_json(json.loads(json.dumps(one.to_json()))) == one
     assert len(one.chains) == 3
@@ -52,21 +52,21 @@ def test_a_scenario_is_the_same_for_the_same_seed_and_new_for_another(name: str)
 
 
 def test_a_scenario_has_the_lengths_that_it_says() -> None:
-    chat = scenarios.make("chat", 0, Size(4, 2, 1.0))
+    chat = scenario_kinds.make("chat", 0, Size(4, 2, 1.0))
     prompts = [ask.prompt.split() for ask in chat.asks]
     assert {len(prompt) for prompt in prompts} == {664}
     assert len({tuple(prompt[:640]) for prompt in prompts}) == 1
     assert len({tuple(prompt[640:]) for prompt in prompts}) == 4
     assert chat.max_len == 664 + 64
-    unshared = scenarios.make("unshared", 0, Size(4, 2, 1.0))
+    unshared = scenario_kinds.make("unshared", 0, Size(4, 2, 1.0))
     assert len({tuple(ask.prompt.split()[:8]) for ask in unshared.asks}) == 4
-    for chain in scenarios.make("agents", 0, SMALL).chains:
+    for chain in scenario_kinds.make("agents", 0, SMALL).chains:
         for before, after in itertools.pairwise(chain):
             assert after.prompt.startswith(before.prompt)
 
 
 def test_words_are_one_token_each(engine: Any) -> None:
-    scenario = scenarios.make("unshared", 0, Size(8, 2, 1.0))
+    scenario = scenario_kinds.make("unshared", 0, Size(8, 2, 1.0))
     for ask in scenario.asks:
         assert abs(len(engine.tokenize(ask.prompt)) - n_words(ask.prompt)) <= 2
 
@@ -76,7 +76,7 @@ def test_words_are_one_token_each(engine: Any) -> None:
 )
 def test_a_scenario_that_cannot_be_is_refused(name: str, size: Size) -> None:
     with pytest.raises(InvalidRequestError):
-        scenarios.make(name, 0, size)
+        scenario_kinds.make(name, 0, size)
 
 
 def test_mooncake_keeps_what_prompts_share(tmp_path: Path) -> None:

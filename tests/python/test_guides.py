@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from llamaherd import InvalidRequestError, QueueFullError
 from llamaherd.structured_output import guides
-from llamaherd.structured_output.guides import Guide, Guides
+from llamaherd.structured_output.guides import Guide, GuideCache
 from llamaherd.structured_output.rule import Rule
 from rule_child import Vocabulary
 
 
-class Held(Guides):
+class Held(GuideCache):
     """Rules whose text is slow are not ready before `go` is set."""
 
     def __init__(self) -> None:

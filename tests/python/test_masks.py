@@ -8,9 +8,9 @@ from typing import Any, cast
 import pytest
 from llamaherd import InvalidRequestError, _core
 from llamaherd.structured_output import token_masks as masks_module
-from llamaherd.structured_output.guides import Guides
+from llamaherd.structured_output.guides import GuideCache
 from llamaherd.structured_output.rule import Rule
-from llamaherd.structured_output.token_masks import Masks, Obeyed, Triggers
+from llamaherd.structured_output.token_masks import TokenMasks, TriggeredGuide, Triggers
 from rule_child import Vocabulary
 
 CALL = Rule("tools", 'root ::= ">"? "<call>" [0-9]+ "</call>"', special=frozenset())
@@ -50,9 +50,9 @@ def allowed(mask: bytes) -> str:
 def masks_behind(text: str, triggers: Triggers) -> list[str]:
     """What may be next behind each character; empty: nobody was told."""
     core = Core()
-    guides = Guides(cast("_core.BatchEngine", core))
-    masks = Masks(cast("_core.BatchEngine", core), threaded=False)
-    masks.start([7], Obeyed(guides.make(CALL), triggers))
+    guides = GuideCache(cast("_core.BatchEngine", core))
+    masks = TokenMasks(cast("_core.BatchEngine", core), threaded=False)
+    masks.start([7], TriggeredGuide(guides.make(CALL), triggers))
     for i, token in enumerate(text.encode()):
         masks.advance(masks.of(cast("Sequence[_core.Delta]", [Delta(token, i + 1)])))
     assert not core.errors
@@ -99,8 +99,8 @@ def test_a_rule_is_obeyed_from_its_trigger_on(
 
 def test_what_does_not_obey_behind_a_trigger_ends_its_request() -> None:
     core: Any = Core()
-    masks = Masks(core, threaded=False)
-    masks.start([7], Obeyed(Guides(core).make(CALL), Triggers(("<call>",))))
+    masks = TokenMasks(core, threaded=False)
+    masks.start([7], TriggeredGuide(GuideCache(core).make(CALL), Triggers(("<call>",))))
     for i, token in enumerate(b"<call>x"):
         masks.advance(masks.of(cast("Sequence[_core.Delta]", [Delta(token, i + 1)])))
     (error,) = core.errors
@@ -109,7 +109,7 @@ def test_what_does_not_obey_behind_a_trigger_ends_its_request() -> None:
 
 def test_a_prefix_stands_in_the_prompt() -> None:
     core: Any = Core()
-    guide = Guides(core).make(Rule("tools", CALL.text, prefix="<call>1"))
+    guide = GuideCache(core).make(Rule("tools", CALL.text, prefix="<call>1"))
     assert allowed(guide.first_mask) == DIGITS + "<"
 
 
@@ -121,9 +121,9 @@ def test_masks_that_take_too_long_together_end_their_request(
     monkeypatch.setattr(masks_module.time, "thread_time", lambda: next(times))
     monkeypatch.setattr(masks_module, "_MEAN_OF_TOOLS_S", 1.0)
     core = Core()
-    guides = Guides(cast("_core.BatchEngine", core))
-    masks = Masks(cast("_core.BatchEngine", core), threaded=False)
-    masks.start([7], Obeyed(guides.make(Rule(kind, "root ::= [a-z]*"))))
+    guides = GuideCache(cast("_core.BatchEngine", core))
+    masks = TokenMasks(cast("_core.BatchEngine", core), threaded=False)
+    masks.start([7], TriggeredGuide(guides.make(Rule(kind, "root ::= [a-z]*"))))
     for i in range(8):
         masks.advance(masks.of(cast("Sequence[_core.Delta]", [Delta(ord("a"), i + 1)])))
     assert any("must take at most 2 s + 0.02 s per token" in e for e in core.errors) is fails

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from conftest import skip_or_fail
-from llamaherd.server.observability.recent_quantiles import RecentTimes
+from llamaherd.server.observability.recent_quantiles import RecentQuantiles
 from serving import Served, serve
 
 pytestmark = pytest.mark.slow
@@ -376,7 +376,7 @@ def test_state_counts_whole_answers_too(model_path: Path) -> None:
 
 def test_recent_times_are_those_of_the_last_minute() -> None:
     now = 0.0
-    recent = RecentTimes(lambda: now)
+    recent = RecentQuantiles(lambda: now)
     assert recent.quantile(0.5) is None
     for i in range(1, 101):
         recent.add(i / 100)

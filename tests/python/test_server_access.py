@@ -14,7 +14,7 @@ import pytest
 from llamaherd import InvalidRequestError
 from llamaherd.server import ServerSettings
 from llamaherd.server.access.api_keys import ApiKey, KeyRing, digest_of, generate_key
-from llamaherd.server.access.browser_origins import Origins
+from llamaherd.server.access.browser_origins import BrowserOrigins
 from llamaherd.server.common.errors import ApiError
 from llamaherd.server.routes.request_options import cache_salt
 from serving import serve
@@ -180,7 +180,7 @@ def scope_of(*headers: tuple[str, str], path: str = "/v1/models", **fields: Any)
     ["localhost", "LocalHost:8000", "127.0.0.1:1", "127.9.8.7", "[::1]:8000", "localhost.", "::1"],
 )
 def test_loopback_names_are_own(host: str) -> None:
-    origins = Origins(ServerSettings(), has_keys=False)
+    origins = BrowserOrigins(ServerSettings(), has_keys=False)
     if host == "::1":  # an address without brackets is no Host
         with pytest.raises(ApiError) as refused:
             origins.require_own(scope_of(("host", host)))
@@ -208,15 +208,15 @@ def test_loopback_names_are_own(host: str) -> None:
 )
 def test_other_names_are_refused(host: str, status: int) -> None:
     with pytest.raises(ApiError) as refused:
-        Origins(ServerSettings(), has_keys=False).require_own(scope_of(("host", host)))
+        BrowserOrigins(ServerSettings(), has_keys=False).require_own(scope_of(("host", host)))
     assert refused.value.status == status
     if status == 403:
         assert "--allowed-host" in refused.value.message
-    Origins(ServerSettings(), has_keys=True).require_own(scope_of(("host", host)))
+    BrowserOrigins(ServerSettings(), has_keys=True).require_own(scope_of(("host", host)))
 
 
 def test_there_is_one_host() -> None:
-    origins = Origins(ServerSettings(), has_keys=False)
+    origins = BrowserOrigins(ServerSettings(), has_keys=False)
     for headers in ((), (("host", "localhost"), ("Host", "localhost"))):
         with pytest.raises(ApiError) as refused:
             origins.require_own(scope_of(*headers))
@@ -228,13 +228,13 @@ def test_there_is_one_host() -> None:
 
 def test_open_servers_go_by_addresses_and_names_that_were_allowed() -> None:
     settings = ServerSettings(host="0.0.0.0", no_auth=True, allowed_hosts=("herd.lan",))
-    origins = Origins(settings, has_keys=False)
+    origins = BrowserOrigins(settings, has_keys=False)
     for host in ("192.168.1.4:8000", "[fe80::1]", "Herd.lan:8000", "localhost"):
         origins.require_own(scope_of(("host", host)))
     with pytest.raises(ApiError, match="--allowed-host"):
         origins.require_own(scope_of(("host", "evil.example")))
     anything = ServerSettings(host="0.0.0.0", no_auth=True, allowed_hosts=("*",))
-    Origins(anything, has_keys=False).require_own(scope_of(("host", "evil.example")))
+    BrowserOrigins(anything, has_keys=False).require_own(scope_of(("host", "evil.example")))
 
 
 HOST = ("host", "127.0.0.1:8000")
@@ -266,9 +266,9 @@ def test_pages_of_other_origins_are_refused(
 ) -> None:
     settings = ServerSettings(cors_origins=("https://a.example",))
     scope = scope_of(HOST, *headers, path=path)
-    Origins(settings, has_keys=True).require_own(scope)
-    Origins(ServerSettings(cors_origins=("*",)), has_keys=False).require_own(scope)
-    origins = Origins(settings, has_keys=False)
+    BrowserOrigins(settings, has_keys=True).require_own(scope)
+    BrowserOrigins(ServerSettings(cors_origins=("*",)), has_keys=False).require_own(scope)
+    origins = BrowserOrigins(settings, has_keys=False)
     if passes:
         origins.require_own(scope)
         return

@@ -18,7 +18,7 @@ import pytest
 from batch_stand_in import COMPLETIONS, Routes, batches_in, begin, end, keep, line_of
 from fastapi import FastAPI, Request
 from llamaherd.server.access.api_keys import ANYONE
-from llamaherd.server.batch_api import batch_routes, batches, file_routes, file_store
+from llamaherd.server.batch_api import batch_routes, batch_service, file_routes, file_store
 from llamaherd.server.common.errors import install_handlers
 from llamaherd.server.common.limits import Limits
 from llamaherd.server.common.settings import ServerSettings
@@ -205,7 +205,7 @@ async def test_what_a_batch_writes_counts_and_is_not_refused(tmp_path: Path) -> 
 
 
 async def test_files_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "_SWEEP_S", 0.01)
+    monkeypatch.setattr(batch_service, "_SWEEP_S", 0.01)
     routes = Routes()
     routes.hangs = True
     async with client_in(tmp_path, routes) as client:

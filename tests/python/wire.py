@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 import uvicorn
-from llamaherd.server.access.connection_listener import Listener, listen
+from llamaherd.server.access.connection_listener import ConnectionListener, listen
 from llamaherd.server.access.http_protocol import BoundedProtocol
 from llamaherd.server.common.limits import Limits
 from starlette.types import Receive, Scope, Send
@@ -80,7 +80,7 @@ async def listening(
     def make(is_reserve: bool, on_lost: Callable[[BoundedProtocol], None]) -> BoundedProtocol:
         return BoundedProtocol(config, state, limits, is_reserve=is_reserve, on_lost=on_lost)
 
-    listener = Listener(
+    listener = ConnectionListener(
         listen("127.0.0.1", 0),
         make,
         max_connections=limits.max_connections,

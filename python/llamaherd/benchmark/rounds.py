@@ -10,10 +10,10 @@ from typing import Any
 from llamaherd.benchmark.contestant_pool import ContestantPool, RunResult
 from llamaherd.benchmark.contestants.contestant import ContestantConfig
 from llamaherd.benchmark.contestants.servers import Programs
-from llamaherd.benchmark.load import scenarios, traces
+from llamaherd.benchmark.load import scenario_kinds, traces
 from llamaherd.benchmark.load.measurements import summary
 from llamaherd.benchmark.load.scenario import Scenario
-from llamaherd.benchmark.load.scenarios import KINDS, Size
+from llamaherd.benchmark.load.scenario_kinds import KINDS, Size
 
 _SPARE_TOKENS = 32  # per request: BOS, and words of more than one token
 _WARM_UP_SEED = -1
@@ -41,7 +41,7 @@ class Plan:
     def scenario(self, seed: int) -> Scenario:
         """Create the scenario of a round. Raises InvalidRequestError."""
         if self.workload in KINDS:
-            return scenarios.make(self.workload, seed, self.size)
+            return scenario_kinds.make(self.workload, seed, self.size)
         return traces.load(Path(self.workload), seed, self.size)
 
     @property
@@ -116,7 +116,7 @@ def _play(plan: Plan, field_: ContestantPool) -> Iterator[tuple[str, int, RunRes
 
 def _warm_up(plan: Plan) -> Scenario:
     size = Size(plan.size.n_clients, plan.size.n_clients, plan.size.rate)
-    return scenarios.make("unshared", _WARM_UP_SEED, size)
+    return scenario_kinds.make("unshared", _WARM_UP_SEED, size)
 
 
 def _from_begin(played: RunResult) -> list[dict[str, float]]:

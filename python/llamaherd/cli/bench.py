@@ -81,7 +81,7 @@ def bench(
     try:
         from llamaherd.benchmark.contestant_pool import CONTESTANTS
         from llamaherd.benchmark.contestants.servers import Programs
-        from llamaherd.benchmark.load.scenarios import KINDS, Size
+        from llamaherd.benchmark.load.scenario_kinds import KINDS, Size
         from llamaherd.benchmark.reporting.environment import environment
         from llamaherd.benchmark.rounds import Plan
     except ModuleNotFoundError as error:

@@ -18,7 +18,7 @@ from llamaherd.engine import calibration_cache, native_log, trace
 from llamaherd.engine.delivery import StreamTable, close, pump
 from llamaherd.engine.model_loading import load_core
 from llamaherd.engine.prefix_cache import PrefixCacheControl, request_space
-from llamaherd.engine.prepared_request import Prepared, Preparer
+from llamaherd.engine.prepared_request import PreparedRequest, RequestPreparer
 from llamaherd.engine.stream import Stream
 from llamaherd.models import resolve
 from llamaherd.request.chat import ChatOptions, ChatPrompt
@@ -75,7 +75,7 @@ class BatchEngine:
         if kept is None and self._core.calibration is not None:
             calibration_cache.store(self.path, self.config, self._core.calibration)
         self._table = StreamTable(self._core, threaded=threaded)
-        self._preparer = Preparer(self._core, self._table.guides)
+        self._preparer = RequestPreparer(self._core, self._table.guides)
         thread = None
         if threaded:
             # No reference to self in either: it would keep the engine alive.
@@ -165,14 +165,14 @@ class BatchEngine:
 
     def _prepare(
         self, prompt: Prompt, params: SamplingParams | None, chat: ChatOptions | None = None
-    ) -> Prepared:
+    ) -> PreparedRequest:
         # Before any lock is acquired: a fork may have copied it in the locked state.
         self._require_own_process()
         return self._preparer.prepare(prompt, params, chat)
 
     def _queue(
         self,
-        prepared: Prepared,
+        prepared: PreparedRequest,
         space: int | None,
         scheduling: SchedulingOptions,
         *,

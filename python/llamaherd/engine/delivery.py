@@ -12,8 +12,8 @@ from llamaherd import _core
 from llamaherd._core import Delta
 from llamaherd.engine import native_log
 from llamaherd.engine.stream import Stream, Waiter
-from llamaherd.structured_output.guides import Guides
-from llamaherd.structured_output.token_masks import Masks
+from llamaherd.structured_output.guides import GuideCache
+from llamaherd.structured_output.token_masks import TokenMasks
 
 _logger = logging.getLogger("llamaherd")
 
@@ -29,8 +29,8 @@ class StreamTable:
     def __init__(self, core: _core.BatchEngine, *, threaded: bool) -> None:
         self.lock = threading.Lock()
         self.streams: dict[int, Stream] = {}
-        self.guides = Guides(core)
-        self.masks = Masks(core, threaded=threaded)
+        self.guides = GuideCache(core)
+        self.masks = TokenMasks(core, threaded=threaded)
         self._advancing = threading.Lock()
 
     def deliver(self, deltas: list[Delta]) -> None:

@@ -11,19 +11,19 @@ from llamaherd._core import InvalidRequestError
 from llamaherd.config.params import SamplingParams
 from llamaherd.request.chat import ChatOptions, ChatPrompt, MessageReader
 from llamaherd.request.prompt import Message, Prompt, TokenIds, is_messages
-from llamaherd.structured_output.guides import Guides
+from llamaherd.structured_output.guides import GuideCache
 from llamaherd.structured_output.rule import Rule
-from llamaherd.structured_output.token_masks import Obeyed, Triggers
+from llamaherd.structured_output.token_masks import TriggeredGuide, Triggers
 from llamaherd.validation import require_unicode
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRequest:
     """The result of the slow part of a submit: tokenization, chat template, constraint."""
 
     token_ids: TokenIds
     params: _core.SamplingParams
-    obeyed: Obeyed | None = None
+    obeyed: TriggeredGuide | None = None
     is_chat: bool = False
     chat_format: _core.ChatFormat | None = None
 
@@ -32,27 +32,27 @@ class Prepared:
         return MessageReader(self.chat_format) if self.is_chat else None
 
 
-class Preparer:
+class RequestPreparer:
     """The slow part of a submit: tokenize, render chat templates, compile constraints.
 
     Thread safety:
       All methods may be called from any thread.
     """
 
-    def __init__(self, core: _core.BatchEngine, guides: Guides) -> None:
+    def __init__(self, core: _core.BatchEngine, guides: GuideCache) -> None:
         self._core = core
         self._guides = guides
 
     def prepare(
         self, prompt: Prompt, params: SamplingParams | None, chat: ChatOptions | None
-    ) -> Prepared:
+    ) -> PreparedRequest:
         """Raises as `BatchEngine.submit`."""
         params = params if params is not None else SamplingParams()
         if not isinstance(params, SamplingParams):
             raise TypeError(f"params must be a SamplingParams; got {type(params).__name__}")
         core_params = params._to_core()
         rule = params.rule
-        obeyed = None if rule is None else Obeyed(self._guides.make(rule))
+        obeyed = None if rule is None else TriggeredGuide(self._guides.make(rule))
         chat_format = None
         is_chat = is_messages(prompt)
         if is_messages(prompt):
@@ -69,7 +69,7 @@ class Preparer:
             raise InvalidRequestError("chat options need a prompt of chat messages")
         if isinstance(prompt, str):
             prompt = self.encode(prompt)
-        return Prepared(cast("TokenIds", prompt), core_params, obeyed, is_chat, chat_format)
+        return PreparedRequest(cast("TokenIds", prompt), core_params, obeyed, is_chat, chat_format)
 
     def encode(self, prompt: str) -> list[int]:
         """Tokenize a prompt; a text with too many bytes is rejected before tokenization."""
@@ -88,10 +88,10 @@ class Preparer:
             chat = replace(chat, thinking=False)
         return chat.render(self._core, messages, add_generation_prompt=True)
 
-    def _tool_constraint(self, rendered: ChatPrompt) -> Obeyed | None:
+    def _tool_constraint(self, rendered: ChatPrompt) -> TriggeredGuide | None:
         """The constraint of tool calls."""
         if rendered.rule is None or rendered.format is None:
             return None
         grammar = rendered.format.grammar
         triggers = Triggers.of(grammar) if grammar.lazy else None
-        return Obeyed(self._guides.make(rendered.rule), triggers)
+        return TriggeredGuide(self._guides.make(rendered.rule), triggers)

@@ -11,7 +11,7 @@ from threading import Event
 from llamaherd._core import FinishReason, InvalidRequestError, QueueFullError
 from llamaherd.config.params import SamplingParams, SchedulingOptions
 from llamaherd.engine.batch_engine import BatchEngine
-from llamaherd.engine.prepared_request import Prepared
+from llamaherd.engine.prepared_request import PreparedRequest
 from llamaherd.engine.stream import Stream
 from llamaherd.offline.progress import Bar
 from llamaherd.request.chat import ChatOptions
@@ -60,7 +60,7 @@ class PromptBatch:
         """Submit all jobs, sorted within windows so that common prefixes are adjacent."""
         for begin in range(0, len(jobs), _WINDOW):
             prepared = [self._prepare_or_reject(*job) for job in jobs[begin : begin + _WINDOW]]
-            ready: list[tuple[int, Prepared]] = []
+            ready: list[tuple[int, PreparedRequest]] = []
             for i, item in enumerate(prepared, begin):
                 if isinstance(item, RequestOutput):
                     self._items[i] = item
@@ -77,14 +77,14 @@ class PromptBatch:
 
     def _prepare_or_reject(
         self, prompt: Prompt, params: SamplingParams | None
-    ) -> Prepared | RequestOutput:
+    ) -> PreparedRequest | RequestOutput:
         try:
             chat = self._chat if is_messages(prompt) else None
             return self._engine._prepare(prompt, params, chat)
         except InvalidRequestError as error:
             return _rejected(error)
 
-    def _queue_some(self, waiting: deque[tuple[int, Prepared]]) -> QueueFullError | None:
+    def _queue_some(self, waiting: deque[tuple[int, PreparedRequest]]) -> QueueFullError | None:
         """Submit jobs, planned into the same step, until all are queued or the queue is full."""
         with self._engine._together():
             while waiting:

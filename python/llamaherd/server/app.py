@@ -14,10 +14,10 @@ from starlette.responses import Response
 
 from llamaherd._core import __version__
 from llamaherd.server.access.api_keys import KeyRing
-from llamaherd.server.access.concurrency_limit import Running
-from llamaherd.server.access.request_gate import Guard
+from llamaherd.server.access.request_gate import RequestGate
+from llamaherd.server.access.running_counts import RunningCounts
 from llamaherd.server.batch_api import batch_routes, file_routes
-from llamaherd.server.batch_api.batches import Batches, lines_at_once, open_batches
+from llamaherd.server.batch_api.batch_service import BatchService, lines_at_once, open_batches
 from llamaherd.server.batch_api.internal_client import InternalHttpClient
 from llamaherd.server.common.errors import install_handlers
 from llamaherd.server.common.settings import ServerSettings
@@ -73,7 +73,7 @@ def create_app(
     keys = keys or KeyRing()
     spans = spans or Spans()
     metrics = ServerMetrics(lambda: pool.loaded)
-    running = Running()
+    running = RunningCounts()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -107,7 +107,7 @@ def create_app(
     app.state.draining = False
     app.state.batches = None
     app.add_middleware(
-        Guard,
+        RequestGate,
         settings=settings,
         keys=keys,
         metrics=metrics,
@@ -142,8 +142,8 @@ def _serve_schema(app: FastAPI) -> None:
 
 @contextlib.asynccontextmanager
 async def _batches(
-    app: FastAPI, keys: KeyRing, running: Running, spans: Spans
-) -> AsyncIterator[Batches | None]:
+    app: FastAPI, keys: KeyRing, running: RunningCounts, spans: Spans
+) -> AsyncIterator[BatchService | None]:
     """The batch jobs of settings.data_dir; None if it is not set."""
     context: Context = app.state.context
     settings = context.settings

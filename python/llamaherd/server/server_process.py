@@ -17,10 +17,10 @@ from fastapi import FastAPI
 from uvicorn.server import HANDLED_SIGNALS
 
 from llamaherd import _core
-from llamaherd.server.access.connection_listener import Listener, listen
+from llamaherd.server.access.connection_listener import ConnectionListener, listen
 from llamaherd.server.access.descriptors import fit_connections
 from llamaherd.server.access.http_protocol import BoundedProtocol
-from llamaherd.server.batch_api.batches import Batches
+from llamaherd.server.batch_api.batch_service import BatchService
 from llamaherd.server.common.settings import ServerSettings
 from llamaherd.server.jobs.context import Context
 
@@ -84,7 +84,7 @@ class Server(uvicorn.Server):
                 config, self.server_state, limits, is_reserve=is_reserve, on_lost=on_lost
             )
 
-        listener: Any = Listener(
+        listener: Any = ConnectionListener(
             sockets or listen(config.host, config.port),
             make_protocol,
             max_connections=limits.max_connections,
@@ -116,7 +116,7 @@ class Server(uvicorn.Server):
     async def _drain(self) -> None:
         context: Context = self._app.state.context
         until = time.monotonic() + self._settings.drain_timeout_s
-        batches: Batches | None = self._app.state.batches
+        batches: BatchService | None = self._app.state.batches
         if batches is not None:
             # From here on a crash of the process is not attributed to lines of batches.
             await batches.store.end_cleanly()

@@ -70,7 +70,7 @@ class Guide:
     names: Sequence[bytes]
 
 
-class Guides:
+class GuideCache:
     """Compiles and caches the output constraints of one engine, on its own threads.
 
     Thread safety:

@@ -83,7 +83,7 @@ class Triggers:
 
 
 @dataclass(frozen=True)
-class Obeyed:
+class TriggeredGuide:
     """The compiled constraint of a request, and the triggers from which on it applies."""
 
     guide: Guide
@@ -114,7 +114,7 @@ class _Allowed(Enum):
 class _Progress:
     """State of one output's constraint. take() and mask() are called alternately."""
 
-    def __init__(self, obeyed: Obeyed) -> None:
+    def __init__(self, obeyed: TriggeredGuide) -> None:
         self.is_slow = False
         self._guide = obeyed.guide
         self._matcher: LLMatcher | None = None  # copied on first use: many requests are queued
@@ -173,7 +173,7 @@ class _Progress:
 class _Search:
     """Searches an output for a trigger."""
 
-    def __init__(self, obeyed: Obeyed) -> None:
+    def __init__(self, obeyed: TriggeredGuide) -> None:
         triggers = obeyed.triggers
         assert triggers is not None
         self._words = [word.encode() for word in obeyed.words]
@@ -231,7 +231,7 @@ def _compiled(pattern: str) -> re.Pattern[bytes]:
     return re.compile(pattern.encode())
 
 
-class Masks:
+class TokenMasks:
     """Computes the masks of one engine's running requests with output constraints.
 
     Masks are computed in parallel with the model's forward pass and passed to the core, which
@@ -253,7 +253,7 @@ class Masks:
             self._pool = BoundedPool("masks", _N_THREADS, _MAX_WAITING)
             self._slow_pool = BoundedPool("slow masks", _N_THREADS, _MAX_WAITING)
 
-    def start(self, request_ids: Iterable[int], obeyed: Obeyed) -> None:
+    def start(self, request_ids: Iterable[int], obeyed: TriggeredGuide) -> None:
         """Register submitted requests, before their first delta is processed."""
         for request_id in request_ids:
             self._running[request_id] = _Progress(obeyed)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from llamaherd._core import InvalidRequestError
 from llamaherd.benchmark.load.scenario import BenchmarkRequest, Scenario
-from llamaherd.benchmark.load.scenarios import Size
+from llamaherd.benchmark.load.scenario_kinds import Size
 from llamaherd.benchmark.load.synthetic_text import synthetic_text
 
 _BLOCK_TOKENS = 512  # of Mooncake

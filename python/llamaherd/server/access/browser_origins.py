@@ -16,7 +16,7 @@ _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{0,5})?", re.IGNORECAS
 _PAGES = ("/", "/dashboard")
 
 
-class Origins:
+class BrowserOrigins:
     """Rejects cross-origin requests sent by browsers.
 
     DNS rebinding is detected by the Host header: only names that no other site can own are

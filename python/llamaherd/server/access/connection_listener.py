@@ -53,7 +53,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
-class Listener:
+class ConnectionListener:
     """Accepts connections of listening sockets.
 
     If max_connections are open, a new connection replaces the one that has been idle for longest.

@@ -14,8 +14,8 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llamaherd.server.access.api_keys import ApiKey, KeyRing
-from llamaherd.server.access.browser_origins import Origins
-from llamaherd.server.access.concurrency_limit import Running
+from llamaherd.server.access.browser_origins import BrowserOrigins
+from llamaherd.server.access.running_counts import RunningCounts
 from llamaherd.server.common.errors import ApiError
 from llamaherd.server.common.settings import ServerSettings
 from llamaherd.server.observability.metrics import ServerMetrics
@@ -34,7 +34,7 @@ _FORM_BYTES = 1 << 17  # form data other than the file
 _SMALL_BYTES = 1 << 16  # bodies up to this size do not count for max_bodies_mib
 
 
-class Guard:
+class RequestGate:
     """ASGI middleware: limits of headers and body, API keys, request ids, access log."""
 
     def __init__(
@@ -44,14 +44,14 @@ class Guard:
         settings: ServerSettings,
         keys: KeyRing,
         metrics: ServerMetrics,
-        running: Running,
+        running: RunningCounts,
         spans: Spans,
         draining: Callable[[], bool],
     ) -> None:
         self._app = app
         self._limits = settings.limits
         self._keys = keys
-        self._origins = Origins(settings, has_keys=bool(keys))
+        self._origins = BrowserOrigins(settings, has_keys=bool(keys))
         self._metrics = metrics
         self._running = running
         self._spans = spans

@@ -19,7 +19,7 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class SchedulingOptions(Body):
+class SchedulingFields(Body):
     """llamaherd's scheduling and caching options."""
 
     priority: int | None = Field(
@@ -36,7 +36,7 @@ class SchedulingOptions(Body):
     user: str | None = Field(None, description="Tenant of the request, if the API key has none.")
 
 
-class Sampling(SchedulingOptions):
+class Sampling(SchedulingFields):
     """Sampling options: OpenAI's fields, followed by llamaherd's."""
 
     temperature: float | None = None
@@ -63,7 +63,7 @@ class Sampling(SchedulingOptions):
 
 
 SAMPLING_FIELDS = tuple(
-    name for name in Sampling.model_fields if name not in SchedulingOptions.model_fields
+    name for name in Sampling.model_fields if name not in SchedulingFields.model_fields
 )
 
 
@@ -279,7 +279,7 @@ class Reasoning(Body):
     summary: None = None
 
 
-class ResponsesRequest(SchedulingOptions):
+class ResponsesRequest(SchedulingFields):
     """The stateless part of OpenAI's /v1/responses."""
 
     model: str | None = Field(None, description="null: the server's first model.")

@@ -11,8 +11,8 @@ from pydantic import AfterValidator, BaseModel, Field, StrictInt
 
 from llamaherd.server.api.request_schemas import Body
 from llamaherd.server.api.response_schemas import ERRORS
+from llamaherd.server.batch_api.batch_service import batches_of
 from llamaherd.server.batch_api.batch_store import Batch
-from llamaherd.server.batch_api.batches import batches_of
 from llamaherd.server.batch_api.file_routes import (
     LONGEST_S,
     SHORTEST_S,

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llamaherd.server.access.api_keys import ApiKey
-from llamaherd.server.access.concurrency_limit import Running
+from llamaherd.server.access.running_counts import RunningCounts
 from llamaherd.server.batch_api.batch_input import (
     InputError,
     InputLine,
@@ -87,7 +87,7 @@ class BatchRunner:
         batches: BatchStore,
         files: FileStore,
         routes: InternalHttpClient,
-        running: Running,
+        running: RunningCounts,
         *,
         key_of: Callable[[str], ApiKey],
         n_lines: int,

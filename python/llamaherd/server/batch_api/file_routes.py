@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from starlette.responses import FileResponse
 
 from llamaherd.server.api.response_schemas import ERRORS
-from llamaherd.server.batch_api.batches import batches_of
+from llamaherd.server.batch_api.batch_service import batches_of
 from llamaherd.server.batch_api.file_store import StoredFile
 from llamaherd.server.batch_api.uploads import Form, receive_form
 from llamaherd.server.common.errors import ApiError

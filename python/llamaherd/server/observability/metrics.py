@@ -18,7 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from llamaherd._core import FinishReason, Timing
-from llamaherd.server.observability.recent_quantiles import RecentTimes
+from llamaherd.server.observability.recent_quantiles import RecentQuantiles
 
 _SECONDS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
@@ -163,8 +163,8 @@ class ServerMetrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._classes: Tally[int] = Tally()  # requests without a first token, by priority
-        self._recent_ttft: dict[str, RecentTimes] = defaultdict(RecentTimes)
-        self._recent_itl: dict[str, RecentTimes] = defaultdict(RecentTimes)
+        self._recent_ttft: dict[str, RecentQuantiles] = defaultdict(RecentQuantiles)
+        self._recent_itl: dict[str, RecentQuantiles] = defaultdict(RecentQuantiles)
         self.registry.register(_Engines(loaded))
         self.registry.register(_Waiting(self._classes))
 

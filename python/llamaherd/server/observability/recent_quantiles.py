@@ -12,7 +12,7 @@ _STEP = math.log(1.05)  # log ratio of adjacent buckets: quantiles are exact to 
 _LEAST_S = 1e-6
 
 
-class RecentTimes:
+class RecentQuantiles:
     """Quantiles of the durations of the last minute.
 
     Durations are counted in buckets per second: memory and time do not depend on their number.

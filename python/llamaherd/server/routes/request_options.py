@@ -13,7 +13,7 @@ from llamaherd.server.api.request_schemas import (
     ResponseFormat,
     ResponsesRequest,
     Sampling,
-    SchedulingOptions,
+    SchedulingFields,
 )
 from llamaherd.server.common.settings import ServerSettings
 
@@ -36,7 +36,7 @@ def format_options(response_format: ResponseFormat | JsonSchemaText | None) -> d
 
 
 def scheduling_options(
-    body: SchedulingOptions, key: ApiKey, settings: ServerSettings
+    body: SchedulingFields, key: ApiKey, settings: ServerSettings
 ) -> dict[str, Any]:
     """Options of BatchEngine.submit; an API key's limits override the request."""
     priority = key.priority if body.priority is None else max(body.priority, key.priority)

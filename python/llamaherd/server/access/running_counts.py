@@ -10,7 +10,7 @@ from llamaherd.server.access.api_keys import ApiKey
 from llamaherd.server.common.errors import ApiError
 
 
-class Running:
+class RunningCounts:
     """Counts running requests by key name, lines of batches included."""
 
     def __init__(self) -> None:

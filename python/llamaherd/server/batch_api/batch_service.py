@@ -15,7 +15,7 @@ from llamaherd import _core
 from llamaherd._core import InvalidRequestError
 from llamaherd.config.params import EngineConfig
 from llamaherd.server.access.api_keys import ApiKey, KeyRing
-from llamaherd.server.access.concurrency_limit import Running
+from llamaherd.server.access.running_counts import RunningCounts
 from llamaherd.server.batch_api.batch_runner import BatchRunner
 from llamaherd.server.batch_api.batch_store import BatchStore
 from llamaherd.server.batch_api.database import Database
@@ -29,7 +29,7 @@ _logger = logging.getLogger("llamaherd.server")
 
 
 @dataclass(frozen=True)
-class Batches:
+class BatchService:
     """Stores and runner of batch jobs."""
 
     files: FileStore
@@ -42,12 +42,12 @@ async def open_batches(
     folder: Path,
     routes: InternalHttpClient,
     keys: KeyRing,
-    running: Running,
+    running: RunningCounts,
     *,
     n_lines: int,
     limits: Limits,
     draining: Callable[[], bool],
-) -> AsyncIterator[Batches]:
+) -> AsyncIterator[BatchService]:
     """Open the batches of a folder and resume unfinished ones.
 
     Raises:
@@ -79,7 +79,7 @@ async def open_batches(
         try:
             for batch in await store.unfinished():
                 runner.start(batch)
-            yield Batches(files, store, runner)
+            yield BatchService(files, store, runner)
         finally:
             sweeping.cancel()
             await runner.close()
@@ -111,9 +111,9 @@ def _lines_of(config: EngineConfig) -> int:
     return max_seqs + min(max_seqs, n_waiting)
 
 
-def batches_of(request: Request) -> Batches:
+def batches_of(request: Request) -> BatchService:
     """The server's batch jobs. Raises ApiError if it has no data folder."""
-    batches: Batches | None = request.app.state.batches
+    batches: BatchService | None = request.app.state.batches
     if batches is None:
         raise ApiError(
             404,
