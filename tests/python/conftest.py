@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from llamaherd import BatchEngine, EngineConfig, ModelLoadError
 from llamaherd.models import DEFAULT_MODEL, resolve
 
 fuzzing.register_profiles()
+# A shell ignores it for jobs in the background, and so would every process that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 _requires_all = False
 
 
