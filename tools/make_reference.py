@@ -203,8 +203,10 @@ def http_api(app: FastAPI) -> Iterator[str]:
     }
     yield "# HTTP API"
     yield ""
-    yield "A server publishes this as an OpenAPI schema at `/openapi.json`. Requests with unknown"
-    yield "fields are rejected. Errors have the schema [`ErrorAnswer`](#erroranswer)."
+    yield "A server publishes this as an OpenAPI schema at `/openapi.json`. Optional fields may be"
+    yield "null. Requests with unknown fields are rejected. Fields of OpenAI's API that are not"
+    yield "supported, or have no effect, are in [OpenAI's fields](openai-fields.md). Errors have"
+    yield "the schema [`ErrorAnswer`](#erroranswer)."
     yield ""
     yield from table("endpoint", "")
     for path, methods in schema["paths"].items():

@@ -115,6 +115,17 @@ def added_calls(pieces: list[AssistantMessage]) -> list[tuple[str, str]]:
     return [(name, arguments) for name, arguments in calls]
 
 
+def test_members_of_tools_that_are_none_are_absent(engine: BatchEngine) -> None:
+    function = {**TIME["function"], "description": None, "strict": None}
+    nulls = {**TIME, "function": function, "cache_control": None}
+    prompts = [
+        engine.apply_chat_template(CALLS, ChatOptions(tools=[tool])).text for tool in (TIME, nulls)
+    ]
+    assert prompts[0] == prompts[1]
+    bare = {"type": "function", "function": {"name": "f", "description": None, "parameters": None}}
+    assert engine.apply_chat_template(CALLS, ChatOptions(tools=[bare], tool_choice="f")).rule
+
+
 def test_the_model_calls_a_tool(engine: BatchEngine) -> None:
     (made,) = answer(engine, CALLS, TOOLS).tool_calls
     assert made.name == "get_weather"

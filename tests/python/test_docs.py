@@ -163,7 +163,9 @@ def test_the_readme_stays_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
-@pytest.mark.parametrize("tool", ["make_reference.py", "make_limits_page.py"])
+@pytest.mark.parametrize(
+    "tool", ["make_reference.py", "make_limits_page.py", "make_fields_page.py"]
+)
 def test_generated_pages_are_up_to_date(tool: str) -> None:
     command = [sys.executable, str(ROOT / "tools" / tool), "--check"]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -119,15 +119,15 @@ def test_fields_of_other_types_are_left_to_validation() -> None:
     ("body", "place"),
     [
         ({"model": "\ud800"}, "model"),
-        ({"messages": [{"role": "user", "content": "a\udfff"}]}, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": "a\udfff"}]}, "messages[0].content"),
         ({"a": {"b\ud800": 1}}, "a"),
-        ({"x": [["\ud800"]]}, "x.0.0"),
+        ({"x": [["\ud800"]]}, "x[0][0]"),
     ],
 )
 def test_a_lone_surrogate_is_refused_by_its_place(body: Any, place: str) -> None:
     error = refusal(body)
     assert error.message.startswith(f"{place} holds a character that is not valid Unicode")
-    assert error.param == place.partition(".")[0]
+    assert error.param == place
 
 
 def read(body: bytes) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import socket
 import time
 from collections.abc import Iterator
@@ -74,22 +75,42 @@ def call(arguments: str) -> dict[str, Any]:
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "unknown field": ({**ASK, "foo": 1}, "foo is not supported"),
     "unknown field of a message": (with_message(mood="good"), "mood is not supported"),
-    "audio": ({**ASK, "modalities": ["audio"]}, "modalities is not supported"),
+    "a misspelt field": ({**ASK, "temprature": 1}, "did you mean temperature?"),
+    "audio": ({**ASK, "modalities": ["text", "audio"]}, "modalities[1] must be 'text'"),
+    "a voice": ({**ASK, "audio": {"voice": "x"}}, "audio is not supported: answers are text"),
     "an image": (
-        with_message(content=[{"type": "image_url", "image_url": {"url": "x"}}]),
-        "messages.0.content",
+        with_message(
+            content=[{"type": "text", "text": ""}, {"type": "image_url", "image_url": {"url": "x"}}]
+        ),
+        "messages[0].content[1]: content parts of type image_url are not supported: this server "
+        "accepts text",
+    ),
+    "a part without a type": (with_message(content=[{"text": ""}]), "must have a type: text"),
+    "a part that is no object": (with_message(content=["Hi"]), "content[0] must be an object"),
+    "token ids": (with_message(content=[1, 2]), "content[0] must be an object; got 1"),
+    "a message that is a text": ({"messages": ["Hi"]}, "messages[0] must be an object; got"),
+    "a tool of another type": (
+        {**ASK, "tools": [{"type": "custom", "custom": {"name": "f"}}]},
+        "tools[0]: tools of type custom are not supported: this server accepts function",
     ),
     "no messages": ({"messages": []}, "at least 1"),
-    "messages of a type": ({"messages": "Hi"}, "messages"),
-    "a role": (with_message(role="king"), "role"),
-    "content of a type": (with_message(content=5), "content"),
-    "temperature of a type": ({**ASK, "temperature": "hot"}, "temperature"),
+    "messages of a type": ({"messages": "Hi"}, 'messages must be an array; got "Hi"'),
+    "no role": ({"messages": [{"content": ""}]}, "messages[0].role is required"),
+    "a role": (with_message(role="king"), "messages[0].role must be 'system', "),
+    "content of a type": (
+        with_message(content=5),
+        "messages[0].content must be a string or an array; got 5",
+    ),
+    "temperature of a type": (
+        {**ASK, "temperature": "hot"},
+        'temperature must be a valid number, unable to parse string as a number; got "hot"',
+    ),
     "temperature below 0": ({**ASK, "temperature": -1}, "[0, 100]; got -1"),
-    "top_p of 0": ({**ASK, "top_p": 0}, "top_p must be in (0, 1]"),
+    "top_p below 0": ({**ASK, "top_p": -1}, "top_p must be in (0, 1]"),
     "n of 0": ({**ASK, "n": 0}, "n must be in [1, 128]"),
     "n of 1000": ({**ASK, "n": 1000}, "n must be in [1, 128]"),
     "max_tokens of 0": ({**ASK, "max_tokens": 0}, "max_tokens"),
-    "both max_tokens": ({**ASK, "max_completion_tokens": 3}, "must not both be set"),
+    "both max_tokens": ({**ASK, "max_completion_tokens": 3}, "must be equal if both are set"),
     "a bias for no token": ({**ASK, "logit_bias": {"x": 1}}, "logit_bias"),
     "a bias out of range": ({**ASK, "logit_bias": {"99999999": 1}}, "logit_bias"),
     "top_logprobs alone": ({**ASK, "top_logprobs": 2}, "requires logprobs"),
@@ -113,9 +134,9 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a grammar that does not parse": ({**ASK, "grammar": 'root ::= "a'}, "does not parse"),
     "two rules": ({**ASK, "regex": "a", "choice": ["b"]}, "only one of"),
-    "a priority": ({**ASK, "priority": 101}, "priority: Input should be less than or equal to 100"),
-    "a negative priority": ({**ASK, "priority": -(10**30)}, "priority: Input should be greater"),
-    "store": ({**ASK, "store": True}, "store"),
+    "a priority": ({**ASK, "priority": 101}, "must be less than or equal to 100; got 101"),
+    "a negative priority": ({**ASK, "priority": -(10**30)}, "priority must be greater"),
+    "store": ({**ASK, "store": "yes please"}, "store must be a valid boolean"),
     "5,000 tools": ({**ASK, "tools": [{"type": "function"}] * 5000}, "(limit max_tools)"),
     "a bias of all tokens": (
         {**ASK, "logit_bias": {str(i): 1 for i in range(4000)}},
@@ -351,6 +372,30 @@ def test_what_the_schema_allows_has_an_answer_of_the_schema(served: Served) -> N
     assert len(operations) >= 12
     for operation in operations:
         judge(operation, n_cases=20)
+
+
+@pytest.mark.slow
+def test_a_thousand_requests_of_the_schema_have_answers_of_the_schema(served: Served) -> None:
+    schema = schemathesis.openapi.from_url(served.url + "/openapi.json")
+    operations = [found.ok() for found in schema.get_all_operations()]
+    operations = [operation for operation in operations if operation.method == "post"]
+    for operation in operations:
+        judge(operation, n_cases=math.ceil(1000 / len(operations)))
+
+
+def test_optional_fields_may_be_null_in_the_schema(http: httpx.Client) -> None:
+    document = http.get("/openapi.json").json()
+    null = {"type": "null"}
+    n_optional = 0
+    for body in document["components"]["schemas"].values():
+        if body.get("additionalProperties") is not False:
+            continue
+        for name, field in body["properties"].items():
+            if name not in body.get("required", ()):
+                n_optional += 1
+                is_any = set(field) <= {"title", "default", "description"}
+                assert is_any or null in field.get("anyOf", ()), name
+    assert n_optional > 100
 
 
 def judge(operation: Any, n_cases: int) -> None:

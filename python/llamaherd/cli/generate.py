@@ -172,6 +172,7 @@ def _parse_job(index: int, where: str, line: str, params: SamplingParams) -> _Jo
         raise typer.BadParameter(f"{where} is not JSON: {error}") from None
     if not isinstance(fields_given, dict):
         raise typer.BadParameter(f"{where} must be an object with prompt or messages")
+    fields_given = {name: value for name, value in fields_given.items() if value is not None}
     job_id = fields_given.pop("id", None)
     prompts = [fields_given.pop(key) for key in ("prompt", "messages") if key in fields_given]
     if len(prompts) != 1:

@@ -75,6 +75,13 @@ def serve(
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder of batch jobs and their files.")
     ] = None,
+    strict_fields: Annotated[
+        bool,
+        typer.Option(
+            "--strict-fields",
+            help="Refuse fields of requests that would be accepted without effect.",
+        ),
+    ] = False,
     log_prompts: Annotated[
         bool, typer.Option("--log-prompts", help="Write prompts and outputs to the log.")
     ] = False,
@@ -116,6 +123,7 @@ def serve(
         tls_certificate=tls_certificate,
         tls_key=tls_key,
         data_dir=data_dir,
+        strict_fields=strict_fields,
         log_prompts=log_prompts,
     )
     keys = KeyRing.load(api_keys)

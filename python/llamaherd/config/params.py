@@ -14,6 +14,7 @@ from llamaherd.config import toml_file
 from llamaherd.structured_output import rule
 from llamaherd.validation import require_unicode
 
+_NO_MAXIMUM = 2**31 - 1  # of output tokens; requests end at max_len
 # pybind11 would convert True to 1, 5.7 of some number types to 5, and bytes to str.
 _SCALARS: dict[str, Any] = {
     "bool": bool,
@@ -72,14 +73,14 @@ class SamplingParams:
     The token mask of an output constraint is applied before top_k.
 
     Args:
-      max_tokens: Maximum output tokens, >= 1; 0 only with prompt_logprobs. None: 512. Reduced to
-        max_len minus the prompt's tokens.
+      max_tokens: Maximum output tokens, >= 1; 0 only with prompt_logprobs. None: 512; -1: no
+        maximum. Reduced to max_len minus the prompt's tokens.
       min_tokens: Minimum output tokens, >= 0: before, no end-of-generation token, stop token or
         stop string ends the request.
       temperature: In [0, 100]. 0: greedy decoding (of equal logits, the lowest token id).
-      top_k: Keep the k most likely tokens, >= 0. 0: all.
+      top_k: Keep the k most likely tokens, >= 0. 0 or -1: all.
       top_p: Keep the most likely tokens up to this cumulative probability, in (0, 1] (Holtzman et
-        al., ICLR 2020).
+        al., ICLR 2020). 0: the most likely token only, as top_k 1.
       min_p: Keep tokens with at least this fraction of the highest probability, in [0, 1] (Nguyen
         et al., ICLR 2025).
       typical_p: Keep the most typical tokens up to this cumulative probability, in (0, 1] (Meister
@@ -91,11 +92,11 @@ class SamplingParams:
         output.
       logit_bias: Token id -> value added to its logit, in [-1000, 1000]; -inf forbids the token.
       seed: In [0, 2**64). Equal seed, prompt and parameters give equal random numbers, independent
-        of other requests. None: a random seed per request.
+        of other requests. None or -1: a random seed per request.
       ignore_eos: Forbid end-of-generation tokens.
       stop_token_ids: Tokens that end the request. Included in token_ids, but not in the text.
       stop: One stop string or several (at most 128, 1 to 1024 bytes each). The text ends before the
-        first match.
+        first match. Empty strings are ignored.
       echo: Prepend the prompt's text to the output text.
       logprobs: Return the log-probability of each output token and of this number of most likely
         tokens at its position, in [0, 50]. Computed by softmax over the model's logits, before
@@ -156,8 +157,17 @@ class SamplingParams:
     grammar: str | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
+        if isinstance(stop, list | tuple):
+            stop = tuple(text for text in stop if text != "")
+        object.__setattr__(self, "stop", stop)
+        for name, meaning in (("seed", None), ("top_k", 0), ("max_tokens", _NO_MAXIMUM)):
+            value = getattr(self, name)
+            if isinstance(value, SupportsIndex) and value == -1:
+                object.__setattr__(self, name, meaning)
+        if _is_of(self.top_p, "float") and self.top_p == 0:
+            object.__setattr__(self, "top_p", 1.0)
+            object.__setattr__(self, "top_k", 1)
         self._to_core()
         if self.rule is not None and self.ignore_eos:
             raise _core.InvalidRequestError(

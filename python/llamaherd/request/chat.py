@@ -52,9 +52,10 @@ class ChatOptions:
 
     def _chosen(self) -> list[Mapping[str, Any]]:
         """The tools that the model may call."""
+        tools = [_without_nulls(tool) for tool in self.tools]
         if self.tool_choice in _CHOICES:
-            return list(self.tools)
-        named = [tool for tool in self.tools if _name_of(tool) == self.tool_choice]
+            return tools
+        named = [tool for tool in tools if _name_of(tool) == self.tool_choice]
         if not named:
             raise InvalidRequestError(
                 "tool_choice must be auto, required, none, or the name of a tool; "
@@ -129,6 +130,17 @@ def _holds_all(format_: _core.ChatFormat | None, marks: Iterable[str]) -> bool:
     if format_ is None:
         return True
     return all(json.dumps(mark) in format_.grammar.gbnf for mark in marks)
+
+
+def _without_nulls(tool: Any) -> Any:
+    """A tool without members that are None, such as its description: templates print them."""
+    if not isinstance(tool, Mapping):
+        return tool
+    made = {name: value for name, value in tool.items() if value is not None}
+    function = made.get("function")
+    if isinstance(function, Mapping):
+        made["function"] = {k: v for k, v in function.items() if v is not None}
+    return made
 
 
 def _name_of(tool: Any) -> Any:

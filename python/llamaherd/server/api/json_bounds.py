@@ -93,14 +93,14 @@ def _unicode_error(body: Any) -> ApiError:
                 f"{path or 'the body'} holds a character that is not valid Unicode, "
                 f"{value[at]!a}, at index {at}"
             )
-            return ApiError(400, message, param=path.partition(".")[0] or None)
+            return ApiError(400, message, param=path or None)
         if isinstance(value, dict):
             prefix = f"{path}." if path else ""
             items = [(prefix + ascii(key)[1:-1][:64], item) for key, item in value.items()]
             open_ += items[::-1]
             open_ += [(path, key) for key in value]
         elif isinstance(value, list):
-            open_ += [(f"{path}.{i}", item) for i, item in enumerate(value)][::-1]
+            open_ += [(f"{path}[{i}]", item) for i, item in enumerate(value)][::-1]
     raise AssertionError
 
 

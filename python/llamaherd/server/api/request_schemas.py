@@ -1,10 +1,13 @@
-"""Schemas of requests. Unknown fields are rejected by name."""
+"""Schemas of requests. docs/reference/openai-fields.md lists OpenAI's fields."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from pydantic import Field, StrictInt
+
+from llamaherd.server.api.body_schema import BY_KIND, Body, ByType, WithoutEffect
 
 Text = Annotated[str, Field(max_length=1 << 24)]
 # Reports the first error only, not one for each of a million items.
@@ -13,14 +16,30 @@ TokenList = Annotated[list[StrictInt], _FirstError]
 Texts = Annotated[list[Text], _FirstError]
 
 
-class Body(BaseModel):
-    """Base of all bodies: rejects unknown fields; accepts 1 for 1.0."""
+_ONE_TIER = "all requests are served alike; see priority"
+_CACHED = "common prefixes of prompts are cached without being asked"
+_NOT_KEPT = "responses are not stored"
+_NOBODY = "nobody monitors requests by it"
 
-    model_config = ConfigDict(extra="forbid")
+Citations = Annotated[list[Any] | None, WithoutEffect("citations are not part of a prompt")]
+CacheControl = Annotated[dict[str, Any] | None, WithoutEffect(_CACHED)]
+
+
+class HostedFields(Body):
+    """Fields of OpenAI's API that concern its service, not the answer."""
+
+    service_tier: Annotated[str | None, WithoutEffect(_ONE_TIER)] = None
+    store: Annotated[bool | None, WithoutEffect(_NOT_KEPT)] = None
+    safety_identifier: Annotated[str | None, WithoutEffect(_NOBODY)] = None
+    prompt_cache_key: Annotated[str | None, WithoutEffect(_CACHED)] = None
+    prompt_cache_retention: Annotated[str | None, WithoutEffect(_CACHED)] = None
+    prompt_cache_options: CacheControl = None
 
 
 class SchedulingFields(Body):
     """llamaherd's scheduling and caching options."""
+
+    other_names: ClassVar[Mapping[str, str]] = {"cache_prompt": "cache"}
 
     priority: int | None = Field(
         None, ge=0, le=100, description="Class in [0, 100]; lower is more urgent."
@@ -39,13 +58,21 @@ class SchedulingFields(Body):
 class Sampling(SchedulingFields):
     """Sampling options: OpenAI's fields, followed by llamaherd's."""
 
+    other_names: ClassVar[Mapping[str, str]] = {
+        **SchedulingFields.other_names,
+        "repeat_penalty": "repetition_penalty",
+        "guided_regex": "regex",
+        "guided_choice": "choice",
+        "guided_grammar": "grammar",
+    }
+
     temperature: float | None = None
     top_p: float | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     logit_bias: dict[int, float] | None = None
     seed: int | None = None
-    stop: str | Annotated[list[str], _FirstError] | None = None
+    stop: Annotated[str | Annotated[list[str], _FirstError] | None, BY_KIND] = None
     n: int | None = None
 
     top_k: int | None = None
@@ -69,32 +96,60 @@ SAMPLING_FIELDS = tuple(
 
 class StreamOptions(Body):
     include_usage: bool = False
+    include_obfuscation: Annotated[
+        bool | None, WithoutEffect("events are not padded to a common length")
+    ] = None
 
 
 class TextPart(Body):
     type: Literal["text", "input_text", "output_text"]
     text: Text
+    annotations: Citations = None
+    logprobs: Annotated[list[Any] | None, WithoutEffect("they are not part of a prompt")] = None
+    cache_control: CacheControl = None
+    prompt_cache_breakpoint: CacheControl = None
+
+
+class RefusalPart(Body):
+    """A refusal of an assistant; part of its text."""
+
+    type: Literal["refusal"]
+    refusal: Text
+
+
+Part = Annotated[TextPart | RefusalPart, ByType("content parts", "text")]
 
 
 class FunctionCall(Body):
     name: str
     arguments: str
+    parsed_arguments: Annotated[Any, WithoutEffect("arguments holds them as JSON")] = None
 
 
 class ToolCall(Body):
     id: str | None = None
     type: Literal["function"] = "function"
     function: FunctionCall
+    index: Annotated[int | None, WithoutEffect("calls are numbered by their order")] = None
 
 
 class Message(Body):
+    refused: ClassVar[Mapping[str, str]] = {
+        "audio": "answers are text; send their transcript as content",
+        "function_call": "use tool_calls",
+    }
+
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Text | list[TextPart] | None = None
+    content: Annotated[Text | list[Part] | None, BY_KIND] = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[Annotated[ToolCall, ByType("tool calls", default="function")]] | None = None
     tool_call_id: str | None = None
-    reasoning_content: str | None = None
-    refusal: None = None
+    reasoning_content: Text | None = None
+    reasoning: Text | None = Field(None, description="Another name of reasoning_content.")
+    refusal: Text | None = Field(None, description="Follows the text of content.")
+    annotations: Citations = None
+    parsed: Annotated[Any, WithoutEffect("content holds it as JSON")] = None
+    cache_control: CacheControl = None
 
 
 class Function(Body):
@@ -107,6 +162,7 @@ class Function(Body):
 class Tool(Body):
     type: Literal["function"]
     function: Function
+    cache_control: CacheControl = None
 
 
 class NamedFunction(Body):
@@ -141,12 +197,30 @@ class JsonSchemaFormat(Body):
 
 
 ResponseFormat = Annotated[
-    TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")
+    TextFormat | JsonObjectFormat | JsonSchemaFormat, ByType("response formats")
 ]
-Effort = Literal["none", "minimal", "low", "medium", "high"]
+Verbosity = Annotated[
+    Literal["low", "medium", "high"] | None, WithoutEffect("models have no such control")
+]
 
 
-class ChatRequest(Sampling):
+class Prediction(Body):
+    type: Literal["content"]
+    content: Annotated[Text | list[Part], BY_KIND]
+
+
+class ChatRequest(HostedFields, Sampling):
+    refused: ClassVar[Mapping[str, str]] = {
+        "audio": "answers are text",
+        "function_call": "use tool_choice",
+        "functions": "use tools",
+        "guided_json": "use response_format",
+        "moderation": "requests are not moderated",
+        "structured_outputs": "use response_format, regex, choice or grammar",
+        "thinking": "use reasoning_effort",
+        "web_search_options": "give the model a tool that searches",
+    }
+
     model: str | None = Field(None, description="null: the server's first model.")
     messages: list[Message] = Field(min_length=1, fail_fast=True)
     max_tokens: int | None = None
@@ -156,18 +230,34 @@ class ChatRequest(Sampling):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=50)
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[Tool], _FirstError] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tools: Annotated[list[Annotated[Tool, ByType("tools")]], _FirstError] | None = None
+    tool_choice: Annotated[
+        Literal["none", "auto", "required"]
+        | Annotated[NamedTool, ByType("tool choices", "none, auto, required and function")]
+        | None,
+        BY_KIND,
+    ] = None
     parallel_tool_calls: bool | None = None
-    reasoning_effort: Effort | None = Field(None, description="none: disables reasoning.")
-    store: Literal[False] | None = None
+    reasoning_effort: str | None = Field(None, description="none: disables reasoning.")
     chat_template_kwargs: dict[str, Any] | None = None
+    metadata: Annotated[dict[str, Any] | None, WithoutEffect(_NOT_KEPT)] = None
+    modalities: Annotated[
+        list[Literal["text"]] | None, WithoutEffect("answers are always text")
+    ] = None
+    prediction: Annotated[
+        Prediction | None, WithoutEffect("drafts come from prompt_lookup; answers do not change")
+    ] = None
+    verbosity: Verbosity = None
 
 
 class CompletionRequest(Sampling):
+    refused: ClassVar[Mapping[str, str]] = {
+        "suffix": "write the prompt with the model's FIM tokens"
+    }
+
     model: str | None = Field(None, description="null: the server's first model.")
-    prompt: Text | TokenList | Texts | Annotated[list[TokenList], _FirstError]
-    max_tokens: int | None = 16
+    prompt: Annotated[Text | TokenList | Texts | Annotated[list[TokenList], _FirstError], BY_KIND]
+    max_tokens: int = 16
     stream: bool = False
     stream_options: StreamOptions | None = None
     logprobs: int | None = Field(None, ge=0, le=50)
@@ -178,12 +268,12 @@ class CompletionRequest(Sampling):
 
 class EmbeddingRequest(Body):
     model: str | None = Field(None, description="null: the server's first model.")
-    input: Text | Texts = Field(description="Texts.")
+    input: Annotated[Text | Texts, BY_KIND] = Field(description="Texts.")
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(
         None, ge=1, description="Keep this many leading components and normalize again."
     )
-    user: str | None = None
+    user: Annotated[str | None, WithoutEffect(_NOBODY)] = None
     truncate: bool = Field(
         False, description="Truncate texts that are too long instead of rejecting them."
     )
@@ -213,7 +303,7 @@ class DetokenizeRequest(Body):
 
 class ScoreRequest(Body):
     model: str | None = Field(None, description="null: the server's first model.")
-    prompt: Text | TokenList
+    prompt: Annotated[Text | TokenList, BY_KIND]
     continuations: Texts = Field(min_length=1)
 
 
@@ -225,6 +315,16 @@ class FunctionTool(Body):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+    output_schema: Annotated[
+        dict[str, Any] | None, WithoutEffect("results of calls are text to the model")
+    ] = None
+    defer_loading: Annotated[bool | None, WithoutEffect("all tools are in the prompt")] = None
+    allowed_callers: Annotated[list[str] | None, WithoutEffect("the model itself calls tools")] = (
+        None
+    )
+    is_async: Annotated[
+        Literal[False] | None, WithoutEffect("the next request has the results of calls")
+    ] = Field(None, alias="async")
 
 
 class NamedFunctionTool(Body):
@@ -235,9 +335,14 @@ class NamedFunctionTool(Body):
 class InputMessage(Body):
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[TextPart]
+    content: Annotated[Text | list[Part], BY_KIND]
     id: str | None = None
     status: str | None = None
+    phase: Annotated[str | None, WithoutEffect("chat templates know no phases")] = None
+
+
+_NO_NAMESPACE = "tools have one namespace"
+_ONE_CALLER = "the model itself calls tools"
 
 
 class FunctionCallItem(Body):
@@ -247,6 +352,11 @@ class FunctionCallItem(Body):
     arguments: str
     id: str | None = None
     status: str | None = None
+    namespace: Annotated[str | None, WithoutEffect(_NO_NAMESPACE)] = None
+    caller: Annotated[dict[str, Any] | None, WithoutEffect(_ONE_CALLER)] = None
+    is_async: Annotated[bool | None, WithoutEffect("a later item has the result of the call")] = (
+        Field(None, alias="async")
+    )
 
 
 class FunctionOutputItem(Body):
@@ -255,6 +365,14 @@ class FunctionOutputItem(Body):
     output: str
     id: str | None = None
     status: str | None = None
+    name: Annotated[str | None, WithoutEffect("call_id names the call")] = None
+    namespace: Annotated[str | None, WithoutEffect(_NO_NAMESPACE)] = None
+    caller: Annotated[dict[str, Any] | None, WithoutEffect(_ONE_CALLER)] = None
+
+
+InputItem = Annotated[
+    InputMessage | FunctionCallItem | FunctionOutputItem, ByType("input items", default="message")
+]
 
 
 class JsonSchemaText(Body):
@@ -269,30 +387,80 @@ class JsonSchemaText(Body):
 
 class TextOptions(Body):
     format: (
-        Annotated[TextFormat | JsonObjectFormat | JsonSchemaText, Field(discriminator="type")]
-        | None
+        Annotated[TextFormat | JsonObjectFormat | JsonSchemaText, ByType("response formats")] | None
     ) = None
+    verbosity: Verbosity = None
+
+
+_WHOLE = "reasoning is returned as text, not as a summary"
+Summary = Annotated[Literal["auto", "concise", "detailed"] | None, WithoutEffect(_WHOLE)]
 
 
 class Reasoning(Body):
-    effort: Effort | None = None
-    summary: None = None
+    effort: str | None = None
+    summary: Summary = None
+    generate_summary: Summary = None
+    context: Annotated[str | None, WithoutEffect("the chat template decides")] = None
+    mode: Annotated[Literal["standard"] | None, WithoutEffect("there is one mode")] = None
 
 
-class ResponsesRequest(SchedulingFields):
+class ResponsesRequest(HostedFields, SchedulingFields):
     """The stateless part of OpenAI's /v1/responses."""
 
+    refused: ClassVar[Mapping[str, str]] = {
+        "access_programs": "access is by API keys",
+        "background_options": "use stream, or a batch job",
+        "context_management": "shorten the conversation before sending it",
+        "conversation": "send the conversation as input",
+        "image": "this server accepts text",
+        "moderation": "requests are not moderated",
+        "previous_response_id": "responses are not stored; send the conversation as input",
+        "prompt": "prompt templates are not stored; send instructions and input",
+        "top_logprobs": "use /v1/chat/completions",
+    }
+
     model: str | None = Field(None, description="null: the server's first model.")
-    input: Text | Annotated[list[InputMessage | FunctionCallItem | FunctionOutputItem], _FirstError]
+    input: Annotated[Text | Annotated[list[InputItem], _FirstError], BY_KIND]
     instructions: str | None = None
     max_output_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     stream: bool = False
-    store: Literal[False] | None = None
-    tools: Annotated[list[FunctionTool], _FirstError] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedFunctionTool | None = None
+    stream_options: Annotated[
+        StreamOptions | None, WithoutEffect("the last event always has the usage")
+    ] = None
+    tools: Annotated[list[Annotated[FunctionTool, ByType("tools")]], _FirstError] | None = None
+    tool_choice: Annotated[
+        Literal["none", "auto", "required"]
+        | Annotated[NamedFunctionTool, ByType("tool choices", "none, auto, required and function")]
+        | None,
+        BY_KIND,
+    ] = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
     metadata: dict[str, str] | None = Field(None, description="Returned unchanged.")
+    include: Annotated[
+        list[
+            Literal[
+                "file_search_call.results",
+                "web_search_call.results",
+                "web_search_call.action.sources",
+                "message.input_image.image_url",
+                "computer_call_output.output.image_url",
+                "code_interpreter_call.outputs",
+                "reasoning.encrypted_content",
+            ]
+        ]
+        | None,
+        WithoutEffect("responses have none of these; reasoning is sent as text"),
+    ] = None
+    background: Annotated[
+        Literal[False] | None, WithoutEffect("responses are made while the client waits")
+    ] = None
+    max_tool_calls: Annotated[
+        int | None, WithoutEffect("it limits tools that the server runs; there are none")
+    ] = None
+    truncation: Annotated[
+        Literal["disabled"] | None, WithoutEffect("a prompt that is too long is refused")
+    ] = None

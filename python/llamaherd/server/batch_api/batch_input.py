@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from llamaherd.server.api.body_schema import unknown_field
 from llamaherd.server.batch_api.file_store import PASSING
 from llamaherd.server.common.limits import Limits
 
@@ -183,7 +184,8 @@ def _broken_rule(entry: dict[str, Any], endpoint: str, limits: Limits) -> LineEr
         message = f"custom_id must be a string of 1 to {_MOST_ID} characters"
         return LineError("invalid_custom_id", message, "custom_id")
     if unknown:
-        return LineError("unsupported_field", f"{unknown[0][:_SHOWN]!a} is not supported")
+        rule = unknown_field(unknown[0], _FIELDS)
+        return LineError("unsupported_field", f"{unknown[0][:_SHOWN]!a} {rule}")
     if entry.get("method") != "POST":
         return LineError("invalid_method", "method must be POST", "method")
     if entry.get("url") != endpoint:

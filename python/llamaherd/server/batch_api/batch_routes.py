@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from pydantic import AfterValidator, BaseModel, Field, StrictInt
 
-from llamaherd.server.api.request_schemas import Body
+from llamaherd.server.api.body_schema import Body
 from llamaherd.server.api.response_schemas import ERRORS
 from llamaherd.server.batch_api.batch_service import batches_of
 from llamaherd.server.batch_api.batch_store import Batch

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 from starlette.responses import FileResponse
 
+from llamaherd.server.api.body_schema import unknown_field
 from llamaherd.server.api.response_schemas import ERRORS
 from llamaherd.server.batch_api.batch_service import batches_of
 from llamaherd.server.batch_api.file_store import StoredFile
@@ -108,12 +109,13 @@ async def upload(request: Request) -> FileAnswer:
 
 def _checked(form: Form, longest_s: int) -> tuple[str, str, int | None]:
     """A file's name, its purpose, and seconds until it expires."""
-    unknown = sorted(set(form.fields) - {"purpose", _ANCHOR, _SECONDS})
+    known = {"purpose", _ANCHOR, _SECONDS}
+    unknown = sorted(set(form.fields) - known)
     purpose = form.fields.get("purpose")
     if unknown:
         raise ApiError(
             400,
-            f"{unknown[0][:_MOST_SHOWN]} is not supported",
+            f"{unknown[0][:_MOST_SHOWN]} {unknown_field(unknown[0], {*known, 'file'})}",
             param=unknown[0][:_MOST_SHOWN],
             code="unsupported_field",
         )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import math
+import re
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -33,7 +36,8 @@ _TYPES = {
 
 
 # In characters: messages quote client input.
-_MAX_MESSAGE_CHARS, _MAX_PARAM_CHARS = 2000, 200
+_MAX_MESSAGE_CHARS, _MAX_PARAM_CHARS, _MAX_VALUE_CHARS = 2000, 200, 60
+_SHOULD = "Input should be "  # begins pydantic's messages
 
 
 def _cut(text: str, most: int) -> str:
@@ -105,15 +109,46 @@ def api_error(error: Exception) -> ApiError:
     return ApiError(500, "internal server error; see the server's log")
 
 
+# In the location of an error: tag of a union, or the mark of an object's key.
+_NO_MEMBER = re.compile(r"<[\w ]+>|\[key\]")
+
+
+def _param_of(location: Iterable[str | int]) -> str:
+    """The name of a field as in OpenAI's errors: messages[0].content."""
+    name = ""
+    for part in location:
+        if isinstance(part, int):
+            name += f"[{part}]"
+        elif not _NO_MEMBER.fullmatch(part):
+            name += f".{part}" if name else part
+    return name
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "an array"
+    return _cut(json.dumps(value[:_MAX_VALUE_CHARS] if isinstance(value, str) else value), 80)
+
+
 def _validation_error(error: RequestValidationError) -> ApiError:
     first = error.errors()[0]
-    where = [str(part) for part in first["loc"] if part != "body"]
-    if first["type"] == "json_invalid":
+    kind, text, location = first["type"], first["msg"], list(first["loc"])
+    if kind == "json_invalid":
         return ApiError(400, f"the body is not valid JSON: {first['ctx']['error']}")
-    param = ".".join(where) or None
-    if first["type"] == "extra_forbidden":
-        return ApiError(400, f"{param} is not supported", param=param, code="unsupported_field")
-    return ApiError(400, f"{param or 'the body'}: {first['msg']}", param=param)
+    if kind == "unsupported_field":
+        param = _param_of([*location[1:], first["ctx"]["field"]])
+        return ApiError(400, f"{param} {text}", param=param, code=kind)
+    param = _param_of(location[1:])
+    what = param or "the body"
+    if kind == "missing":
+        message = f"{what} is required"
+    elif kind == "wrong_kind" or text.startswith(_SHOULD):
+        rule = text.removeprefix(_SHOULD).removeprefix("must be ")
+        rule = rule.replace("a valid dictionary", "an object").replace("a valid list", "an array")
+        message = f"{what} must be {rule}; got {_shown(first['input'])}"
+    else:
+        message = f"{what}: {text}"
+    return ApiError(400, message, param=param or None)
 
 
 def install_handlers(app: FastAPI) -> None:

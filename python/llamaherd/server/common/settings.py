@@ -34,6 +34,7 @@ class ServerSettings:
       tls_certificate: PEM file; enables TLS.
       tls_key: PEM file.
       data_dir: Folder of batch jobs and their files. None: batch jobs are disabled.
+      strict_fields: Refuse fields of requests that would be accepted without effect.
       log_prompts: Write prompts and outputs to the log.
 
     Raises:
@@ -53,6 +54,7 @@ class ServerSettings:
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     data_dir: Path | None = None
+    strict_fields: bool = False
     log_prompts: bool = False
 
     def __post_init__(self) -> None:

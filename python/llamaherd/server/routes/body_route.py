@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,9 @@ from fastapi import FastAPI, Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
+from llamaherd.server.api.body_schema import strict_fields
 from llamaherd.server.api.json_bounds import require_bounded
+from llamaherd.server.common.errors import ApiError
 from llamaherd.server.jobs.context import Context
 
 # Location of messages: schema of a path's body, and its field.
@@ -27,10 +30,27 @@ class BodyRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def handler(request: Request) -> Response:
+            context: Context = request.app.state.context
+            strict_fields.set(context.settings.strict_fields)
+            if self.body_field is not None:
+                _declare_json(request)
             response: Response = await handle(_Request(request.scope, request.receive))
             return response
 
         return handler
+
+
+def _declare_json(request: Request) -> None:
+    """Treat any body as JSON, except that of a browser: forms of other sites are sent by browsers,
+    and cannot declare JSON."""
+    headers = request.headers
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if re.fullmatch(r"application/(.+\+)?json", kind):
+        return
+    if "origin" in headers or headers.get("sec-fetch-site", "none") != "none":
+        raise ApiError(400, "a browser must send content-type: application/json")
+    others = [pair for pair in request.scope["headers"] if pair[0].lower() != b"content-type"]
+    request.scope["headers"] = [*others, (b"content-type", b"application/json")]
 
 
 class _Request(Request):

@@ -40,11 +40,14 @@ def _chat_options(body: ChatRequest) -> ChatOptions:
 
 
 def _params(body: ChatRequest, default_max_tokens: int) -> SamplingParams:
-    if body.max_tokens is not None and body.max_completion_tokens is not None:
-        raise InvalidRequestError("max_tokens and max_completion_tokens must not both be set")
+    given = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    if body.max_tokens not in (None, given):
+        raise InvalidRequestError(
+            "max_tokens and max_completion_tokens must be equal if both are set; got "
+            f"{body.max_tokens} and {given}"
+        )
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidRequestError("top_logprobs requires logprobs: true")
-    given = body.max_completion_tokens if body.max_tokens is None else body.max_tokens
     return SamplingParams(
         **sampling_options(body),
         **format_options(body.response_format),
