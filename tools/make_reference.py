@@ -58,8 +58,8 @@ _GROUPS = {
     ),
     "State": ("Metrics", "Health", "DeviceInfo", "list_devices"),
     "Errors": (
-        "LlamaHerdError", "InvalidRequestError", "ModelLoadError", "NotGenerativeError",
-        "QueueFullError", "EngineDeadError",
+        "LlamaHerdError", "InvalidRequestError", "ContextLengthError", "ModelLoadError",
+        "NotGenerativeError", "QueueFullError", "EngineDeadError",
     ),
 }  # fmt: skip
 

@@ -14,6 +14,13 @@ namespace {
 using Array = py::array_t<float, py::array::c_style>;
 using Result = py::typing::Tuple<Array, py::typing::List<py::int_>>;
 
+ContextLengthError too_long(std::size_t i, std::size_t n_tokens, std::int32_t max_len) {
+  return {"this model's maximum context length is " + std::to_string(max_len) +
+              " tokens per text (max_len); text " + std::to_string(i) + " has " +
+              std::to_string(n_tokens) + ": shorten it, or pass truncate=True",
+          static_cast<std::int64_t>(n_tokens), max_len};
+}
+
 /// One result row per text, and the indices of truncated texts.
 template <class Encode>
 Result run(Embedder& embedder, std::size_t n, bool truncate, const Encode& encode) {
@@ -24,17 +31,14 @@ Result run(Embedder& embedder, std::size_t n, bool truncate, const Encode& encod
   {
     const ReleasedGil release;
     for (std::size_t i = 0; i < n; ++i) {
-      bool was_cut = false;
-      tokens[i] = encode(i, &was_cut);
+      std::size_t n_whole = 0;
+      tokens[i] = encode(i, &n_whole);
       if (tokens[i].empty()) {
         throw InvalidRequestError("text " + std::to_string(i) + " has no tokens");
       }
-      if (was_cut) cut.push_back(i);
-    }
-    if (!cut.empty() && !truncate) {
-      throw InvalidRequestError("a text must have at most " + std::to_string(embedder.max_len()) +
-                                " tokens (max_len); text " + std::to_string(cut.front()) +
-                                " has more: shorten it, or pass truncate=True");
+      if (n_whole <= tokens[i].size()) continue;
+      if (!truncate) throw too_long(i, n_whole, embedder.max_len());
+      cut.push_back(i);
     }
     embedder.embed(tokens, rows);
   }
@@ -73,27 +77,28 @@ void bind_embedder(py::module_& m) {
       .def(
           "count_tokens",
           [](Embedder& self, const std::string& text) {
-            bool was_cut = false;
-            return self.encode(text, &was_cut).size();
+            std::size_t n_whole = 0;
+            return self.encode(text, &n_whole).size();
           },
           py::arg("text"), release_gil(),
           "Number of tokens of a text, at most max_len. Any thread.")
       .def(
           "embed",
           [](Embedder& self, const std::vector<std::string>& texts, bool truncate) {
-            return run(self, texts.size(), truncate, [&](std::size_t i, bool* was_cut) {
-              return self.encode(texts[i], was_cut);
+            return run(self, texts.size(), truncate, [&](std::size_t i, std::size_t* n_whole) {
+              return self.encode(texts[i], n_whole);
             });
           },
           py::arg("texts"), py::arg("truncate"),
           "Embed texts: float32 of shape (n_texts, n_out), and the indices of truncated texts. "
-          "Raises InvalidRequestError. Any thread; concurrent calls are serialized.")
+          "Raises ContextLengthError and InvalidRequestError. Any thread; concurrent calls are "
+          "serialized.")
       .def(
           "rank",
           [](Embedder& self, const std::string& query, const std::vector<std::string>& documents,
              bool truncate) {
-            return run(self, documents.size(), truncate, [&](std::size_t i, bool* was_cut) {
-              return self.pair(query, documents[i], was_cut);
+            return run(self, documents.size(), truncate, [&](std::size_t i, std::size_t* n_whole) {
+              return self.pair(query, documents[i], n_whole);
             });
           },
           py::arg("query"), py::arg("documents"), py::arg("truncate"),

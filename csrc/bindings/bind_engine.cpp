@@ -140,8 +140,8 @@ Thread safety:
           release_gil(), "Stop recording, and return the events since start_trace(). Any thread.")
       .def("tokenize", &PyBatchEngine::tokenize, py::arg("text"), py::arg("add_special"),
            py::arg("parse_special"), py::arg("prompt") = false, release_gil(),
-           "Tokenize a text. prompt: raise InvalidRequestError if it cannot fit max_len. Any "
-           "thread.")
+           "Tokenize a text. prompt: raise ContextLengthError if its bytes show that it cannot fit "
+           "max_len. Any thread.")
       .def("detokenize", &PyBatchEngine::detokenize, py::arg("token_ids"), py::arg("special"),
            "Detokenize token ids. Invalid UTF-8 is replaced by U+FFFD. Any thread.")
       .def("token_bytes", &PyBatchEngine::token_bytes, py::arg("token_id"),
@@ -156,8 +156,10 @@ Thread safety:
       .def("apply_chat_template", &PyBatchEngine::apply_chat_template, py::kw_only(),
            py::arg("messages_json"), py::arg("tools_json"), py::arg("tool_choice"),
            py::arg("parallel_tool_calls"), py::arg("thinking"), py::arg("template_kwargs_json"),
-           py::arg("add_generation_prompt"), release_gil(),
-           "Render a conversation with the model's chat template. Any thread.")
+           py::arg("add_generation_prompt"), py::arg("continue_final_message"), release_gil(),
+           "Render a conversation with the model's chat template. continue_final_message: whether "
+           "the answer continues the last message; None: if it is an assistant message. Any "
+           "thread.")
       .def_property_readonly("calibration", &PyBatchEngine::calibration,
                              "Times of decode calls, as passed or measured at load; None: neither.")
       .def("model_info", &PyBatchEngine::model_info, "Model properties and limits in force.");

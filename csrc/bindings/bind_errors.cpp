@@ -9,7 +9,7 @@ namespace {
 
 // Set while the module is initialised; the module keeps the types alive.
 struct ErrorTypes {
-  py::handle base, invalid, load, not_generative, queue_full, dead;
+  py::handle base, invalid, context_length, load, not_generative, queue_full, dead;
 } types;
 
 py::handle add_type(py::module_& m, const char* name, const py::handle& bases, const char* doc) {
@@ -29,6 +29,11 @@ void translate(std::exception_ptr pending) {
     const py::object raised = types.queue_full(to_text(error.what()));
     raised.attr("retry_after_s") = error.retry_after_s;
     PyErr_SetObject(types.queue_full.ptr(), raised.ptr());
+  } catch (const ContextLengthError& error) {
+    const py::object raised = types.context_length(to_text(error.what()));
+    raised.attr("n_prompt_tokens") = error.n_prompt_tokens;
+    raised.attr("max_len") = error.max_len;
+    PyErr_SetObject(types.context_length.ptr(), raised.ptr());
   } catch (const InvalidRequestError& error) {
     set_error(types.invalid, error);
   } catch (const NotGenerativeError& error) {
@@ -50,6 +55,14 @@ void bind_errors(py::module_& m) {
   types.invalid =
       add_type(m, "InvalidRequestError", py::make_tuple(types.base, py::handle(PyExc_ValueError)),
                "A request or an option is invalid; the message states the rule and the value.");
+  types.context_length =
+      add_type(m, "ContextLengthError", types.invalid,
+               "A prompt or a text does not fit into the model's context. n_prompt_tokens: its "
+               "tokens; a lower bound if its bytes alone show that it cannot fit, since it is then "
+               "not tokenized. max_len: the most tokens of prompt and output together, or of a "
+               "text to embed.");
+  types.context_length.attr("n_prompt_tokens") = 0;
+  types.context_length.attr("max_len") = 0;
   types.load = add_type(m, "ModelLoadError", types.base,
                         "A model file cannot be loaded; the message states the reason.");
   types.not_generative = add_type(m, "NotGenerativeError", types.load,

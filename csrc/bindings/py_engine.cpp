@@ -94,10 +94,13 @@ std::vector<TokenId> PyBatchEngine::tokenize(const std::string& text, bool add_s
                                              bool parse_special, bool prompt) {
   const std::shared_ptr<Model> shared = model();
   const std::int64_t n_least = prompt ? shared->llama.tokenizer().least_tokens(text) : 0;
-  if (n_least > engine().limits().max_len) {
-    throw InvalidRequestError("prompt has " + std::to_string(text.size()) + " bytes, at least " +
-                              std::to_string(n_least) + " tokens; max_len is " +
-                              std::to_string(engine().limits().max_len));
+  const std::int32_t max_len = engine().limits().max_len;
+  if (n_least > max_len) {
+    throw ContextLengthError("this model's maximum context length is " + std::to_string(max_len) +
+                                 " tokens (max_len), output included; the prompt has " +
+                                 std::to_string(text.size()) + " bytes, at least " +
+                                 std::to_string(n_least) + " tokens: shorten it",
+                             n_least, max_len);
   }
   return shared->llama.tokenize(text, add_special, parse_special);
 }
@@ -133,11 +136,13 @@ py::str PyBatchEngine::detokenize(const py::object& ids, bool special) {
 ChatPrompt PyBatchEngine::apply_chat_template(std::string messages, std::string tools,
                                               std::string tool_choice, bool parallel_tool_calls,
                                               bool thinking, std::string template_kwargs,
-                                              bool add_generation_prompt) {
+                                              bool add_generation_prompt,
+                                              std::optional<bool> continue_final_message) {
   const std::shared_ptr<Model> shared = model();
-  return shared->chat.apply(shared->llama, {std::move(messages), std::move(tools),
-                                            std::move(tool_choice), parallel_tool_calls, thinking,
-                                            std::move(template_kwargs), add_generation_prompt});
+  return shared->chat.apply(
+      shared->llama,
+      {std::move(messages), std::move(tools), std::move(tool_choice), parallel_tool_calls, thinking,
+       std::move(template_kwargs), add_generation_prompt, continue_final_message});
 }
 
 py::typing::Dict<py::str, py::object> PyBatchEngine::model_info() {

@@ -45,7 +45,7 @@ class PyBatchEngine {
   void pin(const std::string& name, const py::object& prefix, CacheNamespace cache_space,
            std::optional<double> ttl_s);
 
-  /// With `prompt`, throws InvalidRequestError before tokenization if the number of bytes implies
+  /// With `prompt`, throws ContextLengthError before tokenization if the number of bytes implies
   /// more than max_len tokens.
   std::vector<TokenId> tokenize(const std::string& text, bool add_special, bool parse_special,
                                 bool prompt);
@@ -56,7 +56,8 @@ class PyBatchEngine {
 
   ChatPrompt apply_chat_template(std::string messages, std::string tools, std::string tool_choice,
                                  bool parallel_tool_calls, bool thinking,
-                                 std::string template_kwargs, bool add_generation_prompt);
+                                 std::string template_kwargs, bool add_generation_prompt,
+                                 std::optional<bool> continue_final_message);
 
   py::typing::Dict<py::str, py::object> model_info();
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 
@@ -13,6 +14,14 @@ struct LlamaHerdError : std::runtime_error {
 /// A request breaks a rule. The message states the rule and the value.
 struct InvalidRequestError : LlamaHerdError {
   using LlamaHerdError::LlamaHerdError;
+};
+
+/// A prompt or a text has more tokens than the model's context. The message contains both numbers.
+struct ContextLengthError : InvalidRequestError {
+  ContextLengthError(const std::string& what, std::int64_t n_prompt_tokens_, std::int32_t max_len_)
+      : InvalidRequestError(what), n_prompt_tokens(n_prompt_tokens_), max_len(max_len_) {}
+  std::int64_t n_prompt_tokens;  // a lower bound if thrown before tokenization
+  std::int32_t max_len;
 };
 
 /// The queue is full. The message states the limit. A request of this size is expected to find a

@@ -2,6 +2,7 @@
 
 from llamaherd._core import (
     CacheMetrics,
+    ContextLengthError,
     Delta,
     DeviceInfo,
     EngineDeadError,
@@ -35,6 +36,7 @@ __all__ = [
     "CacheMetrics",
     "ChatOptions",
     "Choice",
+    "ContextLengthError",
     "Delta",
     "DeviceInfo",
     "Embedder",

@@ -8,7 +8,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['BareModel', 'BatchEngine', 'CacheMetrics', 'Calibration', 'ChatFormat', 'ChatMessage', 'ChatPrompt', 'Delta', 'DeviceInfo', 'Embedder', 'EngineConfig', 'EngineDeadError', 'FaultScript', 'FinishReason', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'MessageDelta', 'MessageParser', 'Metrics', 'ModelLoadError', 'NotGenerativeError', 'ParsedToolCall', 'QueueFullError', 'SamplingParams', 'SchedulingOptions', 'Timing', 'TokenLogprob', 'ToolCallDelta', 'ToolGrammar', 'TraceCall', 'TraceSpan', 'cpu_features', 'cpu_kernels', 'default_n_threads', 'drain_log', 'fail_assertion', 'limit_malloc_arenas', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'reset_at_signal', 'resolve_preset', 'serve_rpc']
+__all__: list[str] = ['BareModel', 'BatchEngine', 'CacheMetrics', 'Calibration', 'ChatFormat', 'ChatMessage', 'ChatPrompt', 'ContextLengthError', 'Delta', 'DeviceInfo', 'Embedder', 'EngineConfig', 'EngineDeadError', 'FaultScript', 'FinishReason', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'MessageDelta', 'MessageParser', 'Metrics', 'ModelLoadError', 'NotGenerativeError', 'ParsedToolCall', 'QueueFullError', 'SamplingParams', 'SchedulingOptions', 'Timing', 'TokenLogprob', 'ToolCallDelta', 'ToolGrammar', 'TraceCall', 'TraceSpan', 'cpu_features', 'cpu_kernels', 'default_n_threads', 'drain_log', 'fail_assertion', 'limit_malloc_arenas', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'reset_at_signal', 'resolve_preset', 'serve_rpc']
 class LlamaHerdError(RuntimeError):
     """
     Base class of llamaherd's errors.
@@ -17,6 +17,12 @@ class InvalidRequestError(LlamaHerdError, ValueError):
     """
     A request or an option is invalid; the message states the rule and the value.
     """
+class ContextLengthError(InvalidRequestError):
+    """
+    A prompt or a text does not fit into the model's context. n_prompt_tokens: its tokens; a lower bound if its bytes alone show that it cannot fit, since it is then not tokenized. max_len: the most tokens of prompt and output together, or of a text to embed.
+    """
+    max_len: typing.ClassVar[int] = 0
+    n_prompt_tokens: typing.ClassVar[int] = 0
 class ModelLoadError(LlamaHerdError):
     """
     A model file cannot be loaded; the message states the reason.
@@ -1274,9 +1280,9 @@ class BatchEngine:
         Thread safety:
           Releases the GIL while it loads.
         """
-    def apply_chat_template(self, *, messages_json: str, tools_json: str, tool_choice: str, parallel_tool_calls: bool, thinking: bool, template_kwargs_json: str, add_generation_prompt: bool) -> ChatPrompt:
+    def apply_chat_template(self, *, messages_json: str, tools_json: str, tool_choice: str, parallel_tool_calls: bool, thinking: bool, template_kwargs_json: str, add_generation_prompt: bool, continue_final_message: bool | None) -> ChatPrompt:
         """
-        Render a conversation with the model's chat template. Any thread.
+        Render a conversation with the model's chat template. continue_final_message: whether the answer continues the last message; None: if it is an assistant message. Any thread.
         """
     def cancel(self, request_id: typing.SupportsInt | typing.SupportsIndex) -> None:
         """
@@ -1393,7 +1399,7 @@ class BatchEngine:
         """
     def tokenize(self, text: str, add_special: bool, parse_special: bool, prompt: bool = False) -> list[int]:
         """
-        Tokenize a text. prompt: raise InvalidRequestError if it cannot fit max_len. Any thread.
+        Tokenize a text. prompt: raise ContextLengthError if its bytes show that it cannot fit max_len. Any thread.
         """
     def unpin(self, name: str) -> None:
         """
@@ -1423,7 +1429,7 @@ class Embedder:
         """
     def embed(self, texts: collections.abc.Sequence[str], truncate: bool) -> tuple[numpy.typing.NDArray[numpy.float32], list[int]]:
         """
-        Embed texts: float32 of shape (n_texts, n_out), and the indices of truncated texts. Raises InvalidRequestError. Any thread; concurrent calls are serialized.
+        Embed texts: float32 of shape (n_texts, n_out), and the indices of truncated texts. Raises ContextLengthError and InvalidRequestError. Any thread; concurrent calls are serialized.
         """
     def rank(self, query: str, documents: collections.abc.Sequence[str], truncate: bool) -> tuple[numpy.typing.NDArray[numpy.float32], list[int]]:
         """

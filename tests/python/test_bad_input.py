@@ -15,6 +15,7 @@ from llamaherd import (
     LLM,
     BatchEngine,
     ChatOptions,
+    ContextLengthError,
     EngineConfig,
     FinishReason,
     InvalidRequestError,
@@ -70,8 +71,8 @@ def tool(**function: Any) -> list[dict[str, Any]]:
 BAD: dict[str, tuple[Submit, type[Exception], str]] = {
     "empty text": (prompt(""), InvalidRequestError, "at least 1 token; got 0"),
     "no ids": (prompt([]), InvalidRequestError, "at least 1 token; got 0"),
-    "too long": (prompt([5] * 2048), InvalidRequestError, "max_len is 2048"),
-    "a megabyte": (prompt("a b " * 2**18), InvalidRequestError, "max_len is 2048"),
+    "too long": (prompt([5] * 2048), ContextLengthError, "maximum context length is 2048"),
+    "a megabyte": (prompt("a b " * 2**18), ContextLengthError, "maximum context length is 2048"),
     "id out of range": (prompt([5, 49152]), InvalidRequestError, "got 49152 at index 1"),
     "negative id": (prompt([-1]), InvalidRequestError, "got -1 at index 0"),
     "id of 33 bits": (prompt([2**32 + 5]), InvalidRequestError, "got 4294967301"),
@@ -202,7 +203,7 @@ def test_a_prompt_may_leave_room_for_a_single_token(model_path: Path) -> None:
     with BatchEngine(model_path, config) as engine:
         result = engine.submit([5] * 63, SamplingParams(ignore_eos=True)).result()
         assert (result.finish_reason, result.usage.completion_tokens) == (FinishReason.LENGTH, 1)
-        with pytest.raises(InvalidRequestError, match="max_len is 64"):
+        with pytest.raises(InvalidRequestError, match="maximum context length is 64"):
             engine.submit([5] * 64)
 
 

@@ -188,13 +188,13 @@ def test_commands_take_a_config(model_path: Path, tmp_path: Path) -> None:
     args = ("-m", model_path, "--config", file)
     done = run("generate", *args, "--max-tokens", "2", "Hi", "one two three four " * 5)
     assert done.returncode == 1
-    assert "max_len is 16" in done.stderr
+    assert "maximum context length is 16" in done.stderr
     chat = run("chat", *args, "--max-tokens", "1", stdin="Hi\n")
-    assert "max_len is 16" in chat.stderr
+    assert "maximum context length is 16" in chat.stderr
     demo = run("demo", *args, "--max-tokens", "1")
     assert demo.returncode == 1
     assert demo.stderr.startswith("llamaherd: no results because a request failed: ")
-    assert "max_len is 16" in demo.stderr
+    assert "maximum context length is 16" in demo.stderr
     file = written(tmp_path, "n_ctx = 512\nmax_seqs = 2\nn_threads = 1\n")
     demo = run("demo", *args, "--max-tokens", "1")
     assert (demo.returncode, demo.stderr) == (0, "")

@@ -52,7 +52,8 @@ def http(served: Served) -> Iterator[httpx.Client]:
 
 def error_of(answer: httpx.Response) -> dict[str, Any]:
     error: dict[str, Any] = answer.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
+    numbers = {"n_prompt_tokens", "n_ctx"} if error["code"] == "context_length_exceeded" else set()
+    assert set(error) == {"message", "type", "param", "code"} | numbers
     assert error["message"]
     return error
 
@@ -151,8 +152,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a model's name": ({**ASK, "model": "\ud800"}, "model holds a character"),
     "a salt": ({**ASK, "cache_salt": "\ud800"}, "cache_salt holds a character"),
     "a lone surrogate": (with_message(content="\ud800"), "messages"),
-    "too long": (with_message(content="a b " * 9000), "max_len is"),
-    "too long by its bytes": (with_message(content="a" * (3 << 20)), "max_len is"),
+    "too long": (with_message(content="a b " * 9000), "maximum context length is"),
+    "too long by its bytes": (with_message(content="a" * (3 << 20)), "maximum context length is"),
 }
 
 

@@ -121,10 +121,10 @@ void Embedder::compute(std::span<const std::vector<TokenId>> texts,
   }
 }
 
-std::vector<TokenId> Embedder::encode(const std::string& text, bool* was_cut) const {
+std::vector<TokenId> Embedder::encode(const std::string& text, std::size_t* n_whole) const {
   std::vector<TokenId> tokens = model_->tokenize(text, true, false);
-  *was_cut = std::ssize(tokens) > max_len_;
-  if (!*was_cut) return tokens;
+  *n_whole = tokens.size();
+  if (std::ssize(tokens) <= max_len_) return tokens;
   const TokenId last = tokens.back();
   tokens.resize(max_len_);
   if (llama_vocab_is_control(model_->vocab(), last)) tokens.back() = last;
@@ -132,7 +132,7 @@ std::vector<TokenId> Embedder::encode(const std::string& text, bool* was_cut) co
 }
 
 std::vector<TokenId> Embedder::pair(const std::string& query, const std::string& document,
-                                    bool* was_cut) const {
+                                    std::size_t* n_whole) const {
   const char* form = llama_model_chat_template(model_->get(), "rerank");
   if (form) {
     std::string text = form;
@@ -142,26 +142,26 @@ std::vector<TokenId> Embedder::pair(const std::string& query, const std::string&
       if (at != std::string::npos) text.replace(at, name.size(), value);
     }
     std::vector<TokenId> tokens = model_->tokenize(text, true, true);
-    *was_cut = tokens.size() > static_cast<std::size_t>(max_len_);
-    if (*was_cut) tokens.resize(max_len_);
+    *n_whole = tokens.size();
+    if (std::ssize(tokens) > max_len_) tokens.resize(max_len_);
     return tokens;
   }
   std::vector<TokenId> tokens = model_->tokenize(query, true, false);
   std::vector<TokenId> behind = model_->tokenize(document, false, false);
   const TokenId sep = llama_vocab_sep(model_->vocab());
   const TokenId end = sep != LLAMA_TOKEN_NULL ? sep : llama_vocab_eos(model_->vocab());
-  const bool ends = end != LLAMA_TOKEN_NULL;
-  const auto room = static_cast<std::ptrdiff_t>(max_len_) -
-                    static_cast<std::ptrdiff_t>(tokens.size()) - (ends ? 1 : 0);
+  const std::ptrdiff_t n_ends = end != LLAMA_TOKEN_NULL ? 1 : 0;
+  const std::ptrdiff_t room = max_len_ - std::ssize(tokens) - n_ends;
   if (room < 1) {
-    throw InvalidRequestError("the query must leave room for a document; it has " +
-                              std::to_string(tokens.size()) + " tokens, the limit is " +
-                              std::to_string(max_len_));
+    throw ContextLengthError("this model's maximum context length is " + std::to_string(max_len_) +
+                                 " tokens (max_len), query and document together; the query has " +
+                                 std::to_string(tokens.size()) + ": shorten it",
+                             std::ssize(tokens), max_len_);
   }
-  *was_cut = std::ssize(behind) > room;
-  if (*was_cut) behind.resize(room);
+  *n_whole = tokens.size() + behind.size() + static_cast<std::size_t>(n_ends);
+  if (std::ssize(behind) > room) behind.resize(room);
   tokens.insert(tokens.end(), behind.begin(), behind.end());
-  if (ends) tokens.push_back(end);
+  if (n_ends > 0) tokens.push_back(end);
   return tokens;
 }
 

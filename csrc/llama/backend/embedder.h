@@ -34,16 +34,16 @@ class Embedder {
   std::int64_t n_calls() const { return n_calls_; }
 
   /// Tokens of a text, including the model's special tokens. A text that is too long is truncated
-  /// at its end.
-  std::vector<TokenId> encode(const std::string& text, bool* was_cut) const;
+  /// at its end; `n_whole` is its number of tokens before.
+  std::vector<TokenId> encode(const std::string& text, std::size_t* n_whole) const;
 
   /// Each text must have 1 to max_len() tokens. `out` has shape [texts.size()][n_out()].
   void embed(std::span<const std::vector<TokenId>> texts, std::span<float> out);
 
   /// Tokens of a query and a document for models with pooling rank. The document is truncated if
-  /// they are too long. Throws InvalidRequestError if the query leaves no room for it.
+  /// they are too long. Throws ContextLengthError if the query leaves no room for it.
   std::vector<TokenId> pair(const std::string& query, const std::string& document,
-                            bool* was_cut) const;
+                            std::size_t* n_whole) const;
 
  private:
   void compute(std::span<const std::vector<TokenId>> texts, std::span<const std::size_t> some,

@@ -43,12 +43,35 @@ constexpr std::size_t kMaxLevels = std::size_t{1} << 17;
 
 bool opens_level(char c) { return c == '[' || c == '{' || c == '(' || c == '<'; }
 
+std::size_t n_levels(const std::string& text) {
+  return static_cast<std::size_t>(std::ranges::count_if(text, opens_level));
+}
+
+/// Removes the part of a continued message that the prompt contains.
+void cut_prompt(const common_chat_parser_params& params, const std::string& text,
+                common_chat_msg& message) {
+  using Tags = common_chat_peg_builder;
+  const std::string input = params.generation_prompt + text;
+  common_peg_parse_context context(input, COMMON_PEG_PARSE_FLAG_LENIENT);
+  const common_peg_parse_result result = params.parser.parse(context);
+  std::size_t n_content = 0, n_reasoning = 0;
+  context.ast.visit(result, [&](const common_peg_ast_node& node) {
+    const std::size_t n_prompt = params.generation_prompt.size();
+    const std::size_t n = std::min(node.end, n_prompt) - std::min(node.start, n_prompt);
+    if (node.tag == Tags::CONTENT) n_content += n;
+    if (node.tag == Tags::REASONING) n_reasoning += n;
+  });
+  message.content.erase(0, n_content);
+  message.reasoning_content.erase(0, n_reasoning);
+}
+
 }  // namespace
 
-ChatFormat::ChatFormat(const LlamaModel& model, const common_chat_params& params)
+ChatFormat::ChatFormat(const LlamaModel& model, const common_chat_params& params, bool continues)
     : parser_(std::make_unique<common_chat_parser_params>(params)),
       grammar_(grammar_of(model, params)) {
   parser_->reasoning_format = COMMON_REASONING_FORMAT_DEEPSEEK;
+  parser_->is_continuation = continues;
   if (params.parser.empty()) {
     parser_->parser = build_chat_peg_parser(
         [](common_chat_peg_builder& p) { return p.content(p.rest()) + p.end(); });
@@ -61,13 +84,16 @@ ChatFormat::~ChatFormat() = default;
 
 ChatMessage ChatFormat::parse(const std::string& text) const {
   common_chat_msg parsed;
-  const auto n_levels = static_cast<std::size_t>(std::ranges::count_if(text, opens_level));
-  if (n_levels > kMaxLevels) {
+  const std::size_t n = n_levels(parser_->generation_prompt) + n_levels(text);
+  if (n > kMaxLevels) {
     throw LlamaHerdError("a chat answer may have at most " + std::to_string(kMaxLevels) +
-                         " opening brackets; got " + std::to_string(n_levels));
+                         " opening brackets; got " + std::to_string(n));
   }
   try {
-    run_nested(n_levels, [&] { parsed = common_chat_parse(text, /*is_partial=*/false, *parser_); });
+    run_nested(n, [&] {
+      parsed = common_chat_parse(text, /*is_partial=*/false, *parser_);
+      if (parser_->is_continuation) cut_prompt(*parser_, text, parsed);
+    });
   } catch (const std::exception& error) {
     throw LlamaHerdError(error.what());
   }

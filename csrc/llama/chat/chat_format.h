@@ -40,7 +40,8 @@ struct ToolGrammar {
 /// How a model formats its answer to one prompt: reasoning delimiters and tool calls. Thread-safe.
 class ChatFormat {
  public:
-  ChatFormat(const LlamaModel& model, const common_chat_params& params);
+  /// `continues`: the answer continues a message that is part of the prompt.
+  ChatFormat(const LlamaModel& model, const common_chat_params& params, bool continues);
   ~ChatFormat();
 
   const ToolGrammar& grammar() const { return grammar_; }
@@ -48,8 +49,8 @@ class ChatFormat {
   /// llama.cpp's parser for answers.
   const common_chat_parser_params& parser() const { return *parser_; }
 
-  /// Parses an answer, which may be truncated. Throws LlamaHerdError if it does not match the
-  /// format.
+  /// Parses an answer, which may be truncated; the part of its message in the prompt is left out.
+  /// Throws LlamaHerdError if it does not match the format.
   ChatMessage parse(const std::string& text) const;
 
  private:

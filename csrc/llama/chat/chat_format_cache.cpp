@@ -29,7 +29,9 @@ std::string key_of(const common_chat_params& params) {
 }  // namespace
 
 std::shared_ptr<const ChatFormat> ChatFormats::get(const LlamaModel& model,
-                                                   const common_chat_params& params) {
+                                                   const common_chat_params& params,
+                                                   bool continues) {
+  if (continues) return std::make_shared<const ChatFormat>(model, params, true);
   std::string key = key_of(params);
   const std::lock_guard lock(mutex_);
   const auto known = std::find_if(kept_.begin(), kept_.end(),
@@ -37,7 +39,7 @@ std::shared_ptr<const ChatFormat> ChatFormats::get(const LlamaModel& model,
   if (known != kept_.end()) {
     kept_.splice(kept_.begin(), kept_, known);
   } else {
-    auto format = std::make_shared<const ChatFormat>(model, params);
+    auto format = std::make_shared<const ChatFormat>(model, params, false);
     kept_.emplace_front(std::move(key), std::move(format));
     if (kept_.size() > n_most_) kept_.pop_back();
   }

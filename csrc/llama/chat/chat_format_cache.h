@@ -15,8 +15,10 @@ class ChatFormats {
  public:
   explicit ChatFormats(std::size_t n_most = 64) : n_most_(n_most) {}
 
-  /// `model` must be the same in all calls.
-  std::shared_ptr<const ChatFormat> get(const LlamaModel& model, const common_chat_params& params);
+  /// `model` must be the same in all calls. Formats of continued messages are not kept: they depend
+  /// on the message.
+  std::shared_ptr<const ChatFormat> get(const LlamaModel& model, const common_chat_params& params,
+                                        bool continues);
 
  private:
   const std::size_t n_most_;

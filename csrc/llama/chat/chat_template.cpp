@@ -3,22 +3,12 @@
 #include "chat.h"
 #include "common/error.h"
 #include "llama/chat/json_depth.h"
+#include "llama/chat/message_list.h"
 #include "llama/chat/template_budget.h"
 #include "llama/chat/template_probe.h"
 
 namespace llamaherd {
 namespace {
-
-// Every nesting level uses stack, here and in llama.cpp.
-constexpr std::size_t kMaxJsonDepth = 256;
-
-void require_flat(const std::string& json, const char* what) {
-  const std::size_t depth = json_depth(json);
-  if (depth <= kMaxJsonDepth) return;
-  throw InvalidRequestError(std::string(what) + " may be nested at most " +
-                            std::to_string(kMaxJsonDepth) + " levels deep; got " +
-                            std::to_string(depth));
-}
 
 common_json parse(const std::string& text, const char* what) {
   require_flat(text, what);
@@ -31,32 +21,6 @@ common_json parse(const std::string& text, const char* what) {
 
 std::string text_or(const std::string& text, const char* otherwise) {
   return text.empty() ? otherwise : text;
-}
-
-/// llama.cpp parses these as JSON for some templates.
-void require_flat(const std::vector<common_chat_msg>& messages) {
-  for (const common_chat_msg& message : messages) {
-    for (const common_chat_tool_call& call : message.tool_calls) {
-      require_flat(call.arguments, "the arguments of a tool call");
-    }
-    if (message.role != "tool") continue;
-    require_flat(message.content, "the content of a tool message");
-    for (const common_chat_msg_content_part& part : message.content_parts) {
-      require_flat(part.text, "the content of a tool message");
-    }
-  }
-}
-
-void check_roles(const std::vector<common_chat_msg>& messages) {
-  static const std::vector<std::string> roles = {"system", "developer", "user", "assistant",
-                                                 "tool"};
-  for (const common_chat_msg& message : messages) {
-    if (std::find(roles.begin(), roles.end(), message.role) != roles.end()) continue;
-    throw InvalidRequestError(
-        "a message's role must be one of system, developer, user, "
-        "assistant, tool; got '" +
-        message.role + "'");
-  }
 }
 
 /// Converts any exception of `run` to InvalidRequestError.
@@ -81,19 +45,14 @@ common_chat_templates_inputs inputs_of(const ChatTemplateInputs& options) {
   const common_json messages = parse(options.messages_json, "messages");
   const common_json tools = parse(text_or(options.tools_json, "[]"), "tools");
   const common_json kwargs = parse(text_or(options.template_kwargs_json, "{}"), "template_kwargs");
-  as_invalid_request("the messages are invalid", [&] {
-    inputs.messages = common_chat_msgs_parse_oaicompat(messages);
+  inputs.messages = read_messages(messages);
+  as_invalid_request("the tools are invalid", [&] {
     inputs.tools = common_chat_tools_parse_oaicompat(tools);
     for (const auto& [name, value] : kwargs.items()) {
       inputs.chat_template_kwargs[name] = value.dump();
     }
     return 0;
   });
-  if (inputs.messages.empty()) {
-    throw InvalidRequestError("messages must hold at least 1 message; got 0");
-  }
-  check_roles(inputs.messages);
-  require_flat(inputs.messages);
   inputs.tool_choice = tool_choice_of(options.tool_choice);
   if (inputs.tool_choice == COMMON_CHAT_TOOL_CHOICE_REQUIRED && inputs.tools.empty()) {
     throw InvalidRequestError("tool_choice must be auto or none without tools; got required");
@@ -102,6 +61,12 @@ common_chat_templates_inputs inputs_of(const ChatTemplateInputs& options) {
   inputs.enable_thinking = options.thinking;
   inputs.reasoning_format = COMMON_REASONING_FORMAT_DEEPSEEK;  // separates reasoning from content
   inputs.add_generation_prompt = options.add_generation_prompt;
+  if (options.add_generation_prompt &&
+      continues_last(inputs.messages, options.continue_final_message)) {
+    // Without thinking, the thoughts in the message are closed and its content is continued.
+    inputs.continue_final_message =
+        options.thinking ? COMMON_CHAT_CONTINUATION_AUTO : COMMON_CHAT_CONTINUATION_CONTENT;
+  }
   return inputs;
 }
 
@@ -154,7 +119,8 @@ ChatPrompt ChatTemplate::apply(const LlamaModel& model, const ChatTemplateInputs
     const std::vector<TokenId> tokens = model.tokenize(name, false, true);
     if (tokens.size() == 1) prompt.preserved_tokens.push_back(tokens[0]);
   }
-  prompt.format = formats_.get(model, params);
+  const bool continues = inputs.continue_final_message != COMMON_CHAT_CONTINUATION_NONE;
+  prompt.format = formats_.get(model, params, continues);
   return prompt;
 }
 

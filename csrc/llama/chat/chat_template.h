@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,7 @@ struct ChatTemplateInputs {
   bool thinking = true;
   std::string template_kwargs_json;  // may be empty
   bool add_generation_prompt = true;
+  std::optional<bool> continue_final_message;
 };
 
 /// A rendered conversation and the format of its answer.

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <string>
 #include <string_view>
+
+#include "common/error.h"
 
 namespace llamaherd {
 
@@ -25,6 +28,18 @@ inline std::size_t json_depth(std::string_view text) {
     }
   }
   return deepest;
+}
+
+// Every nesting level uses stack, here and in llama.cpp.
+inline constexpr std::size_t kMaxJsonDepth = 256;
+
+/// Throws InvalidRequestError if a JSON text is nested too deeply.
+inline void require_flat(std::string_view json, const char* what) {
+  const std::size_t depth = json_depth(json);
+  if (depth <= kMaxJsonDepth) return;
+  throw InvalidRequestError(std::string(what) + " may be nested at most " +
+                            std::to_string(kMaxJsonDepth) + " levels deep; got " +
+                            std::to_string(depth));
 }
 
 }  // namespace llamaherd

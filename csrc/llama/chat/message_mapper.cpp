@@ -2,11 +2,17 @@
 
 #include <utility>
 
+#include "chat-peg-parser.h"
+
 namespace llamaherd {
 namespace {
 
 bool is_blank(std::string_view text) {
   return text.find_first_not_of(" \n\r\t") == std::string_view::npos;
+}
+
+bool is_text_of_message(const std::string& tag) {
+  return tag == common_chat_peg_builder::CONTENT || tag == common_chat_peg_builder::REASONING;
 }
 
 }  // namespace
@@ -36,7 +42,12 @@ void MessageMapper::note_mapped(std::size_t n_bytes, std::size_t end) {
 }
 
 std::string_view MessageMapper::take_piece(const ParsedSpan& span) {
-  const std::string_view piece = text_of(span).substr(n_taken_);
+  const std::string_view text = text_of(span);
+  if (is_text_of_message(*span.tag)) {
+    const std::size_t n = std::max(span.begin, n_continued_) - span.begin;
+    n_taken_ = std::max(n_taken_, std::min(n, text.size()));
+  }
+  const std::string_view piece = text.substr(n_taken_);
   n_taken_ += piece.size();
   if (!piece.empty()) note_mapped(piece.size(), span.begin + n_taken_);
   return piece;

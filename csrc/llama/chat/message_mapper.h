@@ -18,7 +18,9 @@ namespace llamaherd {
 class MessageMapper {
  public:
   MessageMapper(const common_chat_parser_params& format, bool keeps_rules)
-      : parser_(format.parser, keeps_rules), n_prompt_(format.generation_prompt.size()) {}
+      : parser_(format.parser, keeps_rules),
+        n_prompt_(format.generation_prompt.size()),
+        n_continued_(format.is_continuation ? n_prompt_ : 0) {}
   virtual ~MessageMapper() = default;
 
   void feed(const std::string& text);
@@ -48,7 +50,7 @@ class MessageMapper {
 
   void note_mapped(std::size_t n_bytes, std::size_t end);
 
-  /// The new part of an open span.
+  /// The new part of a span of text.
   std::string_view take_piece(const ParsedSpan& span);
 
   common_chat_msg message_;
@@ -70,11 +72,12 @@ class MessageMapper {
 
   ResumableParser parser_;
   const std::size_t n_prompt_;
-  std::size_t n_kept_ = 0;       // spans mapped into the message
-  std::size_t n_mapped_ = 0;     // bytes mapped
-  std::size_t mapped_end_ = 0;   // input position
-  std::size_t message_end_ = 0;  // end of the input that contributed to the message
-  std::size_t read_end_ = 0;     // end of the input that contributed to returned deltas
+  const std::size_t n_continued_;  // content and reasoning before are not part of the answer
+  std::size_t n_kept_ = 0;         // spans mapped into the message
+  std::size_t n_mapped_ = 0;       // bytes mapped
+  std::size_t mapped_end_ = 0;     // input position
+  std::size_t message_end_ = 0;    // end of the input that contributed to the message
+  std::size_t read_end_ = 0;       // end of the input that contributed to returned deltas
   std::optional<common_chat_msg> taken_back_;  // returned, must be reproduced first
   // Returned so far: bytes, calls, and bytes of the last call's arguments.
   std::size_t n_content_ = 0;

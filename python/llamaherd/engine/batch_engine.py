@@ -126,6 +126,7 @@ class BatchEngine:
 
         Raises:
           InvalidRequestError: An argument is invalid; the message states the rule and the value.
+          ContextLengthError: The prompt does not fit max_len (an InvalidRequestError, too).
           QueueFullError: EngineConfig.max_queued or max_queued_tokens is reached; retry_after_s
             estimates when an equal request will be accepted.
           TypeError: The prompt has none of these types.
@@ -275,9 +276,12 @@ class BatchEngine:
         """Render messages with the model's chat template: the text and its stop strings.
 
         Args:
-          messages: OpenAI's format: role (system, developer, user, assistant or tool), content.
-          chat: Chat options. None: the defaults.
-          add_generation_prompt: Append the beginning of the assistant's turn.
+          messages: OpenAI's format: role (system, developer, user, assistant or tool), content (a
+            text, or a list of parts of type text, which llama.cpp joins with line feeds unless the
+            template reads parts). Leading system and developer messages are merged into one.
+          chat: Chat options, without effect of truncation. None: the defaults.
+          add_generation_prompt: Append the beginning of the assistant's turn, which continues a
+            last assistant message as ChatOptions.continue_final_message says.
 
         Raises:
           InvalidRequestError: A message is malformed, the template rejects it, or the model has no

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import cast
 
 from llamaherd import _core
-from llamaherd._core import InvalidRequestError
+from llamaherd._core import ContextLengthError, InvalidRequestError
 from llamaherd.config.params import SamplingParams
 from llamaherd.request.chat import ChatOptions, ChatPrompt, MessageReader
+from llamaherd.request.conversation import without_oldest_turns
 from llamaherd.request.prompt import Message, Prompt, TokenIds, is_messages
 from llamaherd.structured_output.guides import GuideCache
 from llamaherd.structured_output.rule import Rule
 from llamaherd.structured_output.token_masks import TriggeredGuide, Triggers
 from llamaherd.validation import require_unicode
+
+_DEFAULT_MAX_TOKENS = 512  # of SamplingParams
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,10 @@ class RequestPreparer:
         chat_format = None
         is_chat = is_messages(prompt)
         if is_messages(prompt):
-            rendered = self._render(prompt, chat or ChatOptions(), rule)
+            chat = chat or ChatOptions()
+            if chat.truncation == "auto":
+                prompt = self._truncated(prompt, chat, params)
+            rendered = self._render(prompt, chat, rule)
             prompt = rendered.text
             if rendered.stop or rendered.format is not None:
                 core_params = _core.SamplingParams(core_params)
@@ -75,6 +82,29 @@ class RequestPreparer:
         """Tokenize a prompt; a text with too many bytes is rejected before tokenization."""
         require_unicode("prompt", prompt)
         return self._core.tokenize(prompt, True, True, prompt=True)
+
+    def _truncated(
+        self, messages: Sequence[Message], chat: ChatOptions, params: SamplingParams
+    ) -> Sequence[Message]:
+        """The messages without the oldest turns, so that there is room for the output."""
+        if params.rule is not None:
+            chat = replace(chat, thinking=False)
+        chat = chat.without_calls()
+        max_tokens = _DEFAULT_MAX_TOKENS if params.max_tokens is None else params.max_tokens
+        n_most = self._max_len - min(max_tokens, self._max_len // 2)
+
+        def fits(some: Sequence[Message]) -> bool:
+            text = chat.render(self._core, some, add_generation_prompt=True).text
+            try:
+                return len(self.encode(text)) <= n_most
+            except ContextLengthError:
+                return False
+
+        return without_oldest_turns(messages, fits)
+
+    @cached_property
+    def _max_len(self) -> int:
+        return int(self._core.model_info()["max_len"])
 
     def _render(
         self, messages: Sequence[Message], chat: ChatOptions, rule: Rule | None

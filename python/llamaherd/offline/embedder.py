@@ -115,7 +115,8 @@ class Embedder:
           Shape (n_texts, n_embd), float32, in the order of the texts.
 
         Raises:
-          InvalidRequestError: A text is too long or has no tokens, or the model is a reranker.
+          ContextLengthError: A text is too long.
+          InvalidRequestError: A text has no tokens, or the model is a reranker.
         """
         if self.pooling == "rank":
             raise InvalidRequestError("a model with pooling rank has no embeddings: use rerank()")
@@ -137,7 +138,8 @@ class Embedder:
           truncate: As in `embed`.
 
         Raises:
-          InvalidRequestError: A text is too long or has no tokens.
+          ContextLengthError: A text is too long.
+          InvalidRequestError: A text has no tokens.
         """
         documents = _as_texts("documents", documents)
         (query,) = _as_texts("query", query)

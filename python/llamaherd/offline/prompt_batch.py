@@ -132,4 +132,5 @@ class PromptBatch:
 
 
 def _rejected(error: InvalidRequestError) -> RequestOutput:
-    return RequestOutput("", [], FinishReason.ERROR, str(error), Usage(0, 0, 0), None)
+    nothing = Usage(0, 0, 0)
+    return RequestOutput("", [], FinishReason.ERROR, str(error), nothing, None, exception=error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias, cast
 
 from llamaherd._core import FinishReason, InvalidRequestError, TokenLogprob
@@ -24,10 +24,12 @@ class Score:
     Attributes:
       tokens: One entry per token of the continuation.
       error: Error message if prompt or continuation is invalid, then tokens is empty; else "".
+      exception: The exception that error describes; None without one.
     """
 
     tokens: list[TokenLogprob]
     error: str = ""
+    exception: InvalidRequestError | None = field(default=None, compare=False, repr=False)
 
     @property
     def logprob(self) -> float:
@@ -101,7 +103,7 @@ class Piece:
 def score_of(result: RequestOutput) -> Score:
     if result.finish_reason is FinishReason.CANCELLED:
         return _CANCELLED
-    return Score(result.prompt_logprobs, result.error)
+    return Score(result.prompt_logprobs, result.error, result.exception)
 
 
 def join(scores: Iterable[Score]) -> Score:
@@ -133,7 +135,7 @@ def encode(
             engine._preparer.encode(text) if text is not None else _as_ids(cast("TokenIds", prompt))
         )
     except InvalidRequestError as error:
-        return [Score([], str(error))] * len(continuations)
+        return [Score([], str(error), error)] * len(continuations)
 
     def encode_one(continuation: Continuation) -> Piece | Score:
         if stop is not None and stop.is_set():
@@ -141,7 +143,7 @@ def encode(
         try:
             return _piece(engine, text, before, continuation)
         except InvalidRequestError as error:
-            return Score([], str(error))
+            return Score([], str(error), error)
 
     return [encode_one(continuation) for continuation in continuations]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import takewhile
 from typing import Any
@@ -21,6 +21,7 @@ _MAX_KWARGS_CHARS = 65_536
 _MAX_KWARG = 10**6
 # Choices other than the name of a tool.
 _CHOICES = ("auto", "required", "none")
+_TRUNCATIONS = ("auto", "disabled")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +37,16 @@ class ChatOptions:
         schema or grammar of SamplingParams.
       template_kwargs: Additional variables of the template, JSON values by name: at most 65,536
         characters of JSON, numbers in [-10^6, 10^6] (a template may loop up to a number).
+      continue_final_message: Whether the answer continues the last message, an assistant message
+        without tool calls; the output holds the new text only. False: the answer is a new message.
+        None: True if the last message is an assistant message.
+      truncation: "auto": while the prompt and max_tokens (at most half of max_len) exceed max_len
+        together, the oldest turn after the leading system and developer messages is dropped. A turn
+        lasts from a user message to the next; the last turn is kept. "disabled": nothing is
+        dropped.
 
     Raises:
-      InvalidRequestError: tool_choice has none of these values.
+      InvalidRequestError: tool_choice or truncation has none of these values.
     """
 
     tools: Sequence[Mapping[str, Any]] = ()
@@ -46,9 +54,15 @@ class ChatOptions:
     parallel_tool_calls: bool = True
     thinking: bool = True
     template_kwargs: Mapping[str, Any] | None = None
+    continue_final_message: bool | None = None
+    truncation: str = "disabled"
 
     def __post_init__(self) -> None:
         self._chosen()
+        if self.truncation not in _TRUNCATIONS:
+            raise InvalidRequestError(
+                f"truncation must be one of {', '.join(_TRUNCATIONS)}; got {self.truncation!r}"
+            )
 
     def _chosen(self) -> list[Mapping[str, Any]]:
         """The tools that the model may call."""
@@ -62,6 +76,10 @@ class ChatOptions:
                 f"got {self.tool_choice!r}"
             )
         return named
+
+    def without_calls(self) -> ChatOptions:
+        """The options of a prompt with the same text, whose answer calls no tools."""
+        return replace(self, tools=self._chosen(), tool_choice="none")
 
     def render(
         self, core: _core.BatchEngine, messages: Sequence[Message], *, add_generation_prompt: bool
@@ -80,6 +98,7 @@ class ChatOptions:
             thinking=bool(self.thinking),
             template_kwargs_json=_kwargs_json(dict(self.template_kwargs or {})),
             add_generation_prompt=add_generation_prompt,
+            continue_final_message=self.continue_final_message,
         )
         if not tools or choice == "none" or not add_generation_prompt:
             tools_json = _json("tools", tools) if tools else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from llamaherd._core import FinishReason, Timing, TokenLogprob
+from llamaherd._core import FinishReason, InvalidRequestError, Timing, TokenLogprob
 from llamaherd.request.chat import AssistantMessage
 
 
@@ -43,6 +43,8 @@ class RequestOutput:
       choices: With n or best_of: the n outputs, each a RequestOutput, best or lowest index first.
         This object equals the first, except for usage, which counts all generated outputs.
       reply: For a chat, the parsed message: content, reasoning, tool calls. Else None.
+      exception: The exception that error describes, if the request was rejected before it was
+        queued. Else None.
     """
 
     text: str
@@ -56,3 +58,4 @@ class RequestOutput:
     index: int = 0
     choices: tuple[RequestOutput, ...] = ()
     reply: AssistantMessage | None = None
+    exception: InvalidRequestError | None = field(default=None, compare=False, repr=False)

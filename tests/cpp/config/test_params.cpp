@@ -206,7 +206,8 @@ TEST(RequestRules, MessagesStateRuleAndValue) {
   EXPECT_EQ(message({1, 100}, {}), "prompt token ids must be in [0, 100); got 100 at index 1");
   EXPECT_EQ(message({-1}, {}), "prompt token ids must be in [0, 100); got -1 at index 0");
   EXPECT_EQ(message(std::vector<TokenId>(10, 1), {}),
-            "prompt must have at most 9 tokens (max_len is 10, output included); got 10");
+            "this model's maximum context length is 10 tokens (max_len), output included; the "
+            "prompt has 10: shorten it");
   P p;
   p.logit_bias = {{100, 1.0f}};
   EXPECT_EQ(message({1}, p), "a token id in logit_bias must be in [0, 100); got 100");

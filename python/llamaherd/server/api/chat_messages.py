@@ -9,19 +9,28 @@ from llamaherd.server.api.request_schemas import Message, RefusalPart, TextPart
 
 
 def messages_of(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Messages without null fields; content parts are joined to one text."""
+    """Messages without null fields."""
     return [_message_of(message) for message in messages]
 
 
 def _message_of(message: Message) -> dict[str, Any]:
     made = message.model_dump(exclude_none=True, exclude={"reasoning", "refusal"})
-    made["content"] = text_of(message.content) + (message.refusal or "")
+    parts = parts_of(message.content)
+    made["content"] = content_of([*parts, message.refusal] if message.refusal else parts)
     reasoning = message.reasoning_content or message.reasoning
     return {**made, "reasoning_content": reasoning} if reasoning else made
 
 
-def text_of(content: str | Sequence[TextPart | RefusalPart] | None) -> str:
-    """The text of a message, its parts joined."""
+def parts_of(content: str | Sequence[TextPart | RefusalPart] | None) -> list[str]:
+    """The texts of a message, except for empty ones."""
     if content is None or isinstance(content, str):
-        return content or ""
-    return "".join(part.text if isinstance(part, TextPart) else part.refusal for part in content)
+        return [content] if content else []
+    texts = (part.text if isinstance(part, TextPart) else part.refusal for part in content)
+    return [text for text in texts if text]
+
+
+def content_of(parts: Sequence[str]) -> str | list[dict[str, str]]:
+    """The content of a message: a text, or several as parts, which the chat template joins."""
+    if len(parts) > 1:
+        return [{"type": "text", "text": text} for text in parts]
+    return parts[0] if parts else ""

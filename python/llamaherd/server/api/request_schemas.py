@@ -204,6 +204,12 @@ Verbosity = Annotated[
 ]
 
 
+Truncation = Annotated[
+    Literal["auto", "disabled"] | None,
+    Field(description="auto: drops the oldest turns of a conversation that does not fit."),
+]
+
+
 class Prediction(Body):
     type: Literal["content"]
     content: Annotated[Text | list[Part], BY_KIND]
@@ -248,6 +254,14 @@ class ChatRequest(HostedFields, Sampling):
         Prediction | None, WithoutEffect("drafts come from prompt_lookup; answers do not change")
     ] = None
     verbosity: Verbosity = None
+    continue_final_message: bool | None = Field(
+        None,
+        description="Continue the last message; null: if it is an assistant message.",
+    )
+    add_generation_prompt: bool | None = Field(
+        None, description="The opposite of continue_final_message."
+    )
+    truncation: Truncation = None
 
 
 class CompletionRequest(Sampling):
@@ -461,6 +475,4 @@ class ResponsesRequest(HostedFields, SchedulingFields):
     max_tool_calls: Annotated[
         int | None, WithoutEffect("it limits tools that the server runs; there are none")
     ] = None
-    truncation: Annotated[
-        Literal["disabled"] | None, WithoutEffect("a prompt that is too long is refused")
-    ] = None
+    truncation: Truncation = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 
 class ErrorDetail(BaseModel):
@@ -12,6 +12,12 @@ class ErrorDetail(BaseModel):
     type: str
     param: str | None
     code: str | None
+    n_prompt_tokens: int | None = Field(
+        None, description="With context_length_exceeded: tokens of the prompt, or a lower bound."
+    )
+    n_ctx: int | None = Field(
+        None, description="With context_length_exceeded: tokens that prompt and output may have."
+    )
 
 
 class ErrorAnswer(BaseModel):
@@ -238,4 +244,5 @@ class ResponseAnswer(BaseModel):
     tool_choice: str | dict[str, Any]
     tools: list[dict[str, Any]]
     top_p: float | None
+    truncation: Literal["auto", "disabled"]
     usage: ResponseUsage | None

@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from llamaherd._core import (
+    ContextLengthError,
     EngineDeadError,
     InvalidRequestError,
     LlamaHerdError,
@@ -55,6 +56,7 @@ class ApiError(HTTPException):
         code: str | None = None,
         param: str | None = None,
         retry_after_s: float | None = None,
+        details: Mapping[str, Any] | None = None,
     ) -> None:
         message = _cut(message, _MAX_MESSAGE_CHARS)
         super().__init__(status, message)
@@ -63,6 +65,7 @@ class ApiError(HTTPException):
         self.code = code
         self.param = param and _cut(param, _MAX_PARAM_CHARS)
         self.retry_after_s = retry_after_s
+        self.details = details or {}
 
     @property
     def body(self) -> dict[str, Any]:
@@ -70,7 +73,7 @@ class ApiError(HTTPException):
         if kind is None:
             kind = "invalid_request_error" if self.status < 500 else "server_error"
         error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
-        return {"error": error}
+        return {"error": {**error, **self.details}}
 
     def response(self) -> Response:
         headers = {}
@@ -84,6 +87,13 @@ def cancelled() -> ApiError:
     return ApiError(503, "the request was cancelled", code="cancelled", retry_after_s=1)
 
 
+def context_length_exceeded(error: ContextLengthError, param: str | None) -> ApiError:
+    """The error response for a prompt that does not fit; clients shorten it and try again."""
+    # The names are those of llama-server.
+    details = {"n_prompt_tokens": error.n_prompt_tokens, "n_ctx": error.max_len}
+    return ApiError(400, str(error), code="context_length_exceeded", param=param, details=details)
+
+
 def api_error(error: Exception) -> ApiError:
     """The error response for an exception; logs unexpected ones."""
     if isinstance(error, ApiError):
@@ -91,6 +101,8 @@ def api_error(error: Exception) -> ApiError:
     if isinstance(error, QueueFullError):
         after = error.retry_after_s
         return ApiError(429, str(error), code="queue_full", retry_after_s=after)
+    if isinstance(error, ContextLengthError):
+        return context_length_exceeded(error, None)
     if isinstance(error, InvalidRequestError | NotGenerativeError | TypeError):
         return ApiError(400, str(error))
     if isinstance(error, EngineDeadError):  # the cause is in the log only

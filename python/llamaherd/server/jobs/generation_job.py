@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from llamaherd._core import Delta, EngineDeadError, FinishReason
+from llamaherd._core import ContextLengthError, Delta, EngineDeadError, FinishReason
 from llamaherd.bounded_pool import BoundedPool
 from llamaherd.config.params import SamplingParams
 from llamaherd.engine.stream import Stream
@@ -17,7 +17,12 @@ from llamaherd.offline.llm import LLM
 from llamaherd.request.chat import ChatOptions
 from llamaherd.request.prompt import Prompt
 from llamaherd.request.result import RequestOutput
-from llamaherd.server.common.errors import ApiError, api_error, cancelled
+from llamaherd.server.common.errors import (
+    ApiError,
+    api_error,
+    cancelled,
+    context_length_exceeded,
+)
 from llamaherd.server.jobs.job_request import JobRequest
 from llamaherd.server.jobs.stream_merge import merged
 from llamaherd.server.jobs.thread_pools import LARGE_BYTES, ThreadPools
@@ -61,7 +66,7 @@ class GenerationJob:
         """Submit one stream per prompt: all of them, or none.
 
         Raises:
-          ApiError: The request was given up.
+          ApiError: The request was given up, or a prompt does not fit.
         """
 
         def run() -> None:
@@ -69,7 +74,11 @@ class GenerationJob:
             for prompt in prompts:
                 if self._is_given_up:
                     raise cancelled()
-                stream = submit(prompt, params, chat=chat, **options)
+                try:
+                    stream = submit(prompt, params, chat=chat, **options)
+                except ContextLengthError as error:
+                    field = self.request.prompt_field
+                    raise context_length_exceeded(error, field) from None
                 self.streams.append(stream)
 
         self.request.span.params(params)

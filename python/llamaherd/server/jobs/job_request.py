@@ -18,6 +18,7 @@ class JobRequest:
       request_id: Id in the log.
       n_bytes: Size of the request's body.
       span: Trace span of the request.
+      prompt_field: Field of the body that holds the prompt.
     """
 
     model: str
@@ -25,6 +26,7 @@ class JobRequest:
     request_id: str
     n_bytes: int
     span: Span
+    prompt_field: str | None = None
 
     @property
     def priority(self) -> int:

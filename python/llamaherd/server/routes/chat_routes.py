@@ -36,7 +36,20 @@ def _chat_options(body: ChatRequest) -> ChatOptions:
         parallel_tool_calls=body.parallel_tool_calls is not False,
         thinking=body.reasoning_effort not in ("none", "minimal"),
         template_kwargs=body.chat_template_kwargs,
+        continue_final_message=_continues(body),
+        truncation=body.truncation or "disabled",
     )
+
+
+def _continues(body: ChatRequest) -> bool | None:
+    if body.add_generation_prompt is None:
+        return body.continue_final_message
+    if body.add_generation_prompt is body.continue_final_message:
+        raise InvalidRequestError(
+            "continue_final_message must be the opposite of add_generation_prompt; both are "
+            f"{str(body.continue_final_message).lower()}"
+        )
+    return not body.add_generation_prompt
 
 
 def _params(body: ChatRequest, default_max_tokens: int) -> SamplingParams:

@@ -10,13 +10,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from llamaherd._core import InvalidRequestError
+from llamaherd._core import ContextLengthError, InvalidRequestError
 from llamaherd.offline.embedder import RerankResult, Vectors
 from llamaherd.offline.llm import LLM
 from llamaherd.server.api import response_schemas
 from llamaherd.server.api.json_stream import Items, json_answer
 from llamaherd.server.api.request_schemas import EmbeddingRequest, RerankRequest
 from llamaherd.server.api.response_schemas import ERRORS
+from llamaherd.server.common.errors import context_length_exceeded
 from llamaherd.server.jobs import embedding_jobs
 from llamaherd.server.jobs.context import Context
 from llamaherd.server.routes.body_route import BodyRoute
@@ -39,7 +40,10 @@ async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
             raise InvalidRequestError(
                 f"dimensions must be in [1, {embedder.n_embd}]; got {body.dimensions}"
             )
-        vectors = embedding_jobs.embed(embedder, texts, truncate=body.truncate, gone=gone)
+        try:
+            vectors = embedding_jobs.embed(embedder, texts, truncate=body.truncate, gone=gone)
+        except ContextLengthError as error:
+            raise context_length_exceeded(error, "input") from None
         n_tokens = sum(map(embedder.count_tokens, texts))
         return embedding_jobs.shortened(vectors, body.dimensions), n_tokens
 
@@ -67,9 +71,15 @@ async def rerank(body: RerankRequest, request: Request) -> Response:
     context: Context = request.app.state.context
 
     def work(llm: LLM, gone: Event) -> list[RerankResult]:
-        return embedding_jobs.rerank(
-            llm.embedder, body.query, body.documents, truncate=body.truncate, gone=gone
-        )
+        embedder = llm.embedder
+        try:
+            return embedding_jobs.rerank(
+                embedder, body.query, body.documents, truncate=body.truncate, gone=gone
+            )
+        except ContextLengthError as error:
+            is_query = embedder.count_tokens(body.query) >= embedder.max_len
+            param = "query" if is_query else "documents"
+            raise context_length_exceeded(error, param) from None
 
     model, ranked = await call_model(request, body.model, work)
 

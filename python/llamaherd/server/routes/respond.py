@@ -26,6 +26,12 @@ from llamaherd.server.jobs.job_request import JobRequest
 from llamaherd.server.routes.request_options import scheduling_options
 from llamaherd.server.routes.response_writer import ResponseWriter
 
+_PROMPT_FIELDS: dict[type, str] = {
+    ChatRequest: "messages",
+    CompletionRequest: "prompt",
+    ResponsesRequest: "input",
+}
+
 
 async def respond(
     request: Request,
@@ -48,6 +54,7 @@ async def respond(
         request_id=state.request_id,
         n_bytes=len(await request.body()),
         span=state.span,
+        prompt_field=_PROMPT_FIELDS[type(body)],
     )
     async with AsyncExitStack() as stack:
         job = await stack.enter_async_context(context.job(job_request))

@@ -14,7 +14,7 @@ from llamaherd.config.params import SamplingParams
 from llamaherd.request.chat import AssistantMessage, ChatOptions, ToolCall
 from llamaherd.request.result import RequestOutput, Usage
 from llamaherd.server.api import response_schemas
-from llamaherd.server.api.chat_messages import text_of
+from llamaherd.server.api.chat_messages import content_of, parts_of
 from llamaherd.server.api.request_schemas import (
     FunctionCallItem,
     FunctionOutputItem,
@@ -47,7 +47,7 @@ def _messages_of(body: ResponsesRequest) -> list[dict[str, Any]]:
         elif isinstance(item, FunctionOutputItem):
             messages.append({"role": "tool", "tool_call_id": item.call_id, "content": item.output})
         else:
-            messages.append({"role": item.role, "content": text_of(item.content)})
+            messages.append({"role": item.role, "content": content_of(parts_of(item.content))})
     return messages
 
 
@@ -62,6 +62,7 @@ def _chat_options(body: ResponsesRequest) -> ChatOptions:
         tool_choice=choice.name if isinstance(choice, NamedFunctionTool) else choice,
         parallel_tool_calls=body.parallel_tool_calls is not False,
         thinking=body.reasoning is None or body.reasoning.effort not in ("none", "minimal"),
+        truncation=body.truncation or "disabled",
     )
 
 
@@ -169,6 +170,7 @@ class _ResponsesWriter(ResponseWriter):
             "tool_choice": self._dumped("tool_choice") or "auto",
             "tools": self._dumped("tools") or [],
             "top_p": body.top_p,
+            "truncation": body.truncation or "disabled",
             "usage": None if usage is None else _usage(usage),
         }
 

@@ -7,7 +7,7 @@ from threading import Event
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from llamaherd._core import InvalidRequestError
+from llamaherd._core import ContextLengthError, InvalidRequestError
 from llamaherd.offline.llm import LLM
 from llamaherd.offline.scoring import Score
 from llamaherd.server.api import response_schemas
@@ -15,7 +15,7 @@ from llamaherd.server.api.chat_messages import messages_of
 from llamaherd.server.api.json_stream import Items, json_answer
 from llamaherd.server.api.request_schemas import DetokenizeRequest, ScoreRequest, TokenizeRequest
 from llamaherd.server.api.response_schemas import ERRORS
-from llamaherd.server.common.errors import ApiError, cancelled
+from llamaherd.server.common.errors import ApiError, cancelled, context_length_exceeded
 from llamaherd.server.jobs.context import Context
 from llamaherd.server.routes.body_route import BodyRoute
 from llamaherd.server.routes.model_call import call_model
@@ -73,6 +73,8 @@ async def score(body: ScoreRequest, request: Request) -> Response:
 
     model, scores = await call_model(request, body.model, work)
     for i, scored in enumerate(scores):
+        if isinstance(scored.exception, ContextLengthError):
+            raise context_length_exceeded(scored.exception, "prompt")
         if scored.error:
             raise ApiError(400, f"continuation {i}: {scored.error}", param="continuations")
     results = (
