@@ -225,7 +225,7 @@ def test_bad_prompt_among_good_ones_gives_an_error_result_for_it_only(
     for result in results[1:-1]:
         assert result.finish_reason is FinishReason.ERROR
         assert (result.text, result.token_ids, result.usage.completion_tokens) == ("", [], 0)
-    rules = ["got 0", "got 49152", "got 5000", "got 'robot'"]
+    rules = ["got 0", "got 49152", "has 5000", "got 'robot'"]
     assert all(rule in r.error for rule, r in zip(rules, results[1:-1], strict=True))
     assert results[0].error == ""
 
