@@ -53,7 +53,6 @@ WITHOUT_EFFECT: dict[str, dict[str, Any]] = {
         "store": True,
         "stream_options": {"include_obfuscation": False},
         "text": {"verbosity": "high"},
-        "truncation": "disabled",
     },
 }
 REFUSED: list[tuple[str, str, Any, str]] = [
