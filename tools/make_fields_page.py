@@ -53,8 +53,9 @@ Request fields of OpenAI's API, as declared by openai-python {openai.__version__
 - **refused**: status 400 with code `unsupported_field` and the reason, as the answer would not be
   what the client asked for.
 
-`null` means absent for every optional field. Any other field is refused by name, with the nearest
-known name. llamaherd's own fields are in the [HTTP API](http-api.md).
+`input[function_call].name` is a field of items of that type. `null` means absent for every
+optional field. Any other field is refused by name, with the nearest known name. llamaherd's own
+fields are in the [HTTP API](http-api.md).
 """
 
 
@@ -84,12 +85,13 @@ def _rows_within(hint: Any, own: Any, where: str) -> Iterator[Row]:
     models = list(_models_in(own))
     refused = []
     for typed, is_item in _typed_dicts_in(hint):
-        inner = f"{where}[]" if is_item else where
+        tags = _tags_of(get_type_hints(typed))
         model = _model_of(typed, models)
         if model is None:
-            refused += _tags_of(get_type_hints(typed)) or [typed.__name__]
+            refused += tags or [typed.__name__]
         else:
-            yield from rows(typed, model, inner)
+            tag = tags[0] if tags and len(models) > 1 else ""
+            yield from rows(typed, model, f"{where}[{tag}]" if is_item else where)
     if refused:
         kinds = ", ".join(f"`{tag}`" for tag in dict.fromkeys(refused))
         yield Row(f"{where} of other types", "refused", f"not supported: {kinds}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -83,6 +84,8 @@ ODD = [
     *('"' + "ab" * 5000 + '"', "[" + "1," * 5000 + "1]", "{" + '"type": "text"' + "}"),
 ]
 MARK = "\x01"
+# What pydantic puts into the location of an error beside names and indexes.
+INTERNAL = re.compile(r"<|\[key\]|constrained|function-|union|nullable")
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +143,9 @@ def test_every_body_has_an_answer_that_is_no_error_of_the_server(
     answer = http.post(path, content=body.encode(), headers={"content-type": "application/json"})
     assert answer.status_code < 500, answer.text
     if answer.status_code >= 400:
-        assert 0 < len(answer.json()["error"]["message"]) < 2000
+        error = answer.json()["error"]
+        assert 0 < len(error["message"]) < 2000
+        assert not INTERNAL.search(error["param"] or ""), error
 
 
 def test_bodies_without_odd_values_are_answered(http: TestClient) -> None:

@@ -46,6 +46,7 @@ WITHOUT_EFFECT: dict[str, dict[str, Any]] = {
     },
     RESPONSES: {
         "background": False,
+        "client_metadata": {"a": "b"},
         "max_tool_calls": 3,
         "prompt_cache_key": "k",
         "safety_identifier": "u",
@@ -386,6 +387,48 @@ def test_json_needs_no_content_type_unless_a_browser_sends_it(
         answer = http.post(CHAT, content=content, headers={**headers, **browser})
         assert answer.status_code == 403
     assert http.post("/v1/batches/x/cancel", headers=browsers[0]).status_code != 200
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "value", "expected"),
+    [
+        (CHAT, "temperature", -1, "temperature must be in [0, 100]; got -1"),
+        (CHAT, "top_k", -2, "top_k must be >= 0; got -2"),
+        (CHAT, "min_tokens", 9, "min_tokens must be <= max_tokens"),
+        (CHAT, "user", "u" * 300, "tenant must have at most 256 bytes; got 300"),
+        (CHAT, "top_logprobs", 1, "top_logprobs requires logprobs: true"),
+        (RESPONSES, "max_output_tokens", 0, "max_output_tokens must be in [1, 2**31), or -1"),
+        (COMPLETIONS, "logit_bias", {"x": 1}, "logit_bias.x must be a valid integer"),
+        (COMPLETIONS, "best_of", 0, "best_of must be in [n, 128]"),
+    ],
+)
+def test_errors_name_their_field(
+    http: TestClient, path: str, name: str, value: Any, expected: str
+) -> None:
+    error = error_of(http.post(path, json={**ASK[path], name: value}))
+    assert error["message"].startswith(expected)
+    assert error["param"].partition(".")[0] == name
+
+
+def test_a_schema_may_be_that_of_a_json_object(http: TestClient) -> None:
+    schema = {"const": {"a": 1}}
+    for response_format in (
+        {"type": "json_object", "schema": schema},
+        {"type": "json_schema", "json_schema": {"schema": schema}},
+    ):
+        body = {**ASK[CHAT], "max_tokens": 60, "response_format": response_format}
+        content = http.post(CHAT, json=body).json()["choices"][0]["message"]["content"]
+        assert json.loads(content) == {"a": 1}
+
+
+def test_other_names_have_the_same_bounds(http: TestClient) -> None:
+    for name, value in (
+        ("guided_regex", "a" * (1 << 17)),
+        ("guided_grammar", "a" * (1 << 17)),
+        ("guided_choice", ["a" * (1 << 16), "b" * (1 << 16)]),
+    ):
+        error = error_of(http.post(CHAT, json={**ASK[CHAT], name: value}))
+        assert "(limit max_grammar_kib)" in error["message"]
 
 
 def test_strictness_is_that_of_the_request() -> None:

@@ -104,7 +104,7 @@ class Body(BaseModel):
         if isinstance(body, cls):
             return body
         if not isinstance(body, dict):
-            raise _wrong_kind("an object")
+            raise wrong_value("an object")
         known = fields_of(cls)
         given: dict[str, Any] = {}
         for name, value in body.items():
@@ -156,8 +156,9 @@ def _note(model: str, name: str, reason: str) -> None:
     _logger.debug("field %s of %s is accepted without effect: %s", name, model, reason)
 
 
-def _wrong_kind(expected: str) -> PydanticCustomError:
-    return PydanticCustomError("wrong_kind", "must be {expected}", {"expected": expected})
+def wrong_value(expected: str) -> PydanticCustomError:
+    """The error of a value that breaks a rule: what it must be."""
+    return PydanticCustomError("wrong_value", "must be {expected}", {"expected": expected})
 
 
 # Tags of unions are in angle brackets: in the location of an error they are no keys.
@@ -201,7 +202,7 @@ class ByType:
             if isinstance(value, BaseModel):
                 return value
             if not isinstance(value, dict):
-                raise _wrong_kind("an object")
+                raise wrong_value("an object")
             kind = self._type_of(value)
             if kind is None:
                 message = "{what} must have a type: {accepted}"
@@ -249,7 +250,7 @@ class ByKind:
 
         def require(value: Any) -> Any:
             if tag_of(value) not in choices:
-                raise _wrong_kind(expected)
+                raise wrong_value(expected)
             return value
 
         return _tagged(choices, tag_of, require)

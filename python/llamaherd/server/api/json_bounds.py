@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from llamaherd.server.api.request_schemas import Sampling
 from llamaherd.server.common.errors import ApiError
 from llamaherd.server.common.limits import Limits
 
-_GRAMMARS = ("grammar", "lark", "regex")
+_GRAMMARS = ("grammar", "lark", "regex", "choice")
 # Fields with the texts of embedding, rerank and score requests.
 _TEXTS = {
     "/v1/embeddings": "input",
@@ -162,11 +163,11 @@ def _require_rules(body: Mapping[str, Any], limits: Limits) -> None:
         schemas.append(body.get(name))
     n_nodes = _nodes(schemas, limits.max_schema_nodes)
     limits.require("max_schema_nodes", n_nodes, what="JSON schemas and tools must hold")
-    texts = [body[name] for name in _GRAMMARS if isinstance(body.get(name), str)]
-    choice = body.get("choice")
-    if isinstance(choice, list):
-        texts += [text for text in choice if isinstance(text, str)]
-    n_bytes = sum(len(text.encode()) for text in texts)
+    n_bytes = 0
+    for name, value in body.items():
+        if Sampling.other_names.get(name, name) in _GRAMMARS:
+            texts = value if isinstance(value, list) else [value]
+            n_bytes += sum(len(text.encode()) for text in texts if isinstance(text, str))
     limits.require("max_grammar_kib", n_bytes, what="grammar, lark, regex and choice must hold")
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, StrictInt
+from pydantic import AfterValidator, Field, StrictInt
 
-from llamaherd.server.api.body_schema import BY_KIND, Body, ByType, WithoutEffect
+from llamaherd.server.api.body_schema import BY_KIND, Body, ByType, WithoutEffect, wrong_value
 
 Text = Annotated[str, Field(max_length=1 << 24)]
 # Reports the first error only, not one for each of a million items.
@@ -189,6 +189,9 @@ class TextFormat(Body):
 
 class JsonObjectFormat(Body):
     type: Literal["json_object"]
+    json_schema: dict[str, Any] | None = Field(
+        None, alias="schema", description="As with json_schema, in the form of llama-server."
+    )
 
 
 class JsonSchemaFormat(Body):
@@ -418,6 +421,12 @@ class Reasoning(Body):
     mode: Annotated[Literal["standard"] | None, WithoutEffect("there is one mode")] = None
 
 
+def _limit(value: int) -> int:
+    if value == -1 or 1 <= value < 1 << 31:
+        return value
+    raise wrong_value("in [1, 2**31), or -1 for no maximum")
+
+
 class ResponsesRequest(HostedFields, SchedulingFields):
     """The stateless part of OpenAI's /v1/responses."""
 
@@ -436,7 +445,7 @@ class ResponsesRequest(HostedFields, SchedulingFields):
     model: str | None = Field(None, description="null: the server's first model.")
     input: Annotated[Text | Annotated[list[InputItem], _FirstError], BY_KIND]
     instructions: str | None = None
-    max_output_tokens: int | None = None
+    max_output_tokens: Annotated[int, AfterValidator(_limit)] | None = None
     temperature: float | None = None
     top_p: float | None = None
     stream: bool = False
@@ -469,6 +478,7 @@ class ResponsesRequest(HostedFields, SchedulingFields):
         | None,
         WithoutEffect("responses have none of these; reasoning is sent as text"),
     ] = None
+    client_metadata: Annotated[dict[str, Any] | None, WithoutEffect(_NOBODY)] = None
     background: Annotated[
         Literal[False] | None, WithoutEffect("responses are made while the client waits")
     ] = None

@@ -26,6 +26,10 @@ from llamaherd._core import (
 )
 
 _logger = logging.getLogger("llamaherd.server")
+# The message of an option's rule begins with its name.
+_RULE = re.compile(r"([a-z]+(?:_[a-z]+)*) (?:must|requires|cannot) ")
+# Options whose field has another name.
+_FIELDS = {"tenant": "user", "template_kwargs": "chat_template_kwargs"}
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TYPES = {
     400: "invalid_request_error",
@@ -104,7 +108,8 @@ def api_error(error: Exception) -> ApiError:
     if isinstance(error, ContextLengthError):
         return context_length_exceeded(error, None)
     if isinstance(error, InvalidRequestError | NotGenerativeError | TypeError):
-        return ApiError(400, str(error))
+        option = _RULE.match(str(error))
+        return ApiError(400, str(error), param=option and _FIELDS.get(option[1], option[1]))
     if isinstance(error, EngineDeadError):  # the cause is in the log only
         message = "the model's engine has stopped; see the server's log"
         return ApiError(503, message, code="engine_dead", retry_after_s=1)
@@ -154,7 +159,7 @@ def _validation_error(error: RequestValidationError) -> ApiError:
     what = param or "the body"
     if kind == "missing":
         message = f"{what} is required"
-    elif kind == "wrong_kind" or text.startswith(_SHOULD):
+    elif kind == "wrong_value" or text.startswith(_SHOULD):
         rule = text.removeprefix(_SHOULD).removeprefix("must be ")
         rule = rule.replace("a valid dictionary", "an object").replace("a valid list", "an array")
         message = f"{what} must be {rule}; got {_shown(first['input'])}"

@@ -27,7 +27,8 @@ def sampling_options(body: Sampling | ResponsesRequest) -> dict[str, Any]:
 def format_options(response_format: ResponseFormat | JsonSchemaText | None) -> dict[str, Any]:
     """Options of SamplingParams for a response format."""
     if isinstance(response_format, JsonObjectFormat):
-        return {"json_object": True}
+        schema = response_format.json_schema
+        return {"json_object": True} if schema is None else {"json_schema": schema}
     if isinstance(response_format, JsonSchemaFormat):
         return {"json_schema": response_format.json_schema.json_schema}
     if isinstance(response_format, JsonSchemaText):
