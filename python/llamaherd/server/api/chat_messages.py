@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llamaherd.server.api.request_schemas import Message, RefusalPart, TextPart
+from llamaherd.server.api.content_parts import RefusalPart, TextPart
+from llamaherd.server.api.request_schemas import Message
 
 
 def messages_of(messages: Sequence[Message]) -> list[dict[str, Any]]:

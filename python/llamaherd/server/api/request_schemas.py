@@ -8,8 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, StrictInt
 
 from llamaherd.server.api.body_schema import BY_KIND, Body, ByType, WithoutEffect, wrong_value
+from llamaherd.server.api.content_parts import CACHED, CacheControl, Citations, Part, Text
+from llamaherd.server.api.response_items import InputItem
 
-Text = Annotated[str, Field(max_length=1 << 24)]
 # Reports the first error only, not one for each of a million items.
 _FirstError = Field(fail_fast=True)
 TokenList = Annotated[list[StrictInt], _FirstError]
@@ -17,12 +18,8 @@ Texts = Annotated[list[Text], _FirstError]
 
 
 _ONE_TIER = "all requests are served alike; see priority"
-_CACHED = "common prefixes of prompts are cached without being asked"
 _NOT_KEPT = "responses are not stored"
 _NOBODY = "nobody monitors requests by it"
-
-Citations = Annotated[list[Any] | None, WithoutEffect("citations are not part of a prompt")]
-CacheControl = Annotated[dict[str, Any] | None, WithoutEffect(_CACHED)]
 
 
 class HostedFields(Body):
@@ -31,8 +28,8 @@ class HostedFields(Body):
     service_tier: Annotated[str | None, WithoutEffect(_ONE_TIER)] = None
     store: Annotated[bool | None, WithoutEffect(_NOT_KEPT)] = None
     safety_identifier: Annotated[str | None, WithoutEffect(_NOBODY)] = None
-    prompt_cache_key: Annotated[str | None, WithoutEffect(_CACHED)] = None
-    prompt_cache_retention: Annotated[str | None, WithoutEffect(_CACHED)] = None
+    prompt_cache_key: Annotated[str | None, WithoutEffect(CACHED)] = None
+    prompt_cache_retention: Annotated[str | None, WithoutEffect(CACHED)] = None
     prompt_cache_options: CacheControl = None
 
 
@@ -99,25 +96,6 @@ class StreamOptions(Body):
     include_obfuscation: Annotated[
         bool | None, WithoutEffect("events are not padded to a common length")
     ] = None
-
-
-class TextPart(Body):
-    type: Literal["text", "input_text", "output_text"]
-    text: Text
-    annotations: Citations = None
-    logprobs: Annotated[list[Any] | None, WithoutEffect("they are not part of a prompt")] = None
-    cache_control: CacheControl = None
-    prompt_cache_breakpoint: CacheControl = None
-
-
-class RefusalPart(Body):
-    """A refusal of an assistant; part of its text."""
-
-    type: Literal["refusal"]
-    refusal: Text
-
-
-Part = Annotated[TextPart | RefusalPart, ByType("content parts", "text")]
 
 
 class FunctionCall(Body):
@@ -347,49 +325,6 @@ class FunctionTool(Body):
 class NamedFunctionTool(Body):
     type: Literal["function"]
     name: str
-
-
-class InputMessage(Body):
-    type: Literal["message"] = "message"
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[Text | list[Part], BY_KIND]
-    id: str | None = None
-    status: str | None = None
-    phase: Annotated[str | None, WithoutEffect("chat templates know no phases")] = None
-
-
-_NO_NAMESPACE = "tools have one namespace"
-_ONE_CALLER = "the model itself calls tools"
-
-
-class FunctionCallItem(Body):
-    type: Literal["function_call"]
-    call_id: str
-    name: str
-    arguments: str
-    id: str | None = None
-    status: str | None = None
-    namespace: Annotated[str | None, WithoutEffect(_NO_NAMESPACE)] = None
-    caller: Annotated[dict[str, Any] | None, WithoutEffect(_ONE_CALLER)] = None
-    is_async: Annotated[bool | None, WithoutEffect("a later item has the result of the call")] = (
-        Field(None, alias="async")
-    )
-
-
-class FunctionOutputItem(Body):
-    type: Literal["function_call_output"]
-    call_id: str
-    output: str
-    id: str | None = None
-    status: str | None = None
-    name: Annotated[str | None, WithoutEffect("call_id names the call")] = None
-    namespace: Annotated[str | None, WithoutEffect(_NO_NAMESPACE)] = None
-    caller: Annotated[dict[str, Any] | None, WithoutEffect(_ONE_CALLER)] = None
-
-
-InputItem = Annotated[
-    InputMessage | FunctionCallItem | FunctionOutputItem, ByType("input items", default="message")
-]
 
 
 class JsonSchemaText(Body):

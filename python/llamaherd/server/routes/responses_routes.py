@@ -14,13 +14,8 @@ from llamaherd.config.params import SamplingParams
 from llamaherd.request.chat import AssistantMessage, ChatOptions, ToolCall
 from llamaherd.request.result import RequestOutput, Usage
 from llamaherd.server.api import response_schemas
-from llamaherd.server.api.chat_messages import content_of, parts_of
-from llamaherd.server.api.request_schemas import (
-    FunctionCallItem,
-    FunctionOutputItem,
-    NamedFunctionTool,
-    ResponsesRequest,
-)
+from llamaherd.server.api.item_messages import messages_of_items
+from llamaherd.server.api.request_schemas import NamedFunctionTool, ResponsesRequest
 from llamaherd.server.api.response_schemas import ERRORS
 from llamaherd.server.api.sse import event
 from llamaherd.server.jobs.context import Context
@@ -31,6 +26,15 @@ from llamaherd.server.routes.respond import respond
 from llamaherd.server.routes.response_writer import ResponseWriter
 
 router = APIRouter(route_class=BodyRoute)
+# What cuts an answer short.
+_CUT = {FinishReason.LENGTH: "max_output_tokens", FinishReason.DEADLINE: "deadline"}
+
+
+def _status_of(reason: FinishReason | None) -> str:
+    """Status of a response and of its last item."""
+    if reason is None:
+        return "in_progress"
+    return "incomplete" if reason in _CUT else "completed"
 
 
 def _messages_of(body: ResponsesRequest) -> list[dict[str, Any]]:
@@ -39,16 +43,7 @@ def _messages_of(body: ResponsesRequest) -> list[dict[str, Any]]:
         messages.append({"role": "system", "content": body.instructions})
     if isinstance(body.input, str):
         return [*messages, {"role": "user", "content": body.input}]
-    for item in body.input:
-        if isinstance(item, FunctionCallItem):
-            function = {"name": item.name, "arguments": item.arguments}
-            call = {"id": item.call_id, "type": "function", "function": function}
-            messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
-        elif isinstance(item, FunctionOutputItem):
-            messages.append({"role": "tool", "tool_call_id": item.call_id, "content": item.output})
-        else:
-            messages.append({"role": item.role, "content": content_of(parts_of(item.content))})
-    return messages
+    return messages + messages_of_items(body.input)
 
 
 def _chat_options(body: ResponsesRequest) -> ChatOptions:
@@ -100,7 +95,7 @@ def _id(kind: str) -> str:
 
 def _message(id_: str, text: str, status: str) -> dict[str, Any]:
     part = {"type": "output_text", "text": text, "annotations": []}
-    content = [part] if text or status == "completed" else []
+    content = [] if status == "in_progress" else [part]
     return {
         "id": id_,
         "type": "message",
@@ -121,9 +116,9 @@ def _call(id_: str, call: ToolCall, arguments: str, status: str) -> dict[str, An
     }
 
 
-def _reasoning(id_: str, text: str) -> dict[str, Any]:
+def _reasoning(id_: str, text: str, status: str) -> dict[str, Any]:
     content = [{"type": "reasoning_text", "text": text}]
-    return {"id": id_, "type": "reasoning", "summary": [], "content": content}
+    return {"id": id_, "type": "reasoning", "summary": [], "content": content, "status": status}
 
 
 class _ResponsesWriter(ResponseWriter):
@@ -137,10 +132,11 @@ class _ResponsesWriter(ResponseWriter):
         reply = result.reply or AssistantMessage(result.text)
         output = []
         if reply.reasoning:
-            output.append(_reasoning(_id("rs"), reply.reasoning))
-        if reply.content or not reply.tool_calls:
+            output.append(_reasoning(_id("rs"), reply.reasoning, "completed"))
+        if reply.content or not (reply.reasoning or reply.tool_calls):
             output.append(_message(_id("msg"), reply.content, "completed"))
         output += [_call(_id("fc"), call, call.arguments, "completed") for call in reply.tool_calls]
+        output[-1]["status"] = _status_of(result.finish_reason)
         return self._response(output, result.finish_reason, result.usage)
 
     def _response(
@@ -150,16 +146,14 @@ class _ResponsesWriter(ResponseWriter):
         usage: Usage | None,
     ) -> dict[str, Any]:
         body = self._body
-        cut = {FinishReason.LENGTH: "max_output_tokens", FinishReason.DEADLINE: "deadline"}
-        status = "in_progress" if reason is None else "incomplete" if reason in cut else "completed"
         return {
             "id": self._id,
             "object": "response",
             "created_at": self._created,
             "model": self._job.request.model,
-            "status": status,
+            "status": _status_of(reason),
             "error": None,
-            "incomplete_details": {"reason": cut[reason]} if reason in cut else None,
+            "incomplete_details": {"reason": _CUT[reason]} if reason in _CUT else None,
             "instructions": body.instructions,
             "max_output_tokens": body.max_output_tokens,
             "metadata": body.metadata or {},
@@ -192,7 +186,7 @@ class _ResponsesWriter(ResponseWriter):
             for piece in items.add(reader.read(delta)):
                 yield piece
             if delta.finish_reason is not None:
-                for piece in items.end():
+                for piece in items.end(_status_of(delta.finish_reason)):
                     yield piece
                 whole = self._response(items.done, delta.finish_reason, stream.usage)
                 name = "completed" if whole["status"] == "completed" else "incomplete"
@@ -230,10 +224,10 @@ class _Items:
             events.append(self._delta("response.function_call_arguments.delta", call.arguments))
         return events
 
-    def end(self) -> list[bytes]:
-        """Close the open item; a response without items gets an empty message."""
+    def end(self, status: str) -> list[bytes]:
+        """Close the open item with a status; a response without items gets an empty message."""
         events = [] if self.done or self._kind is not None else self._open("message")
-        return events + self._close()
+        return events + self._close(status)
 
     def _fields(self) -> dict[str, Any]:
         fields: dict[str, Any] = {"item_id": self._id, "output_index": len(self.done)}
@@ -248,7 +242,7 @@ class _Items:
 
     def _item(self, status: str) -> dict[str, Any]:
         if self._kind == "reasoning":
-            return _reasoning(self._id, self._text)
+            return _reasoning(self._id, self._text, status)
         if self._kind == "message":
             return _message(self._id, self._text, status)
         assert self._call is not None
@@ -272,7 +266,7 @@ class _Items:
             events.append(emit("response.content_part.added", **self._fields(), part=part))
         return events
 
-    def _close(self) -> list[bytes]:
+    def _close(self, status: str = "completed") -> list[bytes]:
         if self._kind is None:
             return []
         emit, fields = self._answer.event, self._fields()
@@ -289,7 +283,7 @@ class _Items:
             assert self._call is not None
             arguments = {"name": self._call.name, "arguments": self._text}
             events.append(emit(name, **fields, **arguments))
-        item = self._item("completed")
+        item = self._item(status)
         index = len(self.done)
         events.append(emit("response.output_item.done", output_index=index, item=item))
         self.done.append(item)
