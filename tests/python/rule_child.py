@@ -13,7 +13,7 @@ from llamaherd.structured_output.guides import GuideCache, mask_of
 
 _MEMORY = 4 << 30
 _N_TOKENS = 40
-_ENDING = 256
+ENDING = 256
 
 
 class Vocabulary:
@@ -32,10 +32,10 @@ class Vocabulary:
         return {"n_vocab": len(self._tokens)}
 
     def end_of_generation(self) -> list[int]:
-        return [_ENDING]
+        return [ENDING]
 
     def token_bytes(self, token: int) -> bytes:
-        return b"" if token == _ENDING else self._tokens[token]
+        return b"" if token == ENDING else self._tokens[token]
 
     def token_name(self, token: int) -> bytes:
         return self._tokens[token]
@@ -58,7 +58,7 @@ def outcome_of(guides: GuideCache, options: dict[str, Any]) -> str:
         mask = mask_of(matcher, n_vocab)
         if mask is None:
             return "failed"
-        allowed = [t for t in range(n_vocab) if mask[t >> 3] >> (t & 7) & 1 and t != _ENDING]
+        allowed = [t for t in range(n_vocab) if mask[t >> 3] >> (t & 7) & 1 and t != ENDING]
         if not allowed:
             break
         matcher.consume_token(draw.choice(allowed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ import pytest
 from llamaherd import InvalidRequestError, QueueFullError
 from llamaherd.structured_output import guides
 from llamaherd.structured_output.guides import Guide, GuideCache
-from llamaherd.structured_output.rule import Rule
+from llamaherd.structured_output.rule import MarkedSchema, Rule
 from rule_child import Vocabulary
 
 
@@ -59,12 +60,17 @@ def test_rules_are_kept_by_number_and_by_size() -> None:
     for rule in small:
         held.make(rule)
     assert [held.is_ready(rule) for rule in small] == [False] * 6 + [True] * 64
-    large = [Rule("regex", "a" * 2000 + str(i), (("", "x" * 200_000),)) for i in range(4)]
+    large = [
+        Rule(
+            "regex", "a" * 2000 + str(i), (MarkedSchema("", json.dumps({"title": "x" * 200_000})),)
+        )
+        for i in range(4)
+    ]
     for rule in large:
         held.make(rule)
     assert not any(held.is_ready(rule) for rule in small)
     assert [held.is_ready(rule) for rule in large] == [False, False, True, True]
-    huge = Rule("regex", "b", (("", "x" * 600_000),))
+    huge = Rule("regex", "b", (MarkedSchema("", json.dumps({"title": "x" * 600_000})),))
     held.make(huge)
     assert held.is_ready(huge)
 

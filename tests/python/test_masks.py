@@ -104,7 +104,7 @@ def test_what_does_not_obey_behind_a_trigger_ends_its_request() -> None:
     for i, token in enumerate(b"<call>x"):
         masks.advance(masks.of(cast("Sequence[_core.Delta]", [Delta(token, i + 1)])))
     (error,) = core.errors
-    assert "doesn't satisfy the grammar" in error
+    assert error == "the output constraint failed: the output cannot be continued"
 
 
 def test_a_prefix_stands_in_the_prompt() -> None:

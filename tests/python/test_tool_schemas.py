@@ -35,14 +35,14 @@ def doubled(end: dict[str, Any], keyword: str = "anyOf") -> dict[str, Any]:
 def test_references_that_double_are_looked_at_once(defs: dict[str, Any], is_string: bool) -> None:
     (marked,), schemas = ToolSchemas([tool({"x": {"$ref": "#/$defs/a0"}}, defs)]).marked_apart()
     shown = marked["function"]["parameters"]["properties"]["x"]
-    assert (shown == {"type": "string"}) is is_string
+    assert ("const" not in shown) is is_string
     assert len(schemas) == (not is_string)
 
 
 def test_only_schemas_with_references_get_what_they_may_refer_to() -> None:
     properties = {"n": {"type": "integer"}, "r": {"$ref": "#/$defs/a"}}
     _, schemas = ToolSchemas([tool(properties, {"a": {"type": "integer"}})]).marked_apart()
-    plain, referring = map(json.loads, schemas.values())
+    plain, referring = (json.loads(schema.text) for schema in schemas)
     assert "$defs" not in plain
     assert referring["$defs"] == {"a": {"type": "integer"}}
 

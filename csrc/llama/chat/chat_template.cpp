@@ -6,6 +6,7 @@
 #include "llama/chat/message_list.h"
 #include "llama/chat/template_budget.h"
 #include "llama/chat/template_probe.h"
+#include "llama/common/error_sentence.h"
 
 namespace llamaherd {
 namespace {
@@ -15,7 +16,8 @@ common_json parse(const std::string& text, const char* what) {
   try {
     return common_json::parse(text);
   } catch (const std::exception& error) {
-    throw InvalidRequestError(std::string(what) + " is not valid JSON: " + error.what());
+    throw InvalidRequestError(std::string(what) +
+                              " is not valid JSON: " + error_sentence(error.what()));
   }
 }
 
@@ -29,7 +31,7 @@ auto as_invalid_request(const std::string& what, F&& run) {
   try {
     return run();
   } catch (const std::exception& error) {
-    throw InvalidRequestError(what + ": " + error.what());
+    throw InvalidRequestError(what + ": " + error_sentence(error.what()));
   }
 }
 

@@ -7,6 +7,7 @@
 
 #include "common/error.h"
 #include "llama/chat/json_depth.h"
+#include "llama/common/error_sentence.h"
 
 namespace llamaherd {
 namespace {
@@ -59,7 +60,7 @@ std::vector<common_chat_msg> read_messages(const common_json& json) {
   try {
     messages = common_chat_msgs_parse_oaicompat(json);
   } catch (const std::exception& error) {
-    throw InvalidRequestError(std::string("the messages are invalid: ") + error.what());
+    throw InvalidRequestError("the messages are invalid: " + error_sentence(error.what()));
   }
   if (messages.empty()) {
     throw InvalidRequestError("messages must hold at least 1 message; got 0");

@@ -207,6 +207,7 @@ class BatchEngine:
                 keep_deltas=keep_deltas,
                 keep_logprobs=keep_logprobs,
                 new_reader=prepared.reader,
+                unenforced=prepared.unenforced,
             )
             self._table.streams.update(dict.fromkeys(request_ids, stream))
         return stream

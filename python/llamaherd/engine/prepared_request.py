@@ -13,6 +13,7 @@ from llamaherd.config.params import SamplingParams
 from llamaherd.request.chat import ChatOptions, ChatPrompt, MessageReader
 from llamaherd.request.conversation import without_oldest_turns
 from llamaherd.request.prompt import Message, Prompt, TokenIds, is_messages
+from llamaherd.structured_output.enforcement import unenforced_log
 from llamaherd.structured_output.guides import GuideCache
 from llamaherd.structured_output.rule import Rule
 from llamaherd.structured_output.token_masks import TriggeredGuide, Triggers
@@ -34,6 +35,11 @@ class PreparedRequest:
     def reader(self) -> MessageReader | None:
         """A new parser of the output; None unless the prompt is a chat."""
         return MessageReader(self.chat_format) if self.is_chat else None
+
+    @property
+    def unenforced(self) -> tuple[tuple[str, str], ...]:
+        """Pairs of a tool's name and a keyword of its schema that is not enforced."""
+        return () if self.obeyed is None else self.obeyed.guide.unenforced
 
 
 class RequestPreparer:
@@ -124,4 +130,6 @@ class RequestPreparer:
             return None
         grammar = rendered.format.grammar
         triggers = Triggers.of(grammar) if grammar.lazy else None
-        return TriggeredGuide(self._guides.make(rendered.rule), triggers)
+        guide = self._guides.make(rendered.rule)
+        unenforced_log.tell(guide.unenforced)
+        return TriggeredGuide(guide, triggers)

@@ -96,8 +96,10 @@ class Stream:
         keep_deltas: bool = True,
         keep_logprobs: bool = True,
         new_reader: Callable[[], MessageReader | None] = lambda: None,
+        unenforced: tuple[tuple[str, str], ...] = (),
     ) -> None:
         self.request_id = request_ids[0]
+        self._unenforced = unenforced
         self._request_ids = request_ids
         self._cancel = cancel
         self._n_kept = n_kept
@@ -122,6 +124,15 @@ class Stream:
     def new_reader(self) -> MessageReader | None:
         """A new incremental parser for the deltas of one output; None if the prompt is no chat."""
         return self._new_reader()
+
+    @property
+    def unenforced(self) -> tuple[tuple[str, str], ...]:
+        """Pairs of a tool's name and a keyword of its schema that the tool's calls may violate.
+
+        In place of a keyword: "size" if the schema is too large, "unsatisfiable" if no value
+        conforms to it, "schema" for other reasons. Then arguments are any JSON.
+        """
+        return self._unenforced
 
     @property
     def finished(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from llamaherd import _core
 from llamaherd._core import Delta, InvalidRequestError, LlamaHerdError
 from llamaherd.request.prompt import Message
-from llamaherd.structured_output.rule import Rule
+from llamaherd.structured_output.rule import MarkedSchema, Rule
 from llamaherd.structured_output.tool_schemas import ToolSchemas
 from llamaherd.validation import require_unicode
 
@@ -108,10 +108,10 @@ class ChatOptions:
         tools_json = _json("tools", tools)
         schemas = ToolSchemas(tools)
         shown = apply(tools_json=tools_json, tool_choice="none")
-        marked, by_mark = schemas.marked_whole()
+        marked, marks = schemas.marked_whole()
         called = apply(tools_json=_json("tools", marked), tool_choice=choice)
-        if not _holds_all(called.format, by_mark):
-            marked, by_mark = schemas.marked_apart()
+        if not _holds_all(called.format, marks):
+            marked, marks = schemas.marked_apart()
             called = apply(tools_json=_json("tools", marked), tool_choice=choice)
         rule = None
         if called.format is not None and called.format.grammar.gbnf:
@@ -119,7 +119,7 @@ class ChatOptions:
             rule = Rule(
                 "tools",
                 grammar.gbnf,
-                tuple(by_mark.items()),
+                tuple(marks),
                 frozenset(called.preserved_tokens),
                 "" if grammar.lazy else grammar.generation_prompt,
             )
@@ -145,10 +145,10 @@ class ChatPrompt:
     rule: Rule | None
 
 
-def _holds_all(format_: _core.ChatFormat | None, marks: Iterable[str]) -> bool:
+def _holds_all(format_: _core.ChatFormat | None, marked: Iterable[MarkedSchema]) -> bool:
     if format_ is None:
         return True
-    return all(json.dumps(mark) in format_.grammar.gbnf for mark in marks)
+    return all(json.dumps(schema.mark) in format_.grammar.gbnf for schema in marked)
 
 
 def _without_nulls(tool: Any) -> Any:

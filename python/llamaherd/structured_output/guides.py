@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llamaherd import _core
 from llamaherd._core import InvalidRequestError
 from llamaherd.bounded_pool import BoundedPool, PoolFullError
+from llamaherd.structured_output.enforcement import enforceable, reduced, refusal
 from llamaherd.structured_output.gbnf.lark import to_lark
 from llamaherd.structured_output.llguidance_tokenizer import make_tokenizer
-from llamaherd.structured_output.rule import JSON_STYLE, Rule
+from llamaherd.structured_output.rule import JSON_STYLE, MarkedSchema, Rule
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -61,6 +63,7 @@ class Guide:
       first_mask: Mask of the initial state.
       tokenizer: Tokenizer of the matcher.
       names: Text of each token; special tokens by name.
+      unenforced: Pairs of a tool's name and a keyword of its schema that is not enforced.
     """
 
     kind: str
@@ -68,6 +71,7 @@ class Guide:
     first_mask: bytes
     tokenizer: LLTokenizer
     names: Sequence[bytes]
+    unenforced: tuple[tuple[str, str], ...] = ()
 
 
 class GuideCache:
@@ -133,22 +137,41 @@ class GuideCache:
         return future is not None and future.done()
 
     def _compile(self, rule: Rule) -> Guide:
+        tokenizer = self._tokenizer(rule.special)
+        used: Rule | None = rule
+        if rule.schemas:
+            used = enforceable(rule, limits(rule.kind, self._n_vocab))
+        while used is not None:
+            matcher = self._matcher_of(used, tokenizer)
+            mask = mask_of(matcher, self._n_vocab)
+            if mask is not None:
+                pairs = [(s.tool, keyword) for s in used.schemas for keyword in s.unenforced]
+                unenforced = tuple(dict.fromkeys(pairs))
+                return Guide(rule.kind, matcher, mask, tokenizer, self._names, unenforced)
+            used = reduced(used, partial(self._compiles, tokenizer))
+        raise refusal(rule.kind, "", error_of(matcher))
+
+    def _matcher_of(self, rule: Rule, tokenizer: LLTokenizer) -> LLMatcher:
         from llguidance import LLMatcher
 
         try:
             grammar = self._grammar_of(rule)
-        except ValueError as error:
+        except InvalidRequestError as error:
             raise InvalidRequestError(f"{rule.kind} cannot be used: {error}") from None
-        tokenizer = self._tokenizer(rule.special)
+        except ValueError as error:
+            raise refusal(rule.kind, "", str(error)) from None
         matcher = LLMatcher(
             tokenizer, grammar, log_level=0, limits=limits(rule.kind, self._n_vocab)
         )
         if rule.prefix:
             matcher.consume_tokens(tokenizer.tokenize_bytes(rule.prefix.encode()))
-        mask = mask_of(matcher, self._n_vocab)
-        if mask is None:
-            raise InvalidRequestError(f"{rule.kind} cannot be used: {error_of(matcher)}")
-        return Guide(rule.kind, matcher, mask, tokenizer, self._names)
+        return matcher
+
+    def _compiles(self, tokenizer: LLTokenizer, schema: MarkedSchema) -> bool:
+        matcher = self._matcher_of(
+            Rule("tools", f"root ::= {json.dumps(schema.mark)}", (schema,)), tokenizer
+        )
+        return mask_of(matcher, self._n_vocab) is not None
 
     def _grammar_of(self, rule: Rule) -> str:
         from llguidance import LLMatcher
@@ -160,7 +183,8 @@ class GuideCache:
             return LLMatcher.grammar_from_regex(rule.text)
         lark = rule.text
         if rule.kind != "lark":
-            lark = to_lark(lark, self._token_of, dict(rule.schemas))
+            schemas = {schema.mark: schema.text for schema in rule.schemas}
+            lark = to_lark(lark, self._token_of, schemas)
         return LLMatcher.grammar_from_lark(lark)
 
     @cached_property
@@ -202,7 +226,7 @@ def mask_of(matcher: LLMatcher, n_vocab: int) -> bytes | None:
 
 
 def error_of(matcher: LLMatcher) -> str:
-    """The error message of a failed matcher."""
+    """llguidance's error message of a failed matcher."""
     return matcher.get_error().removesuffix("<non-verbose/>").rstrip()
 
 

@@ -30,27 +30,47 @@ _LARK_LITERAL_OR_AND = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|/(?:\\.|[^/\\\n
 
 
 @dataclass(frozen=True)
+class MarkedSchema:
+    """A JSON schema that replaces a literal of a grammar.
+
+    Attributes:
+      mark: The literal.
+      text: The schema, as JSON.
+      tool: Name of the tool whose arguments the schema describes; empty: none.
+      otherwise: The schema that replaces `text` if llguidance cannot enforce it; empty: the rule is
+        refused then.
+      unenforced: Keywords of the tool's schema that `text` does not enforce.
+    """
+
+    mark: str
+    text: str
+    tool: str = ""
+    otherwise: str = ""
+    unenforced: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Rule:
     """An output constraint.
 
     Attributes:
       kind: json_schema, regex, lark, grammar or tools; the last two are GBNF.
       text: The constraint in the language of its kind.
-      schemas: For grammars: (literal, JSON schema that replaces it).
+      schemas: For grammars: the schemas that replace literals.
       special: For grammars: special tokens that literals may match by name.
       prefix: Text at the end of the prompt that is part of the constrained text.
     """
 
     kind: str
     text: str
-    schemas: tuple[tuple[str, str], ...] = ()
+    schemas: tuple[MarkedSchema, ...] = ()
     special: frozenset[int] = frozenset()
     prefix: str = ""
 
     @property
     def n_chars(self) -> int:
         """Characters of the text and the schemas."""
-        return len(self.text) + sum(len(schema) for _, schema in self.schemas)
+        return len(self.text) + sum(len(schema.text) for schema in self.schemas)
 
 
 def rule_of(options: Mapping[str, Any]) -> Rule | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Iterable, Sequence
@@ -11,13 +12,15 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from llamaherd import _core
-from llamaherd._core import Delta, InvalidRequestError
+from llamaherd._core import Delta, InvalidRequestError, LlamaHerdError
 from llamaherd.bounded_pool import BoundedPool
+from llamaherd.structured_output.constraint_errors import sentence_of
 from llamaherd.structured_output.guides import Guide, error_of, mask_of
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
+_logger = logging.getLogger("llamaherd.structured_output")
 _ANY = b""  # the mask that allows any token
 _N_THREADS = 2
 _MAX_WAITING = 4096
@@ -166,7 +169,9 @@ class _Progress:
         self._matcher.consume_tokens(taken)
         mask = mask_of(self._matcher, len(self._guide.names))
         if mask is None:
-            raise InvalidRequestError(f"the output constraint failed: {error_of(self._matcher)}")
+            error = error_of(self._matcher)
+            _logger.warning("the output constraint failed: %s", error)
+            raise InvalidRequestError(f"the output constraint failed: {sentence_of(error)}")
         return mask
 
 
@@ -222,6 +227,14 @@ class _Search:
                 self._is_reasoning = not self._reasoning_tail.endswith(self._ends)
             else:
                 self._is_reasoning = self._reasoning_tail.endswith(self._begin)
+
+
+def _reason(error: Exception) -> str:
+    """The error of a failed request: the message of an expected error only."""
+    if isinstance(error, LlamaHerdError):
+        return str(error)
+    _logger.error("unexpected error while computing a token mask", exc_info=error)
+    return "an internal error occurred while computing a token mask"
 
 
 def _compiled(pattern: str) -> re.Pattern[bytes]:
@@ -288,10 +301,10 @@ class TokenMasks:
             else:
                 pool.submit(make)
         except Exception as error:  # any error fails this request only
-            self._core.fail_mask(request_id, str(error))
+            self._core.fail_mask(request_id, _reason(error))
 
     def _make(self, progress: _Progress, request_id: int, index: int) -> None:
         try:
             self._core.set_mask(request_id, index, progress.mask())
         except Exception as error:  # any error fails this request only
-            self._core.fail_mask(request_id, str(error))
+            self._core.fail_mask(request_id, _reason(error))

@@ -12,7 +12,17 @@ from typing import Any
 
 from llamaherd._core import InvalidRequestError
 from llamaherd.structured_output import json_schema
-from llamaherd.structured_output.rule import JSON_STYLE
+from llamaherd.structured_output.constraint_errors import SIZE
+from llamaherd.structured_output.rule import JSON_STYLE, MarkedSchema
+from llamaherd.structured_output.schemas.schema_form import UnenforceableError
+from llamaherd.structured_output.tool_arguments import (
+    ALL_TYPES,
+    Arguments,
+    arguments_of,
+    part_of,
+    target_of,
+    types_of,
+)
 
 MAX_TOOLS = 1_024
 # llama.cpp builds rule names from both with std::regex, whose stack use grows with the length.
@@ -20,8 +30,15 @@ MAX_NAME_BYTES = 256
 MAX_ARGUMENT_NAME_BYTES = 1_024
 
 _MARK = "llamaherd"
-_MAX_REFS = 32  # in a chain
 _MAX_CHARS = 4 << 20  # of all argument schemas with their $defs
+_ANY_VALUE = json.dumps({"x-guidance": JSON_STYLE})
+_ANY_OBJECT = json.dumps({"type": "object", "x-guidance": JSON_STYLE})
+# Keywords that formats with arguments written apart do not enforce.
+_OF_ALL_ARGUMENTS = (
+    *("anyOf", "oneOf", "not", "if", "dependentRequired", "dependentSchemas"),
+    *("minProperties", "maxProperties"),
+)
+_OF_STRINGS = ("enum", "const", "pattern", "format", "minLength", "maxLength")
 
 
 class ToolSchemas:
@@ -39,7 +56,9 @@ class ToolSchemas:
             raise InvalidRequestError(f"there must be at most {MAX_TOOLS} tools; got {len(tools)}")
         self._tools = tools
         self._functions = [_function_of(tool) for tool in tools]
+        self._arguments: list[Arguments] = []
         for function in self._functions:
+            self._arguments.append(Arguments())
             if function is None:
                 continue
             _require_name("a tool's name", function.get("name"), MAX_NAME_BYTES)
@@ -48,59 +67,57 @@ class ToolSchemas:
                 raise InvalidRequestError(
                     f"{_what(function)} must be a JSON schema that is an object; got {parameters!r}"
                 )
-            json_schema.require_usable(_what(function), parameters)
-            for name in _properties_of(_parameters_of(function)):
+            json_schema.require_small(_what(function), parameters)
+            self._arguments[-1] = arguments_of(_parameters_of(function))
+            for name in self._arguments[-1].schemas:
                 what = f"the name of an argument of tool {function.get('name')!r}"
                 _require_name(what, name, MAX_ARGUMENT_NAME_BYTES)
 
-    def marked_whole(self) -> tuple[list[Any], dict[str, str]]:
-        """The tools with one literal for all arguments of each, and the schemas by literal."""
-        tools, schemas = [], {}
+    def marked_whole(self) -> tuple[list[Any], list[MarkedSchema]]:
+        """The tools with one literal for all arguments of each, and the schemas of the literals."""
+        tools, schemas = [], []
         for i, function in enumerate(self._functions):
             mark = f"{_MARK}:{i}"
             tools.append(self._with_parameters(i, {"const": mark}))
             if function is not None:
-                schemas[json.dumps(mark)] = _text(function, _parameters_of(function))
+                whole = _of_object(_parameters_of(function))
+                schemas.append(_marked(function, json.dumps(mark), whole, _ANY_OBJECT))
         return tools, schemas
 
-    def marked_apart(self) -> tuple[list[Any], dict[str, str]]:
-        """The tools with a literal for each non-string argument, and the schemas by literal."""
-        tools, schemas = [], {}
+    def marked_apart(self) -> tuple[list[Any], list[MarkedSchema]]:
+        """The tools with a literal for each non-string argument, and the literals' schemas."""
+        tools, schemas = [], []
         n_chars = 0
         for i, function in enumerate(self._functions):
             parameters = {} if function is None else _parameters_of(function)
             properties: dict[str, Any] = {}
-            known: dict[str, bool] = {}
-            for j, (name, schema) in enumerate(_properties_of(parameters).items()):
-                if _may_be_string(schema, parameters, known):
-                    properties[name] = {"type": "string"}
+            known: dict[str, frozenset[str]] = {}
+            loose = {keyword for keyword in _OF_ALL_ARGUMENTS if keyword in parameters}
+            for j, (name, schema) in enumerate(self._arguments[i].schemas.items()):
+                assert function is not None
+                types = types_of(schema, parameters, known)
+                if schema is False:
+                    continue
+                if "string" in types:
+                    # Written as plain text.
+                    properties[name] = _of_types(types)
+                    loose |= _string_keywords(schema, parameters)
                     continue
                 mark = [f"{_MARK}:{i}:{j}"]
                 properties[name] = {"const": mark}
-                assert function is not None
-                text = _text(function, _part(schema, parameters))
-                schemas[json.dumps(mark)] = text
-                n_chars += len(text)
+                part = part_of(schema, parameters)
+                schemas.append(_marked(function, json.dumps(mark), part, _ANY_VALUE))
+                n_chars += len(schemas[-1].text)
                 if n_chars > _MAX_CHARS:
                     raise InvalidRequestError(
                         f"{_what(function)} are too large: schemas of arguments, each with the "
                         f"$defs it may refer to, must have at most {_MAX_CHARS} characters together"
                     )
-            required = parameters.get("required")
-            tools.append(
-                self._with_parameters(
-                    i,
-                    {
-                        "type": "object",
-                        "properties": properties,
-                        "required": [
-                            name
-                            for name in (required if isinstance(required, list) else [])
-                            if isinstance(name, str) and name in properties
-                        ],
-                    },
-                )
-            )
+            if function is not None and loose:
+                schemas.append(_note(function, i, loose))
+            required = [name for name in properties if name in self._arguments[i].required]
+            shape = {"type": "object", "properties": properties, "required": required}
+            tools.append(self._with_parameters(i, shape))
         return tools, schemas
 
     def _with_parameters(self, i: int, parameters: dict[str, Any]) -> Any:
@@ -132,70 +149,52 @@ def _parameters_of(function: Mapping[str, Any]) -> Mapping[str, Any]:
     return parameters
 
 
-def _properties_of(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
-    properties = parameters.get("properties")
-    return properties if isinstance(properties, Mapping) else {}
+def _of_object(parameters: Mapping[str, Any]) -> Any:
+    """The schema restricted to objects; False: it allows none."""
+    kinds = parameters.get("type")
+    if kinds is None or "object" in (kinds if isinstance(kinds, list) else [kinds]):
+        return {**parameters, "type": "object"}
+    return False
 
 
-def _text(function: Mapping[str, Any], schema: Any) -> str:
-    """The schema for llguidance. As in llama.cpp, objects are closed to unlisted properties;
-    unsupported keywords are ignored unless the tool is strict."""
-    if not isinstance(schema, Mapping | bool):
-        raise InvalidRequestError(f"{_what(function)} must be a JSON schema; got {schema!r}")
-    simple = json.loads(json_schema.to_text(_what(function), json_schema.closed(schema)))
-    lenient = function.get("strict") is not True
-    return json.dumps({**simple, "x-guidance": {**JSON_STYLE, "lenient": lenient}})
-
-
-def _part(schema: Any, whole: Mapping[str, Any]) -> Any:
-    """A schema with the definitions it may refer to."""
-    if not isinstance(schema, Mapping):
-        return schema
-    if '"$ref"' not in json.dumps(schema):
-        return schema
-    shared = {name: whole[name] for name in ("$defs", "definitions") if name in whole}
-    return {**shared, **schema}
-
-
-def _may_be_string(
-    schema: Any, root: Mapping[str, Any], known: dict[str, bool], n_refs: int = 0
-) -> bool:
-    """As llama.cpp's common_chat_schema::may_be_string, but resolves each reference once."""
-    if not isinstance(schema, Mapping):
-        return schema is not False
-    if "$ref" in schema and n_refs < _MAX_REFS:
-        ref = schema["$ref"]
-        if not isinstance(ref, str):
-            return True
-        if ref not in known:
-            known[ref] = True  # for a reference to itself
-            known[ref] = _may_be_string(_target(ref, root), root, known, n_refs + 1)
-        return known[ref]
-    for keyword in ("oneOf", "anyOf"):
-        options = schema.get(keyword)
-        if isinstance(options, list):
-            return any(_may_be_string(option, root, known, n_refs) for option in options)
-    every = schema.get("allOf")
-    if isinstance(every, list) and every:
-        return all(_may_be_string(part, root, known, n_refs) for part in every)
-    if "const" in schema:
-        return isinstance(schema["const"], str)
-    if isinstance(schema.get("enum"), list):
-        return any(isinstance(value, str) for value in schema["enum"])
-    kind = schema.get("type")
-    if isinstance(kind, list):
-        return "string" in kind
-    if isinstance(kind, str):
-        return kind == "string"
-    return not any(keyword in schema for keyword in ("properties", "items", "prefixItems"))
-
-
-def _target(ref: str, root: Mapping[str, Any]) -> Any:
-    at: Any = root
-    if not ref.startswith("#/"):
+def _of_types(types: frozenset[str]) -> dict[str, Any]:
+    if types == ALL_TYPES:
         return {}
-    for part in ref[2:].split("/"):
-        if not isinstance(at, Mapping):
-            return {}
-        at = at.get(part.replace("~1", "/").replace("~0", "~"), {})
-    return at
+    return {"type": "string" if types == {"string"} else sorted(types)}
+
+
+def _string_keywords(schema: Any, parameters: Mapping[str, Any]) -> set[str]:
+    """Keywords of a string argument that a format with plain text does not enforce."""
+    parts = [schema]
+    if isinstance(schema, Mapping) and isinstance(schema.get("$ref"), str):
+        parts.append(target_of(schema["$ref"], parameters))
+    return {
+        word for word in _OF_STRINGS for part in parts if isinstance(part, Mapping) and word in part
+    }
+
+
+def _note(function: Mapping[str, Any], i: int, keywords: set[str]) -> MarkedSchema:
+    """A schema that is not used. It carries keywords that the format does not enforce."""
+    mark = json.dumps([f"{_MARK}:{i}"])
+    return MarkedSchema(
+        mark, _ANY_VALUE, str(function.get("name")), _ANY_VALUE, tuple(sorted(keywords))
+    )
+
+
+def _marked(function: Mapping[str, Any], mark: str, schema: Any, otherwise: str) -> MarkedSchema:
+    """The schema for llguidance. As in llama.cpp, objects are closed to unlisted properties.
+
+    Raises:
+      InvalidRequestError: The schema exceeds a limit, or cannot be enforced and is strict.
+    """
+    tool = str(function.get("name"))
+    is_strict = function.get("strict") is True
+    try:
+        text = json_schema.to_text(_what(function), json_schema.closed(schema))
+    except InvalidRequestError as error:
+        if is_strict:
+            raise
+        keyword = error.keyword if isinstance(error, UnenforceableError) else SIZE
+        return MarkedSchema(mark, otherwise, tool, otherwise, (keyword,))
+    guided = {**json.loads(text), "x-guidance": {**JSON_STYLE, "lenient": not is_strict}}
+    return MarkedSchema(mark, json.dumps(guided), tool, "" if is_strict else otherwise)

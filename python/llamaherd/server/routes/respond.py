@@ -25,6 +25,7 @@ from llamaherd.server.jobs.generation_job import GenerationJob
 from llamaherd.server.jobs.job_request import JobRequest
 from llamaherd.server.routes.request_options import scheduling_options
 from llamaherd.server.routes.response_writer import ResponseWriter
+from llamaherd.server.routes.unenforced_header import unenforced_header
 
 _PROMPT_FIELDS: dict[type, str] = {
     ChatRequest: "messages",
@@ -61,14 +62,17 @@ async def respond(
         async with watching(request.receive, job.give_up):
             await job.submit(prompts, params, chat)
         writer = writer_of(job)
+        headers = unenforced_header(job.streams)
         if not body.stream:
             async with watching(request.receive, job.cancel):
                 results = await job.ends()
             made = json_answer(writer.whole(results), _n_values(results), context.pools.answers)
+            made.headers.update(headers)
             if isinstance(made, JsonStream):
                 made.when_done(stack.pop_all())
             return made
         events = await EventStream.begin(request, writer.events(), job.cancel)
+        events.headers.update(headers)
         events.when_done(stack.pop_all())
         return events
 

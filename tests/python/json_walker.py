@@ -1,0 +1,84 @@
+"""Whether a constraint accepts a JSON value, with a vocabulary of bytes in place of a model's."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, cast
+
+import numpy as np
+from llamaherd import SamplingParams, _core
+from llamaherd.structured_output.guides import Guide, GuideCache, error_of, mask_of
+from llamaherd.structured_output.rule import Rule
+from llamaherd.structured_output.tool_schemas import ToolSchemas
+from rule_child import ENDING, Vocabulary
+
+
+@lru_cache(maxsize=1)
+def guides() -> GuideCache:
+    return GuideCache(cast("_core.BatchEngine", Vocabulary()))
+
+
+def schema_guide(schema: Any) -> Guide:
+    """The guide of a response format."""
+    rule = SamplingParams(json_schema=schema).rule
+    assert rule is not None
+    return guides().make(rule)
+
+
+def tool(parameters: Any, name: str = "f", **more: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": parameters, **more}}
+
+
+def tools_guide(*tools: dict[str, Any], apart: bool = False) -> Guide:
+    """The guide of a grammar that consists of the arguments of tools: those of one tool, or, apart,
+    one argument."""
+    schemas = ToolSchemas(tools)
+    _, marked = schemas.marked_apart() if apart else schemas.marked_whole()
+    options = " | ".join(json.dumps(schema.mark) for schema in marked)
+    return guides().make(Rule("tools", f"root ::= {options}", tuple(marked)))
+
+
+def accepts(guide: Guide, value: Any) -> bool:
+    """Whether a guide accepts a value, written as json.dumps() does."""
+    matcher = guide.matcher.deep_copy()
+    text = json.dumps(value, ensure_ascii=False).encode()
+    tokens = guide.tokenizer.tokenize_bytes(text)
+    return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+
+
+# What ends strings, values and elements.
+_ENDS = tuple(b'"}],:01aeln')
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A random output: its text, and how it ended: "end", "cut" or an error of the matcher."""
+
+    text: str
+    end: str
+
+
+def walk(guide: Guide, seed: int, most: int = 200) -> Walk:
+    """A random output of at most `most` tokens that a guide allows. It favours short texts."""
+    draw = random.Random(seed)
+    matcher = guide.matcher.deep_copy()
+    text = b""
+    for _ in range(most):
+        mask = mask_of(matcher, len(guide.names))
+        if mask is None:
+            return Walk(text.decode(errors="replace"), error_of(matcher))
+        bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")
+        if bits[ENDING] and (draw.random() < 0.5 or bits.sum() == 1):
+            return Walk(text.decode(errors="replace"), "end")
+        allowed = [t for t in np.flatnonzero(bits).tolist() if t != ENDING]
+        if not allowed:
+            return Walk(text.decode(errors="replace"), "no token is allowed")
+        likely = [token for token in _ENDS if bits[token]]
+        token = draw.choice(likely if likely and draw.random() < 0.7 else allowed)
+        if not matcher.consume_token(token):
+            return Walk(text.decode(errors="replace"), error_of(matcher))
+        text += guide.names[token]
+    return Walk(text.decode(errors="replace"), "cut")
