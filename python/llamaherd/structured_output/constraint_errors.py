@@ -78,7 +78,7 @@ def sentence_of(error: str) -> str:
     _logger.debug("llguidance: %s", error)
     found = _UNIMPLEMENTED.search(error)
     if found:
-        return f"it cannot enforce the keyword {', '.join(_QUOTED.findall(found[1])[:10])}"
+        return f"this use of {', '.join(_QUOTED.findall(found[1])[:10])} is not supported"
     parse_error = _REGEX_ERROR.search(error)
     if parse_error:
         return f"a regular expression does not parse: {_cut(parse_error[1])}"
