@@ -121,7 +121,7 @@ def test_wider_than_this_machine_only_with_keys_or_said_so() -> None:
 def test_tls_and_cors(model_path: Path, tmp_path: Path) -> None:
     certificate, key = tmp_path / "c.pem", tmp_path / "k.pem"
     command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost"
-    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out"]
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out"]
     subprocess.run([*command.split(), *names, str(certificate)], check=True, capture_output=True)
     options = ("--tls-certificate", str(certificate), "--tls-key", str(key), "--n-ctx", "2048")
     with serve(model_path, options=(*options, "--cors-origin", "https://a.example")) as served:

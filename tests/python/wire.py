@@ -31,6 +31,7 @@ class App:
         self.go = asyncio.Event()
         self.n_left = 0  # requests whose client went away
         self.began = asyncio.Event()
+        self.n_begun = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         n_bytes = 0
@@ -45,6 +46,7 @@ class App:
             if not message.get("more_body"):
                 break
         self.began.set()
+        self.n_begun += 1
         if scope["path"] == "/wait":
             leaving = asyncio.ensure_future(receive())
             going = asyncio.ensure_future(self.go.wait())
@@ -70,7 +72,7 @@ class App:
 
 @contextlib.asynccontextmanager
 async def listening(
-    app: Any, limits: Limits, context: ssl.SSLContext | None = None
+    app: Any, limits: Limits, context: ssl.SSLContext | None = None, host: str = "127.0.0.1"
 ) -> AsyncIterator[Address]:
     """An application on a free port."""
     config = uvicorn.Config(app, log_config=None, lifespan="off", ws="none")
@@ -81,7 +83,7 @@ async def listening(
         return BoundedProtocol(config, state, limits, is_reserve=is_reserve, on_lost=on_lost)
 
     listener = ConnectionListener(
-        listen("127.0.0.1", 0),
+        listen(host, 0),
         make,
         max_connections=limits.max_connections,
         n_reserve=limits.reserved_connections,
@@ -89,7 +91,7 @@ async def listening(
         handshake_timeout_s=limits.header_timeout_s,
     )
     try:
-        yield listener.sockets[0].getsockname()
+        yield listener.sockets[0].getsockname()[:2]
     finally:
         listener.close()
         await listener.wait_closed()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +24,9 @@ def serve(
             "of a model."
         ),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; localhost: 127.0.0.1 and ::1.")
+    ] = "localhost",
     port: Annotated[int, typer.Option(help="Port; 0: any free port.")] = 8000,
     api_keys: Annotated[
         Path | None,
@@ -48,6 +51,16 @@ def serve(
     drain_timeout: Annotated[
         float, typer.Option(help="Seconds for running requests to finish after SIGTERM.")
     ] = 30,
+    stream_start: Annotated[
+        float,
+        typer.Option(
+            help="Seconds after which a streamed response sends its headers at the latest."
+        ),
+    ] = 2,
+    stream_keep_alive: Annotated[
+        float,
+        typer.Option(help="Seconds of silence after which a streamed response sends a comment."),
+    ] = 10,
     cors_origin: Annotated[
         list[str] | None,
         typer.Option(help="Origin (CORS) whose pages may call the server; repeatable."),
@@ -117,6 +130,8 @@ def serve(
         limits=limits,
         request_timeout_s=request_timeout,
         drain_timeout_s=drain_timeout,
+        stream_start_s=stream_start,
+        stream_keep_alive_s=stream_keep_alive,
         cors_origins=tuple(cors_origin or ()),
         allowed_hosts=tuple(allowed_host or ()),
         shared_cache=shared_cache,
@@ -156,4 +171,6 @@ def _named(model: str) -> tuple[str, str]:
     name, equals, source = model.partition("=")
     if equals:
         return name, source
-    return (Path(model).stem if model.endswith(".gguf") else model), model
+    name = Path(model).stem if model.endswith(".gguf") else model
+    # Names are sent as JSON: bytes of a file name that are not UTF-8 become \xNN.
+    return os.fsencode(name).decode(errors="backslashreplace"), model

@@ -52,6 +52,18 @@ _ROUTERS = (
 )
 
 
+# Response headers that pages of other origins may read; a proxy may add the rate limits.
+_EXPOSED_HEADERS = (
+    "x-request-id",
+    "retry-after",
+    *(
+        f"x-ratelimit-{value}-{unit}"
+        for value in ("limit", "remaining", "reset")
+        for unit in ("requests", "tokens")
+    ),
+)
+
+
 def create_app(
     pool: ModelPool,
     settings: ServerSettings | None = None,
@@ -120,7 +132,8 @@ def create_app(
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["authorization", "content-type"],
+            allow_headers=["*"],  # SDKs add their own, such as x-stainless-os
+            expose_headers=_EXPOSED_HEADERS,
         )
     return app
 

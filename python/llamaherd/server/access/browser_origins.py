@@ -20,7 +20,7 @@ class BrowserOrigins:
     """Rejects cross-origin requests sent by browsers.
 
     DNS rebinding is detected by the Host header: only names that no other site can own are
-      accepted.
+    accepted.
     Cross-origin forms are detected by Origin or Sec-Fetch-Site. Clients other than browsers send
     neither header.
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from llamaherd.server.access.http_protocol import BoundedProtocol
 
@@ -21,6 +23,9 @@ _SEND_BYTES = 1 << 17
 _POLL_S = 0.25
 _RETRY_S = 0.1
 _LOG_EVERY_S = 10.0
+_LOCALHOST = "localhost"
+_NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT)
+_MOST_TRIES = 20  # for a port that is free on all addresses
 
 # Makes the protocol of a connection. Arguments: whether the connection is reserved, and a callback
 # # for its end.
@@ -28,29 +33,72 @@ MakeProtocol = Callable[[bool, Callable[[BoundedProtocol], None]], BoundedProtoc
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Listening sockets for all addresses of a host.
+    """Listening sockets of one port for all addresses of a host; 0: any port free on all of them.
+
+    localhost is 127.0.0.1 and, if this machine has it, ::1: clients try either first.
 
     Raises:
       OSError: The address does not exist, or the port is in use.
     """
-    infos = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE
-    )
+    for _ in range(_MOST_TRIES - 1):
+        with contextlib.suppress(_PortTaken):
+            return _listen(host, port)
+    return _listen(host, port)
+
+
+class _PortTaken(OSError):
+    """The port that was free on the first address is in use on another one."""
+
+
+def _listen(host: str, port: int) -> list[socket.socket]:
     with contextlib.ExitStack() as opened:
-        sockets = []
-        for family, _, _, _, address in dict.fromkeys(infos):
-            made = opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
-            if os.name == "posix":
-                made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
-            if family == socket.AF_INET6:
-                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            made.bind(address)
-            made.listen(_BACKLOG)
-            made.setblocking(False)
-            sockets.append(made)
+        sockets: list[socket.socket] = []
+        for family, address in _addresses(host, port):
+            chosen = sockets[0].getsockname()[1] if sockets else port
+            try:
+                made = _open(family, (address[0], chosen, *address[2:]))
+            except OSError as error:
+                if host == _LOCALHOST and sockets and error.errno in _NO_IPV6:
+                    continue
+                if port == 0 and sockets and error.errno == errno.EADDRINUSE:
+                    raise _PortTaken(error.errno, error.strerror) from None
+                raise
+            sockets.append(opened.enter_context(made))
         opened.pop_all()
     return sockets
+
+
+def _addresses(host: str, port: int) -> list[tuple[int, tuple[Any, ...]]]:
+    if host == _LOCALHOST:
+        # Not what it resolves to: name services of containers often have one of the two only.
+        return [
+            (socket.AF_INET, ("127.0.0.1", port)),
+            (socket.AF_INET6, ("::1", port, 0, 0)),
+        ]
+    try:
+        infos = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE
+        )
+    except UnicodeError as error:  # from the encoding of names
+        raise OSError(f"it is no host name: {error}") from None
+    return list(dict.fromkeys((info[0], info[4]) for info in infos))
+
+
+def _open(family: int, address: tuple[Any, ...]) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind(address)
+        made.listen(_BACKLOG)
+        made.setblocking(False)
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 class ConnectionListener:

@@ -19,13 +19,17 @@ class ServerSettings:
     """Server settings.
 
     Args:
-      host: Address to listen on. Addresses other than loopback require API keys or no_auth.
+      host: Address to listen on; localhost: 127.0.0.1 and, if available, ::1. Addresses other than
+        loopback require API keys or no_auth.
       port: In [0, 65535]; 0: any free port.
       no_auth: Accept requests without an API key on any address.
       default_max_tokens: max_tokens of chat requests that set none, >= 1.
       limits: Limits of requests, connections, queues and files.
       request_timeout_s: Deadline of every request in seconds, > 0. None: no deadline.
       drain_timeout_s: Seconds for running requests to finish after SIGTERM, >= 0.
+      stream_start_s: Seconds after which a streamed response sends its headers if there is no event
+        yet, >= 0. An error within this time sets the HTTP status.
+      stream_keep_alive_s: Seconds of silence, > 0, after which a streamed response sends a comment.
       allowed_hosts: Host header names that a server without keys accepts, in addition to localhost,
         addresses and, with no_auth, the machine's own name; "*": any.
       shared_cache: Share cached prefixes between API keys. Usage and response times then reveal
@@ -41,13 +45,15 @@ class ServerSettings:
       InvalidRequestError: A value is out of range.
     """
 
-    host: str = "127.0.0.1"
+    host: str = "localhost"
     port: int = 8000
     no_auth: bool = False
     default_max_tokens: int = 2048
     limits: Limits = field(default_factory=Limits)
     request_timeout_s: float | None = None
     drain_timeout_s: float = 30
+    stream_start_s: float = 2
+    stream_keep_alive_s: float = 10
     cors_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     shared_cache: bool = False
@@ -62,6 +68,8 @@ class ServerSettings:
             ("port", 0 <= self.port <= 65535, "in [0, 65535]"),
             ("default_max_tokens", self.default_max_tokens >= 1, ">= 1"),
             ("drain_timeout_s", self.drain_timeout_s >= 0, ">= 0"),
+            ("stream_start_s", self.stream_start_s >= 0, ">= 0"),
+            ("stream_keep_alive_s", self.stream_keep_alive_s > 0, "> 0"),
             ("request_timeout_s", (self.request_timeout_s or 1) > 0, "> 0"),
         ):
             if not good:
