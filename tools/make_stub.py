@@ -4,7 +4,7 @@
     python tools/make_stub.py --check    # exit 1 with a diff if it is stale
 
 pybind11-stubgen is pinned in tests/requirements.txt, so that the stub changes only with the module.
-It does not support native enums: their members are corrected here.
+It does not support native enums and generic types: they are corrected here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def generate() -> str:
             capture_output=True,
         )
         text = (Path(folder) / "llamaherd" / "_core.pyi").read_text(encoding="utf-8")
-    return fix_versions(fix_enums(text))
+    return fix_versions(fix_enums(text)).replace("os.PathLike ", "os.PathLike[str] ")
 
 
 def fix_enums(text: str) -> str:

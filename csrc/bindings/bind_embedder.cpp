@@ -1,6 +1,9 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
+#include <pybind11/stl/filesystem.h>
 #include <pybind11/typing.h>
+
+#include <filesystem>
 
 #include "bindings/bindings.h"
 #include "bindings/py_engine.h"
@@ -50,11 +53,12 @@ Result run(Embedder& embedder, std::size_t n, bool truncate, const Encode& encod
 void bind_embedder(py::module_& m) {
   using release_gil = py::call_guard<ReleasedGil>;
   py::class_<Embedder>(m, "Embedder", "The core of llamaherd.Embedder.")
-      .def(py::init([](const std::string& path, const EngineConfig& config, LoadProgress& progress,
-                       const std::string& pooling) {
+      .def(py::init([](const std::filesystem::path& path, const EngineConfig& config,
+                       LoadProgress& progress, const std::string& pooling) {
              validate(config);
              return std::make_unique<Embedder>(
-                 std::make_shared<const LlamaModel>(path, config, progress), config, pooling);
+                 std::make_shared<const LlamaModel>(path.string(), config, progress), config,
+                 pooling);
            }),
            py::arg("path"), py::arg("config"), py::arg("progress"), py::arg("pooling"),
            release_gil(),

@@ -1,5 +1,8 @@
 #include <pybind11/stl.h>
+#include <pybind11/stl/filesystem.h>
 #include <pybind11/typing.h>
+
+#include <filesystem>
 
 #include "bindings/bindings.h"
 #include "bindings/released_gil.h"
@@ -79,9 +82,14 @@ void bind_llama(py::module_& m) {
   m.def("list_devices", &list_devices, "Devices available on this machine.");
 
   m.def("quantization_types", &quantization_types, "Type names for quantize().");
-  m.def("quantize", &quantize, py::arg("source"), py::arg("target"), py::arg("type"),
-        py::arg("n_threads"), py::call_guard<ReleasedGil>(),
-        "Write a GGUF file with its weights quantized to another type. Raises ModelLoadError.");
+  m.def(
+      "quantize",
+      [](const std::filesystem::path& source, const std::filesystem::path& target,
+         const std::string& type,
+         std::int32_t n_threads) { quantize(source.string(), target.string(), type, n_threads); },
+      py::arg("source"), py::arg("target"), py::arg("type"), py::arg("n_threads"),
+      py::call_guard<ReleasedGil>(),
+      "Write a GGUF file with its weights quantized to another type. Raises ModelLoadError.");
 
   py::class_<LoadProgress>(m, "LoadProgress",
                            "Reports the progress of a load and cancels it, from another thread.")

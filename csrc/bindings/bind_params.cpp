@@ -1,4 +1,7 @@
 #include <pybind11/stl.h>
+#include <pybind11/stl/filesystem.h>
+
+#include <filesystem>
 
 #include "bindings/bindings.h"
 #include "config/params.h"
@@ -130,7 +133,15 @@ void bind_params(py::module_& m) {
       .def_readwrite("warmup", &EngineConfig::warmup)
       .def_readwrite("prefix_cache", &EngineConfig::prefix_cache)
       .def_readwrite("cache_ram_mib", &EngineConfig::cache_ram_mib)
-      .def_readwrite("cache_dir", &EngineConfig::cache_dir)
+      .def_property(
+          "cache_dir",
+          [](const EngineConfig& self) {
+            return py::reinterpret_steal<py::str>(
+                PyUnicode_DecodeFSDefault(self.cache_dir.c_str()));
+          },
+          [](EngineConfig& self, const std::filesystem::path& path) {
+            self.cache_dir = path.string();
+          })
       .def_readwrite("cache_disk_mib", &EngineConfig::cache_disk_mib)
       .def(
           "validate", [](const EngineConfig& self) { validate(self); },

@@ -65,7 +65,7 @@ PACKAGES: dict[str, str] = {
     "offline": ". config engine models request",
     "server/api": ". engine server/common",
     "tuning": ". config engine request",
-    "llamaherd": "config engine models offline request",
+    "llamaherd": ". config engine models offline request",
     "integrations": "config offline",
     "server/jobs": (
         ". config engine models offline request server/api server/common server/observability"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 import typer
@@ -44,6 +45,9 @@ def main() -> None:
     """Entry point. Errors are one line on stderr; Ctrl-C and closed pipes end silently."""
     from llamaherd import LlamaHerdError
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may hold any bytes
     try:
         app()
     except LlamaHerdError as error:

@@ -63,8 +63,7 @@ def bench_serve(
         seed=seed,
     )
     if prompts is not None:
-        lines = prompts.read_text(encoding="utf-8").splitlines()
-        given = [json.loads(line) for line in lines if line.strip()]
+        given = _read_bodies(prompts)
         bodies = [given[i % len(given)] for i in range(warmup + requests)]
 
     def run(some: list[dict[str, Any]], concurrency: int, rate: float | None) -> Any:
@@ -92,6 +91,19 @@ def bench_serve(
     _show(figures)
     if figures["n_errors"] == figures["n_requests"]:
         raise typer.Exit(1)
+
+
+def _read_bodies(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        bodies = [json.loads(line) for line in lines if line.strip()]
+    except OSError as error:
+        raise typer.BadParameter(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise typer.BadParameter(f"{path} must be JSONL in UTF-8: {error}") from None
+    if not bodies or not all(isinstance(body, dict) for body in bodies):
+        raise typer.BadParameter(f"{path} must hold at least 1 line, each a JSON object")
+    return bodies
 
 
 def _show(figures: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from llamaherd import InvalidRequestError
 from llamaherd.cli import options
 
 
@@ -39,9 +40,11 @@ def chat(
 
 def _ask() -> str:
     try:
-        return input("> " if sys.stdin.isatty() else "").strip()
+        return input("> " if sys.stdin.isatty() else "").strip().removeprefix("\ufeff")
     except EOFError:
         return ""
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(f"the input is not valid text: {error}") from None
 
 
 def _answer(llm, messages, params) -> str:  # type: ignore[no-untyped-def]

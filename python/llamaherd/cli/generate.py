@@ -153,7 +153,7 @@ def _read_lines(file: Path | None) -> Iterator[tuple[int, str]]:
     name = "stdin" if file is None else str(file)
     try:
         data = sys.stdin.buffer.read() if file is None else file.read_bytes()
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")
     except OSError as error:
         raise typer.BadParameter(f"cannot read {name}: {error.strerror}") from None
     except UnicodeDecodeError as error:

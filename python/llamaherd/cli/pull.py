@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Annotated
 
 import typer
@@ -15,4 +17,6 @@ def pull(
     """Download a model and print its path."""
     from llamaherd import models
 
-    print(models.pull(model))
+    path = models.pull(model)
+    # As bytes: a path need not be valid in any encoding.
+    sys.stdout.buffer.write(os.fsencode(path) + b"\n")

@@ -333,6 +333,7 @@ class EngineConfig:
           comment: Text at the top of the file; each line is prefixed with "#".
 
         Raises:
+          InvalidRequestError: cache_dir is not valid Unicode, as TOML requires.
           OSError: The file cannot be written.
         """
         toml_file.write(path, self, comment=comment)

@@ -13,6 +13,7 @@ from typing import Any
 import tomli_w
 
 from llamaherd import _core
+from llamaherd.validation import require_unicode
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -28,7 +29,7 @@ def read(path: str | os.PathLike[str], kind: type) -> Any:
         names the file, the key and the rule.
     """
     try:
-        values = tomllib.loads(Path(path).read_bytes().decode("utf-8"))
+        values = tomllib.loads(Path(path).read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise _core.InvalidRequestError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
@@ -49,12 +50,15 @@ def write(path: str | os.PathLike[str], options: Any, *, comment: str = "") -> N
     """Write the options that differ from the defaults, so that `read()` restores them.
 
     Raises:
+      InvalidRequestError: A text is not valid Unicode, as TOML requires.
       OSError: The file cannot be written.
     """
     defaults = type(options)()
     changed = {}
     for field in fields(options):
         value = _plain(getattr(options, field.name))
+        if isinstance(value, str):
+            require_unicode(field.name, value)
         if value is not None and value != _plain(getattr(defaults, field.name)):
             changed[field.name] = value
     head = "".join(f"# {_printable(line)}\n" for line in comment.splitlines())

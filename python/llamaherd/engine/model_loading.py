@@ -31,9 +31,7 @@ def load_core(
     return load_in_thread(
         path,
         config,
-        lambda watch: _core.BatchEngine(
-            str(path), config, watch, threaded, calibration=calibration
-        ),
+        lambda watch: _core.BatchEngine(path, config, watch, threaded, calibration=calibration),
         progress=progress,
     )
 

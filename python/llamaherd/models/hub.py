@@ -46,11 +46,21 @@ def find_on_hub(model: str, progress: bool | None) -> Path:
     return path
 
 
+def _is_unicode(text: str) -> bool:
+    """Whether a text has no lone surrogates, such as bytes of a command line that are not UTF-8."""
+    return not any("\ud800" <= c <= "\udfff" for c in text)
+
+
 def _parse(model: str) -> _HubFile:
     """Parse an hf: name."""
     match = _HUB.fullmatch(model)
     steps = match["file"].split("/") if match else []
-    if match is None or "\\" in model or not {"", ".", ".."}.isdisjoint(steps):
+    if (
+        match is None
+        or not _is_unicode(model)
+        or "\\" in model
+        or not {"", ".", ".."}.isdisjoint(steps)
+    ):
         raise ModelLoadError(f"malformed model {model!r}: write {HUB_FORM}")
     return _HubFile(match["repo"], match["revision"], match["file"])
 

@@ -77,7 +77,7 @@ class Embedder:
         self._core = load_in_thread(
             path,
             core_config,
-            lambda watch: _core.Embedder(str(path), core_config, watch, pooling or ""),
+            lambda watch: _core.Embedder(path, core_config, watch, pooling or ""),
             progress=progress,
         )
 

@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from uvicorn.server import HANDLED_SIGNALS
 
 from llamaherd import _core
+from llamaherd._core import InvalidRequestError
 from llamaherd.server.access.connection_listener import ConnectionListener, listen
 from llamaherd.server.access.descriptors import fit_connections
 from llamaherd.server.access.http_protocol import BoundedProtocol
@@ -53,8 +54,19 @@ class Server(uvicorn.Server):
                 ws="none",
             )
         )
+        self._load_config()
         self._life = contextlib.AsyncExitStack()
         self._draining: asyncio.Task[None] | None = None
+
+    def _load_config(self) -> None:
+        certificate, key = self._settings.tls_certificate, self._settings.tls_key
+        try:
+            self.config.load()
+        except OSError as error:  # includes SSLError
+            raise InvalidRequestError(
+                f"cannot use the TLS certificate {certificate} with the key {key}: "
+                f"{error.strerror or error}"
+            ) from None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Raises exceptions of the application, which uvicorn would only log."""
@@ -130,7 +142,7 @@ class Server(uvicorn.Server):
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port of the listening socket, after startup."""
+        """Host and port of the first listening socket, after startup; the others have its port."""
         sockets: list[socket.socket] = [s for server in self.servers for s in server.sockets]
         host, port = sockets[0].getsockname()[:2]
         return host, port

@@ -53,7 +53,7 @@ class Workload:
             and the rule.
         """
         try:
-            text = Path(path).read_bytes().decode("utf-8")
+            text = Path(path).read_bytes().decode("utf-8-sig")
         except OSError as error:
             raise InvalidRequestError(f"cannot read {path}: {error.strerror}") from None
         except UnicodeDecodeError as error:

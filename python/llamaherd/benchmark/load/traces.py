@@ -41,7 +41,7 @@ def load(path: Path, seed: int, size: Size) -> Scenario:
       InvalidRequestError: The file cannot be read or has neither format.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidRequestError(f"cannot read {path}: {error}") from None
     try:

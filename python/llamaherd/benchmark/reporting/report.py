@@ -52,7 +52,7 @@ def load(paths: Sequence[Path]) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for path in paths:
         try:
-            read = json.loads(path.read_text(encoding="utf-8"))
+            read = json.loads(path.read_text(encoding="utf-8-sig"))
             same = (read["model"], read["environment"]["cpu"])
             runs = read["runs"]
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -16,6 +16,7 @@ from llamaherd.config.params import EngineConfig
 from llamaherd.models import resolve
 from llamaherd.offline.llm import LLM
 from llamaherd.server.common.errors import ApiError
+from llamaherd.validation import require_unicode
 
 _logger = logging.getLogger("llamaherd.server")
 _MIB = 1 << 20
@@ -103,7 +104,7 @@ class ModelPool:
     Failed loads are retried after the same pauses.
 
     Raises:
-      InvalidRequestError: No model is given, or two have the same name.
+      InvalidRequestError: No model is given, or a name is given twice or is not valid Unicode.
 
     Thread safety:
       One event loop.
@@ -122,6 +123,8 @@ class ModelPool:
             raise InvalidRequestError(
                 f"models must be at least one, with unique names; got {names}"
             )
+        for name in names:
+            require_unicode("the name of a model", name)
         self._slots = {spec.name: _Slot(spec) for spec in specs}
         self._unload_after_s = unload_after_s
         self._max_mib = max_mib

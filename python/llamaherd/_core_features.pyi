@@ -1,0 +1,3 @@
+"""Instruction sets that this build needs, by their names in /proc/cpuinfo."""
+
+REQUIRED: tuple[str, ...]
