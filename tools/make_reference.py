@@ -52,9 +52,9 @@ _GROUPS = {
     ),
     "Options": ("EngineConfig", "SamplingParams", "ChatOptions"),
     "Outputs": (
-        "RequestOutput", "Usage", "Delta", "FinishReason", "Timing", "AssistantMessage",
-        "MessageReader", "ToolCall", "TokenLogprob", "Score", "Choice", "Perplexity",
-        "RerankResult",
+        "RequestOutput", "Usage", "Delta", "FinishReason", "Timing", "RequestProgress",
+        "AssistantMessage", "MessageReader", "ToolCall", "TokenLogprob", "Score", "Choice",
+        "Perplexity", "RerankResult",
     ),
     "State": ("Metrics", "Health", "DeviceInfo", "list_devices"),
     "Errors": (

@@ -1,4 +1,8 @@
 #include <pybind11/stl.h>
+#include <pybind11/stl/filesystem.h>
+
+#include <algorithm>
+#include <filesystem>
 
 #include "bindings/bindings.h"
 #include "bindings/py_engine.h"
@@ -7,16 +11,23 @@
 namespace py = pybind11;
 
 namespace llamaherd {
+namespace {
+
+// Longer waits would delay Ctrl-C and the shutdown of the interpreter.
+constexpr double kMaxWaitS = 0.1;
+
+}  // namespace
 
 void bind_engine(py::module_& m) {
   using release_gil = py::call_guard<ReleasedGil>;
   py::class_<PyBatchEngine>(m, "BatchEngine", "The core of llamaherd.BatchEngine.")
-      .def(py::init([](const std::string& path, const EngineConfig& config, LoadProgress& progress,
-                       bool threaded, std::optional<std::shared_ptr<LogitsRecord>> record,
+      .def(py::init([](const std::filesystem::path& path, const EngineConfig& config,
+                       LoadProgress& progress, bool threaded,
+                       std::optional<std::shared_ptr<LogitsRecord>> record,
                        std::optional<Calibration> calibration,
                        std::optional<std::shared_ptr<FaultScript>> faults) {
              return std::make_unique<PyBatchEngine>(
-                 path, config, progress,
+                 path.string(), config, progress,
                  EngineInputs{.mode = threaded ? EngineThread::Mode::kThreaded
                                                : EngineThread::Mode::kStepped,
                               .calibration = std::move(calibration),
@@ -101,6 +112,14 @@ Thread safety:
           "cancel", [](PyBatchEngine& self, RequestId id) { self.engine().cancel(id); },
           py::arg("request_id"), release_gil(),
           "Cancel a request; its last delta has the finish reason. Any thread.")
+      .def(
+          "progress",
+          [](PyBatchEngine& self, RequestId id, double timeout_s) {
+            return self.engine().progress(id, std::min(timeout_s, kMaxWaitS));
+          },
+          py::arg("request_id"), py::arg("timeout_s"), release_gil(),
+          "Progress of a request; None: it has ended. Waits up to timeout_s seconds (at most 0.1) "
+          "for the end of a step; without one, the last known state. Any thread.")
       .def("pin", &PyBatchEngine::pin, py::arg("name"), py::arg("prefix"), py::arg("cache_space"),
            py::arg("ttl_s"),
            "Pin a prefix: evict it last once it is computed. ttl_s: seconds until the pin expires; "

@@ -109,6 +109,28 @@ void bind_results(py::module_& m) {
             .format(t.submit_ns, t.start_ns, t.first_token_ns, t.last_ns);
       });
 
+  py::class_<RequestProgress>(m, "RequestProgress",
+                              "Progress of a request that has not ended. Read-only. Times: see "
+                              "Timing.")
+      .def_readonly("n_prompt", &RequestProgress::n_prompt, "Prompt tokens.")
+      .def_readonly("n_cached", &RequestProgress::n_cached,
+                    "Prompt tokens that were not computed because their KV data was cached.")
+      .def_readonly("n_computed", &RequestProgress::n_computed,
+                    "Prompt tokens in the KV cache, n_cached included; after a preemption 0 until "
+                    "the request runs again.")
+      .def_readonly("queue_position", &RequestProgress::queue_position,
+                    "Place in the queue: 1: expected to be admitted next; 0: it runs. Requests "
+                    "that arrive later may be admitted before it.")
+      .def_readonly("n_preempted", &RequestProgress::n_preempted, "Number of preemptions.")
+      .def_readonly("start_ns", &RequestProgress::start_ns, "First planned into a step.")
+      .def_readonly("time_ns", &RequestProgress::time_ns, "When this was true.")
+      .def("__repr__", [](const RequestProgress& p) {
+        return py::str(
+                   "RequestProgress(n_prompt={}, n_cached={}, n_computed={}, "
+                   "queue_position={})")
+            .format(p.n_prompt, p.n_cached, p.n_computed, p.queue_position);
+      });
+
   py::class_<Health>(m, "Health", "Health of an engine. Read-only.")
       .def_readonly("ok", &Health::ok)
       .def_readonly("reason", &Health::reason, "Reason if not ok; else empty.")

@@ -70,6 +70,17 @@ struct Timing {
   TimeBreakdown spent{};
 };
 
+/// What is known of a request that has not ended. Times as in Timing.
+struct RequestProgress {
+  std::int32_t n_prompt = 0;        // prompt tokens
+  std::int32_t n_cached = 0;        // of these, not computed by this request
+  std::int32_t n_computed = 0;      // of these, in the KV cache, including n_cached
+  std::int32_t queue_position = 0;  // 1: expected to be admitted next; 0: it runs
+  std::int32_t n_preempted = 0;
+  std::int64_t start_ns = 0;
+  std::int64_t time_ns = 0;  // when this was true
+};
+
 /// Log-probability of a token by the model, without penalties, biases, masks and temperature.
 struct TokenLogprob {
   TokenId token = 0;

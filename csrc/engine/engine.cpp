@@ -188,6 +188,20 @@ Metrics Engine::metrics() const {
   return m;
 }
 
+std::vector<std::optional<RequestProgress>> Engine::progress(std::span<const RequestId> ids) {
+  const std::vector<RequestId> order = scheduler_.queue().expected_order();
+  const std::int64_t now = clock_.now_ns();
+  std::vector<std::optional<RequestProgress>> found;
+  for (const RequestId id : ids) {
+    const Request* request = find(id);
+    found.push_back(request ? std::optional(request->progress(now)) : std::nullopt);
+    if (!request || request->state() != Request::State::kWaiting) continue;
+    const auto place = std::ranges::find(order, id) - order.begin();
+    found.back()->queue_position = static_cast<std::int32_t>(place) + 1;
+  }
+  return found;
+}
+
 Snapshot Engine::snapshot() const {
   Snapshot s;
   for (const auto& r : scheduler_.running()) {

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -78,6 +79,9 @@ class Engine {
   void clear_cache();
   /// Writes cached data to the disk tier. No request may be running.
   void flush_cache();
+
+  /// Progress of requests in the order of `ids`; none: it has ended or was not submitted.
+  std::vector<std::optional<RequestProgress>> progress(std::span<const RequestId> ids);
 
   /// The request, waiting or running, or nullptr. Valid until the next call.
   Request* find(RequestId id) { return scheduler_.find(id); }

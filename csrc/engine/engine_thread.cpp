@@ -92,6 +92,9 @@ void EngineThread::let_in(Submission submission) {
       Live& live = live_[first + i];
       live.index = i;
       live.n_prompt = n_prompt;
+      live.progress = {.n_prompt = n_prompt,
+                       .queue_position = std::max(1, n_live() - metrics_.n_running),
+                       .time_ns = submission.submit_ns};
       if (!submission.constraints.empty()) live.constraint = submission.constraints[i];
     }
     inbox_.submissions.push_back(std::move(submission));
@@ -104,9 +107,8 @@ void EngineThread::let_in(Submission submission) {
 /// Throws if a queue limit is exceeded. Requests that can start immediately do not count as queued.
 void EngineThread::require_place(std::int32_t n_outputs, std::size_t n_tokens,
                                  std::int64_t now) const {
-  const auto n_live = static_cast<std::int64_t>(live_.size());
   const std::int32_t n_free = metrics_.n_waiting == 0 ? metrics_.n_seqs - metrics_.n_running : 0;
-  const std::int64_t n_waiting = n_live - metrics_.n_running - n_free;
+  const std::int64_t n_waiting = std::int64_t{n_live()} - metrics_.n_running - n_free;
   if (limits_.max_queued) {
     const std::int64_t n_most = *limits_.max_queued;
     if (n_outputs > n_most + metrics_.n_seqs) {
@@ -241,6 +243,43 @@ std::vector<Delta> EngineThread::drain(double timeout_s) {
   return std::exchange(outbox_, {});
 }
 
+std::optional<RequestProgress> EngineThread::progress(RequestId id, double timeout_s) {
+  std::unique_lock driving(drive_mutex_, std::defer_lock);
+  if (mode_ == Mode::kStepped) driving.lock();
+  std::unique_lock lock(mutex_);
+  const auto live = [&] { return live_.find(id); };
+  if (live() == live_.end()) return std::nullopt;
+  if (!live()->second.asked) {
+    asked_.push_back(id);
+    live()->second.asked = true;
+  }
+  if (mode_ == Mode::kStepped) {
+    update_progress();
+  } else {
+    progress_updated_.wait_for(lock, std::chrono::duration<double>(timeout_s),
+                               [&] { return live() == live_.end() || !live()->second.asked; });
+  }
+  if (live() == live_.end()) return std::nullopt;
+  return live()->second.progress;
+}
+
+/// Between two steps. Requires the mutex.
+void EngineThread::update_progress() {
+  std::erase_if(asked_, [this](RequestId id) { return !live_.contains(id); });
+  const auto found = engine_.progress(asked_);
+  for (std::size_t i = 0; i < asked_.size(); ++i) {
+    Live& live = live_.at(asked_[i]);
+    live.asked = false;
+    if (found[i]) {
+      live.progress = *found[i];
+    } else {
+      live.progress.time_ns = clock_.now_ns();  // still in the inbox
+    }
+  }
+  asked_.clear();
+  progress_updated_.notify_all();
+}
+
 void EngineThread::run() {
   try {
     for (;;) {
@@ -325,6 +364,7 @@ void EngineThread::publish(bool ended) {
     live_.erase(delta.request_id);
     cancelled_.erase(delta.request_id);
   }
+  if (!asked_.empty()) update_progress();
   metrics_ = engine_.metrics();
   forecast_ = std::move(forecast);
   published_ns_ = clock_.now_ns();

@@ -24,7 +24,7 @@ namespace llamaherd {
 
 /// An engine with a thread of its own, the only one that uses the backend. Requests enter through
 /// an inbox, deltas leave through an outbox. All public methods may be called from any thread; only
-/// drain(), step() and close() block.
+/// drain(), progress(), step() and close() block.
 class EngineThread {
  public:
   enum class Mode {
@@ -67,6 +67,11 @@ class EngineThread {
   /// ended. Throws InvalidRequestError if the mask's size is neither 0 nor that of the vocabulary.
   void set_mask(RequestId id, std::int32_t index, TokenMask mask);
   void fail_mask(RequestId id, const std::string& error);
+
+  /// Progress of a request; none: its last delta was published. Waits up to `timeout_s` seconds for
+  /// the end of a step, which updates it; without one, returns what the last call led to, at first
+  /// an estimate. Only steps in which it is called take time for it.
+  std::optional<RequestProgress> progress(RequestId id, double timeout_s);
 
   /// All deltas since the last call; waits up to `timeout_s` seconds for the first. Every request
   /// gets its last delta, even if the engine died for lack of memory.
@@ -120,6 +125,8 @@ class EngineThread {
     std::int32_t n_prompt = 0;
     std::int32_t n_completion = 0;  // published so far
     std::shared_ptr<Constraint> constraint;
+    RequestProgress progress;
+    bool asked = false;  // progress is to be updated
   };
 
   void command(CacheCommand command);
@@ -127,6 +134,7 @@ class EngineThread {
   void iterate(Inbox& inbox);
   void begin(const Submission& submission);
   void publish(bool ended);
+  void update_progress();
   void stop(FinishReason reason, const char* error) noexcept;
   void finish_all(FinishReason reason, const char* error);
   void require_alive() const;
@@ -134,6 +142,7 @@ class EngineThread {
   void require_place(std::int32_t n_outputs, std::size_t n_tokens, std::int64_t now) const;
   void let_in(Submission submission);
   double retry_after_s(std::int64_t n_over, std::int64_t now) const;
+  std::int32_t n_live() const { return static_cast<std::int32_t>(live_.size()); }
   Constraint* constraint_of(RequestId id) const;
   Inbox take_inbox();
 
@@ -148,6 +157,7 @@ class EngineThread {
   mutable std::mutex mutex_;  // guards all members below
   std::condition_variable inbox_filled_;
   std::condition_variable outbox_filled_;
+  std::condition_variable progress_updated_;
   Inbox inbox_;
   std::vector<Delta> outbox_;
   Metrics metrics_;
@@ -155,6 +165,7 @@ class EngineThread {
   std::int64_t published_ns_ = 0;
   std::int64_t n_tokens_queued_ = 0;  // of prompts that are not running
   std::unordered_map<RequestId, Live> live_;
+  std::vector<RequestId> asked_;             // live requests whose progress is to be updated
   std::unordered_set<RequestId> cancelled_;  // live requests whose cancellation is not yet executed
   PinTable pins_;
   RequestId next_id_ = 1;

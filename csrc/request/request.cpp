@@ -97,6 +97,15 @@ void Request::share(Pos kv_len) {
   kv_len_ = kv_len;
 }
 
+RequestProgress Request::progress(std::int64_t now_ns) const {
+  return {.n_prompt = n_given(),
+          .n_cached = n_cached_,
+          .n_computed = std::min(kv_len_, n_given()),
+          .n_preempted = timing_.n_preempted,
+          .start_ns = timing_.start_ns,
+          .time_ns = now_ns};
+}
+
 TimeCategory Request::waiting_kind() const {
   if (admission.following) return TimeCategory::kFollowing;
   return timing_.start_ns == 0 ? TimeCategory::kQueued : TimeCategory::kPreempted;

@@ -174,6 +174,9 @@ class Request {
   /// The category of waiting time at present.
   TimeCategory waiting_kind() const;
 
+  /// Without the queue position.
+  RequestProgress progress(std::int64_t now_ns) const;
+
   /// Tokens up to `kv_len` were added to the cache without being computed for this request.
   void share(Pos kv_len);
 

@@ -1,6 +1,8 @@
 #include "scheduler/request_queue.h"
 
 #include <algorithm>
+#include <queue>
+#include <tuple>
 
 namespace llamaherd {
 namespace {
@@ -125,6 +127,38 @@ std::size_t RequestQueue::n_accounts() const {
   std::size_t n = 0;
   for (const auto& [priority, c] : classes_) n += c.accounts.size();
   return n;
+}
+
+std::vector<RequestId> RequestQueue::expected_order() const {
+  std::vector<RequestId> order;
+  order.reserve(requests_.size());
+  for (const auto& [priority, c] : classes_) append_expected(c, order);
+  return order;
+}
+
+void RequestQueue::append_expected(const Class& c, std::vector<RequestId>& order) const {
+  struct Backlog {
+    double served;
+    const std::string* tenant;
+    const Account* account;
+    std::set<std::pair<std::int64_t, RequestId>>::const_iterator next;
+  };
+  const auto later = [](const Backlog& a, const Backlog& b) {
+    return std::tie(a.served, *a.tenant) > std::tie(b.served, *b.tenant);
+  };
+  std::priority_queue<Backlog, std::vector<Backlog>, decltype(later)> backlogs(later);
+  for (const auto& [served, tenant] : c.backlogged) {
+    const Account& account = c.accounts.at(tenant);
+    backlogs.push({served, &tenant, &account, account.waiting.begin()});
+  }
+  while (!backlogs.empty()) {
+    Backlog backlog = backlogs.top();
+    backlogs.pop();
+    const RequestId id = backlog.next->second;
+    order.push_back(id);
+    backlog.served += requests_.at(id)->n_cells_needed() / backlog.account->weight;
+    if (++backlog.next != backlog.account->waiting.end()) backlogs.push(backlog);
+  }
 }
 
 Request* RequestQueue::overdue(std::int64_t now_ns) const {

@@ -8,6 +8,7 @@
 #include <string>
 #include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include "common/types.h"
 #include "request/request.h"
@@ -55,6 +56,10 @@ class RequestQueue {
   /// A request whose latest start has passed, or nullptr.
   Request* overdue(std::int64_t now_ns) const;
 
+  /// All requests in the order in which they are expected to be taken if no other one arrives: each
+  /// tenant is charged for its requests before. Takes time proportional to their number.
+  std::vector<RequestId> expected_order() const;
+
   std::size_t size() const { return requests_.size(); }
   bool empty() const { return requests_.empty(); }
   /// Prompt tokens of all waiting requests.
@@ -78,6 +83,7 @@ class RequestQueue {
                        // new tenant starts with
   };
 
+  void append_expected(const Class& c, std::vector<RequestId>& order) const;
   void enter(Request& request);
   void leave(Request& request);
   Account& account(Class& c, const std::string& tenant);

@@ -1,5 +1,6 @@
 """Inference of GGUF models with continuous batching, over llama.cpp."""
 
+from llamaherd import cpu_check  # noqa: F401  (before _core)
 from llamaherd._core import (
     CacheMetrics,
     ContextLengthError,
@@ -14,6 +15,7 @@ from llamaherd._core import (
     ModelLoadError,
     NotGenerativeError,
     QueueFullError,
+    RequestProgress,
     Timing,
     TokenLogprob,
     __version__,
@@ -54,6 +56,7 @@ __all__ = [
     "PrefixCacheControl",
     "QueueFullError",
     "RequestOutput",
+    "RequestProgress",
     "RerankResult",
     "SamplingParams",
     "Score",

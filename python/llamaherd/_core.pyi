@@ -6,9 +6,10 @@ import collections.abc
 import enum
 import numpy
 import numpy.typing
+import os
 import typing
 import typing_extensions
-__all__: list[str] = ['BareModel', 'BatchEngine', 'CacheMetrics', 'Calibration', 'ChatFormat', 'ChatMessage', 'ChatPrompt', 'ContextLengthError', 'Delta', 'DeviceInfo', 'Embedder', 'EngineConfig', 'EngineDeadError', 'FaultScript', 'FinishReason', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'MessageDelta', 'MessageParser', 'Metrics', 'ModelLoadError', 'NotGenerativeError', 'ParsedToolCall', 'QueueFullError', 'SamplingParams', 'SchedulingOptions', 'Timing', 'TokenLogprob', 'ToolCallDelta', 'ToolGrammar', 'TraceCall', 'TraceSpan', 'cpu_features', 'cpu_kernels', 'default_n_threads', 'drain_log', 'fail_assertion', 'limit_malloc_arenas', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'reset_at_signal', 'resolve_preset', 'serve_rpc']
+__all__: list[str] = ['BareModel', 'BatchEngine', 'CacheMetrics', 'Calibration', 'ChatFormat', 'ChatMessage', 'ChatPrompt', 'ContextLengthError', 'Delta', 'DeviceInfo', 'Embedder', 'EngineConfig', 'EngineDeadError', 'FaultScript', 'FinishReason', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'MessageDelta', 'MessageParser', 'Metrics', 'ModelLoadError', 'NotGenerativeError', 'ParsedToolCall', 'QueueFullError', 'RequestProgress', 'SamplingParams', 'SchedulingOptions', 'Timing', 'TokenLogprob', 'ToolCallDelta', 'ToolGrammar', 'TraceCall', 'TraceSpan', 'cpu_features', 'cpu_kernels', 'default_n_threads', 'drain_log', 'fail_assertion', 'limit_malloc_arenas', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'reset_at_signal', 'resolve_preset', 'serve_rpc']
 class LlamaHerdError(RuntimeError):
     """
     Base class of llamaherd's errors.
@@ -262,7 +263,6 @@ class EngineConfig:
     """
     The core's form of llamaherd.EngineConfig.
     """
-    cache_dir: str
     chat_template: str
     cpu_kernels: str
     deterministic: bool
@@ -285,6 +285,12 @@ class EngineConfig:
         ...
     @aging_s.setter
     def aging_s(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def cache_dir(self) -> str:
+        ...
+    @cache_dir.setter
+    def cache_dir(self, arg1: os.PathLike[str] | str | bytes) -> None:
         ...
     @property
     def cache_disk_mib(self) -> int:
@@ -429,6 +435,47 @@ class Timing:
     @property
     def submit_ns(self) -> int:
         ...
+class RequestProgress:
+    """
+    Progress of a request that has not ended. Read-only. Times: see Timing.
+    """
+    def __repr__(self) -> str:
+        ...
+    @property
+    def n_cached(self) -> int:
+        """
+        Prompt tokens that were not computed because their KV data was cached.
+        """
+    @property
+    def n_computed(self) -> int:
+        """
+        Prompt tokens in the KV cache, n_cached included; after a preemption 0 until the request runs again.
+        """
+    @property
+    def n_preempted(self) -> int:
+        """
+        Number of preemptions.
+        """
+    @property
+    def n_prompt(self) -> int:
+        """
+        Prompt tokens.
+        """
+    @property
+    def queue_position(self) -> int:
+        """
+        Place in the queue: 1: expected to be admitted next; 0: it runs. Requests that arrive later may be admitted before it.
+        """
+    @property
+    def start_ns(self) -> int:
+        """
+        First planned into a step.
+        """
+    @property
+    def time_ns(self) -> int:
+        """
+        When this was true.
+        """
 class Health:
     """
     Health of an engine. Read-only.
@@ -1260,7 +1307,7 @@ class BatchEngine:
     """
     The core of llamaherd.BatchEngine.
     """
-    def __init__(self, path: str, config: EngineConfig, progress: LoadProgress, threaded: bool, record: LogitsRecord | None = None, calibration: Calibration | None = None, faults: FaultScript | None = None) -> None:
+    def __init__(self, path: os.PathLike[str] | str | bytes, config: EngineConfig, progress: LoadProgress, threaded: bool, record: LogitsRecord | None = None, calibration: Calibration | None = None, faults: FaultScript | None = None) -> None:
         """
         Load a model and start its engine.
         
@@ -1339,6 +1386,10 @@ class BatchEngine:
     def pin(self, name: str, prefix: typing.Any, cache_space: typing.SupportsInt | typing.SupportsIndex, ttl_s: typing.SupportsFloat | typing.SupportsIndex | None) -> None:
         """
         Pin a prefix: evict it last once it is computed. ttl_s: seconds until the pin expires; None: never. Any thread.
+        """
+    def progress(self, request_id: typing.SupportsInt | typing.SupportsIndex, timeout_s: typing.SupportsFloat | typing.SupportsIndex) -> RequestProgress | None:
+        """
+        Progress of a request; None: it has ended. Waits up to timeout_s seconds (at most 0.1) for the end of a step; without one, the last known state. Any thread.
         """
     def release(self) -> None:
         """
@@ -1419,7 +1470,7 @@ class Embedder:
         """
         Create an embedder that shares an engine's weights; they stay in memory as long as it exists.
         """
-    def __init__(self, path: str, config: EngineConfig, progress: LoadProgress, pooling: str) -> None:
+    def __init__(self, path: os.PathLike[str] | str | bytes, config: EngineConfig, progress: LoadProgress, pooling: str) -> None:
         """
         Load a model. pooling: mean, cls, last or rank; '': the model's. Raises ModelLoadError; InvalidRequestError if the pooling is unknown.
         """
@@ -1487,7 +1538,7 @@ def quantization_types() -> list[str]:
     """
     Type names for quantize().
     """
-def quantize(source: str, target: str, type: str, n_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+def quantize(source: os.PathLike[str] | str | bytes, target: os.PathLike[str] | str | bytes, type: str, n_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Write a GGUF file with its weights quantized to another type. Raises ModelLoadError.
     """

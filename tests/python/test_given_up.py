@@ -53,7 +53,7 @@ async def test_who_waits_for_a_thread_is_taken_out_of_the_queue() -> None:
     job = job_of(engine, pools)
     submitting = asyncio.ensure_future(job.submit(["a"], RULE))
     await asyncio.sleep(0.05)
-    job.give_up()
+    job.cancel()
     with pytest.raises(ApiError, match="cancelled"):
         await submitting
     held.set()
@@ -66,7 +66,7 @@ async def test_prompts_behind_the_one_under_way_are_not_submitted() -> None:
     job = job_of(engine, pools)
     submitting = asyncio.ensure_future(job.submit(["a", "b"], RULE))
     await asyncio.to_thread(engine.begun.wait)
-    job.give_up()
+    job.cancel()
     engine.may_end.set()
     with pytest.raises(ApiError, match="cancelled"):
         await submitting
@@ -76,7 +76,7 @@ async def test_prompts_behind_the_one_under_way_are_not_submitted() -> None:
 async def test_who_is_given_up_before_submits_nothing() -> None:
     engine = Engine(ready=True)
     job = job_of(engine, ThreadPools())
-    job.give_up()
+    job.cancel()
     with pytest.raises(ApiError, match="cancelled"):
         await job.submit(["a"], RULE)
     assert not engine.submitted

@@ -321,3 +321,52 @@ def test_an_engine_without_a_thread_is_driven_by_step(
     assert left.result(0).finish_reason is FinishReason.CANCELLED
     with pytest.raises(EngineDeadError):
         engine.step()
+
+
+def test_progress_tells_the_place_in_the_queue_then_the_tokens_done(engine: BatchEngine) -> None:
+    running = fill(engine)
+    waiting = [engine.submit([7 + i] * 50, LONG) for i in range(3)]
+    for place, stream in enumerate(waiting, 1):
+        progress = stream.progress()
+        assert progress is not None
+        assert (progress.queue_position, progress.n_prompt, progress.n_computed) == (place, 50, 0)
+        assert progress.start_ns == progress.n_preempted == 0
+        assert progress.time_ns > 0
+    waiting[0].cancel()
+    wait_for(lambda: waiting[0].finished)
+    assert waiting[0].progress() is None
+    second = waiting[1].progress()
+    assert second is not None
+    assert second.queue_position == 1
+    for stream in running:
+        stream.cancel()
+    next(iter(waiting[1]))
+    begun = waiting[1].progress()
+    assert begun is not None
+    assert (begun.queue_position, begun.n_computed) == (0, 50)
+    assert begun.start_ns > 0
+    for stream in waiting:
+        stream.cancel()
+
+
+def test_progress_without_waiting_is_what_the_call_before_led_to(engine: BatchEngine) -> None:
+    with engine.submit("Once upon a time", LONG) as stream:
+        first = stream.progress(timeout=0)
+        assert first is not None
+        assert first.n_prompt > 0
+        wait_for(lambda: (stream.progress(timeout=0) or first).time_ns > first.time_ns)
+
+
+def test_progress_of_an_engine_without_a_thread_is_that_of_now(model_path: Path) -> None:
+    config = EngineConfig(n_ctx=512, max_seqs=1, n_threads=1, warmup=False)
+    with BatchEngine(model_path, config, threaded=False) as engine:
+        first, second = (engine.submit([5 + i] * 9, GREEDY) for i in range(2))
+        before = second.progress()
+        assert before is not None
+        assert before.queue_position == 2
+        engine.step()
+        places = [progress.queue_position for s in (first, second) if (progress := s.progress())]
+        assert places == [0, 1]
+        while engine.step():
+            pass
+        assert first.progress() is second.progress() is None

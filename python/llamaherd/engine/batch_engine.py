@@ -208,6 +208,7 @@ class BatchEngine:
                 keep_logprobs=keep_logprobs,
                 new_reader=prepared.reader,
                 unenforced=prepared.unenforced,
+                ask_progress=self._core.progress,
             )
             self._table.streams.update(dict.fromkeys(request_ids, stream))
         return stream

@@ -6,15 +6,24 @@ import asyncio
 import math
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from queue import SimpleQueue
 
-from llamaherd._core import Delta, EngineDeadError, FinishReason, Timing, TokenLogprob
+from llamaherd._core import (
+    Delta,
+    EngineDeadError,
+    FinishReason,
+    RequestProgress,
+    Timing,
+    TokenLogprob,
+)
 from llamaherd.request.chat import AssistantMessage, MessageReader
 from llamaherd.request.result import RequestOutput, Usage
 
+_WAIT_S = 0.1  # Ctrl-C is handled between two waits
 Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
 
 
@@ -97,11 +106,13 @@ class Stream:
         keep_logprobs: bool = True,
         new_reader: Callable[[], MessageReader | None] = lambda: None,
         unenforced: tuple[tuple[str, str], ...] = (),
+        ask_progress: Callable[[int, float], RequestProgress | None] = lambda *_: None,
     ) -> None:
         self.request_id = request_ids[0]
         self._unenforced = unenforced
         self._request_ids = request_ids
         self._cancel = cancel
+        self._ask_progress = ask_progress
         self._n_kept = n_kept
         self._keep_logprobs = keep_logprobs
         self._keep_deltas = keep_deltas
@@ -151,6 +162,32 @@ class Stream:
         """Timing of the first output as of its last delta; None before the first delta."""
         last = self._outputs[0].last
         return last.timing if last else None
+
+    def progress(self, timeout: float | None = None) -> RequestProgress | None:
+        """Progress of the prompt, and the place in the queue, before the first token and while the
+        request is preempted. With several outputs that of the first.
+
+        It changes with each step of the engine, and takes time in those steps only in which it is
+        asked for.
+
+        Args:
+          timeout: Maximum seconds to wait for the end of a step, >= 0. None: no limit. 0, or no
+            step has ended: as of the step after the previous call; at the first call an estimate.
+
+        Returns:
+          The progress; None: the request has ended.
+
+        Raises:
+          EngineDeadError: The stream is used in a child process of ``os.fork()``.
+        """
+        self._require_own_process()
+        begin_ns = time.monotonic_ns()
+        until_s = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            left_s = max(0.0, until_s - time.monotonic())
+            known = self._ask_progress(self.request_id, min(left_s, _WAIT_S))
+            if known is None or known.time_ns >= begin_ns or left_s == 0:
+                return known
 
     def result(self, timeout: float | None = None) -> RequestOutput:
         """Wait until the request ends.

@@ -56,6 +56,7 @@ _ROUTERS = (
 _EXPOSED_HEADERS = (
     "x-request-id",
     "retry-after",
+    "x-llamaherd-unenforced",
     *(
         f"x-ratelimit-{value}-{unit}"
         for value in ("limit", "remaining", "reset")

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <thread>
 #include <vector>
 
 #include "common/error.h"
@@ -186,6 +187,64 @@ TEST_F(EngineThreadQueue, HealthTellsAHangingCallAndAClosedEngine) {
   EXPECT_EQ(engine_->health().n_waiting + engine_->health().n_running, 1);
   engine_->close();
   EXPECT_EQ(engine_->health().reason, "closed");
+}
+
+TEST_F(EngineThreadQueue, TellsTheProgressOfEachRequest) {
+  start(EngineThread::Mode::kStepped);
+  std::vector<RequestId> ids;
+  for (int i = 0; i < 4 + 3; ++i) ids.push_back(submit(spec_));
+  EXPECT_EQ(engine_->progress(ids[6], 0)->queue_position, 7) << "no step has begun";
+  engine_->step();
+  for (int i = 0; i < 4 + 3; ++i) {
+    const auto progress = engine_->progress(ids[i], 0);
+    ASSERT_TRUE(progress);
+    EXPECT_EQ(progress->queue_position, i < 4 ? 0 : i - 3);
+    EXPECT_EQ(progress->n_prompt, 3);
+    EXPECT_EQ(progress->n_computed, i < 4 ? 3 : 0);
+    EXPECT_EQ(progress->start_ns > 0, i < 4);
+  }
+  engine_->cancel(ids[4]);
+  engine_->step();
+  EXPECT_FALSE(engine_->progress(ids[4], 0));
+  EXPECT_EQ(engine_->progress(ids[6], 0)->queue_position, 2);
+  EXPECT_FALSE(engine_->progress(12345, 0));
+  engine_->close();
+  EXPECT_FALSE(engine_->progress(ids[6], 0));
+}
+
+TEST_F(EngineThreadQueue, ProgressComesWithTheEndOfAStep) {
+  start();
+  backend_->hang(true);
+  const RequestId id = submit(spec_);
+  wait_until_hanging();
+  const auto before = engine_->progress(id, 0.01);
+  ASSERT_TRUE(before);
+  EXPECT_EQ(before->queue_position, 1) << "an estimate";
+  engine_->hold();
+  backend_->hang(false);
+  auto after = before;
+  while (after && after->time_ns == before->time_ns) {
+    std::this_thread::yield();
+    after = engine_->progress(id, 0);
+  }
+  ASSERT_TRUE(after);
+  EXPECT_EQ(after->queue_position, 0);
+  EXPECT_EQ(after->n_computed, 3);
+  engine_->release();
+  drain_all(false);
+}
+
+TEST_F(EngineThreadQueue, ClosingAnswersWhoAsksForProgress) {
+  start();
+  backend_->hang(true);
+  const RequestId id = submit(spec_);
+  wait_until_hanging();
+  std::thread asking([&] {
+    while (engine_->progress(id, kLong)) std::this_thread::yield();
+  });
+  engine_->close();
+  asking.join();
+  drain_all(true);
 }
 
 }  // namespace

@@ -86,6 +86,22 @@ TEST_F(RequestQueueTest, TenantsAreServedByTheirWeights) {
   EXPECT_NEAR(n_served["light"], 50, 2);
 }
 
+TEST_F(RequestQueueTest, TheExpectedOrderIsThatOfTakingAll) {
+  std::mt19937 rng(5);
+  const std::vector<std::string> tenants = {"heavy", "plain", "light", ""};
+  EXPECT_TRUE(queue_.expected_order().empty());
+  for (RequestId id = 1; id <= 300; ++id) {
+    const auto priority = static_cast<std::int32_t>(rng() % 3);
+    push(id, {priority, tenants[rng() % 4], rng() % 2 ? kNever : std::int64_t{rng() % 50}, kNever});
+  }
+  for (int i = 0; i < 30; ++i) pop(static_cast<std::int32_t>(rng() % 100));
+  const std::vector<RequestId> expected = queue_.expected_order();
+  std::vector<RequestId> taken;
+  while (const Request* first = queue_.first_but({})) taken.push_back(pop(first->n_cells_needed()));
+  EXPECT_EQ(taken.size(), 270u);
+  EXPECT_EQ(expected, taken);
+}
+
 TEST_F(RequestQueueTest, WhatWasNotServedIsPaidBack) {
   for (RequestId id = 1; id <= 20; ++id) push(id, {0, id % 2 ? "a" : "b", kNever, kNever});
   EXPECT_EQ(pop(100), 1u);

@@ -98,6 +98,11 @@ class StreamOptions(Body):
     ] = None
 
 
+ReturnProgress: Any = Field(
+    None, description="With stream: send events with prompt_progress before the first token."
+)
+
+
 class FunctionCall(Body):
     name: str
     arguments: str
@@ -214,6 +219,7 @@ class ChatRequest(HostedFields, Sampling):
     max_completion_tokens: int | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
+    return_progress: bool | None = ReturnProgress
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=50)
     response_format: ResponseFormat | None = None
@@ -255,6 +261,7 @@ class CompletionRequest(Sampling):
     max_tokens: int = 16
     stream: bool = False
     stream_options: StreamOptions | None = None
+    return_progress: bool | None = ReturnProgress
     logprobs: int | None = Field(None, ge=0, le=50)
     echo: bool = False
     best_of: int | None = None

@@ -24,6 +24,7 @@ from llamaherd.server.common.errors import (
     context_length_exceeded,
 )
 from llamaherd.server.jobs.job_request import JobRequest
+from llamaherd.server.jobs.prompt_progress import PromptProgress
 from llamaherd.server.jobs.stream_merge import merged
 from llamaherd.server.jobs.thread_pools import LARGE_BYTES, ThreadPools
 from llamaherd.server.observability.metrics import ServerMetrics
@@ -58,7 +59,7 @@ class GenerationJob:
         self._obeys = False  # the request has a constraint, which may reach a dead end
         self._n_without_token = 0
         self._submitting: Future[None] | None = None
-        self._is_given_up = False
+        self._is_cancelled = False
 
     async def submit(
         self, prompts: Sequence[Prompt], params: SamplingParams, chat: ChatOptions | None = None
@@ -66,20 +67,23 @@ class GenerationJob:
         """Submit one stream per prompt: all of them, or none.
 
         Raises:
-          ApiError: The request was given up, or a prompt does not fit.
+          ApiError: The job was cancelled, or a prompt does not fit.
         """
 
         def run() -> None:
             submit, options = self.llm.engine.submit, self.request.scheduling
             for prompt in prompts:
-                if self._is_given_up:
-                    raise cancelled()
+                if self._is_cancelled:
+                    break
                 try:
                     stream = submit(prompt, params, chat=chat, **options)
                 except ContextLengthError as error:
                     field = self.request.prompt_field
                     raise context_length_exceeded(error, field) from None
                 self.streams.append(stream)
+            if self._is_cancelled:
+                self.cancel()  # those submitted since
+                raise cancelled()
 
         self.request.span.params(params)
         try:
@@ -87,8 +91,9 @@ class GenerationJob:
             self._submitting = self._pool_for(params, chat).submit(run)
             await asyncio.wrap_future(self._submitting)
         except BaseException as error:
+            was_cancelled = self._is_cancelled
             self.cancel()
-            if self._is_given_up and isinstance(error, asyncio.CancelledError):
+            if was_cancelled and isinstance(error, asyncio.CancelledError):
                 raise cancelled() from None
             raise
         if self._log_prompts:
@@ -96,12 +101,6 @@ class GenerationJob:
         self._obeys = params.rule is not None
         self._n_without_token = len(self.streams)
         self._metrics.waits(self.request.priority, self._n_without_token)
-
-    def give_up(self) -> None:
-        """Cancel a pending `submit`, so that it leaves the thread pool's queue."""
-        self._is_given_up = True
-        if self._submitting is not None:
-            self._submitting.cancel()
 
     def _pool_for(self, params: SamplingParams, chat: ChatOptions | None) -> BoundedPool:
         n_bytes = self.request.n_bytes
@@ -116,8 +115,16 @@ class GenerationJob:
         return chat is not None and bool(chat.tools)
 
     def cancel(self) -> None:
+        """Cancel all streams and a pending `submit`, which leaves the thread pool's queue."""
+        self._is_cancelled = True
+        if self._submitting is not None:
+            self._submitting.cancel()
         for stream in self.streams:
             stream.cancel()
+
+    def progress(self) -> PromptProgress:
+        """Progress of all prompts together, as of a recent step."""
+        return PromptProgress.of(self.streams)
 
     async def deltas(self) -> AsyncIterator[tuple[int, Delta]]:
         """Deltas of all streams in order of arrival, each with its stream's index.

@@ -103,7 +103,7 @@ class _ChatResponseWriter(ChoicesWriter):
     whole_object, chunk_object = "chat.completion", "chat.completion.chunk"
 
     def __init__(self, job: GenerationJob, body: ChatRequest) -> None:
-        super().__init__(job, "chatcmpl-", body.stream_options)
+        super().__init__(job, "chatcmpl-", body)
         self._body = body
 
     def _choices(self, results: Sequence[RequestOutput]) -> Iterator[dict[str, Any]]:
@@ -145,6 +145,9 @@ class _ChatResponseWriter(ChoicesWriter):
             if delta.finish_reason is not None:
                 reason = _finish_reason(delta.finish_reason, choice.called)
                 yield self._event(delta.index, {}, reason)
+
+    def _empty_choice(self) -> dict[str, Any]:
+        return {"index": 0, "delta": {}, "finish_reason": None}
 
     def _logprobs(self, tokens: list[TokenLogprob]) -> dict[str, Any] | None:
         if not self._body.logprobs:

@@ -85,7 +85,7 @@ class _CompletionResponseWriter(ChoicesWriter):
         prompts: list[Prompt],
         pool: BoundedPool,
     ) -> None:
-        super().__init__(job, "cmpl-", body.stream_options)
+        super().__init__(job, "cmpl-", body)
         self._body = body
         self._prompts = prompts
         self._pool = pool
@@ -108,6 +108,9 @@ class _CompletionResponseWriter(ChoicesWriter):
     ) -> dict[str, Any]:
         name = None if reason is None else FINISH_REASONS[reason]
         return {"index": index, "text": text, "finish_reason": name, "logprobs": logprobs}
+
+    def _empty_choice(self) -> dict[str, Any]:
+        return self._choice(0, "", None, None)
 
     def _logprobs(
         self, prompt: Prompt, of_prompt: list[TokenLogprob], of_output: list[TokenLogprob]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack
 
 from starlette.requests import Request
@@ -57,24 +57,72 @@ async def respond(
         span=state.span,
         prompt_field=_PROMPT_FIELDS[type(body)],
     )
+    if body.stream:
+        run = _StreamedRun(context, job_request, prompts, params, chat, writer_of)
+        has_progress = not isinstance(body, ResponsesRequest) and body.return_progress
+        answer = await EventStream.begin(
+            request,
+            run.events(),
+            run.cancel,
+            context.settings,
+            run.progress if has_progress else None,
+        )
+        answer.headers.update(run.headers())
+        return answer
     async with AsyncExitStack() as stack:
         job = await stack.enter_async_context(context.job(job_request))
-        async with watching(request.receive, job.give_up):
+        async with watching(request.receive, job.cancel):
             await job.submit(prompts, params, chat)
-        writer = writer_of(job)
-        headers = unenforced_header(job.streams)
-        if not body.stream:
-            async with watching(request.receive, job.cancel):
-                results = await job.ends()
-            made = json_answer(writer.whole(results), _n_values(results), context.pools.answers)
-            made.headers.update(headers)
-            if isinstance(made, JsonStream):
-                made.when_done(stack.pop_all())
-            return made
-        events = await EventStream.begin(request, writer.events(), job.cancel)
-        events.headers.update(headers)
-        events.when_done(stack.pop_all())
-        return events
+            results = await job.ends()
+        whole = writer_of(job).whole(results)
+        made = json_answer(whole, _n_values(results), context.pools.answers)
+        made.headers.update(unenforced_header(job.streams))
+        if isinstance(made, JsonStream):
+            made.when_done(stack.pop_all())
+        return made
+
+
+class _StreamedRun:
+    """A job that starts, its model's load included, when the first of its events is awaited."""
+
+    def __init__(
+        self,
+        context: Context,
+        request: JobRequest,
+        prompts: Sequence[Prompt],
+        params: SamplingParams,
+        chat: ChatOptions | None,
+        writer_of: Callable[[GenerationJob], ResponseWriter],
+    ) -> None:
+        self._context = context
+        self._request = request
+        self._submitted = prompts, params, chat
+        self._writer_of = writer_of
+        self._job: GenerationJob | None = None
+        self._writer: ResponseWriter | None = None
+        self._is_cancelled = False
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        async with self._context.job(self._request) as job:
+            self._job = job
+            if self._is_cancelled:
+                job.cancel()
+            await job.submit(*self._submitted)
+            self._writer = self._writer_of(job)
+            async for piece in self._writer.events():
+                yield piece
+
+    def cancel(self) -> None:
+        self._is_cancelled = True
+        if self._job is not None:
+            self._job.cancel()
+
+    def headers(self) -> dict[str, str]:
+        """Headers of the response, as far as they are known now."""
+        return {} if self._job is None else unenforced_header(self._job.streams)
+
+    def progress(self) -> bytes | None:
+        return None if self._writer is None else self._writer.progress()
 
 
 def _n_values(results: Sequence[RequestOutput]) -> int:

@@ -12,9 +12,10 @@ from llamaherd._core import FinishReason
 from llamaherd.request.result import RequestOutput, Usage
 from llamaherd.server.api.json_stream import Items
 from llamaherd.server.api.logprobs import TokenTexts
-from llamaherd.server.api.request_schemas import StreamOptions
+from llamaherd.server.api.request_schemas import ChatRequest, CompletionRequest
 from llamaherd.server.api.sse import DONE, event
 from llamaherd.server.jobs.generation_job import GenerationJob
+from llamaherd.server.jobs.prompt_progress import PromptProgress
 
 FINISH_REASONS = {
     FinishReason.STOP: "stop",
@@ -39,6 +40,10 @@ class ResponseWriter(ABC):
     def events(self) -> AsyncIterator[bytes]:
         """Server-sent events for the job's deltas."""
 
+    def progress(self) -> bytes | None:
+        """An event about the prompt's progress, sent while there are no deltas; None: no news."""
+        return None
+
 
 class ChoicesWriter(ResponseWriter):
     """A response with a list of choices; its events are chunks, the usage if requested, and
@@ -48,11 +53,13 @@ class ChoicesWriter(ResponseWriter):
     chunk_object: ClassVar[str]
 
     def __init__(
-        self, job: GenerationJob, id_prefix: str, stream_options: StreamOptions | None
+        self, job: GenerationJob, id_prefix: str, body: ChatRequest | CompletionRequest
     ) -> None:
         super().__init__(job, id_prefix)
         self._texts = TokenTexts(job.llm.engine)
-        self._include_usage = bool(stream_options and stream_options.include_usage)
+        self._include_usage = bool(body.stream_options and body.stream_options.include_usage)
+        self._returns_progress = bool(body.return_progress)
+        self._last_progress = PromptProgress()
 
     @abstractmethod
     def _choices(self, results: Sequence[RequestOutput]) -> Iterator[dict[str, Any]]:
@@ -62,19 +69,39 @@ class ChoicesWriter(ResponseWriter):
     def _chunks(self) -> AsyncIterator[bytes]:
         """The events with choices."""
 
+    @abstractmethod
+    def _empty_choice(self) -> dict[str, Any]:
+        """A choice of an event without news of any choice."""
+
     def whole(self, results: Sequence[RequestOutput]) -> dict[str, Any]:
         choices, usage = Items(self._choices(results)), _usage(result.usage for result in results)
         return {**self._head(self.whole_object), "choices": choices, "usage": usage}
 
     async def events(self) -> AsyncIterator[bytes]:
         async for chunk in self._chunks():
+            if self._returns_progress and not self._last_progress.is_done:
+                progress = self.progress()
+                if progress is not None:
+                    yield progress
             yield chunk
         if self._include_usage:
             yield self._chunk([], _usage(stream.usage for stream in self._job.streams))
         yield DONE
 
-    def _chunk(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> bytes:
-        chunk = {**self._head(self.chunk_object), "choices": choices}
+    def progress(self) -> bytes | None:
+        progress = self._job.progress()
+        if not progress.differs(self._last_progress):
+            return None
+        self._last_progress = progress
+        return self._chunk([self._empty_choice()], prompt_progress=progress.body())
+
+    def _chunk(
+        self,
+        choices: list[dict[str, Any]],
+        usage: dict[str, Any] | None = None,
+        **fields: dict[str, Any],
+    ) -> bytes:
+        chunk = {**self._head(self.chunk_object), "choices": choices, **fields}
         if self._include_usage:
             chunk["usage"] = usage
         return event(chunk)
