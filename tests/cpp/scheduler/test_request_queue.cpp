@@ -92,7 +92,8 @@ TEST_F(RequestQueueTest, TheExpectedOrderIsThatOfTakingAll) {
   EXPECT_TRUE(queue_.expected_order().empty());
   for (RequestId id = 1; id <= 300; ++id) {
     const auto priority = static_cast<std::int32_t>(rng() % 3);
-    push(id, {priority, tenants[rng() % 4], rng() % 2 ? kNever : std::int64_t{rng() % 50}, kNever});
+    const auto deadline_ns = static_cast<std::int64_t>(rng() % 50);
+    push(id, {priority, tenants[rng() % 4], deadline_ns < 25 ? kNever : deadline_ns, kNever});
   }
   for (int i = 0; i < 30; ++i) pop(static_cast<std::int32_t>(rng() % 100));
   const std::vector<RequestId> expected = queue_.expected_order();
