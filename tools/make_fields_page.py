@@ -10,6 +10,7 @@ python tools/make_fields_page.py --check    # exit 1 with a diff if it is stale
 from __future__ import annotations
 
 import difflib
+import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -29,6 +30,7 @@ from openai.types.chat.completion_create_params import CompletionCreateParamsNon
 from openai.types.completion_create_params import CompletionCreateParamsNonStreaming as Completion
 from openai.types.embedding_create_params import EmbeddingCreateParams
 from openai.types.responses.response_create_params import ResponseCreateParamsNonStreaming
+from pydantic.fields import FieldInfo
 from typing_extensions import get_type_hints, is_typeddict
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "openai-fields.md"
@@ -72,13 +74,39 @@ def rows(typed: Any, model: type[Body], path: str = "") -> Iterator[Row]:
         where = f"{path}.{name}" if path else name
         if name in model.refused:
             yield Row(where, "refused", model.refused[name])
-        elif name not in known:
+            continue
+        field = known.get(name)
+        if field is None:
             yield Row(where, "UNCLASSIFIED")
-        elif reason := effectless(known[name]):
-            yield Row(where, "without effect", reason)
-        else:
-            yield Row(where, "supported", known[name].description or "")
-            yield from _rows_within(hint, known[name].annotation, where)
+            continue
+        refused = ", ".join(f"`{json.dumps(value)}`" for value in refused_values(hint, field))
+        reason = effectless(field) or field.description or ""
+        if refused:
+            reason = f"{reason}; refused: {refused}" if reason else f"refused: {refused}"
+        yield Row(where, "without effect" if effectless(field) else "supported", reason)
+        if not effectless(field):
+            yield from _rows_within(hint, field.annotation, where)
+
+
+def refused_values(hint: Any, field: FieldInfo) -> list[Any]:
+    """The values that OpenAI declares one by one and the own type does not have."""
+    (theirs, _), (values, types) = _values_in(hint), _values_in(field.annotation)
+    return [value for value in theirs if value not in values and type(value) not in types]
+
+
+def _values_in(hint: Any) -> tuple[list[Any], set[type]]:
+    """The literals in a type, and its other types; true and false are literals."""
+    if get_origin(hint) is Literal:
+        return list(get_args(hint)), set()
+    if hint is bool:
+        return [True, False], set()
+    if is_typeddict(hint):
+        return [], set()
+    if not get_args(hint):
+        return [], {hint} if isinstance(hint, type) else set()
+    found = [_values_in(part) for part in get_args(hint)]
+    values = dict.fromkeys(value for part, _ in found for value in part)
+    return list(values), {kind for _, part in found for kind in part}
 
 
 def _rows_within(hint: Any, own: Any, where: str) -> Iterator[Row]:

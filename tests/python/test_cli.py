@@ -129,7 +129,7 @@ def test_jsonl_carries_ids_options_and_usage(
     jobs = [
         {"id": "a", "prompt": "The capital of France is"},
         {"id": 7, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2},
-        {"prompt": [5, 6, 7], "max_tokens": 3, "ignore_eos": True, "stop": ["zzz"]},
+        {"prompt": [5, 6, 7], "max_tokens": 3, "ignore_eos": True, "stop": ["zzz"], "n": None},
     ]
     file = tmp_path / "jobs.jsonl"
     file.write_text("".join(json.dumps(job) + "\n" for job in jobs))

@@ -95,6 +95,7 @@ PART = b'--b\r\ncontent-disposition: form-data; name="%b"\r\n\r\nbatch\r\n'
         ({"files": {"file": b"x"}, "data": {"purpose": "vision"}}, 400, "purpose"),
         ({"files": {"file": b"x"}}, 400, "purpose"),
         ({"files": {"other": b"x"}, "data": BATCH}, 400, "other is not supported"),
+        ({"files": {"file": b"x"}, "data": {"purpos": "batch"}}, 400, "did you mean purpose?"),
         ({"files": {"file": b"x"}, "data": {**BATCH, "expires": "1"}}, 400, "expires is not"),
         ({"files": {"file": b"x"}, "data": {"purpose": "x" * 70_000}}, 413, "fields may have"),
         ({"files": [("file", b"x"), ("file", b"y")], "data": BATCH}, 400, "one file"),
