@@ -159,8 +159,8 @@ Thread safety:
           release_gil(), "Stop recording, and return the events since start_trace(). Any thread.")
       .def("tokenize", &PyBatchEngine::tokenize, py::arg("text"), py::arg("add_special"),
            py::arg("parse_special"), py::arg("prompt") = false, release_gil(),
-           "Tokenize a text. prompt: raise ContextLengthError if its bytes show that it cannot fit "
-           "max_len. Any thread.")
+           "Tokenize a text. prompt: raise ContextLengthError if it has more than max_len tokens. "
+           "Any thread.")
       .def("detokenize", &PyBatchEngine::detokenize, py::arg("token_ids"), py::arg("special"),
            "Detokenize token ids. Invalid UTF-8 is replaced by U+FFFD. Any thread.")
       .def("token_bytes", &PyBatchEngine::token_bytes, py::arg("token_id"),

@@ -93,16 +93,19 @@ void PyBatchEngine::pin(const std::string& name, const py::object& prefix,
 std::vector<TokenId> PyBatchEngine::tokenize(const std::string& text, bool add_special,
                                              bool parse_special, bool prompt) {
   const std::shared_ptr<Model> shared = model();
-  const std::int64_t n_least = prompt ? shared->llama.tokenizer().least_tokens(text) : 0;
   const std::int32_t max_len = engine().limits().max_len;
-  if (n_least > max_len) {
+  const auto require_fits = [&](std::int64_t n_tokens, const std::string& size) {
+    if (!prompt || n_tokens <= max_len) return;
     throw ContextLengthError("this model's maximum context length is " + std::to_string(max_len) +
-                                 " tokens (max_len), output included; the prompt has " +
-                                 std::to_string(text.size()) + " bytes, at least " +
-                                 std::to_string(n_least) + " tokens: shorten it",
-                             n_least, max_len);
-  }
-  return shared->llama.tokenize(text, add_special, parse_special);
+                                 " tokens (max_len), output included; the prompt has " + size +
+                                 std::to_string(n_tokens) + ": shorten it",
+                             n_tokens, max_len);
+  };
+  const std::string n_bytes = std::to_string(text.size()) + " bytes, at least ";
+  if (prompt) require_fits(shared->llama.tokenizer().least_tokens(text), n_bytes);
+  std::vector<TokenId> tokens = shared->llama.tokenize(text, add_special, parse_special);
+  require_fits(std::ssize(tokens), "");
+  return tokens;
 }
 
 void PyBatchEngine::require_token(TokenId token) const {

@@ -45,8 +45,8 @@ class PyBatchEngine {
   void pin(const std::string& name, const py::object& prefix, CacheNamespace cache_space,
            std::optional<double> ttl_s);
 
-  /// With `prompt`, throws ContextLengthError before tokenization if the number of bytes implies
-  /// more than max_len tokens.
+  /// With `prompt`, throws ContextLengthError if there are more than max_len tokens; before
+  /// tokenization if the number of bytes implies it.
   std::vector<TokenId> tokenize(const std::string& text, bool add_special, bool parse_special,
                                 bool prompt);
 

@@ -12,6 +12,7 @@ from llamaherd import (
     AssistantMessage,
     BatchEngine,
     ChatOptions,
+    ContextLengthError,
     EngineConfig,
     InvalidRequestError,
     MessageReader,
@@ -146,6 +147,19 @@ def test_what_cannot_be_continued_is_refused(chat: BatchEngine) -> None:
     assert rendered(chat, called, continue_final_message=False).endswith("assistant\n")
     with pytest.raises(InvalidRequestError, match=r"ends with an assistant message.*role 'user'"):
         chat.submit([ASK], GREEDY, chat=ChatOptions(continue_final_message=True))
+    for choice in ("required", "get_time"):
+        must_call = ChatOptions(tools=TOOLS.tools, tool_choice=choice)
+        with pytest.raises(InvalidRequestError, match="tool_choice must be auto or none if the"):
+            chat.submit([*CALLS, assistant("One mo")], GREEDY, chat=must_call)
+        # Reasoning may be continued: the call follows it.
+        thinking = {"role": "assistant", "content": "", "reasoning_content": "I call the"}
+        result = chat.submit([*CALLS, thinking], GREEDY, chat=must_call).result()
+        assert not result.error
+        assert result.reply is not None
+        assert result.reply.reasoning or result.reply.tool_calls
+        huge = {**thinking, "reasoning_content": "x" * 3_000_000}
+        with pytest.raises(ContextLengthError):
+            chat.submit([*CALLS, huge], GREEDY, chat=must_call)
     deep = [ASK, assistant("<tool_call>" + "[" * 200_000)]
     prompt = chat.apply_chat_template(deep, TOOLS)
     assert MessageReader(prompt.format).read_all("x").content == "x"

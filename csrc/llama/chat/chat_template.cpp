@@ -65,6 +65,13 @@ common_chat_templates_inputs inputs_of(const ChatTemplateInputs& options) {
   inputs.add_generation_prompt = options.add_generation_prompt;
   if (options.add_generation_prompt &&
       continues_last(inputs.messages, options.continue_final_message)) {
+    if (inputs.tool_choice == COMMON_CHAT_TOOL_CHOICE_REQUIRED &&
+        !inputs.messages.back().content.empty()) {
+      throw InvalidRequestError(
+          "tool_choice must be auto or none if the answer continues the content of the last "
+          "message; "
+          "got required, or the name of a tool");
+    }
     // Without thinking, the thoughts in the message are closed and its content is continued.
     inputs.continue_final_message =
         options.thinking ? COMMON_CHAT_CONTINUATION_AUTO : COMMON_CHAT_CONTINUATION_CONTENT;

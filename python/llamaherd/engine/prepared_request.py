@@ -70,7 +70,8 @@ class RequestPreparer:
             if chat.truncation == "auto":
                 prompt = self._truncated(prompt, chat, params)
             rendered = self._render(prompt, chat, rule)
-            prompt = rendered.text
+            # Before the constraint of tool calls, which may read the end of the prompt.
+            prompt = self.encode(rendered.text)
             if rendered.stop or rendered.format is not None:
                 core_params = _core.SamplingParams(core_params)
                 core_params.stop = [*core_params.stop, *rendered.stop]
@@ -85,7 +86,7 @@ class RequestPreparer:
         return PreparedRequest(cast("TokenIds", prompt), core_params, obeyed, is_chat, chat_format)
 
     def encode(self, prompt: str) -> list[int]:
-        """Tokenize a prompt; a text with too many bytes is rejected before tokenization."""
+        """Tokenize a prompt. Raises ContextLengthError if it has more than max_len tokens."""
         require_unicode("prompt", prompt)
         return self._core.tokenize(prompt, True, True, prompt=True)
 

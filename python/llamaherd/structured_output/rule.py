@@ -69,8 +69,8 @@ class Rule:
 
     @property
     def n_chars(self) -> int:
-        """Characters of the text and the schemas."""
-        return len(self.text) + sum(len(schema.text) for schema in self.schemas)
+        """Characters of the text, the prefix and the schemas."""
+        return len(self.text) + len(self.prefix) + sum(len(schema.text) for schema in self.schemas)
 
 
 def rule_of(options: Mapping[str, Any]) -> Rule | None:
