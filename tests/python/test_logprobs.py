@@ -137,7 +137,7 @@ def test_each_output_of_a_prompt_takes_a_place_in_the_queue(model_path: Path) ->
         ({"prompt_logprobs": -1}, r"prompt_logprobs must be in \[0, 50\]; got -1"),
         ({"prompt_logprobs_from": 0}, "prompt_logprobs_from must be >= 1; got 0"),
         ({"max_tokens": 0}, "max_tokens must be >= 1; got 0"),
-        ({"max_tokens": -1, "prompt_logprobs": 0}, "max_tokens must be >= 0; got -1"),
+        ({"max_tokens": -2, "prompt_logprobs": 0}, "max_tokens must be >= 0; got -2"),
         ({"n": 0}, r"n must be in \[1, 128\]; got 0"),
         ({"n": 3, "best_of": 2}, r"best_of must be in \[n, 128\], with n 3; got 2"),
     ],
