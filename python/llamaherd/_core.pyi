@@ -1450,7 +1450,7 @@ class BatchEngine:
         """
     def tokenize(self, text: str, add_special: bool, parse_special: bool, prompt: bool = False) -> list[int]:
         """
-        Tokenize a text. prompt: raise ContextLengthError if its bytes show that it cannot fit max_len. Any thread.
+        Tokenize a text. prompt: raise ContextLengthError if it has more than max_len tokens. Any thread.
         """
     def unpin(self, name: str) -> None:
         """

@@ -266,3 +266,40 @@ def test_text_parts_and_system_messages_mean_the_same_everywhere(http: httpx.Cli
     }
     usage = http.post("/v1/responses", json=body).json()["usage"]
     assert usage["input_tokens"] == len(merged)
+
+
+def test_two_turns_of_an_agent_with_the_responses_api(client: OpenAI) -> None:
+    """As Codex sends them: streamed, stateless, with encrypted reasoning and a cache key."""
+    messages = items_of(CALLS)
+    options: dict[str, Any] = {
+        "model": "chat",
+        "instructions": "You are an agent.",
+        "tools": [{**FUNCTION, "strict": False}],
+        "tool_choice": "auto",
+        "parallel_tool_calls": False,
+        "reasoning": {"effort": "medium", "summary": "auto"},
+        "store": False,
+        "include": ["reasoning.encrypted_content"],
+        "prompt_cache_key": "session",
+        "temperature": 0,
+        "max_output_tokens": 120,
+        "extra_body": {"client_metadata": {"session": "1"}},
+    }
+    developer = {"type": "input_text", "text": "Sandboxed."}
+    given = [{"type": "message", "role": "developer", "content": [developer]}, *messages]
+    for _ in range(2):
+        events = list(client.responses.create(input=given, stream=True, **options))
+        last: Any = events[-1]
+        assert last.type == "response.completed"
+        items = [event.item for event in events if event.type == "response.output_item.done"]
+        assert [item.type for item in items] == [item.type for item in last.response.output]
+        output = [item.model_dump(exclude_none=True) for item in items]
+        given = [*given, *output, *results_of(items), MORE]
+
+
+def test_many_items_take_linear_time() -> None:
+    thought = {"type": "reasoning", "summary": [{"text": "So."}]}
+    said = {"role": "assistant", "content": "a"}
+    (made,) = messages_of(*[thought, said] * 20_000)
+    assert len(made["content"]) == 20_000
+    assert made["reasoning_content"].count("So.") == 20_000

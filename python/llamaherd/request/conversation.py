@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import dropwhile
 from typing import Any
 
 from llamaherd.request.prompt import Message
@@ -29,7 +28,7 @@ def without_oldest_turns(
     if fits(messages):
         return messages
     n_kept = _n_leading(messages)
-    begins = [i for i in range(n_kept, len(messages)) if _begins_turn(messages, i)]
+    begins = _begins_of_turns(messages, n_kept)
     if begins and begins[0] == n_kept:
         begins = begins[1:]  # this one drops nothing
 
@@ -55,12 +54,16 @@ def _n_leading(messages: Sequence[Message]) -> int:
     return n
 
 
-def _begins_turn(messages: Sequence[Message], i: int) -> bool:
-    if _role(messages[i]) != "user":
-        return False
-    after = dropwhile(lambda message: _role(message) in ("user", *_INSTRUCTIONS), messages[i:])
-    following = next(after, None)
-    return following is None or _role(following) != "tool"
+def _begins_of_turns(messages: Sequence[Message], first: int) -> list[int]:
+    begins = []
+    answered_by = None  # role of the message that follows the user's
+    for i in range(len(messages) - 1, first - 1, -1):
+        role = _role(messages[i])
+        if role == "user" and answered_by != "tool":
+            begins.append(i)
+        if role != "user" and role not in _INSTRUCTIONS:
+            answered_by = role
+    return begins[::-1]
 
 
 def _role(message: Any) -> Any:

@@ -2,70 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 from llamaherd.server.api.chat_messages import content_of, parts_of
 from llamaherd.server.api.response_items import (
     FunctionCallItem,
     FunctionOutputItem,
-    InputItem,
     InputMessage,
     ReasoningItem,
 )
 
+Item = InputMessage | ReasoningItem | FunctionCallItem | FunctionOutputItem
+
 _BETWEEN_THOUGHTS = "\n\n"
 
 
-def messages_of_items(items: Sequence[InputItem]) -> list[dict[str, Any]]:
+def messages_of_items(items: Sequence[Item]) -> list[dict[str, Any]]:
     """Messages for the chat template. Consecutive items of the assistant are one message with
     reasoning, content and tool calls, as the model wrote them."""
     messages: list[dict[str, Any]] = []
-    answer: _Answer | None = None
-    for item in items:
-        if isinstance(item, FunctionOutputItem):
-            answer = None
-            messages.append(_result(item))
-        elif isinstance(item, InputMessage) and item.role != "assistant":
-            answer = None
-            messages.append({"role": item.role, "content": content_of(parts_of(item.content))})
-        elif not isinstance(item, ReasoningItem) or _thought(item):
-            answer = answer or _Answer(messages)
-            answer.add(item)
+    for is_assistant, group in groupby(items, _is_assistant):
+        some = list(group)
+        messages += _assistant_messages(some) if is_assistant else map(_message, some)
     return messages
 
 
-class _Answer:
-    """The assistant message at the end of a list."""
-
-    def __init__(self, messages: list[dict[str, Any]]) -> None:
-        self._message: dict[str, Any] = {"role": "assistant", "content": ""}
-        self._parts: list[str] = []
-        messages.append(self._message)
-
-    def add(self, item: InputMessage | FunctionCallItem | ReasoningItem) -> None:
-        message = self._message
-        if isinstance(item, ReasoningItem):
-            thoughts = [message.get("reasoning_content", ""), _thought(item)]
-            message["reasoning_content"] = _BETWEEN_THOUGHTS.join(filter(None, thoughts))
-        elif isinstance(item, InputMessage):
-            self._parts += parts_of(item.content)
-            message["content"] = content_of(self._parts)
-        else:
-            message.setdefault("tool_calls", []).append(_call(item))
+def _is_assistant(item: Item) -> bool:
+    if isinstance(item, InputMessage):
+        return item.role == "assistant"
+    return not isinstance(item, FunctionOutputItem)
 
 
-def _thought(item: ReasoningItem) -> str:
+def _message(item: Item) -> dict[str, Any]:
+    if isinstance(item, InputMessage):
+        return {"role": item.role, "content": content_of(parts_of(item.content))}
+    assert isinstance(item, FunctionOutputItem)
+    message = {"role": "tool", "content": content_of(parts_of(item.output))}
+    return {**message, "tool_call_id": item.call_id} if item.call_id else message
+
+
+def _assistant_messages(items: Sequence[Item]) -> Iterator[dict[str, Any]]:
+    """One message, or none if the items are reasoning without text."""
+    said = [item for item in items if isinstance(item, InputMessage)]
+    thoughts = [thought for item in items if (thought := _thought(item))]
+    calls = [_call(item) for item in items if isinstance(item, FunctionCallItem)]
+    if not (said or thoughts or calls):
+        return
+    parts = [part for item in said for part in parts_of(item.content)]
+    message: dict[str, Any] = {"role": "assistant", "content": content_of(parts)}
+    if thoughts:
+        message["reasoning_content"] = _BETWEEN_THOUGHTS.join(thoughts)
+    if calls:
+        message["tool_calls"] = calls
+    yield message
+
+
+def _thought(item: Item) -> str:
     """The text of a reasoning item; its summary, if it has no text."""
-    parts = item.content or item.summary or ()
-    return _BETWEEN_THOUGHTS.join(part.text for part in parts)
+    if not isinstance(item, ReasoningItem):
+        return ""
+    return _BETWEEN_THOUGHTS.join(part.text for part in item.content or item.summary or ())
 
 
 def _call(item: FunctionCallItem) -> dict[str, Any]:
     function = {"name": item.name, "arguments": item.arguments}
     return {"id": item.call_id, "type": "function", "function": function}
-
-
-def _result(item: FunctionOutputItem) -> dict[str, Any]:
-    message = {"role": "tool", "content": content_of(parts_of(item.output))}
-    return {**message, "tool_call_id": item.call_id} if item.call_id else message
