@@ -44,6 +44,44 @@ SCHEMAS: dict[str, Any] = {
     },
     "stop": {"type": "object", "properties": {}, "additionalProperties": False},
 }
+ODD: dict[str, Any] = {
+    "booleans": {
+        "type": "object",
+        "properties": {
+            "any": True,
+            "none": False,
+            "list": {"type": "array", "items": True},
+            "either": {"anyOf": [True, {"type": "integer"}]},
+            "self": {"$ref": "#"},
+            "more": {"type": "object", "additionalProperties": {}},
+        },
+        "required": ["list"],
+    },
+    "reference": {
+        "$ref": "#/definitions/x",
+        "definitions": {
+            "x": {
+                "type": "object",
+                "properties": {"n": {"type": "integer"}, "next": {"$ref": "#/definitions/x"}},
+            }
+        },
+    },
+    "unsupported": {
+        "type": "object",
+        "properties": {
+            "list": {"type": "array", "items": {"type": "integer"}, "uniqueItems": True},
+            "n": {"type": "integer", "not": {"const": 3}},
+        },
+    },
+    "malformed": {"type": "object", "properties": {"a": {"type": "strin"}}, "required": True},
+    "patterns": {
+        "type": "object",
+        "properties": {
+            "part": {"type": "string", "pattern": "part"},
+            "list": {"type": "array", "items": {"type": "string", "pattern": "^(?=.*a).{3}$"}},
+        },
+    },
+}
 TOOLS = [
     {"type": "function", "function": {"name": name, "description": "A tool.", "parameters": schema}}
     for name, schema in SCHEMAS.items()
@@ -126,6 +164,25 @@ def test_many_properties_and_deep_schemas_are_quick_or_refused(engine: BatchEngi
     tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
     rendered = engine.apply_chat_template(HELLO, ChatOptions(tools=[tool] * 2))
     assert "property999" in rendered.text
+
+
+def test_odd_schemas_refuse_no_request(
+    engine: BatchEngine, family: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tools = [
+        {"type": "function", "function": {"name": name, "parameters": schema}}
+        for name, schema in ODD.items()
+    ]
+    for choice in ("auto", "required", "none"):
+        options = ChatOptions(tools=tools, tool_choice=choice)
+        rendered = engine.apply_chat_template(HELLO, options)
+        if rendered.rule is None or (family, choice) == ("gemma4", "required"):
+            continue  # the stand-in's prompt does not begin as Gemma's grammar asks
+        unenforced = engine._table.guides.make(rendered.rule).unenforced
+        assert {tool for tool, _ in unenforced} >= {"unsupported", "malformed"}
+        assert {tool for tool, _ in unenforced} <= {"unsupported", "malformed", "patterns"}
+    # llama.cpp's converter writes warnings about schemas there.
+    assert capfd.readouterr() == ("", "")
 
 
 def test_names_are_bounded_before_llama_cpp_reads_them(engine: BatchEngine) -> None:

@@ -64,6 +64,7 @@ class Guide:
       tokenizer: Tokenizer of the matcher.
       names: Text of each token; special tokens by name.
       unenforced: Pairs of a tool's name and a keyword of its schema that is not enforced.
+      is_strict: An output fails if its masks exceed a limit; else it continues unconstrained.
     """
 
     kind: str
@@ -72,6 +73,7 @@ class Guide:
     tokenizer: LLTokenizer
     names: Sequence[bytes]
     unenforced: tuple[tuple[str, str], ...] = ()
+    is_strict: bool = True
 
 
 class GuideCache:
@@ -146,8 +148,15 @@ class GuideCache:
             mask = mask_of(matcher, self._n_vocab)
             if mask is not None:
                 pairs = [(s.tool, keyword) for s in used.schemas for keyword in s.unenforced]
-                unenforced = tuple(dict.fromkeys(pairs))
-                return Guide(rule.kind, matcher, mask, tokenizer, self._names, unenforced)
+                return Guide(
+                    rule.kind,
+                    matcher,
+                    mask,
+                    tokenizer,
+                    self._names,
+                    tuple(dict.fromkeys(pairs)),
+                    rule.kind != "tools" or not all(s.otherwise for s in rule.schemas),
+                )
             used = reduced(used, partial(self._compiles, tokenizer))
         raise refusal(rule.kind, "", error_of(matcher))
 

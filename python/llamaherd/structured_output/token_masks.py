@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from llamaherd import _core
 from llamaherd._core import Delta, InvalidRequestError, LlamaHerdError
 from llamaherd.bounded_pool import BoundedPool
-from llamaherd.structured_output.constraint_errors import sentence_of
+from llamaherd.structured_output.constraint_errors import SIZE, keywords_of, sentence_of
 from llamaherd.structured_output.guides import Guide, error_of, mask_of
 
 if TYPE_CHECKING:
@@ -114,6 +114,10 @@ class _Allowed(Enum):
     ANY_UNTRIGGERED = auto()  # any, and the core does not wait for a mask
 
 
+class _BudgetError(InvalidRequestError):
+    """Masks take too long or too much memory."""
+
+
 class _Progress:
     """State of one output's constraint. take() and mask() are called alternately."""
 
@@ -124,6 +128,7 @@ class _Progress:
         self._taken: list[int] = []
         self._n_masks = 0
         self._spent_s = 0.0
+        self._is_lifted = False  # the constraint no longer applies
         self._search = None if obeyed.triggers is None else _Search(obeyed)
 
     def take(self, token_ids: Sequence[int]) -> _Allowed:
@@ -144,8 +149,21 @@ class _Progress:
         """Compute the mask of the next token.
 
         Raises:
-          InvalidRequestError: The matcher failed, or the time limit is exceeded.
+          InvalidRequestError: The matcher failed, or a limit is exceeded and the guide is strict.
         """
+        if self._is_lifted:
+            return _ANY
+        try:
+            return self._mask()
+        except _BudgetError as error:
+            if self._guide.is_strict:
+                raise
+            _logger.warning("an output continues without the schemas of its tools: %s", error)
+            self._is_lifted = True
+            self._matcher = None
+            return _ANY
+
+    def _mask(self) -> bytes:
         begin_s = time.thread_time()
         mask = self._compute()
         self._n_masks += 1
@@ -155,7 +173,7 @@ class _Progress:
         mean_s = _MEAN_OF_TOOLS_S if self._guide.kind == "tools" else _MEAN_S
         most_s = _FIRST_S + mean_s * self._n_masks
         if self._spent_s > most_s:
-            raise InvalidRequestError(
+            raise _BudgetError(
                 f"computing the masks of {self._n_masks} output tokens must take at most "
                 f"{_FIRST_S:g} s + {mean_s:g} s per token; it took {self._spent_s:.1f} s: "
                 "simplify the schema or grammar"
@@ -171,7 +189,8 @@ class _Progress:
         if mask is None:
             error = error_of(self._matcher)
             _logger.warning("the output constraint failed: %s", error)
-            raise InvalidRequestError(f"the output constraint failed: {sentence_of(error)}")
+            kind = _BudgetError if SIZE in keywords_of(error) else InvalidRequestError
+            raise kind(f"the output constraint failed: {sentence_of(error)}")
         return mask
 
 

@@ -139,7 +139,9 @@ class Function(Body):
     name: str = Field(min_length=1)
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: bool | None = Field(None, description="Ignored: calls always conform to their schema.")
+    strict: bool | None = Field(
+        None, description="true: a schema that cannot be enforced is refused."
+    )
 
 
 class Tool(Body):

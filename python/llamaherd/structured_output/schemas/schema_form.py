@@ -145,20 +145,27 @@ def subschemas(schema: dict[str, Any]) -> Iterator[Any]:
 
 def normal(schema: dict[str, Any]) -> dict[str, Any]:
     """An equivalent schema without annotations, null values, and the forms of older drafts."""
+    text = json.dumps(schema)
+    dropped = _ANNOTATIONS
+    if '"$dynamicRef"' not in text:
+        dropped |= {"$dynamicAnchor", "$recursiveAnchor"}
     own_id = schema.get("$id")
-    if isinstance(own_id, str) and json.dumps(schema).count('"$id"') == 1:
+    if isinstance(own_id, str) and text.count('"$id"') == 1:
         schema = {keyword: value for keyword, value in schema.items() if keyword != "$id"}
     else:
         own_id = ""
-    simple: dict[str, Any] = _Normalizer(own_id).normal(schema)
+    simple: dict[str, Any] = _Normalizer(own_id, dropped).normal(schema)
     return simple
 
 
 class _Normalizer:
-    """Args: own_id: The document's identifier, with which references may begin; empty: none."""
+    """Args:
+    own_id: The document's identifier, with which references may begin; empty: none.
+    """
 
-    def __init__(self, own_id: str) -> None:
+    def __init__(self, own_id: str, dropped: frozenset[str]) -> None:
         self._own_id = own_id.rstrip("#")
+        self._dropped = dropped
 
     def normal(self, schema: Any) -> Any:
         if not isinstance(schema, dict):
@@ -166,7 +173,7 @@ class _Normalizer:
         s = {
             keyword: value
             for keyword, value in schema.items()
-            if keyword not in _ANNOTATIONS and (value is not None or keyword == "const")
+            if keyword not in self._dropped and (value is not None or keyword == "const")
         }
         for keyword in BY_NAME:
             if keyword in s:

@@ -50,7 +50,11 @@ _FORMAT_PATTERNS = {"json-pointer": "^(?:/(?:[^/~]|~[01])*)*$"}
 
 
 def simplify(schema: Schema) -> Schema:
-    """Return an equivalent schema. The argument is small and well-formed; it is not modified."""
+    """Return an equivalent schema. The argument is small and well-formed; it is not modified.
+
+    Raises:
+      UnenforceableError: llguidance would not enforce a keyword.
+    """
     if isinstance(schema, bool):
         return schema
     root = normal(schema)
@@ -86,6 +90,7 @@ class _Simplifier:
             return schema
         s = self._children(schema)
         _integral_counts(s)
+        _require_few_properties(s)
         _format(s)
         _patterns(s)
         _drop_constant_conditions(s)
@@ -228,6 +233,21 @@ def _integral_counts(s: dict[str, Any]) -> None:
         value = s.get(keyword)
         if isinstance(value, float) and value.is_integer():
             s[keyword] = int(value)
+
+
+def _require_few_properties(s: dict[str, Any]) -> None:
+    """llguidance does not compare the names of properties that are not listed.
+
+    Raises:
+      UnenforceableError: Two of them are required.
+    """
+    is_open = s.get("patternProperties") or s.get("additionalProperties", True) is not False
+    if is_open and s.get("minProperties", 0) > len(set(s.get("required", ()))) + 1:
+        raise UnenforceableError(
+            "minProperties must be at most the number of required properties + 1 where properties "
+            "may be added",
+            "minProperties",
+        )
 
 
 def _drop_constant_conditions(s: dict[str, Any]) -> None:
