@@ -117,6 +117,8 @@ def _rows_within(hint: Any, own: Any, where: str) -> Iterator[Row]:
         model = _model_of(typed, models)
         if model is None:
             refused += tags or [typed.__name__]
+        elif reason := getattr(model, "left_out", None):
+            yield Row(f"{where}[{tags[0]}]", "without effect", reason)
         else:
             tag = tags[0] if tags and len(models) > 1 else ""
             yield from rows(typed, model, f"{where}[{tag}]" if is_item else where)

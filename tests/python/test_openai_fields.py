@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from llamaherd.server.api.body_schema import fields_of
+from llamaherd.server.api.response_tools import LeftOutTool
 from pydantic import ValidationError
 from typing_extensions import get_type_hints, is_typeddict
 
@@ -42,7 +43,7 @@ def values(hint: Any, own: Any, refused: list[Any]) -> Iterator[Any]:
     elif isinstance(origin, type) and issubclass(origin, Mapping):
         yield from ({"1": value} for value in values(parts[1], own, refused))
     elif isinstance(origin, type) and issubclass(origin, Iterable):
-        yield from ([value] for value in values(parts[0], own, refused))
+        yield from ([value, *_beside(value)] for value in values(parts[0], own, refused))
     elif parts:
         is_listed = any(get_origin(part) is Literal for part in parts)
         for part in parts:
@@ -51,6 +52,13 @@ def values(hint: Any, own: Any, refused: list[Any]) -> Iterator[Any]:
             yield from values(part, own, refused)
     else:
         yield from (value for value in _PLAIN[hint] if value not in refused)
+
+
+def _beside(value: Any) -> list[Any]:
+    """A function, beside which a tool is accepted."""
+    kinds = get_args(LeftOutTool.model_fields["type"].annotation)
+    is_left_out = isinstance(value, dict) and value.get("type") in kinds
+    return [{"type": "function", "name": "f"}] if is_left_out else []
 
 
 def bodies(typed: Any, model: Any) -> Iterator[dict[str, Any]]:

@@ -168,7 +168,7 @@ def test_consecutive_items_of_the_assistant_are_one_message() -> None:
             "reasoning_content": "I must look.",
             "tool_calls": [
                 {"id": "c1", "type": "function", "function": function},
-                {"id": "c2", "type": "function", "function": function},
+                {"id": "c2", "type": "function", "function": {**function, "name": "n__f"}},
             ],
         },
         {"role": "tool", "content": "1", "tool_call_id": "c1"},

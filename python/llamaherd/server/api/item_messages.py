@@ -13,6 +13,7 @@ from llamaherd.server.api.response_items import (
     InputMessage,
     ReasoningItem,
 )
+from llamaherd.server.api.response_tools import name_in_prompt
 
 Item = InputMessage | ReasoningItem | FunctionCallItem | FunctionOutputItem
 
@@ -67,5 +68,5 @@ def _thought(item: Item) -> str:
 
 
 def _call(item: FunctionCallItem) -> dict[str, Any]:
-    function = {"name": item.name, "arguments": item.arguments}
+    function = {"name": name_in_prompt(item.name, item.namespace), "arguments": item.arguments}
     return {"id": item.call_id, "type": "function", "function": function}

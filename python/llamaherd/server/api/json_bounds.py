@@ -157,7 +157,8 @@ def _require_rules(body: Mapping[str, Any], limits: Limits) -> None:
     tools = body.get("tools")
     schemas: list[Any] = []
     if isinstance(tools, list):
-        limits.require("max_tools", len(tools), what="tools must hold", param="tools")
+        n_tools = sum(map(_n_tools, tools))
+        limits.require("max_tools", n_tools, what="tools must hold", param="tools")
         schemas += tools
     for name in ("response_format", "text"):
         schemas.append(body.get(name))
@@ -169,6 +170,12 @@ def _require_rules(body: Mapping[str, Any], limits: Limits) -> None:
             texts = value if isinstance(value, list) else [value]
             n_bytes += sum(len(text.encode()) for text in texts if isinstance(text, str))
     limits.require("max_grammar_kib", n_bytes, what="grammar, lark, regex and choice must hold")
+
+
+def _n_tools(tool: Any) -> int:
+    """1, or the number of tools in a namespace."""
+    within = tool.get("tools") if isinstance(tool, dict) else None
+    return max(1, len(within)) if isinstance(within, list) else 1
 
 
 def _nodes(values: Iterable[Any], most: int) -> int:

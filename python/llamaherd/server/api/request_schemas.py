@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, StrictInt
 from llamaherd.server.api.body_schema import BY_KIND, Body, ByType, WithoutEffect, wrong_value
 from llamaherd.server.api.content_parts import CACHED, CacheControl, Citations, Part, Text
 from llamaherd.server.api.response_items import InputItem
+from llamaherd.server.api.response_tools import ResponseTools
 
 # Reports the first error only, not one for each of a million items.
 _FirstError = Field(fail_fast=True)
@@ -311,26 +312,6 @@ class ScoreRequest(Body):
     continuations: Texts = Field(min_length=1)
 
 
-class FunctionTool(Body):
-    """A tool in the format of /v1/responses."""
-
-    type: Literal["function"]
-    name: str = Field(min_length=1)
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-    output_schema: Annotated[
-        dict[str, Any] | None, WithoutEffect("results of calls are text to the model")
-    ] = None
-    defer_loading: Annotated[bool | None, WithoutEffect("all tools are in the prompt")] = None
-    allowed_callers: Annotated[list[str] | None, WithoutEffect("the model itself calls tools")] = (
-        None
-    )
-    is_async: Annotated[
-        Literal[False] | None, WithoutEffect("the next request has the results of calls")
-    ] = Field(None, alias="async")
-
-
 class NamedFunctionTool(Body):
     type: Literal["function"]
     name: str
@@ -396,7 +377,7 @@ class ResponsesRequest(HostedFields, SchedulingFields):
     stream_options: Annotated[
         StreamOptions | None, WithoutEffect("the last event always has the usage")
     ] = None
-    tools: Annotated[list[Annotated[FunctionTool, ByType("tools")]], _FirstError] | None = None
+    tools: ResponseTools | None = None
     tool_choice: Annotated[
         Literal["none", "auto", "required"]
         | Annotated[NamedFunctionTool, ByType("tool choices", "none, auto, required and function")]

@@ -43,7 +43,6 @@ class ReasoningItem(Item):
     encrypted_content: Annotated[str | None, WithoutEffect("reasoning is read as text")] = None
 
 
-_NO_NAMESPACE = "tools have one namespace"
 _ONE_CALLER = "the model itself calls tools"
 
 
@@ -53,7 +52,7 @@ class FunctionCallItem(Item):
     name: str
     arguments: str
     parsed_arguments: Annotated[Any, WithoutEffect("arguments holds them as JSON")] = None
-    namespace: Annotated[str | None, WithoutEffect(_NO_NAMESPACE)] = None
+    namespace: str | None = None
     caller: Annotated[dict[str, Any] | None, WithoutEffect(_ONE_CALLER)] = None
     is_async: Annotated[bool | None, WithoutEffect("a later item has the result of the call")] = (
         Field(None, alias="async")
@@ -65,7 +64,7 @@ class FunctionOutputItem(Item):
     output: Annotated[Text | list[Part], BY_KIND]
     call_id: str | None = None
     name: Annotated[str | None, WithoutEffect("call_id names the call")] = None
-    namespace: Annotated[str | None, WithoutEffect(_NO_NAMESPACE)] = None
+    namespace: Annotated[str | None, WithoutEffect("call_id names the call")] = None
     caller: Annotated[dict[str, Any] | None, WithoutEffect(_ONE_CALLER)] = None
 
 

@@ -208,6 +208,9 @@ class State(BaseModel):
 
 class InputDetails(BaseModel):
     cached_tokens: int
+    cache_write_tokens: int = Field(
+        description="Prompt tokens that were computed, and may be reused by later requests."
+    )
 
 
 class OutputDetails(BaseModel):

@@ -17,6 +17,7 @@ from llamaherd.server.api import response_schemas
 from llamaherd.server.api.item_messages import messages_of_items
 from llamaherd.server.api.request_schemas import NamedFunctionTool, ResponsesRequest
 from llamaherd.server.api.response_schemas import ERRORS
+from llamaherd.server.api.response_tools import functions_of, names_in_prompt
 from llamaherd.server.api.sse import event
 from llamaherd.server.jobs.context import Context
 from llamaherd.server.jobs.generation_job import GenerationJob
@@ -48,12 +49,8 @@ def _messages_of(body: ResponsesRequest) -> list[dict[str, Any]]:
 
 def _chat_options(body: ResponsesRequest) -> ChatOptions:
     choice = body.tool_choice or "auto"
-    tools = [
-        {"type": "function", "function": tool.model_dump(exclude={"type"}, exclude_none=True)}
-        for tool in body.tools or ()
-    ]
     return ChatOptions(
-        tools=tools,
+        tools=functions_of(body.tools or ()),
         tool_choice=choice.name if isinstance(choice, NamedFunctionTool) else choice,
         parallel_tool_calls=body.parallel_tool_calls is not False,
         thinking=body.reasoning is None or body.reasoning.effort not in ("none", "minimal"),
@@ -105,17 +102,6 @@ def _message(id_: str, text: str, status: str) -> dict[str, Any]:
     }
 
 
-def _call(id_: str, call: ToolCall, arguments: str, status: str) -> dict[str, Any]:
-    return {
-        "id": id_,
-        "type": "function_call",
-        "call_id": call.id,
-        "name": call.name,
-        "arguments": arguments,
-        "status": status,
-    }
-
-
 def _reasoning(id_: str, text: str, status: str) -> dict[str, Any]:
     content = [{"type": "reasoning_text", "text": text}]
     return {"id": id_, "type": "reasoning", "summary": [], "content": content, "status": status}
@@ -126,6 +112,7 @@ class _ResponsesWriter(ResponseWriter):
         super().__init__(job, "resp_")
         self._body = body
         self._n_events = 0
+        self._in_namespaces = names_in_prompt(body.tools or ())
 
     def whole(self, results: Sequence[RequestOutput]) -> dict[str, Any]:
         (result,) = results
@@ -135,7 +122,9 @@ class _ResponsesWriter(ResponseWriter):
             output.append(_reasoning(_id("rs"), reply.reasoning, "completed"))
         if reply.content or not (reply.reasoning or reply.tool_calls):
             output.append(_message(_id("msg"), reply.content, "completed"))
-        output += [_call(_id("fc"), call, call.arguments, "completed") for call in reply.tool_calls]
+        output += [
+            self.call(_id("fc"), call, call.arguments, "completed") for call in reply.tool_calls
+        ]
         output[-1]["status"] = _status_of(result.finish_reason)
         return self._response(output, result.finish_reason, result.usage)
 
@@ -165,8 +154,20 @@ class _ResponsesWriter(ResponseWriter):
             "tools": self._dumped("tools") or [],
             "top_p": body.top_p,
             "truncation": body.truncation or "disabled",
-            "usage": None if usage is None else _usage(usage),
+            "usage": None if usage is None else _usage(usage, body.cache),
         }
+
+    def call(self, id_: str, call: ToolCall, arguments: str, status: str) -> dict[str, Any]:
+        namespace, name = self._in_namespaces.get(call.name, ("", call.name))
+        item = {
+            "id": id_,
+            "type": "function_call",
+            "call_id": call.id,
+            "name": name,
+            "arguments": arguments,
+            "status": status,
+        }
+        return {**item, "namespace": namespace} if namespace else item
 
     def _dumped(self, name: str) -> Any:
         return self._body.model_dump(exclude_none=True, include={name}).get(name)
@@ -246,7 +247,7 @@ class _Items:
         if self._kind == "message":
             return _message(self._id, self._text, status)
         assert self._call is not None
-        return _call(self._id, self._call, self._text, status)
+        return self._answer.call(self._id, self._call, self._text, status)
 
     def _open(self, kind: Any) -> list[bytes]:
         if kind == self._kind:
@@ -281,8 +282,8 @@ class _Items:
         else:
             name = "response.function_call_arguments.done"
             assert self._call is not None
-            arguments = {"name": self._call.name, "arguments": self._text}
-            events.append(emit(name, **fields, **arguments))
+            made = self._item(status)
+            events.append(emit(name, **fields, name=made["name"], arguments=self._text))
         item = self._item(status)
         index = len(self.done)
         events.append(emit("response.output_item.done", output_index=index, item=item))
@@ -291,10 +292,14 @@ class _Items:
         return events
 
 
-def _usage(usage: Usage) -> dict[str, Any]:
+def _usage(usage: Usage, is_cached: bool) -> dict[str, Any]:
+    n_written = usage.prompt_tokens - usage.cached_tokens if is_cached else 0
     return {
         "input_tokens": usage.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "input_tokens_details": {
+            "cached_tokens": usage.cached_tokens,
+            "cache_write_tokens": n_written,
+        },
         "output_tokens": usage.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
