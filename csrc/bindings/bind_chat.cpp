@@ -40,6 +40,9 @@ void bind_chat(py::module_& m) {
   py::class_<ChatFormat, std::shared_ptr<ChatFormat>>(
       m, "ChatFormat", "Parser of a model's output format for one prompt. Thread-safe.")
       .def_property_readonly("grammar", &ChatFormat::grammar, "Constraint of tool calls.")
+      .def("content_grammar", &ChatFormat::content_grammar, py::arg("literal"),
+           "GBNF of answers without tool calls whose content is a literal. Empty if the format has "
+           "no content.")
       .def("parse", &ChatFormat::parse, py::arg("text"), py::call_guard<ReleasedGil>(),
            "Parse a complete or truncated message. Raises LlamaHerdError if it does not follow the "
            "format.");

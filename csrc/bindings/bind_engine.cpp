@@ -92,6 +92,10 @@ Thread safety:
            "b'' allows all tokens. Ignored if the request has ended. Raises InvalidRequestError if "
            "the size is wrong. Any thread.")
       .def(
+          "lift_mask", [](PyBatchEngine& self, RequestId id) { self.engine().lift_mask(id); },
+          py::arg("request_id"), release_gil(),
+          "Allow all further output tokens of a request submitted with a mask. Any thread.")
+      .def(
           "fail_mask",
           [](PyBatchEngine& self, RequestId id, const std::string& error) {
             self.engine().fail_mask(id, error);

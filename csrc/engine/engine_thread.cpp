@@ -218,6 +218,11 @@ void EngineThread::set_mask(RequestId id, std::int32_t index, TokenMask mask) {
   if (Constraint* constraint = constraint_of(id)) constraint->put(index, std::move(mask));
 }
 
+void EngineThread::lift_mask(RequestId id) {
+  const std::lock_guard lock(mutex_);
+  if (Constraint* constraint = constraint_of(id)) constraint->lift();
+}
+
 void EngineThread::fail_mask(RequestId id, const std::string& error) {
   const std::lock_guard lock(mutex_);
   if (Constraint* constraint = constraint_of(id)) constraint->fail(error);

@@ -26,6 +26,13 @@ void Constraint::put(std::int32_t index, TokenMask mask) {
   changed_.notify_all();
 }
 
+void Constraint::lift() {
+  const std::lock_guard lock(mutex_);
+  is_free_ = is_lifted_ = true;
+  mask_.clear();
+  changed_.notify_all();
+}
+
 void Constraint::fail(const std::string& error) {
   const std::lock_guard lock(mutex_);
   error_ = error;
@@ -79,7 +86,7 @@ void Constraint::mask_logits(std::span<float> logits) const {
 void Constraint::accept(TokenId token) noexcept {
   const std::lock_guard lock(mutex_);
   ++n_accepted_;
-  if (!is_free_) return;
+  if (!is_free_ || is_lifted_) return;
   try {
     is_free_ = !is_triggered_by(table_->name(token));
   } catch (const std::exception&) {

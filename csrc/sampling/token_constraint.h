@@ -35,6 +35,8 @@ class Constraint {
   /// Sets the mask of output token `index`, replacing the previous mask. ready() once that token is
   /// the next.
   void put(std::int32_t index, TokenMask mask);
+  /// Allows all tokens from the next one on; no masks are needed any more.
+  void lift();
   /// No mask is available, now or later.
   void fail(const std::string& error);
 
@@ -68,7 +70,8 @@ class Constraint {
   mutable std::mutex mutex_;  // guards all members below
   std::condition_variable changed_;
   TokenMask mask_;
-  bool is_free_;            // the output contains no trigger yet
+  bool is_free_;  // the output contains no trigger yet, or the constraint was lifted
+  bool is_lifted_ = false;
   std::string tail_;        // end of the output's text, as long as an incomplete trigger can be
   std::int32_t index_ = 0;  // output token of mask_
   std::int32_t n_accepted_ = 0;

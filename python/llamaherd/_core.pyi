@@ -1210,6 +1210,10 @@ class ChatFormat:
     """
     Parser of a model's output format for one prompt. Thread-safe.
     """
+    def content_grammar(self, literal: str) -> str:
+        """
+        GBNF of answers without tool calls whose content is a literal. Empty if the format has no content.
+        """
     def parse(self, text: str) -> ChatMessage:
         """
         Parse a complete or truncated message. Raises LlamaHerdError if it does not follow the format.
@@ -1374,6 +1378,10 @@ class BatchEngine:
     def hold(self) -> None:
         """
         Delay new steps until release(), so that requests submitted meanwhile are planned together.
+        """
+    def lift_mask(self, request_id: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Allow all further output tokens of a request submitted with a mask. Any thread.
         """
     def metrics(self) -> Metrics:
         """

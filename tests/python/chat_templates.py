@@ -57,10 +57,12 @@ _BEGINNINGS = {
     "cohere2moe": "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>",
     "deepseek": "<\uff5cAssistant\uff5c>",
     "functionary": "<|start_header_id|>assistant<|end_header_id|>\n\n>>>",
+    "gemma4": "<|turn>model\n",
     "gigachat": "assistant<|role_sep|>\n",
     "gpt_oss": "<|start|>assistant",
     "kimi_k2": "<|im_assistant|>assistant<|im_middle|>",
     "ling3": "<role>ASSISTANT</role>",
+    "ministral3": "",
 }
 
 

@@ -138,11 +138,6 @@ BAD: dict[str, tuple[Submit, type[Exception], str]] = {
     "tool without function": (tools(HELLO, [{"type": "function"}]), InvalidRequestError, ""),
     "tool without name": (tools(HELLO, tool(description="d")), InvalidRequestError, "name"),
     "tool of a type": (tools(HELLO, [{"type": "robot"}]), InvalidRequestError, "robot"),
-    "tools without template support": (
-        tools(HELLO, tool(name="f")),
-        InvalidRequestError,
-        "does not support tools",
-    ),
     "a template variable to count to": (
         kwargs({"n": [1e9]}),
         InvalidRequestError,

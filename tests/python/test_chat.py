@@ -197,6 +197,58 @@ def test_thinking_can_be_turned_off(engine: BatchEngine) -> None:
     assert not answer(engine, THOUGHTS, ChatOptions(thinking=False)).reasoning
 
 
+@pytest.mark.parametrize("n_tokens", [0, 2])
+def test_a_budget_ends_thoughts(engine: BatchEngine, n_tokens: int) -> None:
+    free = answer(engine, THOUGHTS, ChatOptions())
+    assert len(engine.tokenize(free.reasoning)) > n_tokens + 1
+    bound = answer(engine, THOUGHTS, ChatOptions(thinking_budget=n_tokens))
+    assert free.reasoning.startswith(bound.reasoning.strip())
+    assert len(engine.tokenize(bound.reasoning)) <= n_tokens
+    for chat in (ChatOptions(thinking_budget=999), replace(TOOLS, thinking_budget=999)):
+        assert answer(engine, THOUGHTS, chat).reasoning == free.reasoning
+
+
+def test_calls_follow_thoughts_under_a_budget(engine: BatchEngine) -> None:
+    chat = replace(TOOLS, tool_choice="required", thinking_budget=4)
+    for seed in range(3):
+        reply = answer(engine, THOUGHTS, chat, SamplingParams(seed=seed, max_tokens=300))
+        assert len(engine.tokenize(reply.reasoning)) <= 5
+        assert not reply.content.strip()
+        assert reply.tool_calls
+
+
+def test_an_answer_under_a_schema_may_call_tools_instead(engine: BatchEngine) -> None:
+    schema = {"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"]}
+    params = SamplingParams(json_schema=schema, temperature=0, max_tokens=120)
+    (made,) = answer(engine, CALLS, TOOLS, params).tool_calls
+    assert made.name == "get_weather"
+    reply = answer(engine, THOUGHTS, TOOLS, params)
+    assert isinstance(json.loads(reply.content)["sum"], int)
+    with pytest.raises(InvalidRequestError, match="tools cannot be combined with regex"):
+        engine.submit(CALLS, SamplingParams(regex="a"), chat=TOOLS)
+
+
+def test_the_effort_reaches_the_template(model_path: Path) -> None:
+    template = "{{ reasoning_effort | default('unset') }} {{ enable_thinking }}"
+    config = EngineConfig(n_ctx=64, n_threads=1, warmup=False, chat_template=template)
+    with BatchEngine(model_path, config) as engine:
+
+        def rendered(chat: ChatOptions) -> str:
+            return engine.apply_chat_template([user("Rome")], chat).text
+
+        assert rendered(ChatOptions()) == "unset True"
+        assert rendered(ChatOptions(reasoning_effort="max")) == "max True"
+        assert rendered(ChatOptions(reasoning_effort="none")) == "none False"
+        off = {"enable_thinking": False, "reasoning_effort": "mine"}
+        assert rendered(ChatOptions(reasoning_effort="low", template_kwargs=off)) == "mine False"
+
+
+@pytest.mark.parametrize("budget", [-1, 1.5, "3"])
+def test_a_budget_is_a_number_of_tokens(budget: Any) -> None:
+    with pytest.raises(InvalidRequestError, match="thinking_budget must be a number >= 0; got"):
+        ChatOptions(thinking_budget=budget)
+
+
 def test_an_answer_that_must_obey_a_rule_is_all_content(engine: BatchEngine) -> None:
     params = SamplingParams(regex="[0-9]", temperature=0)
     reply = engine.submit(THOUGHTS, params).result().reply

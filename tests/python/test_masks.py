@@ -9,8 +9,11 @@ import pytest
 from llamaherd import InvalidRequestError, _core
 from llamaherd.structured_output import token_masks as masks_module
 from llamaherd.structured_output.guides import GuideCache
+from llamaherd.structured_output.reasoning import ReasoningMarkers
+from llamaherd.structured_output.reasoning_budget import ReasoningBudget
 from llamaherd.structured_output.rule import Rule
-from llamaherd.structured_output.token_masks import TokenMasks, TriggeredGuide, Triggers
+from llamaherd.structured_output.token_masks import OutputConstraint, TokenMasks
+from llamaherd.structured_output.triggers import Triggers
 from rule_child import Vocabulary
 
 CALL = Rule("tools", 'root ::= ">"? "<call>" [0-9]+ "</call>"', special=frozenset())
@@ -23,6 +26,10 @@ class Core(Vocabulary):
         super().__init__()
         self.masks: dict[int, bytes] = {}
         self.errors: list[str] = []
+        self.is_lifted = False
+
+    def lift_mask(self, request_id: int) -> None:
+        self.is_lifted = True
 
     def set_mask(self, request_id: int, index: int, mask: bytes) -> None:
         self.masks[index] = mask
@@ -52,7 +59,7 @@ def masks_behind(text: str, triggers: Triggers) -> list[str]:
     core = Core()
     guides = GuideCache(cast("_core.BatchEngine", core))
     masks = TokenMasks(cast("_core.BatchEngine", core), threaded=False)
-    masks.start([7], TriggeredGuide(guides.make(CALL), triggers))
+    masks.start([7], OutputConstraint(guides.n_vocab, guides.make(CALL), triggers))
     for i, token in enumerate(text.encode()):
         masks.advance(masks.of(cast("Sequence[_core.Delta]", [Delta(token, i + 1)])))
     assert not core.errors
@@ -76,17 +83,17 @@ DIGITS = "0123456789"
         ("<\n", Triggers((), ("^x|q$",)), ["*", "*"]),
         (
             "<t>a <call> b</t>c",
-            Triggers(("<call>",), thought_begin="<t>", thought_ends=("</t>", "</s>")),
+            Triggers(("<call>",), reasoning=ReasoningMarkers("<t>", ("</t>", "</s>"))),
             ["*"] * 6 + ["*", "*"],
         ),
         (
             "<t>a</s><call>",
-            Triggers(("<call>",), thought_begin="<t>", thought_ends=("</t>", "</s>")),
+            Triggers(("<call>",), reasoning=ReasoningMarkers("<t>", ("</t>", "</s>"))),
             ["", DIGITS],
         ),
         (
             "a <call></t><call>",
-            Triggers(("<call>",), thought_begin="<t>", thought_ends=("</t>",), before="x<t>"),
+            Triggers(("<call>",), reasoning=ReasoningMarkers("<t>", ("</t>",), "x<t>")),
             ["*"] * 9 + [DIGITS],
         ),
     ],
@@ -99,8 +106,10 @@ def test_a_rule_is_obeyed_from_its_trigger_on(
 
 def test_what_does_not_obey_behind_a_trigger_ends_its_request() -> None:
     core: Any = Core()
+    guides = GuideCache(core)
     masks = TokenMasks(core, threaded=False)
-    masks.start([7], TriggeredGuide(GuideCache(core).make(CALL), Triggers(("<call>",))))
+    triggers = Triggers(("<call>",))
+    masks.start([7], OutputConstraint(guides.n_vocab, guides.make(CALL), triggers))
     for i, token in enumerate(b"<call>x"):
         masks.advance(masks.of(cast("Sequence[_core.Delta]", [Delta(token, i + 1)])))
     (error,) = core.errors
@@ -123,7 +132,7 @@ def test_masks_that_take_too_long_together_end_their_request(
     core = Core()
     guides = GuideCache(cast("_core.BatchEngine", core))
     masks = TokenMasks(cast("_core.BatchEngine", core), threaded=False)
-    masks.start([7], TriggeredGuide(guides.make(Rule(kind, "root ::= [a-z]*"))))
+    masks.start([7], OutputConstraint(guides.n_vocab, guides.make(Rule(kind, "root ::= [a-z]*"))))
     for i in range(8):
         masks.advance(masks.of(cast("Sequence[_core.Delta]", [Delta(ord("a"), i + 1)])))
     assert any("must take at most 2 s + 0.02 s per token" in e for e in core.errors) is fails
@@ -139,3 +148,61 @@ def test_a_pattern_that_does_not_compile_is_refused_before_the_request_is_queued
 
     with pytest.raises(InvalidRequestError, match="tool call format cannot be used: missing \\)"):
         Triggers.of(cast("_core.ToolGrammar", Grammar()))
+
+
+THOUGHTS = ReasoningMarkers("<t>", ("</t>", "</s>"))
+
+
+def spoken_under(budget: ReasoningBudget, said: str, rule: Rule | None = None) -> tuple[str, Core]:
+    """What is output if the model wants to say a text: forced tokens replace its own."""
+    core = Core()
+    guides = GuideCache(cast("_core.BatchEngine", core))
+    masks = TokenMasks(cast("_core.BatchEngine", core), threaded=False)
+    guide = None if rule is None else guides.make(rule)
+    triggers = None if rule is None else Triggers(("<call>",), reasoning=budget.markers)
+    constraint = OutputConstraint(guides.n_vocab, guide, triggers, budget)
+    masks.start([7], constraint)
+    assert constraint.first_mask is not None
+    assert not constraint.words
+    mask, text, left = constraint.first_mask, b"", list(said.encode())
+    while left:
+        may_be = allowed(mask)
+        token = ord(may_be) if len(may_be) == 1 and may_be != "*" else left.pop(0)
+        text += bytes([token])
+        masks.advance(masks.of(cast("Sequence[_core.Delta]", [Delta(token, len(text))])))
+        mask = core.masks.get(len(text), b"")
+        assert core.is_lifted or len(text) in core.masks
+    assert not core.errors
+    return text.decode(), core
+
+
+@pytest.mark.parametrize(
+    ("said", "n_tokens", "spoken"),
+    [
+        ("<t>abcdef", 3, "<t>abc</t>def"),
+        ("<t>abcdef", 0, "<t></t>abcdef"),
+        ("<t>ab</s>cdef", 6, "<t>ab</s>cdef"),
+        ("<t>ab</s>cdef", 4, "<t>ab</</t>s>cdef"),
+        ("<t>\u00e4\u00f6", 1, "<t>\u00e4</t>\u00f6"),
+        ("no thought at all", 0, "no thought at all"),
+    ],
+)
+def test_reasoning_ends_when_its_budget_is_spent(said: str, n_tokens: int, spoken: str) -> None:
+    budget = ReasoningBudget(n_tokens, THOUGHTS, tuple(b"</t>"))
+    text, core = spoken_under(budget, said)
+    assert text == spoken
+    assert core.is_lifted is ("<t>" in said)
+
+
+def test_a_budget_of_none_closes_reasoning_that_the_prompt_opens() -> None:
+    markers = ReasoningMarkers("<t>", ("</t>",), "assistant<t>")
+    text, _ = spoken_under(ReasoningBudget(0, markers, tuple(b"</t>")), "hello")
+    assert text == "</t>hello"
+
+
+def test_calls_obey_their_rule_behind_reasoning_with_a_budget() -> None:
+    budget = ReasoningBudget(2, THOUGHTS, tuple(b"</t>"))
+    text, core = spoken_under(budget, "<t>abc <call>12", CALL)
+    assert text == "<t>ab</t>c <call>12"
+    assert allowed(core.masks[len(text)]) == DIGITS + "<"
+    assert not core.is_lifted

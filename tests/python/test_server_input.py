@@ -115,10 +115,6 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a bias for no token": ({**ASK, "logit_bias": {"x": 1}}, "logit_bias"),
     "a bias out of range": ({**ASK, "logit_bias": {"99999999": 1}}, "logit_bias"),
     "top_logprobs alone": ({**ASK, "top_logprobs": 2}, "requires logprobs"),
-    "tools the template lacks": (
-        {**ASK, "tools": [{"type": "function", "function": {"name": "f"}}]},
-        "does not support tools",
-    ),
     "a tool that is not there": (
         {**ASK, "tool_choice": {"type": "function", "function": {"name": "g"}}},
         "got 'g'",

@@ -94,3 +94,33 @@ def test_thoughts_over_http(http: httpx.Client) -> None:
     body["reasoning_effort"] = "none"
     message = http.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]
     assert "reasoning_content" not in message
+
+
+def test_effort_and_budget_over_http(http: httpx.Client) -> None:
+    body: dict[str, Any] = {"model": "chat", "messages": THOUGHTS, "temperature": 0}
+
+    def reasoning(**options: Any) -> str:
+        answer = http.post("/v1/chat/completions", json={**body, **options}).json()
+        return str(answer["choices"][0]["message"].get("reasoning_content", ""))
+
+    free = reasoning()
+    assert reasoning(reasoning_effort="extreme") == free
+    bound = reasoning(thinking_budget_tokens=2).strip()
+    assert free != bound
+    assert free.startswith(bound)
+    assert reasoning(reasoning={"max_tokens": 2, "effort": "low"}).strip() == bound
+    assert reasoning(reasoning={"effort": "none"}) == ""
+
+
+def test_required_calls_and_answers_under_a_schema_over_http(http: httpx.Client) -> None:
+    schema = {"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"]}
+    body = {"model": "chat", "tools": [WEATHER], "temperature": 0, "max_tokens": 200}
+    ask = {"role": "user", "content": "5 + 1"}
+    required = {**body, "messages": [ask], "tool_choice": "required"}
+    (choice,) = http.post("/v1/chat/completions", json=required).json()["choices"]
+    assert choice["message"]["content"] is None
+    assert choice["message"]["tool_calls"]
+    format_ = {"type": "json_schema", "json_schema": {"name": "sum", "schema": schema}}
+    either = {**body, "messages": THOUGHTS, "response_format": format_}
+    (choice,) = http.post("/v1/chat/completions", json=either).json()["choices"]
+    assert isinstance(json.loads(choice["message"]["content"])["sum"], int)

@@ -20,6 +20,7 @@ from llamaherd import (
     MessageReader,
 )
 from llamaherd.structured_output.guides import Guide, mask_of
+from llamaherd.structured_output.rule import Rule
 
 pytestmark = pytest.mark.slow
 
@@ -146,6 +147,37 @@ def test_calls_obey_their_schema(family: str, engine: BatchEngine) -> None:
             arguments = json.loads(call.arguments)
             if family in WITH_SCHEMAS:
                 Draft202012Validator(SCHEMAS[call.name]).validate(arguments)
+    assert any(texts) or family not in WITH_SCHEMAS
+
+
+def test_where_a_call_is_required_it_comes_first(family: str, engine: BatchEngine) -> None:
+    chat = ChatOptions(tools=TOOLS, tool_choice="required", parallel_tool_calls=False)
+    rendered = engine.apply_chat_template(HELLO, chat)
+    assert rendered.rule is not None
+    assert not rendered.is_triggered
+    guide = engine._table.guides.make(rendered.rule)
+    texts = [written_by(engine, guide, "", seed) for seed in range(6)]
+    for text in filter(None, texts):
+        reply = MessageReader(rendered.format).read_all(text)
+        assert not reply.content.strip(), text
+        assert reply.tool_calls or family not in WITH_SCHEMAS, text
+    assert any(texts) or family not in WITH_SCHEMAS
+
+
+def test_an_answer_obeys_its_schema_and_calls_obey_theirs(family: str, engine: BatchEngine) -> None:
+    schema = json.dumps({"enum": [{"a": 1}, {"a": 2}]})
+    answer = Rule("json_schema", schema)
+    options = ChatOptions(tools=TOOLS, parallel_tool_calls=False)
+    rendered = options.render(engine._core, HELLO, add_generation_prompt=True, answer=answer)
+    assert rendered.rule is not None
+    guide = engine._table.guides.make(rendered.rule)
+    texts = [written_by(engine, guide, "", seed) for seed in range(8)]
+    for text in filter(None, texts):
+        reply = MessageReader(rendered.format).read_all(text)
+        if reply.tool_calls:
+            assert not reply.content.strip(), text
+        else:
+            assert json.loads(reply.content) in ({"a": 1}, {"a": 2}), text
     assert any(texts) or family not in WITH_SCHEMAS
 
 

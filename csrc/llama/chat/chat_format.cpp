@@ -5,6 +5,7 @@
 #include "chat-peg-parser.h"
 #include "chat.h"
 #include "common/error.h"
+#include "llama/chat/answer_grammar.h"
 #include "llama/chat/nested_stack.h"
 
 namespace llamaherd {
@@ -81,6 +82,10 @@ ChatFormat::ChatFormat(const LlamaModel& model, const common_chat_params& params
 }
 
 ChatFormat::~ChatFormat() = default;
+
+std::string ChatFormat::content_grammar(const std::string& literal) const {
+  return content_only_grammar(parser_->parser, literal);
+}
 
 ChatMessage ChatFormat::parse(const std::string& text) const {
   common_chat_msg parsed;

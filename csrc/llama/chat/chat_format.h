@@ -46,6 +46,10 @@ class ChatFormat {
 
   const ToolGrammar& grammar() const { return grammar_; }
 
+  /// A grammar of answers without tool calls whose content is `literal`. Empty if the format has
+  /// no content.
+  std::string content_grammar(const std::string& literal) const;
+
   /// llama.cpp's parser for answers.
   const common_chat_parser_params& parser() const { return *parser_; }
 

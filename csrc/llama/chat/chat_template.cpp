@@ -2,11 +2,15 @@
 
 #include "chat.h"
 #include "common/error.h"
+#include "llama/chat/answer_grammar.h"
+#include "llama/chat/generic_tools.h"
 #include "llama/chat/json_depth.h"
 #include "llama/chat/message_list.h"
 #include "llama/chat/template_budget.h"
 #include "llama/chat/template_probe.h"
+#include "llama/chat/tool_arguments.h"
 #include "llama/common/error_sentence.h"
+#include "peg-parser.h"
 
 namespace llamaherd {
 namespace {
@@ -93,7 +97,11 @@ ChatTemplate::ChatTemplate(const LlamaModel& model, const std::string& source)
   } catch (const std::exception& error) {
     throw ModelLoadError(std::string("the chat template does not parse: ") + error.what());
   }
-  shows_tools_ = common_chat_templates_get_caps(templates_.get()).at("supports_tools");
+  const std::map<std::string, bool> caps = common_chat_templates_get_caps(templates_.get());
+  shows_tools_ = caps.at("supports_tools");
+  shows_calls_ = caps.at("supports_tool_calls");
+  takes_values_ = caps.at("supports_object_arguments");
+  if (!shows_calls_) generic_ = common_chat_templates_init(nullptr, kGenericToolTemplate);
 }
 
 ChatTemplate::~ChatTemplate() = default;
@@ -106,22 +114,24 @@ ChatPrompt ChatTemplate::apply(const LlamaModel& model, const ChatTemplateInputs
   }
   common_chat_templates_inputs inputs = inputs_of(options);
   const bool calls_tools = !inputs.tools.empty() && options.tool_choice != "none";
-  if (calls_tools && !shows_tools_) {
-    throw InvalidRequestError("this model's chat template does not support tools");
-  }
   // Tokens that the tokenizer adds are removed from the rendered text.
   inputs.add_bos = adds_bos_;
   inputs.add_eos = adds_eos_;
   common_chat_params params = as_invalid_request("the chat template rejected the messages", [&] {
     const std::lock_guard lock(mutex_);
     const TemplateBudget budget;
-    return common_chat_templates_apply(templates_.get(), inputs);
+    return shows_calls_ ? render(inputs) : render_generic(inputs);
   });
   ChatPrompt prompt{std::move(params.prompt), std::move(params.additional_stops), {}, nullptr};
   if (!options.add_generation_prompt) return prompt;
-  if (options.tool_choice == "required" && params.grammar.empty()) {
-    throw InvalidRequestError(
-        "tool_choice must be auto or none: the tool-call format of this model is unknown");
+  if (options.tool_choice == "required") {
+    if (params.grammar.empty()) {
+      throw InvalidRequestError(
+          "tool_choice must be auto or none: the tool-call format of this model is unknown");
+    }
+    common_peg_arena parser;
+    parser.load(params.parser);
+    params.grammar = calls_only_grammar(parser, params.grammar);
   }
   if (!calls_tools && !params.supports_thinking) return prompt;
   for (const std::string& name : params.preserved_tokens) {
@@ -131,6 +141,36 @@ ChatPrompt ChatTemplate::apply(const LlamaModel& model, const ChatTemplateInputs
   const bool continues = inputs.continue_final_message != COMMON_CHAT_CONTINUATION_NONE;
   prompt.format = formats_.get(model, params, continues);
   return prompt;
+}
+
+common_chat_params ChatTemplate::render(common_chat_templates_inputs inputs) const {
+  if (!shows_tools_) describe_tools(inputs.messages, inputs.tools);
+  const std::vector<common_chat_msg> sent = inputs.messages;
+  const ArgumentStyle style = takes_values_ ? ArgumentStyle::kValue : ArgumentStyle::kText;
+  const bool has_text = fit_arguments(inputs.messages, style);
+  try {
+    return common_chat_templates_apply(templates_.get(), inputs);
+  } catch (const std::exception&) {
+    if (!has_text) throw;
+  }
+  inputs.messages = sent;
+  fit_arguments(inputs.messages, ArgumentStyle::kObject);
+  return common_chat_templates_apply(templates_.get(), inputs);
+}
+
+common_chat_params ChatTemplate::render_generic(common_chat_templates_inputs inputs) const {
+  fit_arguments(inputs.messages, ArgumentStyle::kValue);
+  common_chat_templates_inputs plain = inputs;
+  plain.messages = with_calls_as_text(inputs.messages);
+  describe_generic_tools(plain.messages, inputs.tools);
+  plain.tools.clear();
+  plain.tool_choice = COMMON_CHAT_TOOL_CHOICE_NONE;
+  common_chat_params params = common_chat_templates_apply(templates_.get(), plain);
+  if (inputs.tools.empty() || inputs.tool_choice == COMMON_CHAT_TOOL_CHOICE_NONE) return params;
+  common_chat_params format = common_chat_templates_apply(generic_.get(), inputs);
+  format.prompt = std::move(params.prompt);
+  format.additional_stops = std::move(params.additional_stops);
+  return format;
 }
 
 }  // namespace llamaherd

@@ -9,7 +9,9 @@
 #include "llama/chat/chat_format_cache.h"
 #include "llama/model/llama_model.h"
 
+struct common_chat_params;
 struct common_chat_templates;
+struct common_chat_templates_inputs;
 
 namespace llamaherd {
 
@@ -50,9 +52,16 @@ class ChatTemplate {
   ChatPrompt apply(const LlamaModel& model, const ChatTemplateInputs& options) const;
 
  private:
+  common_chat_params render(common_chat_templates_inputs inputs) const;
+  /// For templates without tool calls.
+  common_chat_params render_generic(common_chat_templates_inputs inputs) const;
+
   std::shared_ptr<common_chat_templates> templates_;
+  std::shared_ptr<common_chat_templates> generic_;  // format of calls, unless shows_calls_
   bool exists_;
   bool shows_tools_ = false;
+  bool shows_calls_ = false;
+  bool takes_values_ = false;  // expects arguments of calls as JSON values
   bool adds_bos_;
   bool adds_eos_;
   mutable std::mutex mutex_;

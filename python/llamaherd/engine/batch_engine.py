@@ -180,7 +180,7 @@ class BatchEngine:
         keep_deltas: bool,
     ) -> Stream:
         core_scheduling = scheduling._to_core()
-        params, obeyed = prepared.params, prepared.obeyed
+        params, constraint = prepared.params, prepared.constraint
         n_outputs = params.best_of or params.n
         keep_logprobs = params.logprobs is not None
         if n_outputs > params.n and not keep_logprobs:
@@ -191,15 +191,15 @@ class BatchEngine:
             first = self._core.submit(
                 prepared.token_ids,
                 params,
-                streamed=keep_deltas or obeyed is not None,
+                streamed=keep_deltas or constraint is not None,
                 cache_space=space,
                 scheduling=core_scheduling,
-                mask=obeyed.first_mask if obeyed else None,
-                triggers=obeyed.words if obeyed else [],
+                mask=constraint.first_mask if constraint else None,
+                triggers=constraint.words if constraint else [],
             )
             request_ids = range(first, first + n_outputs)
-            if obeyed is not None:
-                self._table.masks.start(request_ids, obeyed)
+            if constraint is not None:
+                self._table.masks.start(request_ids, constraint)
             stream = Stream(
                 request_ids,
                 self._core.cancel,

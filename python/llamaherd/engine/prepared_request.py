@@ -15,8 +15,11 @@ from llamaherd.request.conversation import without_oldest_turns
 from llamaherd.request.prompt import Message, Prompt, TokenIds, is_messages
 from llamaherd.structured_output.enforcement import unenforced_log
 from llamaherd.structured_output.guides import GuideCache
+from llamaherd.structured_output.reasoning import ReasoningMarkers
+from llamaherd.structured_output.reasoning_budget import ReasoningBudget
 from llamaherd.structured_output.rule import Rule
-from llamaherd.structured_output.token_masks import TriggeredGuide, Triggers
+from llamaherd.structured_output.token_masks import OutputConstraint
+from llamaherd.structured_output.triggers import Triggers
 from llamaherd.validation import require_unicode
 
 _DEFAULT_MAX_TOKENS = 512  # of SamplingParams
@@ -28,7 +31,7 @@ class PreparedRequest:
 
     token_ids: TokenIds
     params: _core.SamplingParams
-    obeyed: TriggeredGuide | None = None
+    constraint: OutputConstraint | None = None
     is_chat: bool = False
     chat_format: _core.ChatFormat | None = None
 
@@ -39,7 +42,8 @@ class PreparedRequest:
     @property
     def unenforced(self) -> tuple[tuple[str, str], ...]:
         """Pairs of a tool's name and a keyword of its schema that is not enforced."""
-        return () if self.obeyed is None else self.obeyed.guide.unenforced
+        guide = None if self.constraint is None else self.constraint.guide
+        return () if guide is None else guide.unenforced
 
 
 class RequestPreparer:
@@ -60,30 +64,14 @@ class RequestPreparer:
         params = params if params is not None else SamplingParams()
         if not isinstance(params, SamplingParams):
             raise TypeError(f"params must be a SamplingParams; got {type(params).__name__}")
-        core_params = params._to_core()
-        rule = params.rule
-        obeyed = None if rule is None else TriggeredGuide(self._guides.make(rule))
-        chat_format = None
-        is_chat = is_messages(prompt)
         if is_messages(prompt):
-            chat = chat or ChatOptions()
-            if chat.truncation == "auto":
-                prompt = self._truncated(prompt, chat, params)
-            rendered = self._render(prompt, chat, rule)
-            # Before the constraint of tool calls, which may read the end of the prompt.
-            prompt = self.encode(rendered.text)
-            if rendered.stop or rendered.format is not None:
-                core_params = _core.SamplingParams(core_params)
-                core_params.stop = [*core_params.stop, *rendered.stop]
-            if rule is None and rendered.format is not None:
-                chat_format = rendered.format
-                core_params.preserved_tokens = rendered.preserved_tokens
-                obeyed = self._tool_constraint(rendered)
-        elif chat is not None:
+            return self._prepare_chat(prompt, params, chat or ChatOptions())
+        if chat is not None:
             raise InvalidRequestError("chat options need a prompt of chat messages")
         if isinstance(prompt, str):
             prompt = self.encode(prompt)
-        return PreparedRequest(cast("TokenIds", prompt), core_params, obeyed, is_chat, chat_format)
+        constraint = None if params.rule is None else self._constraint(params.rule)
+        return PreparedRequest(cast("TokenIds", prompt), params._to_core(), constraint)
 
     def encode(self, prompt: str) -> list[int]:
         """Tokenize a prompt. Raises ContextLengthError if it has more than max_len tokens."""
@@ -94,7 +82,7 @@ class RequestPreparer:
         self, messages: Sequence[Message], chat: ChatOptions, params: SamplingParams
     ) -> Sequence[Message]:
         """The messages without the oldest turns, so that there is room for the output."""
-        if params.rule is not None:
+        if params.rule is not None and not chat.calls_tools:
             chat = replace(chat, thinking=False)
         chat = chat.without_calls()
         max_tokens = _DEFAULT_MAX_TOKENS if params.max_tokens is None else params.max_tokens
@@ -113,24 +101,56 @@ class RequestPreparer:
     def _max_len(self) -> int:
         return int(self._core.model_info()["max_len"])
 
-    def _render(
-        self, messages: Sequence[Message], chat: ChatOptions, rule: Rule | None
-    ) -> ChatPrompt:
-        if rule is not None:
-            if chat.tools and chat.tool_choice != "none":
-                raise InvalidRequestError(
-                    f"tools cannot be combined with {rule.kind}: set tool_choice to none, or omit "
-                    f"{rule.kind}"
-                )
-            chat = replace(chat, thinking=False)
-        return chat.render(self._core, messages, add_generation_prompt=True)
+    def _prepare_chat(
+        self, messages: Sequence[Message], params: SamplingParams, chat: ChatOptions
+    ) -> PreparedRequest:
+        if chat.truncation == "auto":
+            messages = self._truncated(messages, chat, params)
+        rendered = self._render(messages, params.rule, chat)
+        # Before the constraint of tool calls, which may read the end of the prompt.
+        token_ids = self.encode(rendered.text)
+        core_params = params._to_core()
+        if rendered.stop or rendered.format is not None:
+            core_params = _core.SamplingParams(core_params)
+            core_params.stop = [*core_params.stop, *rendered.stop]
+            core_params.preserved_tokens = rendered.preserved_tokens
+        constraint = None
+        if rendered.rule is not None:
+            triggers = None
+            if rendered.is_triggered and rendered.format is not None:
+                triggers = Triggers.of(rendered.format.grammar)
+            constraint = self._constraint(rendered.rule, triggers)
+            if constraint.guide is not None:
+                unenforced_log.tell(constraint.guide.unenforced)
+        budget = self._budget(rendered.format, chat.thinking_budget)
+        if budget is not None:
+            constraint = replace(constraint or self._constraint(), budget=budget)
+        return PreparedRequest(token_ids, core_params, constraint, True, rendered.format)
 
-    def _tool_constraint(self, rendered: ChatPrompt) -> TriggeredGuide | None:
-        """The constraint of tool calls."""
-        if rendered.rule is None or rendered.format is None:
+    def _render(
+        self, messages: Sequence[Message], rule: Rule | None, chat: ChatOptions
+    ) -> ChatPrompt:
+        if rule is None or chat.calls_tools:
+            return chat.render(self._core, messages, add_generation_prompt=True, answer=rule)
+        # The rule applies to the whole output, which therefore has no reasoning.
+        chat = replace(chat, thinking=False)
+        plain = chat.render(self._core, messages, add_generation_prompt=True)
+        return replace(plain, rule=rule, format=None, preserved_tokens=[])
+
+    def _constraint(
+        self, rule: Rule | None = None, triggers: Triggers | None = None
+    ) -> OutputConstraint:
+        guide = None if rule is None else self._guides.make(rule)
+        return OutputConstraint(self._guides.n_vocab, guide, triggers)
+
+    def _budget(
+        self, format_: _core.ChatFormat | None, n_tokens: int | None
+    ) -> ReasoningBudget | None:
+        """The limit of reasoning; None: no limit, or the model does not reason."""
+        if n_tokens is None or format_ is None:
             return None
-        grammar = rendered.format.grammar
-        triggers = Triggers.of(grammar) if grammar.lazy else None
-        guide = self._guides.make(rendered.rule)
-        unenforced_log.tell(guide.unenforced)
-        return TriggeredGuide(guide, triggers)
+        markers = ReasoningMarkers.of(format_.grammar)
+        if not markers.begin or not markers.ends:
+            return None
+        closing = self._core.tokenize(markers.ends[0], False, True)
+        return ReasoningBudget(n_tokens, markers, tuple(closing))

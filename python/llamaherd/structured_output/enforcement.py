@@ -35,7 +35,7 @@ def _checked(kind: str, schema: MarkedSchema, limits: LLParserLimits) -> MarkedS
     grammar = LLMatcher.grammar_from_json_schema(schema.text)
     failed, messages = LLMatcher.validate_grammar_with_warnings(grammar, limits=limits)
     if failed and not schema.otherwise:
-        raise refusal(kind, schema.tool, messages[0])
+        raise refusal(kind if schema.tool else "json_schema", schema.tool, messages[0])
     keywords = {keyword for message in messages for keyword in keywords_of(message)}
     noted = replace(schema, unenforced=tuple(sorted({*schema.unenforced, *keywords})))
     return replace(noted, text=schema.otherwise) if failed else noted

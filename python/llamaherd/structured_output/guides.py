@@ -79,13 +79,16 @@ class Guide:
 class GuideCache:
     """Compiles and caches the output constraints of one engine, on its own threads.
 
+    Attributes:
+      n_vocab: Tokens of the vocabulary.
+
     Thread safety:
       All methods may be called from any thread.
     """
 
     def __init__(self, core: _core.BatchEngine) -> None:
         self._core = core
-        self._n_vocab = int(core.model_info()["n_vocab"])
+        self.n_vocab = int(core.model_info()["n_vocab"])
         self._pool = BoundedPool("rules", _N_THREADS, _MAX_WAITING)
         self._lock = threading.Lock()
         self._kept: OrderedDict[Rule, Future[Guide]] = OrderedDict()
@@ -142,10 +145,10 @@ class GuideCache:
         tokenizer = self._tokenizer(rule.special)
         used: Rule | None = rule
         if rule.schemas:
-            used = enforceable(rule, limits(rule.kind, self._n_vocab))
+            used = enforceable(rule, limits(rule.kind, self.n_vocab))
         while used is not None:
             matcher = self._matcher_of(used, tokenizer)
-            mask = mask_of(matcher, self._n_vocab)
+            mask = mask_of(matcher, self.n_vocab)
             if mask is not None:
                 pairs = [(s.tool, keyword) for s in used.schemas for keyword in s.unenforced]
                 return Guide(
@@ -169,9 +172,7 @@ class GuideCache:
             raise InvalidRequestError(f"{rule.kind} cannot be used: {error}") from None
         except ValueError as error:
             raise refusal(rule.kind, "", str(error)) from None
-        matcher = LLMatcher(
-            tokenizer, grammar, log_level=0, limits=limits(rule.kind, self._n_vocab)
-        )
+        matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits(rule.kind, self.n_vocab))
         if rule.prefix:
             matcher.consume_tokens(tokenizer.tokenize_bytes(rule.prefix.encode()))
         return matcher
@@ -180,7 +181,7 @@ class GuideCache:
         matcher = self._matcher_of(
             Rule("tools", f"root ::= {json.dumps(schema.mark)}", (schema,)), tokenizer
         )
-        return mask_of(matcher, self._n_vocab) is not None
+        return mask_of(matcher, self.n_vocab) is not None
 
     def _grammar_of(self, rule: Rule) -> str:
         from llguidance import LLMatcher
@@ -193,12 +194,12 @@ class GuideCache:
         lark = rule.text
         if rule.kind != "lark":
             schemas = {schema.mark: schema.text for schema in rule.schemas}
-            lark = to_lark(lark, self._token_of, schemas)
+            lark = to_lark(lark, self._token_of, schemas, rule.alternatives)
         return LLMatcher.grammar_from_lark(lark)
 
     @cached_property
     def _names(self) -> Sequence[bytes]:
-        return [self._core.token_name(token) for token in range(self._n_vocab)]
+        return [self._core.token_name(token) for token in range(self.n_vocab)]
 
     def _token_of(self, name: str) -> int | None:
         tokens = self._core.tokenize(name, False, True)

@@ -57,6 +57,7 @@ class Rule:
       kind: json_schema, regex, lark, grammar or tools; the last two are GBNF.
       text: The constraint in the language of its kind.
       schemas: For grammars: the schemas that replace literals.
+      alternatives: For grammars: further grammars, one of which the text may match instead.
       special: For grammars: special tokens that literals may match by name.
       prefix: Text at the end of the prompt that is part of the constrained text.
     """
@@ -64,13 +65,27 @@ class Rule:
     kind: str
     text: str
     schemas: tuple[MarkedSchema, ...] = ()
+    alternatives: tuple[str, ...] = ()
     special: frozenset[int] = frozenset()
     prefix: str = ""
 
     @property
     def n_chars(self) -> int:
-        """Characters of the text, the prefix and the schemas."""
-        return len(self.text) + len(self.prefix) + sum(len(schema.text) for schema in self.schemas)
+        """Characters of the grammars, the prefix and the schemas."""
+        schemas = (schema.text for schema in self.schemas)
+        return sum(map(len, (self.text, *self.alternatives, self.prefix, *schemas)))
+
+
+def styled(schema: str, *, lenient: bool = False) -> str:
+    """A JSON schema with the style of output, for use in a grammar.
+
+    Args:
+      schema: An object or a bool, as JSON.
+      lenient: Ignore unsupported keywords.
+    """
+    value = json.loads(schema)
+    keywords = value if isinstance(value, dict) else {} if value else {"enum": []}
+    return json.dumps({**keywords, "x-guidance": {**JSON_STYLE, "lenient": lenient}})
 
 
 def rule_of(options: Mapping[str, Any]) -> Rule | None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING
 
 from llamaherd import _core
@@ -16,6 +15,8 @@ from llamaherd._core import Delta, InvalidRequestError, LlamaHerdError
 from llamaherd.bounded_pool import BoundedPool
 from llamaherd.structured_output.constraint_errors import SIZE, keywords_of, sentence_of
 from llamaherd.structured_output.guides import Guide, error_of, mask_of
+from llamaherd.structured_output.reasoning_budget import BudgetedReasoning, ReasoningBudget
+from llamaherd.structured_output.triggers import Triggers, TriggerSearch
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -32,86 +33,50 @@ _SLOW_S = 0.005
 _FIRST_S = 2.0
 _MEAN_S = 0.02
 _MEAN_OF_TOOLS_S = 0.5
-# Bytes searched for a trigger; beyond, only ^ in a pattern refers to the beginning of the text.
-_N_SEARCHED = 1024
 
 
 @dataclass(frozen=True)
-class Triggers:
-    """Triggers: texts from which on a constraint applies. Before, all tokens are allowed.
+class OutputConstraint:
+    """The constraint of a request's output.
 
     Attributes:
-      words: Literal triggers.
-      patterns: Regular expressions; the constraint applies from the first matching group, or from
-        the whole match if there are no groups.
-      thought_begin: Start of reasoning; no trigger is searched from here to one of thought_ends.
-        Empty: no reasoning.
-      thought_ends: Ends of reasoning.
-      before: Generation prompt; it may contain the start of reasoning.
+      n_vocab: Tokens of the vocabulary.
+      guide: Compiled rule; None: there is none.
+      triggers: From where on the guide applies; None: from the beginning.
+      budget: Limit of reasoning; None: there is none.
     """
 
-    words: tuple[str, ...]
-    patterns: tuple[str, ...] = ()
-    thought_begin: str = ""
-    thought_ends: tuple[str, ...] = ()
-    before: str = ""
-
-    @classmethod
-    def of(cls, grammar: _core.ToolGrammar) -> Triggers:
-        """The triggers of a model's tool calls.
-
-        Raises:
-          InvalidRequestError: A pattern is invalid in Python.
-        """
-        triggers = cls(
-            words=tuple(grammar.words),
-            patterns=tuple(grammar.patterns),
-            thought_begin=grammar.thought_begin,
-            thought_ends=tuple(grammar.thought_ends),
-            before=grammar.generation_prompt,
-        )
-        try:
-            _ = triggers.compiled
-        except re.error as error:
-            raise InvalidRequestError(
-                f"the model's tool call format cannot be used: {error}"
-            ) from None
-        return triggers
-
-    @cached_property
-    def compiled(self) -> tuple[re.Pattern[bytes], ...]:
-        """All triggers as patterns."""
-        words = tuple(re.compile(re.escape(word.encode())) for word in self.words)
-        return words + tuple(map(_compiled, self.patterns))
-
-
-@dataclass(frozen=True)
-class TriggeredGuide:
-    """The compiled constraint of a request, and the triggers from which on it applies."""
-
-    guide: Guide
+    n_vocab: int
+    guide: Guide | None = None
     triggers: Triggers | None = None
+    budget: ReasoningBudget | None = None
 
     @property
     def first_mask(self) -> bytes | None:
-        if self.triggers is None:
+        """Mask of the first token; None: no mask is needed until one of `words` is output."""
+        if self.budget is not None:
+            forced = BudgetedReasoning(self.budget).forced
+            if forced is not None:
+                return _only(forced, self.n_vocab)
+        if self.guide is not None and self.triggers is None:
             return self.guide.first_mask
         return None if self.words else _ANY
 
     @property
     def words(self) -> list[str]:
-        """Texts one of which every trigger contains; empty: unknown."""
-        if self.triggers is None or self.triggers.patterns:
+        """Texts one of which is output before a mask is needed; empty: masks are always needed."""
+        if self.triggers is None or self.budget is not None:
             return []
-        return list(self.triggers.words)
+        return self.triggers.needed
 
 
-class _Allowed(Enum):
-    """Which next tokens of an output are allowed."""
+class _Next(Enum):
+    """What the core needs for the next token of an output."""
 
-    MASKED = auto()  # those of mask()
-    ANY = auto()
-    ANY_UNTRIGGERED = auto()  # any, and the core does not wait for a mask
+    MASK = auto()
+    ANY = auto()  # the mask that allows any token
+    NOTHING = auto()  # it does not wait for a mask
+    LIFT = auto()  # no further masks
 
 
 class _BudgetError(InvalidRequestError):
@@ -121,29 +86,46 @@ class _BudgetError(InvalidRequestError):
 class _Progress:
     """State of one output's constraint. take() and mask() are called alternately."""
 
-    def __init__(self, obeyed: TriggeredGuide) -> None:
+    def __init__(self, constraint: OutputConstraint, core: _core.BatchEngine) -> None:
         self.is_slow = False
-        self._guide = obeyed.guide
+        self._core = core
+        self._n_vocab = constraint.n_vocab
+        self._guide = constraint.guide
         self._matcher: LLMatcher | None = None  # copied on first use: many requests are queued
         self._taken: list[int] = []
         self._n_masks = 0
         self._spent_s = 0.0
-        self._is_lifted = False  # the constraint no longer applies
-        self._search = None if obeyed.triggers is None else _Search(obeyed)
+        budget, triggers = constraint.budget, constraint.triggers
+        self._reasoning = None if budget is None else BudgetedReasoning(budget)
+        self._search = None if triggers is None else TriggerSearch(triggers)
 
-    def take(self, token_ids: Sequence[int]) -> _Allowed:
+    def take(self, token_ids: Sequence[int]) -> _Next:
         """Add output tokens."""
+        if self._reasoning is not None:
+            for token in token_ids:
+                self._reasoning.read(token, self._core.token_name(token))
+        self._guide_along(token_ids)
+        if self._reasoning is not None and self._reasoning.forced is not None:
+            return _Next.MASK
+        if self._guide is None:
+            is_over = self._reasoning is None or self._reasoning.is_over
+            return _Next.LIFT if is_over else _Next.ANY
+        if self._search is None:
+            return _Next.MASK
+        waits = self._search.word_found or self._reasoning is not None
+        return _Next.ANY if waits else _Next.NOTHING
+
+    def _guide_along(self, token_ids: Sequence[int]) -> None:
+        if self._guide is None:
+            return
         for at, token in enumerate(token_ids):
             if self._search is None:
                 self._taken += token_ids[at:]
-                break
+                return
             begun = self._search.read(self._guide.names[token])
             if begun is not None:
                 self._taken += self._guide.tokenizer.tokenize_bytes(begun)
                 self._search = None
-        if self._search is None:
-            return _Allowed.MASKED
-        return _Allowed.ANY if self._search.word_found else _Allowed.ANY_UNTRIGGERED
 
     def mask(self) -> bytes:
         """Compute the mask of the next token.
@@ -151,26 +133,26 @@ class _Progress:
         Raises:
           InvalidRequestError: The matcher failed, or a limit is exceeded and the guide is strict.
         """
-        if self._is_lifted:
-            return _ANY
+        if self._reasoning is not None and self._reasoning.forced is not None:
+            return _only(self._reasoning.forced, self._n_vocab)
+        assert self._guide is not None
         try:
-            return self._mask()
+            return self._guided(self._guide)
         except _BudgetError as error:
             if self._guide.is_strict:
                 raise
             _logger.warning("an output continues without the schemas of its tools: %s", error)
-            self._is_lifted = True
-            self._matcher = None
+            self._guide = self._matcher = None
             return _ANY
 
-    def _mask(self) -> bytes:
+    def _guided(self, guide: Guide) -> bytes:
         begin_s = time.thread_time()
-        mask = self._compute()
+        mask = self._compute(guide)
         self._n_masks += 1
         took_s = time.thread_time() - begin_s
         self._spent_s += took_s
         self.is_slow = self.is_slow or took_s > _SLOW_S
-        mean_s = _MEAN_OF_TOOLS_S if self._guide.kind == "tools" else _MEAN_S
+        mean_s = _MEAN_OF_TOOLS_S if guide.kind == "tools" else _MEAN_S
         most_s = _FIRST_S + mean_s * self._n_masks
         if self._spent_s > most_s:
             raise _BudgetError(
@@ -180,12 +162,12 @@ class _Progress:
             )
         return mask
 
-    def _compute(self) -> bytes:
+    def _compute(self, guide: Guide) -> bytes:
         if self._matcher is None:
-            self._matcher = self._guide.matcher.deep_copy()
+            self._matcher = guide.matcher.deep_copy()
         taken, self._taken = self._taken, []
         self._matcher.consume_tokens(taken)
-        mask = mask_of(self._matcher, len(self._guide.names))
+        mask = mask_of(self._matcher, self._n_vocab)
         if mask is None:
             error = error_of(self._matcher)
             _logger.warning("the output constraint failed: %s", error)
@@ -194,58 +176,11 @@ class _Progress:
         return mask
 
 
-class _Search:
-    """Searches an output for a trigger."""
-
-    def __init__(self, obeyed: TriggeredGuide) -> None:
-        triggers = obeyed.triggers
-        assert triggers is not None
-        self._words = [word.encode() for word in obeyed.words]
-        self._patterns = triggers.compiled
-        self._tail = b""
-        self.word_found = not self._words
-        self._begin = triggers.thought_begin.encode()
-        self._ends = tuple(end.encode() for end in triggers.thought_ends)
-        self._n_tag = max(map(len, (self._begin, *self._ends)))
-        self._reasoning_tail = b""
-        self._is_reasoning = False
-        self._track_reasoning(triggers.before.encode())
-        self._text = bytearray()  # without reasoning
-
-    def read(self, piece: bytes) -> bytes | None:
-        """Add a token's text. Returns its part from the trigger on; None: no trigger yet."""
-        if not self.word_found:
-            self._find_word(piece)
-        if self._begin:
-            was_reasoning = self._is_reasoning
-            self._track_reasoning(piece)
-            # The token that ends reasoning is part of it.
-            if was_reasoning or self._is_reasoning:
-                return None
-        begin = max(0, len(self._text) - _N_SEARCHED)
-        self._text += piece
-        for pattern in self._patterns:
-            found = pattern.search(self._text, begin)
-            if found is not None:
-                groups = (found.start(i) for i in range(1, pattern.groups + 1) if found.group(i))
-                return bytes(self._text[next(groups, found.start()) :])
-        return None
-
-    def _find_word(self, piece: bytes) -> None:
-        """Mirrors Constraint::is_triggered_by of the core."""
-        self._tail += piece
-        self.word_found = any(word in self._tail for word in self._words)
-        self._tail = self._tail[-max(map(len, self._words)) :]
-
-    def _track_reasoning(self, text: bytes) -> None:
-        if not self._begin:
-            return
-        for char in text:
-            self._reasoning_tail = (self._reasoning_tail + bytes([char]))[-self._n_tag :]
-            if self._is_reasoning:
-                self._is_reasoning = not self._reasoning_tail.endswith(self._ends)
-            else:
-                self._is_reasoning = self._reasoning_tail.endswith(self._begin)
+def _only(token: int, n_vocab: int) -> bytes:
+    """The mask that allows one token."""
+    mask = bytearray((n_vocab + 31) // 32 * 4)
+    mask[token >> 3] |= 1 << (token & 7)
+    return bytes(mask)
 
 
 def _reason(error: Exception) -> str:
@@ -254,13 +189,6 @@ def _reason(error: Exception) -> str:
         return str(error)
     _logger.error("unexpected error while computing a token mask", exc_info=error)
     return "an internal error occurred while computing a token mask"
-
-
-def _compiled(pattern: str) -> re.Pattern[bytes]:
-    """Compile with std::regex semantics: $ matches only at the end of the text."""
-    if pattern.endswith("$") and not pattern.endswith("\\$"):
-        pattern = pattern[:-1] + r"\Z"
-    return re.compile(pattern.encode())
 
 
 class TokenMasks:
@@ -285,10 +213,10 @@ class TokenMasks:
             self._pool = BoundedPool("masks", _N_THREADS, _MAX_WAITING)
             self._slow_pool = BoundedPool("slow masks", _N_THREADS, _MAX_WAITING)
 
-    def start(self, request_ids: Iterable[int], obeyed: TriggeredGuide) -> None:
+    def start(self, request_ids: Iterable[int], constraint: OutputConstraint) -> None:
         """Register submitted requests, before their first delta is processed."""
         for request_id in request_ids:
-            self._running[request_id] = _Progress(obeyed)
+            self._running[request_id] = _Progress(constraint, self._core)
 
     def of(self, deltas: Iterable[Delta]) -> list[tuple[_Progress, Delta]]:
         """The deltas of constrained requests. Finished requests are removed."""
@@ -308,10 +236,13 @@ class TokenMasks:
     def _advance(self, progress: _Progress, delta: Delta) -> None:
         request_id, index = delta.request_id, delta.n_completion
         try:
-            allowed = progress.take(delta.token_ids)
-            if allowed is _Allowed.ANY:
+            needed = progress.take(delta.token_ids)
+            if needed is _Next.ANY:
                 self._core.set_mask(request_id, index, _ANY)
-            if allowed is not _Allowed.MASKED:
+            elif needed is _Next.LIFT:
+                self._core.lift_mask(request_id)
+                self._running.pop(request_id, None)
+            if needed is not _Next.MASK:
                 return
             make = partial(self._make, progress, request_id, index)
             pool = self._slow_pool if progress.is_slow else self._pool

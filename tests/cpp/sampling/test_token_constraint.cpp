@@ -98,6 +98,17 @@ TEST(Constrained, TheOnlyTokenAllowedIsTakenUnlessItsRowIsBroken) {
   EXPECT_TRUE(sample(row(), {9, 35}).token == 35);
 }
 
+TEST(Constraint, NeedsNoMasksOnceLifted) {
+  Constraint masks(mask_of({1}));
+  masks.accept(1);
+  EXPECT_FALSE(masks.ready());
+  masks.lift();
+  for (TokenId token : {1, 40, 7}) {
+    EXPECT_TRUE(masks.ready() && masks.allows_all() && !masks.forced_token());
+    masks.accept(token);
+  }
+}
+
 TEST(Constraint, IsReadyWhenTheNextTokensMaskIsThere) {
   Constraint masks(mask_of({1, 40}));
   ASSERT_TRUE(masks.ready());

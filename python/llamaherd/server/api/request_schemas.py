@@ -191,6 +191,12 @@ ResponseFormat = Annotated[
 Verbosity = Annotated[
     Literal["low", "medium", "high"] | None, WithoutEffect("models have no such control")
 ]
+Effort = Annotated[str, Field(max_length=64)]
+
+
+class ReasoningOptions(Body):
+    effort: Effort | None = Field(None, description="none: disables reasoning.")
+    max_tokens: int | None = Field(None, ge=0, description="Reasoning ends after so many tokens.")
 
 
 Truncation = Annotated[
@@ -234,7 +240,9 @@ class ChatRequest(HostedFields, Sampling):
         BY_KIND,
     ] = None
     parallel_tool_calls: bool | None = None
-    reasoning_effort: str | None = Field(None, description="none: disables reasoning.")
+    reasoning_effort: Effort | None = Field(None, description="none: disables reasoning.")
+    reasoning: ReasoningOptions | None = None
+    thinking_budget_tokens: int | None = Field(None, ge=0, description="As reasoning.max_tokens.")
     chat_template_kwargs: dict[str, Any] | None = None
     metadata: Annotated[dict[str, Any] | None, WithoutEffect(_NOT_KEPT)] = None
     modalities: Annotated[
@@ -338,8 +346,7 @@ _WHOLE = "reasoning is returned as text, not as a summary"
 Summary = Annotated[Literal["auto", "concise", "detailed"] | None, WithoutEffect(_WHOLE)]
 
 
-class Reasoning(Body):
-    effort: str | None = None
+class Reasoning(ReasoningOptions):
     summary: Summary = None
     generate_summary: Summary = None
     context: Annotated[str | None, WithoutEffect("the chat template decides")] = None

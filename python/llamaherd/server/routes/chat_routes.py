@@ -21,7 +21,11 @@ from llamaherd.server.api.response_schemas import ERRORS
 from llamaherd.server.jobs.context import Context
 from llamaherd.server.jobs.generation_job import GenerationJob
 from llamaherd.server.routes.body_route import BodyRoute
-from llamaherd.server.routes.request_options import format_options, sampling_options
+from llamaherd.server.routes.request_options import (
+    format_options,
+    reasoning_options,
+    sampling_options,
+)
 from llamaherd.server.routes.respond import respond
 from llamaherd.server.routes.response_writer import FINISH_REASONS, ChoicesWriter
 
@@ -34,7 +38,7 @@ def _chat_options(body: ChatRequest) -> ChatOptions:
         tools=[tool.model_dump(exclude_none=True) for tool in body.tools or ()],
         tool_choice=choice.function.name if isinstance(choice, NamedTool) else choice,
         parallel_tool_calls=body.parallel_tool_calls is not False,
-        thinking=body.reasoning_effort not in ("none", "minimal"),
+        **reasoning_options(body.reasoning, body.reasoning_effort, body.thinking_budget_tokens),
         template_kwargs=body.chat_template_kwargs,
         continue_final_message=_continues(body),
         truncation=body.truncation or "disabled",

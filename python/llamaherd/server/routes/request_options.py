@@ -10,6 +10,7 @@ from llamaherd.server.api.request_schemas import (
     JsonObjectFormat,
     JsonSchemaFormat,
     JsonSchemaText,
+    ReasoningOptions,
     ResponseFormat,
     ResponsesRequest,
     Sampling,
@@ -22,6 +23,23 @@ def sampling_options(body: Sampling | ResponsesRequest) -> dict[str, Any]:
     """Options of SamplingParams set by a request."""
     options = {name: getattr(body, name, None) for name in SAMPLING_FIELDS}
     return {name: value for name, value in options.items() if value is not None}
+
+
+def reasoning_options(
+    reasoning: ReasoningOptions | None, effort: str | None = None, budget: int | None = None
+) -> dict[str, Any]:
+    """Options of ChatOptions for reasoning.
+
+    Args:
+      reasoning: Overridden by the other two.
+      effort: reasoning_effort of the body.
+      budget: thinking_budget_tokens of the body.
+    """
+    reasoning = reasoning or ReasoningOptions(effort=None, max_tokens=None)
+    return {
+        "reasoning_effort": reasoning.effort if effort is None else effort,
+        "thinking_budget": reasoning.max_tokens if budget is None else budget,
+    }
 
 
 def format_options(response_format: ResponseFormat | JsonSchemaText | None) -> dict[str, Any]:

@@ -22,7 +22,11 @@ from llamaherd.server.api.sse import event
 from llamaherd.server.jobs.context import Context
 from llamaherd.server.jobs.generation_job import GenerationJob
 from llamaherd.server.routes.body_route import BodyRoute
-from llamaherd.server.routes.request_options import format_options, sampling_options
+from llamaherd.server.routes.request_options import (
+    format_options,
+    reasoning_options,
+    sampling_options,
+)
 from llamaherd.server.routes.respond import respond
 from llamaherd.server.routes.response_writer import ResponseWriter
 
@@ -53,7 +57,7 @@ def _chat_options(body: ResponsesRequest) -> ChatOptions:
         tools=functions_of(body.tools or ()),
         tool_choice=choice.name if isinstance(choice, NamedFunctionTool) else choice,
         parallel_tool_calls=body.parallel_tool_calls is not False,
-        thinking=body.reasoning is None or body.reasoning.effort not in ("none", "minimal"),
+        **reasoning_options(body.reasoning),
         truncation=body.truncation or "disabled",
     )
 

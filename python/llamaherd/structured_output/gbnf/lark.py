@@ -8,7 +8,7 @@ become terminals, which is slower.
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from llamaherd._core import InvalidRequestError
 from llamaherd.structured_output.gbnf.heads import with_heads_joined
@@ -44,6 +44,7 @@ def to_lark(
     text: str,
     token_of: Callable[[str], int | None],
     schemas: Mapping[str, str] | None = None,
+    alternatives: Sequence[str] = (),
 ) -> str:
     """Convert a grammar; the language does not change.
 
@@ -51,18 +52,42 @@ def to_lark(
       text: GBNF; its start rule is root.
       token_of: Id of a token by its name, such as <|im_end|>; None: unknown token.
       schemas: JSON schemas, as JSON, by the literal that each one replaces.
+      alternatives: Further grammars; the result matches the texts of any of them.
 
     Raises:
       InvalidRequestError: The grammar does not parse, is too large, or matches no text; the message
         states the place or the reason.
     """
     rules = parse(text, token_of)
+    if alternatives:
+        rules = _any_of([rules, *(parse(other, token_of) for other in alternatives)])
     if schemas:
         rules = {name: _with_schemas(node, schemas) for name, node in rules.items()}
     return _Writer(without_right_recursion(_productive(rules))).write()
 
 
 # Recursion depth is bounded: nodes are nested at most MAX_DEPTH parentheses deep.
+
+
+def _any_of(grammars: Sequence[Rules]) -> Rules:
+    """The rules of several grammars; root matches the root of any of them."""
+    joined: Rules = {"root": Alt(tuple(Ref(f"{i}:root") for i in range(len(grammars))))}
+    for i, rules in enumerate(grammars):
+        for name, node in rules.items():
+            joined[f"{i}:{name}"] = _with_prefix(node, f"{i}:")
+    return joined
+
+
+def _with_prefix(node: Node, prefix: str) -> Node:
+    if isinstance(node, Ref):
+        return Ref(prefix + node.name)
+    if isinstance(node, Alt):
+        return Alt(tuple(_with_prefix(option, prefix) for option in node.options))
+    if isinstance(node, Repeat):
+        return Repeat(_with_prefix(node.item, prefix), node.least, node.most)
+    if isinstance(node, Seq):
+        return Seq(tuple(_with_prefix(item, prefix) for item in node.items))
+    return node
 
 
 def _with_schemas(node: Node, schemas: Mapping[str, str]) -> Node:
