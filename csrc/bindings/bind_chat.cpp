@@ -5,7 +5,7 @@
 #include "bindings/released_gil.h"
 #include "bindings/values.h"
 #include "llama/chat/chat_template.h"
-#include "llama/chat/message_parser.h"
+#include "llama/message/message_parser.h"
 
 namespace py = pybind11;
 

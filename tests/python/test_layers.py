@@ -34,6 +34,7 @@ FOLDERS: dict[str, str] = {
     "llama/common": "backend common config kernels/common kernels/ggml",
     "llama/model": "common config kernels/ggml llama/common",
     "llama/chat": "common llama/common llama/model",
+    "llama/message": "llama/chat",
     "llama/backend": "backend common config kernels/ggml llama/common llama/model",
     "llama/testing": "backend llama/backend",
     "runtime": (
@@ -41,8 +42,8 @@ FOLDERS: dict[str, str] = {
         " llama/testing"
     ),
     "bindings": (
-        "backend common config cost llama/backend llama/chat llama/common llama/model runtime"
-        " sampling telemetry"
+        "backend common config cost llama/backend llama/chat llama/common llama/message llama/model"
+        " runtime sampling telemetry"
     ),
 }
 MOST_UNITS = 16  # a header and its source are one

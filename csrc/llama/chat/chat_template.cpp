@@ -147,11 +147,11 @@ common_chat_params ChatTemplate::render(common_chat_templates_inputs inputs) con
   if (!shows_tools_) describe_tools(inputs.messages, inputs.tools);
   const std::vector<common_chat_msg> sent = inputs.messages;
   const ArgumentStyle style = takes_values_ ? ArgumentStyle::kValue : ArgumentStyle::kText;
-  const bool has_text = fit_arguments(inputs.messages, style);
+  const bool all_objects = fit_arguments(inputs.messages, style);
   try {
     return common_chat_templates_apply(templates_.get(), inputs);
   } catch (const std::exception&) {
-    if (!has_text) throw;
+    if (all_objects) throw;
   }
   inputs.messages = sent;
   fit_arguments(inputs.messages, ArgumentStyle::kObject);

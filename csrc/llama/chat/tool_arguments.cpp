@@ -8,12 +8,13 @@
 namespace llamaherd {
 namespace {
 
-bool is_json(const std::string& text, bool object) {
+enum class Kind { kText, kValue, kObject };
+
+Kind kind_of(const std::string& text) {
   try {
-    const common_json value = common_json::parse(text);
-    return !object || value.is_object();
+    return common_json::parse(text).is_object() ? Kind::kObject : Kind::kValue;
   } catch (const std::exception&) {
-    return false;
+    return Kind::kText;
   }
 }
 
@@ -24,18 +25,21 @@ bool is_blank(const std::string& text) {
 }  // namespace
 
 bool fit_arguments(std::vector<common_chat_msg>& messages, ArgumentStyle style) {
-  bool has_text = false;
+  bool all_objects = true;
   for (common_chat_msg& message : messages) {
     for (common_chat_tool_call& call : message.tool_calls) {
       if (is_blank(call.arguments)) call.arguments = "{}";
-      if (is_json(call.arguments, style == ArgumentStyle::kObject)) continue;
-      has_text = true;
-      if (style == ArgumentStyle::kText) continue;
-      const std::string text = common_json(call.arguments).dump();
-      call.arguments = style == ArgumentStyle::kValue ? text : "{\"arguments\": " + text + "}";
+      const Kind kind = kind_of(call.arguments);
+      if (kind == Kind::kObject) continue;
+      all_objects = false;
+      if (style == ArgumentStyle::kObject) {
+        call.arguments = common_json{{"arguments", call.arguments}}.dump();
+      } else if (style == ArgumentStyle::kValue && kind == Kind::kText) {
+        call.arguments = common_json(call.arguments).dump();
+      }
     }
   }
-  return has_text;
+  return all_objects;
 }
 
 }  // namespace llamaherd

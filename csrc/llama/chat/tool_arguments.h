@@ -15,7 +15,7 @@ enum class ArgumentStyle {
 
 /// Rewrites the arguments of all tool calls so that llama.cpp accepts them. Empty ones are an empty
 /// object. Those that are no JSON value, such as truncated ones, or with kObject no JSON object,
-/// become a JSON string or an object that holds the text. Returns whether there were such.
+/// become a JSON string or an object that holds the text. Returns whether all were JSON objects.
 bool fit_arguments(std::vector<common_chat_msg>& messages, ArgumentStyle style);
 
 }  // namespace llamaherd

@@ -6,8 +6,8 @@
 #include <string_view>
 
 #include "chat-peg-parser.h"
-#include "llama/chat/message_mapper.h"
-#include "llama/chat/python_value.h"
+#include "llama/message/message_mapper.h"
+#include "llama/message/python_value.h"
 
 namespace llamaherd {
 

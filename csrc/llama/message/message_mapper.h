@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "chat.h"
-#include "llama/chat/message_delta.h"
-#include "llama/chat/resumable_parser.h"
+#include "llama/message/message_delta.h"
+#include "llama/message/resumable_parser.h"
 
 namespace llamaherd {
 

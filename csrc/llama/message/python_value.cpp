@@ -1,4 +1,4 @@
-#include "llama/chat/python_value.h"
+#include "llama/message/python_value.h"
 
 #include <algorithm>
 #include <cctype>

@@ -1,4 +1,4 @@
-#include "llama/chat/message_mapper.h"
+#include "llama/message/message_mapper.h"
 
 #include <utility>
 

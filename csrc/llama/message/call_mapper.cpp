@@ -1,4 +1,4 @@
-#include "llama/chat/call_mapper.h"
+#include "llama/message/call_mapper.h"
 
 namespace llamaherd {
 namespace {

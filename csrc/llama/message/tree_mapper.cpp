@@ -1,4 +1,4 @@
-#include "llama/chat/tree_mapper.h"
+#include "llama/message/tree_mapper.h"
 
 #include <algorithm>
 #include <utility>

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "llama/chat/chat_format.h"
-#include "llama/chat/message_delta.h"
+#include "llama/message/message_delta.h"
 
 namespace llamaherd {
 

@@ -3,7 +3,7 @@
 #include <cstddef>
 
 #include "chat-peg-parser.h"
-#include "llama/chat/message_mapper.h"
+#include "llama/message/message_mapper.h"
 
 namespace llamaherd {
 

@@ -1,4 +1,4 @@
-#include "llama/chat/resumable_parser.h"
+#include "llama/message/resumable_parser.h"
 
 #include <algorithm>
 #include <cctype>

@@ -1,10 +1,10 @@
-#include "llama/chat/message_parser.h"
+#include "llama/message/message_parser.h"
 
 #include <utility>
 
 #include "chat.h"
-#include "llama/chat/call_mapper.h"
-#include "llama/chat/tree_mapper.h"
+#include "llama/message/call_mapper.h"
+#include "llama/message/tree_mapper.h"
 
 namespace llamaherd {
 
