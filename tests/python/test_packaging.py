@@ -81,6 +81,7 @@ def test_the_sdist_builds_with_the_index_off(
     command = (sys.executable, "-m", "pip", "install", "--no-index", "--no-build-isolation")
     installed = run(*command, "--no-deps", "-t", str(target), ".", cwd=source, env=clean_env)
     assert installed.returncode == 0, installed.stdout[-3000:] + installed.stderr[-3000:]
+    assert "REQUIRED: tuple" in (target / "llamaherd" / "_core_features.py").read_text()
     licences = {path.name for path in target.glob("*.dist-info/licenses/*")}
     assert {"LICENSE", "LICENSE-llama.cpp", "LICENSE-jsonhpp"} <= licences
     code = "import llamaherd, sys; sys.stdout.write(llamaherd.__file__)"
