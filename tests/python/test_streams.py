@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import tiny_models
 from llamaherd import (
     BatchEngine,
     Delta,
@@ -370,3 +371,23 @@ def test_progress_of_an_engine_without_a_thread_is_that_of_now(model_path: Path)
         while engine.step():
             pass
         assert first.progress() is second.progress() is None
+
+
+def test_a_preempted_request_is_in_the_queue_again(tmp_path: Path) -> None:
+    path = tiny_models.write("plain", tmp_path / "tiny.gguf")
+    config = EngineConfig(n_ctx=256, max_seqs=1, n_threads=1, warmup=False)
+    params = SamplingParams(max_tokens=40, temperature=0, ignore_eos=True)
+    with BatchEngine(path, config, threaded=False) as engine:
+        first = engine.submit([5] * 20, params, priority=50)
+        for _ in range(5):
+            engine.step()
+        second = engine.submit([6] * 20, params, priority=0)
+        engine.step()
+        progress = first.progress()
+        assert progress is not None
+        assert (progress.queue_position, progress.n_preempted) == (1, 1)
+        assert (progress.n_prompt, progress.n_computed) == (20, 0)
+        assert progress.start_ns > 0
+        while engine.step():
+            pass
+        assert [len(stream.result(0).token_ids) for stream in (first, second)] == [40, 40]
