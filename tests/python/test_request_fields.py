@@ -209,6 +209,24 @@ def test_null_is_absent(http: TestClient, app: FastAPI) -> None:
             assert answer.json().get(name) == plain.get(name)
 
 
+def test_null_is_absent_on_every_endpoint(http: TestClient, app: FastAPI) -> None:
+    document = app.openapi()
+    samples = SchemaSamples(document)
+    n_paths = 0
+    for path, methods in document["paths"].items():
+        content = methods.get("post", {}).get("requestBody", {}).get("content", {})
+        if "application/json" not in content:
+            continue
+        n_paths += 1
+        schema = samples.resolved(content["application/json"]["schema"])
+        body = {**samples.smallest(schema), **ASK.get(path, {})}
+        nulls = {**dict.fromkeys(schema["properties"]), **body}
+        plain, answer = http.post(path, json=body), http.post(path, json=nulls)
+        assert answer.status_code == plain.status_code, answer.text
+        assert answer.json().get("error") == plain.json().get("error")
+    assert n_paths >= 9
+
+
 def test_a_limit_of_null_is_the_default(http: TestClient) -> None:
     for absent in ({}, {"max_tokens": None}):
         answer = http.post(COMPLETIONS, json={"prompt": "a", "ignore_eos": True, **absent})

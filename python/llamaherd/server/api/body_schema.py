@@ -106,6 +106,8 @@ class Body(BaseModel):
         if not isinstance(body, dict):
             raise wrong_value("an object")
         known = fields_of(cls)
+        if body.keys() <= known.keys() and None not in body.values():
+            return body
         given: dict[str, Any] = {}
         for name, value in body.items():
             if value is None:
@@ -126,16 +128,13 @@ class Body(BaseModel):
 
     @model_validator(mode="after")
     def _without_effectless(self) -> Body:
-        for name in self.model_fields_set:
-            field = type(self).model_fields[name]
-            reason = effectless(field)
-            if reason is None:
-                continue
+        without_effect = _without_effect(type(self))
+        for name in self.model_fields_set & without_effect.keys():
+            json_name, reason = without_effect[name]
             if strict_fields.get():
-                rule = f"is not supported (--strict-fields): {reason}"
-                raise _unsupported(field.alias or name, rule)
-            self.__dict__[name] = field.default
-            _note(type(self).__name__, field.alias or name, reason)
+                raise _unsupported(json_name, f"is not supported (--strict-fields): {reason}")
+            self.__dict__[name] = None
+            _note(type(self).__name__, json_name, reason)
         return self
 
 
@@ -143,6 +142,15 @@ class Body(BaseModel):
 def fields_of(model: type[Body]) -> dict[str, FieldInfo]:
     """The fields of a body by their names in JSON."""
     return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+@cache
+def _without_effect(model: type[Body]) -> dict[str, tuple[str, str]]:
+    """The name in JSON and the reason of each field without effect."""
+    reasons = {
+        name: (field.alias or name, effectless(field)) for name, field in model.model_fields.items()
+    }
+    return {name: (json_name, reason) for name, (json_name, reason) in reasons.items() if reason}
 
 
 def effectless(field: FieldInfo) -> str | None:
