@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 from chat_templates import FORMATS, TOOLS_AND_THOUGHTS
-from json_walker import accepts, schema_guide, tool, tools_guide
+from json_walker import accepts, guides, schema_guide, tool, tools_guide
 from llamaherd import (
     BatchEngine,
     ChatOptions,
@@ -183,6 +183,17 @@ def test_a_tool_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
             "the output cannot be continued",
             ["schema"],
         ),
+        (
+            'at 1(8): unknown name: "x"\n   1 | start: x\n              ^\n',
+            'unknown name: "x"',
+            ["schema"],
+        ),
+        (
+            "panic: end byte index 100 is not a char boundary",
+            "llguidance fails on it; simplify it",
+            ["schema"],
+        ),
+        ("schema too large", "it is too large or too ambiguous; simplify it", ["size"]),
         ("\n<state>\nTokens: x\n</state>", "Tokens: x", ["schema"]),
         ("x" * 1000, "x" * 200 + "...", ["schema"]),
         ("", "unknown error", ["schema"]),
@@ -191,6 +202,13 @@ def test_a_tool_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
 def test_errors_become_one_sentence(error: str, sentence: str, keywords: list[str]) -> None:
     assert sentence_of(error) == sentence
     assert keywords_of(error) == keywords
+
+
+def test_a_place_in_the_clients_text_is_told() -> None:
+    rule = SamplingParams(lark="start: x y\nx: /a/").rule
+    assert rule is not None
+    with pytest.raises(InvalidRequestError, match='unknown name: "y" at line 1, column 8'):
+        guides().make(rule)
 
 
 def test_every_error_of_a_schema_is_one_sentence() -> None:

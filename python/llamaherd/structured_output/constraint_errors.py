@@ -49,12 +49,15 @@ _SCHEMA_ERRORS: tuple[tuple[re.Pattern[str], tuple[str, ...], str], ...] = tuple
         (r"for numeric const", ("const",), "a number of const is out of range"),
         (r"lookarounds not", ("pattern",), "a regular expression must have no lookaround"),
         (r"backreferences are", ("pattern",), "a regular expression must have no backreference"),
+        (r"too many digits", ("multipleOf",), "a number of multipleOf has too many digits"),
         (
-            r"too (?:big|large|many)|fuel|stack level exceeded|Current row has|is regex is empty"
-            r"|TooComplex|too complex|if regex is empty|precomputation failed",
+            r"too big \(limit|schema too large|DNF too large|too many (?:states|expressions)|fuel"
+            r"|stack level exceeded|Current row has|if regex is empty|precomputation failed"
+            r"|TooComplex",
             (SIZE,),
             "it is too large or too ambiguous; simplify it",
         ),
+        (r"^panic:|panicked", (_UNKNOWN,), "llguidance fails on it; simplify it"),
         (
             r"doesn't satisfy the grammar|NoExtension|stopped",
             (_UNKNOWN,),
@@ -69,13 +72,26 @@ _SCHEMA_ERRORS: tuple[tuple[re.Pattern[str], tuple[str, ...], str], ...] = tuple
     )
 )
 _UNIMPLEMENTED = re.compile(r"Unimplemented keys: \[([^\n]*)\]")
+_PLACE = re.compile(r"^at (\d+)\((\d+)\): ")  # line and column of a grammar
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _REGEX_ERROR = re.compile(r"regex parse error:.*?\nerror: ([^\n]*)", re.DOTALL)
 
 
-def sentence_of(error: str) -> str:
-    """One sentence on an error of llguidance, without a full stop. The error itself is logged."""
+def sentence_of(error: str, *, with_place: bool = False) -> str:
+    """One sentence on an error of llguidance, without a full stop. The error itself is logged.
+
+    Args:
+      with_place: Tell the place in the Lark text, which the client knows.
+    """
     _logger.debug("llguidance: %s", error)
+    place = _PLACE.match(error)
+    if place is None:
+        return _sentence_of(error)
+    sentence = _sentence_of(error[place.end() :])
+    return f"{sentence} at line {place[1]}, column {place[2]}" if with_place else sentence
+
+
+def _sentence_of(error: str) -> str:
     found = _UNIMPLEMENTED.search(error)
     if found:
         return f"this use of {', '.join(_QUOTED.findall(found[1])[:10])} is not supported"

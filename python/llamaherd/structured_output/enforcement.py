@@ -75,7 +75,8 @@ def refusal(kind: str, tool: str, error: str) -> InvalidRequestError:
             f"the parameters of tool {tool!r} must be enforced (strict: true), but cannot be: "
             f"{sentence_of(error)}"
         )
-    return InvalidRequestError(f"{kind} cannot be used: {sentence_of(error)}")
+    sentence = sentence_of(error, with_place=kind == "lark")
+    return InvalidRequestError(f"{kind} cannot be used: {sentence}")
 
 
 class UnenforcedLog:
