@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
@@ -21,24 +22,26 @@ def guides() -> GuideCache:
     return GuideCache(cast("_core.BatchEngine", Vocabulary()))
 
 
-def schema_guide(schema: Any) -> Guide:
+def schema_guide(schema: Any, made_by: GuideCache | None = None) -> Guide:
     """The guide of a response format."""
     rule = SamplingParams(json_schema=schema).rule
     assert rule is not None
-    return guides().make(rule)
+    return (made_by or guides()).make(rule)
 
 
 def tool(parameters: Any, name: str = "f", **more: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "parameters": parameters, **more}}
 
 
-def tools_guide(*tools: dict[str, Any], apart: bool = False) -> Guide:
+def tools_guide(
+    *tools: dict[str, Any], apart: bool = False, made_by: GuideCache | None = None
+) -> Guide:
     """The guide of a grammar that consists of the arguments of tools: those of one tool, or, apart,
     one argument."""
     schemas = ToolSchemas(tools)
     _, marked = schemas.marked_apart() if apart else schemas.marked_whole()
     options = " | ".join(json.dumps(schema.mark) for schema in marked)
-    return guides().make(Rule("tools", f"root ::= {options}", tuple(marked)))
+    return (made_by or guides()).make(Rule("tools", f"root ::= {options}", tuple(marked)))
 
 
 def accepts(guide: Guide, value: Any) -> bool:
@@ -50,7 +53,7 @@ def accepts(guide: Guide, value: Any) -> bool:
 
 
 # What ends strings, values and elements.
-_ENDS = tuple(b'"}],:01aeln')
+_ENDS = frozenset((b'"', b"}", b"]", b",", b":", b": ", b'"}', b"0", b"1", b"a", b"e", b"l", b"n"))
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,12 @@ class Walk:
     end: str
 
 
-def walk(guide: Guide, seed: int, most: int = 200) -> Walk:
-    """A random output of at most `most` tokens that a guide allows. It favours short texts."""
+def walk(guide: Guide, seed: int, ending: Sequence[int] = (ENDING,), most: int = 200) -> Walk:
+    """A random output of at most `most` tokens that a guide allows. It favours short texts.
+
+    Args:
+      ending: The tokens that end an output.
+    """
     draw = random.Random(seed)
     matcher = guide.matcher.deep_copy()
     text = b""
@@ -71,14 +78,25 @@ def walk(guide: Guide, seed: int, most: int = 200) -> Walk:
         if mask is None:
             return Walk(text.decode(errors="replace"), error_of(matcher))
         bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")
-        if bits[ENDING] and (draw.random() < 0.5 or bits.sum() == 1):
+        n_ends = bits[list(ending)].sum()
+        if n_ends and (draw.random() < 0.5 or bits.sum() == n_ends):
             return Walk(text.decode(errors="replace"), "end")
-        allowed = [t for t in np.flatnonzero(bits).tolist() if t != ENDING]
+        allowed = [t for t in np.flatnonzero(bits).tolist() if t not in ending]
         if not allowed:
             return Walk(text.decode(errors="replace"), "no token is allowed")
-        likely = [token for token in _ENDS if bits[token]]
+        likely = [token for token in _ends(guide) if bits[token]]
         token = draw.choice(likely if likely and draw.random() < 0.7 else allowed)
         if not matcher.consume_token(token):
             return Walk(text.decode(errors="replace"), error_of(matcher))
         text += guide.names[token]
     return Walk(text.decode(errors="replace"), "cut")
+
+
+def _ends(guide: Guide) -> list[int]:
+    key = id(guide.names)
+    if key not in _known_ends:
+        _known_ends[key] = [t for t, name in enumerate(guide.names) if name in _ENDS]
+    return _known_ends[key]
+
+
+_known_ends: dict[int, list[int]] = {}

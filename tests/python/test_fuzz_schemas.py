@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +15,11 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 from json_walker import schema_guide, tool, tools_guide, walk
 from jsonschema import Draft202012Validator
-from llamaherd import InvalidRequestError
+from llamaherd import BatchEngine, EngineConfig, InvalidRequestError
 from llamaherd.structured_output.guides import Guide
 from llamaherd.structured_output.schemas.schema_form import BY_NAME, COUNTS, LISTS, SINGLE
 from referencing.exceptions import Unresolvable
+from rule_child import ENDING
 
 _NAMES = st.sampled_from(["a", "ab", "b", "c", "x-1"])
 _PATTERNS = st.sampled_from(["^a", "b$", "^[ab]+$", "^x-", ".*", "^(a|c)$", "^(?=.*b)a.*$"])
@@ -97,10 +99,10 @@ malformed = st.recursive(
 seeds = st.integers(0, 1 << 30)
 
 
-def _check_outputs(guide: Guide, schema: Any, seed: int) -> None:
+def _check_outputs(guide: Guide, schema: Any, seed: int, ending: Sequence[int] = (ENDING,)) -> None:
     """Outputs of a guide that end conform to a schema."""
     for i in range(3):
-        made = walk(guide, seed + i)
+        made = walk(guide, seed + i, ending)
         event(f"walk: {made.end}")
         assert made.end in ("end", "cut"), made
         if made.end == "end":
@@ -139,6 +141,29 @@ def test_a_schema_is_refused_by_name_or_obeyed(schema: Any, seed: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _check_outputs(guide, schema, seed)
+
+
+@pytest.fixture(scope="module")
+def engine(model_path: Path) -> Iterator[BatchEngine]:
+    config = EngineConfig(n_ctx=64, max_seqs=1, n_threads=1, warmup=False)
+    with BatchEngine(model_path, config, progress=False) as engine:
+        yield engine
+
+
+@pytest.mark.slow
+@fuzz
+@given(schema=objects, seed=seeds)
+def test_outputs_in_a_models_tokens_reach_no_dead_end(
+    engine: BatchEngine, schema: Any, seed: int
+) -> None:
+    made_by = engine._table.guides
+    ending = engine._core.end_of_generation()
+    guide = _made_or_refused_by_name(lambda: schema_guide(schema, made_by))
+    if guide is not None:
+        _check_outputs(guide, schema, seed, ending)
+    guide = tools_guide(tool(schema), made_by=made_by)
+    made = walk(guide, seed, ending)
+    assert made.end in ("end", "cut"), made
 
 
 @fuzz
