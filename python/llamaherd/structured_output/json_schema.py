@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import lru_cache
 from math import lcm
 from typing import Any
 
@@ -20,6 +21,7 @@ from llamaherd.structured_output.schemas.simplifier import simplify
 MAX_VALUES = 10_000  # objects, arrays and scalars
 MAX_DEPTH = 64  # nesting of arrays and objects
 MAX_BYTES = 512 * 1024  # of the JSON text
+_MAX_KEPT_BYTES = 16 * 1024  # of a text whose conversion is remembered
 # Least common multiple of all multipleOf values, scaled to integers: the number of states of
 # llguidance's automaton.
 MAX_MULTIPLE = 10_000
@@ -59,7 +61,13 @@ def to_text(what: str, schema: Mapping[str, Any] | bool) -> str:
         raise InvalidRequestError(
             f"{what} must have at most {MAX_BYTES} bytes of JSON; got {len(text)}"
         )
-    # Parse the text: a copy with plain JSON types and no cycles.
+    convert = _converted if len(text) <= _MAX_KEPT_BYTES else _converted.__wrapped__
+    return convert(what, text)
+
+
+@lru_cache(maxsize=256)  # clients send the same tools again and again
+def _converted(what: str, text: str) -> str:
+    # A copy with plain JSON types and no cycles.
     copy = json.loads(text)
     require_usable(what, copy)
     require_well_formed(what, copy)
