@@ -146,6 +146,15 @@ def test_a_response_format_is_refused_by_the_keyword(
     assert "\n" not in error
 
 
+def test_beside_tools_a_response_format_is_refused_as_alone(http: httpx.Client) -> None:
+    schema = {"type": "array", "uniqueItems": True}
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    answer = ask(http, CHAT, WEATHER, response_format=wanted)
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]["message"]
+    assert error == "json_schema cannot be used: this use of uniqueItems is not supported"
+
+
 def test_the_log_holds_json_only(served: Served, http: httpx.Client) -> None:
     parameters = {
         "type": "object",
