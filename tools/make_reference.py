@@ -50,7 +50,7 @@ _GROUPS = {
     "Engine and LLM": (
         "LLM", "BatchEngine", "Stream", "as_completed", "PrefixCacheControl", "Embedder",
     ),
-    "Options": ("EngineConfig", "SamplingParams", "ChatOptions"),
+    "Options": ("EngineConfig", "SamplingParams", "ChatOptions", "InfillPrompt", "ExtraFile"),
     "Outputs": (
         "RequestOutput", "Usage", "Delta", "FinishReason", "Timing", "RequestProgress",
         "AssistantMessage", "MessageReader", "ToolCall", "TokenLogprob", "Score", "Choice",

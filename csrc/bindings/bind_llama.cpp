@@ -13,6 +13,7 @@
 #include "llama/common/devices.h"
 #include "llama/common/kernel_choice.h"
 #include "llama/common/log_sink.h"
+#include "llama/model/gguf_summary.h"
 #include "llama/model/llama_model.h"
 #include "llama/model/quantize.h"
 
@@ -80,6 +81,25 @@ void bind_llama(py::module_& m) {
       .def_readonly("memory_free", &DeviceInfo::memory_free, "Bytes.")
       .def_readonly("memory_total", &DeviceInfo::memory_total, "Bytes.");
   m.def("list_devices", &list_devices, "Devices available on this machine.");
+
+  py::class_<GgufSummary>(m, "GgufSummary",
+                          "What the header of a GGUF file states of its model; 0 and '' where it "
+                          "states nothing. Read-only.")
+      .def_readonly("architecture", &GgufSummary::architecture)
+      .def_readonly("weight_type", &GgufSummary::weight_type,
+                    "Type of the weights by llama.cpp's name.")
+      .def_readonly("pooling", &GgufSummary::pooling, "mean, cls, last or rank.")
+      .def_readonly("causal", &GgufSummary::causal,
+                    "Whether attention is causal; that of encoders for embeddings is not.")
+      .def_readonly("n_vocab", &GgufSummary::n_vocab)
+      .def_readonly("n_embd", &GgufSummary::n_embd)
+      .def_readonly("n_ctx_train", &GgufSummary::n_ctx_train, "Trained context length in tokens.")
+      .def_readonly("n_params", &GgufSummary::n_params, "Parameters in this file.")
+      .def_readonly("n_bytes", &GgufSummary::n_bytes, "Bytes of the tensors in this file.");
+  m.def(
+      "read_summary", [](const std::filesystem::path& path) { return read_summary(path.string()); },
+      py::arg("path"), py::call_guard<ReleasedGil>(),
+      "Read the header of a GGUF file, without its tensors. Raises ModelLoadError. Any thread.");
 
   m.def("quantization_types", &quantization_types, "Type names for quantize().");
   m.def(

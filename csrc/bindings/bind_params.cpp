@@ -41,6 +41,7 @@ void bind_params(py::module_& m) {
       .def_readwrite("top_p", &SamplingParams::top_p)
       .def_readwrite("min_p", &SamplingParams::min_p)
       .def_readwrite("typical_p", &SamplingParams::typical_p)
+      .def_readwrite("infill", &SamplingParams::infill)
       .def_readwrite("repetition_penalty", &SamplingParams::repetition_penalty)
       .def_readwrite("frequency_penalty", &SamplingParams::frequency_penalty)
       .def_readwrite("presence_penalty", &SamplingParams::presence_penalty)

@@ -148,6 +148,23 @@ ChatPrompt PyBatchEngine::apply_chat_template(std::string messages, std::string 
        std::move(template_kwargs), add_generation_prompt, continue_final_message});
 }
 
+namespace {
+
+/// The fill-in-the-middle tokens that the vocabulary has, by role.
+py::dict fim_tokens(const llama_vocab* vocab) {
+  py::dict tokens;
+  for (const auto& [role, token] : {std::pair("prefix", llama_vocab_fim_pre(vocab)),
+                                    {"suffix", llama_vocab_fim_suf(vocab)},
+                                    {"middle", llama_vocab_fim_mid(vocab)},
+                                    {"repository", llama_vocab_fim_rep(vocab)},
+                                    {"file_separator", llama_vocab_fim_sep(vocab)}}) {
+    if (token != LLAMA_TOKEN_NULL) tokens[role] = token;
+  }
+  return tokens;
+}
+
+}  // namespace
+
 py::typing::Dict<py::str, py::object> PyBatchEngine::model_info() {
   const std::shared_ptr<Model> shared = model();
   const LlamaModel& llama = shared->llama;
@@ -165,6 +182,11 @@ py::typing::Dict<py::str, py::object> PyBatchEngine::model_info() {
   d["memory_kind"] = llama.memory_kind();
   d["prefix_sharing"] = prefix_sharing();
   d["has_chat_template"] = shared->chat.exists();
+  const llama_vocab* vocab = llama.vocab();
+  const TokenId bos = llama_vocab_bos(vocab);
+  d["bos_token"] = bos == LLAMA_TOKEN_NULL ? py::object(py::none()) : py::object(py::int_(bos));
+  d["adds_bos"] = llama_vocab_get_add_bos(vocab);
+  d["fim_tokens"] = fim_tokens(vocab);
   py::dict metadata;
   for (const auto& [key, value] : llama.metadata()) metadata[to_text(key)] = to_text(value);
   d["metadata"] = metadata;

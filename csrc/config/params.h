@@ -26,6 +26,7 @@ struct SamplingParams {
   float top_p = 1.0f;
   float min_p = 0.0f;
   float typical_p = 1.0f;
+  bool infill = false;
   float repetition_penalty = 1.0f;
   float frequency_penalty = 0.0f;
   float presence_penalty = 0.0f;

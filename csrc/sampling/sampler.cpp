@@ -5,12 +5,15 @@
 #include <limits>
 #include <utility>
 
+#include "sampling/infill.h"
 #include "sampling/logits_math.h"
 
 namespace llamaherd {
 namespace {
 
 constexpr float kNegInf = -std::numeric_limits<float>::infinity();
+// keep_sure() compares all pairs.
+constexpr std::size_t kMaxInfillCandidates = 128;
 
 /// Uniform in [0, 1). Counter-based: 53 bits of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) of
 /// seed and index.
@@ -72,6 +75,13 @@ float inverse(float temperature) {
   return std::min(1.0f / temperature, std::numeric_limits<float>::max());
 }
 
+/// Number of tokens that top_k keeps; 0: all.
+std::size_t most_candidates(const SamplingParams& params) {
+  const auto top_k = static_cast<std::size_t>(params.top_k);
+  if (!params.infill) return top_k;
+  return top_k == 0 ? kMaxInfillCandidates : std::min(top_k, kMaxInfillCandidates);
+}
+
 TokenId draw(const std::vector<TokenLogit>& candidates, float max, float temperature,
              double uniform) {
   const float scale = inverse(temperature);
@@ -91,6 +101,7 @@ Sampler::Sampler(SharedValue<SamplingParams> params, std::uint64_t seed, const V
                  std::span<const TokenId> prompt, std::int32_t n_max)
     : params_(std::move(params)),
       seed_(seed),
+      table_(&table),
       has_penalties_(params_->repetition_penalty != 1.0f || params_->frequency_penalty != 0.0f ||
                      params_->presence_penalty != 0.0f) {
   const auto ending = table.end_of_generation();
@@ -144,12 +155,12 @@ std::optional<TokenId> Sampler::choose(std::span<const float> logits, RowScratch
   if (params_->temperature == 0.0f || params_->top_k == 1) return scan.argmax;
 
   const double uniform = uniform_at(seed_, n_accepted_ + n_ahead);
-  const bool has_top_k =
-      params_->top_k > 0 && static_cast<std::size_t>(params_->top_k) < logits.size();
+  const std::size_t top_k = most_candidates(*params_);
+  const bool has_top_k = top_k > 0 && top_k < logits.size();
   double total = 0;  // 0: the total is the mass of the candidates
   if (has_top_k) {
-    collect_top_k(logits, params_->top_k, s);
-  } else if (params_->typical_p < 1.0f) {
+    collect_top_k(logits, top_k, s);
+  } else if (params_->typical_p < 1.0f || params_->infill) {
     collect(logits, std::numeric_limits<float>::lowest(), s);
   } else if (params_->top_p < 1.0f) {
     total = collect_mass(logits, scan.max, params_->top_p, s);
@@ -169,7 +180,32 @@ std::optional<TokenId> Sampler::choose(std::span<const float> logits, RowScratch
     const float threshold = s.candidates.front().logit + std::log(params_->min_p);
     while (s.candidates.back().logit < threshold) s.candidates.pop_back();
   }
+  if (params_->infill) return draw_sure(logits, uniform, s);
   return draw(s.candidates, s.candidates.front().logit, params_->temperature, uniform);
+}
+
+/// Draws from the candidates that keep_sure() leaves; if it leaves none, returns the likeliest
+/// token that ends the text.
+TokenId Sampler::draw_sure(std::span<const float> logits, double uniform, RowScratch& s) const {
+  const float scale = inverse(params_->temperature);
+  const TokenLogit best = s.candidates.front();
+  for (TokenLogit& c : s.candidates) c.weight = exp_weight(c.logit, best.logit, scale);
+  keep_sure(s.candidates, *table_);
+  if (s.candidates.empty()) {
+    TokenLogit end{best.token, kNegInf, 0};
+    for (const TokenId token : table_->end_of_generation()) {
+      if (logits[token] > end.logit) end = {token, logits[token], 0};
+    }
+    return end.token;  // the best token if all that end the text are forbidden
+  }
+  double left = 0;
+  for (const TokenLogit& c : s.candidates) left += c.weight;
+  left *= uniform;
+  for (const TokenLogit& c : s.candidates) {
+    left -= c.weight;
+    if (left < 0) return c.token;
+  }
+  return s.candidates.front().token;  // rounding left a remainder
 }
 
 TokenId Sampler::draw_from_all(std::span<const float> logits, float max, double uniform,

@@ -14,13 +14,14 @@
 namespace llamaherd {
 
 /// Samples the tokens of one request. The steps have llama.cpp's order: penalties and biases,
-/// top_k, typical_p, top_p, min_p, temperature.
+/// top_k, typical_p, top_p, min_p, temperature, infill.
 ///
 /// The random numbers of output token i depend on (seed, i) only, so a token sampled again after a
 /// failed step is the same, and a request's output does not depend on its batch.
 class Sampler {
  public:
-  /// `params` must be valid. `n_max` bounds the calls of accept().
+  /// `params` must be valid; with infill, `table` must outlive the sampler. `n_max` bounds the
+  /// calls of accept().
   Sampler(SharedValue<SamplingParams> params, std::uint64_t seed, const Vocabulary& table,
           std::span<const TokenId> prompt, std::int32_t n_max);
 
@@ -49,11 +50,13 @@ class Sampler {
     std::int32_t n_output;
   };
 
+  TokenId draw_sure(std::span<const float> logits, double uniform, RowScratch& scratch) const;
   TokenId draw_from_all(std::span<const float> logits, float max, double uniform,
                         RowScratch& scratch) const;
 
   SharedValue<SamplingParams> params_;
   std::uint64_t seed_;
+  const Vocabulary* table_;
   bool has_penalties_;
   std::int32_t n_accepted_ = 0;
   std::vector<Seen> seen_;  // distinct tokens of prompt and output, if penalties are on

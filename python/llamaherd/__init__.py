@@ -29,6 +29,7 @@ from llamaherd.offline.embedder import Embedder, RerankResult
 from llamaherd.offline.llm import LLM
 from llamaherd.offline.scoring import Choice, Perplexity, Score
 from llamaherd.request.chat import AssistantMessage, ChatOptions, MessageReader, ToolCall
+from llamaherd.request.infill import ExtraFile, InfillPrompt
 from llamaherd.request.result import RequestOutput, Usage
 
 __all__ = [
@@ -44,8 +45,10 @@ __all__ = [
     "Embedder",
     "EngineConfig",
     "EngineDeadError",
+    "ExtraFile",
     "FinishReason",
     "Health",
+    "InfillPrompt",
     "InvalidRequestError",
     "LlamaHerdError",
     "MessageReader",

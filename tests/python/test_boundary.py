@@ -27,6 +27,7 @@ ALL_SAMPLING: dict[str, Any] = {
     "top_p": 0.75,
     "min_p": 0.125,
     "typical_p": 0.25,
+    "infill": True,
     "repetition_penalty": 1.5,
     "frequency_penalty": -0.5,
     "presence_penalty": 0.5,

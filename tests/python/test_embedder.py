@@ -110,12 +110,53 @@ def test_no_texts_and_bad_ones(embedder: Embedder) -> None:
     assert embedder.embed([]).shape == (0, 384)
     assert embedder.rerank("x", []) == []
     assert embedder.embed("").shape == (1, 384)  # [CLS] [SEP]
-    with pytest.raises(TypeError, match="texts must be str; got int"):
+    with pytest.raises(TypeError, match="documents must be str; got list"):
+        embedder.rerank("x", [[101, 102]])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="texts must be str or token ids; got int"):
         embedder.embed(["a", 5])  # type: ignore[list-item]
     with pytest.raises(InvalidRequestError, match="not valid Unicode"):
         embedder.embed("\ud800")
     with pytest.raises(InvalidRequestError, match="pooling must be one of"):
         Embedder("smollm2-135m-instruct", pooling="max", progress=False)
+
+
+def test_token_ids_are_texts_too(
+    source: minilm.MiniLM, embedder: Embedder, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = tokens_of(source, "this is an example sentence")
+    (expected,) = embedder.embed("this is an example sentence")
+    for texts in (ids, [ids], np.array(ids), np.array([ids, ids]), ["x", ids], [tuple(ids)]):
+        assert np.allclose(embedder.embed(texts)[-1], expected, atol=5e-3)  # type: ignore[arg-type]
+    assert embedder.count_tokens(ids) == len(ids)
+    assert embedder.embed([ids, ids[:3]]).shape == (2, 384)
+    n_vocab = len(source.vocabulary)
+    for bad in ([n_vocab], [-1]):
+        with pytest.raises(InvalidRequestError, match=rf"must be in \[0, {n_vocab}\); got"):
+            embedder.embed(bad)
+    with pytest.raises(InvalidRequestError, match="must fit 32 bits"):
+        embedder.embed([1 << 40])
+    with pytest.raises(InvalidRequestError, match="text 1 has no tokens"):
+        embedder.embed([ids, []])
+    with pytest.raises(TypeError, match="token ids must be int"):
+        embedder.embed([ids, [1.5]])  # type: ignore[list-item]
+    with pytest.raises(InvalidRequestError, match="text 0 has more"):
+        embedder.embed([101] * 513)
+    with caplog.at_level(logging.WARNING, logger="llamaherd"):
+        assert embedder.embed([101] * 513, truncate=True).shape == (1, 384)
+    assert "1 texts were truncated" in caplog.text
+
+
+def test_a_call_can_have_another_pooling(source: minilm.MiniLM, embedder: Embedder) -> None:
+    ids = tokens_of(source, "each sentence is converted")
+    hidden = minilm.hidden(source, ids)
+    for pooling, expected in (
+        ("mean", hidden.mean(axis=0)), ("cls", hidden[0]), ("last", hidden[-1]),
+    ):  # fmt: skip
+        (vector,) = embedder.embed("each sentence is converted", pooling=pooling)
+        assert cosine(vector, expected) > 0.9999
+    for pooling in ("rank", "none", "max"):
+        with pytest.raises(InvalidRequestError, match="pooling"):
+            embedder.embed("x", pooling=pooling)
 
 
 def test_similar_documents_come_first(embedder: Embedder) -> None:
@@ -158,6 +199,8 @@ def test_an_llm_embeds_with_either_kind_of_model(path: Path, model_path: Path) -
     with LLM(model_path, EngineConfig(n_ctx=512), progress=False) as llm:
         with pytest.raises(InvalidRequestError, match="pass pooling="):
             llm.embed("x")
+        assert llm.embed("x", pooling="last").shape == (1, 576)
+        assert len(llm.rerank("cat", ["stocks", "a cat"], pooling="mean")) == 2
         beside = Embedder(llm.engine, pooling="mean")
         vectors = beside.embed(["a cat", "a kitten", "stock market"], normalize=True)
         assert vectors.shape == (3, 576)
@@ -169,3 +212,25 @@ def test_an_llm_embeds_with_either_kind_of_model(path: Path, model_path: Path) -
 def test_embedding_models_generate_nothing(path: Path) -> None:
     with pytest.raises(NotGenerativeError, match="embeddings only"):
         BatchEngine(path, progress=False)
+
+
+def test_an_llm_can_be_given_a_pooling(model_path: Path) -> None:
+    config = EngineConfig(n_ctx=512, warmup=False)
+    with LLM(model_path, config, pooling="last", progress=False) as llm:
+        assert llm.embedder.pooling == "last"
+        # The last token's vector depends on all before it: attention is causal.
+        first, other, same = llm.embed(["a b", "c b", "a b"], normalize=True)
+        assert cosine(first, same) > 0.9999
+        assert cosine(first, other) < 0.9999
+        assert np.allclose(llm.embed("a b", pooling="cls"), llm.embed("a z", pooling="cls"))
+        assert llm.generate("x", progress=False).pop().text
+    with pytest.raises(InvalidRequestError, match="pooling must be one of"):
+        LLM(model_path, config, pooling="max", progress=False)
+    with pytest.raises(InvalidRequestError, match="ranking head"):
+        LLM(model_path, config, pooling="rank", progress=False)
+
+
+def test_pooling_of_the_file_can_be_overridden(path: Path) -> None:
+    with LLM(path, pooling="cls", progress=False) as llm:
+        assert llm.embedder.pooling == "cls"
+        assert cosine(llm.embed("a cat")[0], llm.embed("a cat", pooling="mean")[0]) < 0.9999

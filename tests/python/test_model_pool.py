@@ -153,6 +153,7 @@ class FakeLLM:
 
     made: ClassVar[list[FakeLLM]] = []
     generates = True
+    max_len = 64
 
     def __init__(self, *_: Any, **__: Any) -> None:
         self.engine = SimpleNamespace(fatal_error="")

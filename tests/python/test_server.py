@@ -13,7 +13,7 @@ import httpx
 import minilm
 import numpy as np
 import pytest
-from openai import AsyncOpenAI, OpenAI
+from openai import AsyncOpenAI, BadRequestError, OpenAI
 from serving import Served, serve
 
 QUESTION: Any = [{"role": "user", "content": "Name three colours."}]
@@ -182,6 +182,29 @@ def test_embeddings(client: OpenAI) -> None:
     numbers = np.frombuffer(base64.b64decode(raw), "<f4")
     cut = vectors[0][:64] / np.linalg.norm(vectors[0][:64])
     assert np.allclose(numbers, cut, atol=1e-5)
+
+
+def test_embeddings_of_token_ids(client: OpenAI, served: Served) -> None:
+    """A list of ints, or of lists of them, as the official client and LangChain send them."""
+    vocabulary = {token: i for i, token in enumerate(minilm.fetch().vocabulary)}
+    ids = [vocabulary[token] for token in ("[CLS]", "a", "cat", "[SEP]")]
+    expected = client.embeddings.create(model="mini", input="a cat").data[0].embedding
+    for given in (ids, [ids], [ids, ids[:2]]):
+        made = client.embeddings.create(model="mini", input=given)
+        assert np.allclose(made.data[0].embedding, expected, atol=5e-3)
+    assert made.usage.prompt_tokens == 6
+    short = client.embeddings.create(
+        model="mini", input=[ids], dimensions=64, encoding_format="float"
+    )
+    assert np.linalg.norm(short.data[0].embedding) == pytest.approx(1, abs=1e-5)
+    # The default of the official client is base64.
+    raw = httpx.post(
+        f"{served.url}/v1/embeddings",
+        json={"model": "mini", "input": [ids], "encoding_format": "base64", "dimensions": 384},
+    ).json()["data"][0]["embedding"]
+    assert np.allclose(np.frombuffer(base64.b64decode(raw), "<f4"), expected, atol=5e-3)
+    with pytest.raises(BadRequestError, match="must be in"):
+        client.embeddings.create(model="mini", input=[10**6])
 
 
 def test_rerank(http: httpx.Client) -> None:

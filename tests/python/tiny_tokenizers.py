@@ -28,6 +28,9 @@ CONTROL = (
     "<<",
     "< <",
 )
+# Qwen's names of the tokens to fill in the middle, which llama.cpp knows.
+FIM = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+FIM_REPOSITORY = ("<|repo_name|>", "<|file_sep|>")
 USER_DEFINED = ("<u>", "<u><u>", "\n\n", "\n\n\n", "\t\t", "u><", "é<", "日本")
 
 
@@ -82,6 +85,14 @@ def bpe(pre: str = "gpt-2", name: str = "tiny", add_bos: bool = True) -> Vocab:
                         (table[10], table[10])]:  # fmt: skip
         vocab.merges.append(f"{left} {right}")
         vocab.add(left + right)
+    return vocab
+
+
+def code(*names: str, add_bos: bool = True) -> Vocab:
+    """BPE with tokens to fill in the middle."""
+    vocab = bpe(add_bos=add_bos)
+    for text in names:
+        vocab.add(text, TokenType.CONTROL)
     return vocab
 
 

@@ -1,14 +1,13 @@
 #include "llama/backend/embedder.h"
 
 #include <algorithm>
-#include <map>
 #include <numeric>
-#include <optional>
 #include <stdexcept>
 
 #include "common/error.h"
 #include "kernels/ggml/ggml_hook.h"
 #include "llama-cparams.h"
+#include "llama-model.h"
 #include "llama/common/kernel_choice.h"
 #include "llama/common/log_sink.h"
 
@@ -18,29 +17,35 @@ namespace {
 // Default tokens per call. Memory grows with their number, attention with its square.
 constexpr std::int32_t kDefaultRows = 512;
 constexpr std::int32_t kLongestByDefault = 2048;
-const std::map<std::string, enum llama_pooling_type>& poolings() {
-  static const std::map<std::string, enum llama_pooling_type> names = {
-      {"mean", LLAMA_POOLING_TYPE_MEAN},
-      {"cls", LLAMA_POOLING_TYPE_CLS},
-      {"last", LLAMA_POOLING_TYPE_LAST},
-      {"rank", LLAMA_POOLING_TYPE_RANK}};
-  return names;
+constexpr const char* kRank = "rank";
+
+bool is_vector_pooling(const std::string& name) {
+  return name == "mean" || name == "cls" || name == "last";
 }
 
-enum llama_pooling_type pooling_of(const std::string& name) {
-  if (name.empty()) return LLAMA_POOLING_TYPE_UNSPECIFIED;
-  const auto at = poolings().find(name);
-  if (at != poolings().end()) return at->second;
-  throw InvalidRequestError("pooling must be one of mean, cls, last, rank; got '" + name + "'");
-}
-
-std::string name_of(enum llama_pooling_type type) {
-  for (const auto& [name, value] : poolings()) {
-    if (value == type) return name;
+/// Name of the model file's pooling type; empty: none.
+std::string pooling_of(const llama_model& model) {
+  switch (model.hparams.pooling_type) {
+    case LLAMA_POOLING_TYPE_MEAN:
+      return "mean";
+    case LLAMA_POOLING_TYPE_CLS:
+      return "cls";
+    case LLAMA_POOLING_TYPE_LAST:
+      return "last";
+    case LLAMA_POOLING_TYPE_RANK:
+      return kRank;
+    default:
+      return "";
   }
-  throw InvalidRequestError(
-      "the model file has no pooling type; pass pooling=\"mean\", \"cls\" or "
-      "\"last\"");
+}
+
+void require_pooling(const std::string& name, const llama_model& model) {
+  if (name == kRank && !model.cls && !model.cls_out) {
+    throw InvalidRequestError(
+        "pooling rank needs a model with a ranking head; this one has none: use mean, cls or last");
+  }
+  if (name == kRank || is_vector_pooling(name)) return;
+  throw InvalidRequestError("pooling must be one of mean, cls, last, rank; got '" + name + "'");
 }
 
 }  // namespace
@@ -50,6 +55,8 @@ Embedder::Embedder(std::shared_ptr<const LlamaModel> model, const EngineConfig& 
     : model_(std::move(model)),
       threads_(config.n_threads.value_or(default_n_threads()), config.poll, choose_kernels(config),
                kernels::BatchProfile::kManyRows) {
+  pooling_ = pooling.empty() ? pooling_of(*model_->get()) : pooling;
+  if (!pooling_.empty()) require_pooling(pooling_, *model_->get());
   const std::int32_t n_ctx_train = llama_model_n_ctx_train(model_->get());
   const std::int32_t longest = std::min(n_ctx_train, config.max_len.value_or(kLongestByDefault));
   n_rows_ = config.n_ubatch.value_or(std::max(kDefaultRows, longest));
@@ -61,18 +68,39 @@ Embedder::Embedder(std::shared_ptr<const LlamaModel> model, const EngineConfig& 
   params.n_threads = params.n_threads_batch = threads_.n_threads();
   params.kv_unified = true;
   params.embeddings = true;
-  params.pooling_type = pooling_of(pooling);
+  params.pooling_type = pooling_ == kRank ? LLAMA_POOLING_TYPE_RANK : LLAMA_POOLING_TYPE_NONE;
   params.no_perf = true;
 
-  context_ = make_context(*model_, params, threads_);
-  pooling_ = name_of(llama_pooling_type(context_.get()));
-  n_out_ = pooling_ == "rank" ? static_cast<std::int32_t>(llama_model_n_cls_out(model_->get()))
-                              : llama_model_n_embd_out(model_->get());
+  {
+    // A pooling type other than the model's gives a warning, which would mislead here.
+    const log_sink::ErrorsOnly quiet;
+    context_ = make_context(*model_, params, threads_);
+  }
+  n_out_ = pooling_ == kRank ? static_cast<std::int32_t>(llama_model_n_cls_out(model_->get()))
+                             : llama_model_n_embd_out(model_->get());
   batch_.reset(llama_batch_ext_init(context_.get()));
 }
 
+const std::string& Embedder::pooling_for(const std::string& given) const {
+  const std::string& name = given.empty() ? pooling_ : given;
+  if (name == pooling_ && !name.empty()) return name;
+  if (name.empty()) {
+    throw InvalidRequestError(
+        "the model file has no pooling type; pass pooling=\"mean\", \"cls\" or \"last\"");
+  }
+  require_pooling(name, *model_->get());
+  if (pooling_ == kRank || name == kRank) {
+    throw InvalidRequestError("pooling rank is an option of the embedder, which has " +
+                              (pooling_.empty() ? "none" : pooling_) + "; got '" + name +
+                              "' for a call");
+  }
+  return name;
+}
+
 /// Batches texts of similar length: a call's time depends on its number of tokens.
-void Embedder::embed(std::span<const std::vector<TokenId>> texts, std::span<float> out) {
+void Embedder::embed(std::span<const std::vector<TokenId>> texts, const std::string& pooling,
+                     std::span<float> out) {
+  const std::string& name = pooling_for(pooling);
   const std::lock_guard lock(mutex_);
   std::vector<std::size_t> order(texts.size());
   std::iota(order.begin(), order.end(), 0);
@@ -85,12 +113,13 @@ void Embedder::embed(std::span<const std::vector<TokenId>> texts, std::span<floa
       if (n_tokens > static_cast<std::size_t>(n_rows_)) break;
       ++end;
     }
-    compute(texts, std::span(order).subspan(begin, end - begin), out);
+    compute(texts, std::span(order).subspan(begin, end - begin), name, out);
   }
 }
 
 void Embedder::compute(std::span<const std::vector<TokenId>> texts,
-                       std::span<const std::size_t> some, std::span<float> out) {
+                       std::span<const std::size_t> some, const std::string& pooling,
+                       std::span<float> out) {
   llama_batch_ext_clear(batch_.get());
   for (std::size_t seq = 0; seq < some.size(); ++seq) {
     llama_pos pos = 0;
@@ -114,15 +143,56 @@ void Embedder::compute(std::span<const std::vector<TokenId>> texts,
                          "): " + errors.text());
   }
   ++n_calls_;
+  std::size_t begin = 0;
   for (std::size_t seq = 0; seq < some.size(); ++seq) {
-    const float* vector = llama_get_embeddings_seq(context_.get(), static_cast<llama_seq_id>(seq));
-    if (!vector) throw std::logic_error("no embedding for text " + std::to_string(some[seq]));
-    std::copy_n(vector, n_out_, out.begin() + static_cast<std::ptrdiff_t>(some[seq]) * n_out_);
+    const auto n_out = static_cast<std::size_t>(n_out_);
+    const std::span<float> row = out.subspan(some[seq] * n_out, n_out);
+    if (pooling == kRank) {
+      const float* scores =
+          llama_get_embeddings_seq(context_.get(), static_cast<llama_seq_id>(seq));
+      if (!scores) throw std::logic_error("no score for text " + std::to_string(some[seq]));
+      std::copy_n(scores, n_out_, row.begin());
+    } else {
+      pool(begin, texts[some[seq]].size(), pooling, row);
+    }
+    begin += texts[some[seq]].size();
+  }
+}
+
+/// The vector of a text from those of the call's rows [begin, begin + n_tokens).
+void Embedder::pool(std::size_t begin, std::size_t n_tokens, const std::string& pooling,
+                    std::span<float> out) {
+  const auto vector = [&](std::size_t row) {
+    const float* found =
+        llama_get_embeddings_ith(context_.get(), static_cast<std::int32_t>(begin + row));
+    if (!found) throw std::logic_error("no embedding for row " + std::to_string(begin + row));
+    return std::span(found, out.size());
+  };
+  if (pooling != "mean") {
+    std::ranges::copy(vector(pooling == "cls" ? 0 : n_tokens - 1), out.begin());
+    return;
+  }
+  std::vector<double> sum(out.size());
+  for (std::size_t row = 0; row < n_tokens; ++row) {
+    const std::span<const float> values = vector(row);
+    for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += values[i];
+  }
+  for (std::size_t i = 0; i < sum.size(); ++i) {
+    out[i] = static_cast<float>(sum[i] / static_cast<double>(n_tokens));
   }
 }
 
 std::vector<TokenId> Embedder::encode(const std::string& text, std::size_t* n_whole) const {
-  std::vector<TokenId> tokens = model_->tokenize(text, true, false);
+  return encode(model_->tokenize(text, true, false), n_whole);
+}
+
+std::vector<TokenId> Embedder::encode(std::vector<TokenId> tokens, std::size_t* n_whole) const {
+  const std::int32_t n_vocab = llama_vocab_n_tokens(model_->vocab());
+  for (const TokenId token : tokens) {
+    if (token >= 0 && token < n_vocab) continue;
+    throw InvalidRequestError("token ids must be in [0, " + std::to_string(n_vocab) + "); got " +
+                              std::to_string(token));
+  }
   *n_whole = tokens.size();
   if (std::ssize(tokens) <= max_len_) return tokens;
   const TokenId last = tokens.back();

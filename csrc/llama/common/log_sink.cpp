@@ -17,6 +17,7 @@ std::deque<LogLine> lines;  // under mutex
 LogLine open_line;          // under mutex: text without a line break so far
 
 thread_local std::vector<std::string>* captured = nullptr;
+thread_local bool errors_only = false;
 
 LogLevel level_of(ggml_log_level level) {
   switch (level) {
@@ -44,7 +45,7 @@ void receive(ggml_log_level level, const char* text, void*) {
   while ((end = open_line.text.find('\n')) != std::string::npos) {
     LogLine line{open_line.level, open_line.text.substr(0, end)};
     open_line.text.erase(0, end + 1);
-    if (line.text.empty()) continue;
+    if (line.text.empty() || (errors_only && line.level != LogLevel::kError)) continue;
     if (captured && line.level == LogLevel::kError) captured->push_back(line.text);
     push(std::move(line));
   }
@@ -82,5 +83,9 @@ std::string ErrorCapture::text() const {
   for (const std::string& line : *captured) joined += (joined.empty() ? "" : "; ") + line;
   return joined;
 }
+
+ErrorsOnly::ErrorsOnly() { errors_only = true; }
+
+ErrorsOnly::~ErrorsOnly() { errors_only = false; }
 
 }  // namespace llamaherd::log_sink

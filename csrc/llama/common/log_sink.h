@@ -39,5 +39,14 @@ class ErrorCapture {
   std::string text() const;
 };
 
+/// Drops lines of the calling thread that are not errors during its lifetime.
+class ErrorsOnly {
+ public:
+  ErrorsOnly();
+  ~ErrorsOnly();
+  ErrorsOnly(const ErrorsOnly&) = delete;
+  ErrorsOnly& operator=(const ErrorsOnly&) = delete;
+};
+
 }  // namespace log_sink
 }  // namespace llamaherd

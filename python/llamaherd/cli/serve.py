@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -98,6 +99,22 @@ def serve(
     log_prompts: Annotated[
         bool, typer.Option("--log-prompts", help="Write prompts and outputs to the log.")
     ] = False,
+    pooling: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[MODEL=]TYPE",
+            help="Pooling type of embeddings, of all models or of one: mean, cls, last or rank. "
+            "Overrides the model file's; repeatable.",
+        ),
+    ] = None,
+    spm_infill: Annotated[
+        bool,
+        typer.Option(
+            "--spm-infill",
+            help="Fill in the middle with the suffix before the prefix, for models that were "
+            "trained so.",
+        ),
+    ] = False,
     otel: Annotated[
         bool,
         typer.Option(
@@ -140,13 +157,16 @@ def serve(
         data_dir=data_dir,
         strict_fields=strict_fields,
         log_prompts=log_prompts,
+        spm_infill=spm_infill,
     )
     keys = KeyRing.load(api_keys)
     settings.require_guarded(bool(keys))
     config = limits.bound_queue(engine.to_config())
     weights = {**(config.tenant_weights or {}), **keys.weights}
     config = dataclasses.replace(config, tenant_weights=weights)
-    specs = [ModelSpec(*_named(model), config) for model in models or [options.default_model]]
+    named = [_named(model) for model in models or [options.default_model]]
+    poolings = _poolings(pooling or (), [name for name, _ in named])
+    specs = [ModelSpec(name, source, config, poolings.get(name)) for name, source in named]
     set_up_logs()
     spans = _otel() if otel else None
     pool = ModelPool(
@@ -164,6 +184,19 @@ def _otel() -> Spans:
     except ModuleNotFoundError as error:
         options.needs_extra(error, "otel")
     return OtelSpans()
+
+
+def _poolings(given: Sequence[str], models: Sequence[str]) -> dict[str, str]:
+    """Pooling types by model name; one that names its model has precedence."""
+    found: dict[str, str] = {}
+    for option in sorted(given, key=lambda option: "=" in option):
+        model, equals, pooling = option.rpartition("=")
+        if equals and model not in models:
+            raise typer.BadParameter(
+                f"--pooling {option}: the server has no model {model!r}; it has {', '.join(models)}"
+            )
+        found |= dict.fromkeys([model] if equals else models, pooling)
+    return found
 
 
 def _named(model: str) -> tuple[str, str]:

@@ -69,7 +69,8 @@ class SamplingParams:
     """Sampling parameters, stop conditions and output constraint of one request.
 
     The defaults are those of the OpenAI API: the unmodified distribution of the model. Samplers are
-    applied in llama.cpp's order: penalties and biases, top_k, typical_p, top_p, min_p, temperature.
+    applied in llama.cpp's order: penalties and biases, top_k, typical_p, top_p, min_p, temperature,
+    infill.
     The token mask of an output constraint is applied before top_k.
 
     Args:
@@ -85,6 +86,10 @@ class SamplingParams:
         et al., ICLR 2025).
       typical_p: Keep the most typical tokens up to this cumulative probability, in (0, 1] (Meister
         et al., TACL 2023).
+      infill: llama.cpp's sampler for code completion, which ends the output where the model is
+        unsure: when end-of-generation tokens are likely, or no other token has a fifth of the
+        probability, tokens that begin alike taken together. Keeps at most the 128 most likely
+        tokens.
       repetition_penalty: In [0.01, 100]. Divides positive and multiplies negative logits of tokens
         that occur in prompt or output (Keskar et al., 2019). 1: off.
       frequency_penalty: In [-2, 2]. Subtracted from the logit once per occurrence in the output.
@@ -134,6 +139,7 @@ class SamplingParams:
     top_p: float = 1.0
     min_p: float = 0.0
     typical_p: float = 1.0
+    infill: bool = False
     repetition_penalty: float = 1.0
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0

@@ -19,11 +19,11 @@ from llamaherd.engine.delivery import StreamTable, close, pump
 from llamaherd.engine.model_loading import load_core
 from llamaherd.engine.prefix_cache import PrefixCacheControl, request_space
 from llamaherd.engine.prepared_request import PreparedRequest, RequestPreparer
+from llamaherd.engine.prompt_tokenizer import PromptTokenizer
 from llamaherd.engine.stream import Stream
 from llamaherd.models import resolve
 from llamaherd.request.chat import ChatOptions, ChatPrompt
 from llamaherd.request.prompt import Message, Prompt, TokenIds, is_messages
-from llamaherd.validation import require_unicode
 
 # The KV data of a prefix is complete once the token after it is sampled.
 _ONE_TOKEN = SamplingParams(max_tokens=1, temperature=0)
@@ -75,7 +75,8 @@ class BatchEngine:
         if kept is None and self._core.calibration is not None:
             calibration_cache.store(self.path, self.config, self._core.calibration)
         self._table = StreamTable(self._core, threaded=threaded)
-        self._preparer = RequestPreparer(self._core, self._table.guides)
+        self._tokenizer = PromptTokenizer(self._core)
+        self._preparer = RequestPreparer(self._core, self._table.guides, self._tokenizer)
         thread = None
         if threaded:
             # No reference to self in either: it would keep the engine alive.
@@ -104,9 +105,11 @@ class BatchEngine:
         """Queue one prompt for generation and return immediately.
 
         Args:
-          prompt: Text; token ids (a sequence of int or a 1-D integer array, copied); or chat
-            messages in OpenAI's format, rendered with the model's chat template. Names of special
-            tokens in a text are parsed as these tokens.
+          prompt: Text; token ids (a sequence of int or a 1-D integer array, copied); chat messages
+            in OpenAI's format, rendered with the model's chat template; or an `InfillPrompt`. Names
+            of special tokens in a text are parsed as these tokens. The begin token (BOS) that the
+            model's tokenizer adds is not added to a text that begins with it, with a warning of
+            the logger "llamaherd", once per engine.
           params: Sampling parameters. None: the defaults.
           chat: Chat options, for messages only. None: the defaults.
           cache: False: a private request: it neither reads nor writes the prefix cache.
@@ -229,7 +232,8 @@ class BatchEngine:
 
         Args:
           text: Any text.
-          add_special: Add begin and end tokens as configured in the model.
+          add_special: Add begin and end tokens as configured in the model; the begin token not to
+            a text that begins with it, if its name is parsed.
           parse_special: Parse names of special tokens as these tokens.
 
         Raises:
@@ -240,8 +244,7 @@ class BatchEngine:
         self._require_own_process()
         if not isinstance(text, str):
             raise TypeError(f"text must be a str; got {type(text).__name__}")
-        require_unicode("prompt", text)
-        return self._core.tokenize(text, add_special, parse_special)
+        return self._tokenizer.encode(text, add_special=add_special, parse_special=parse_special)
 
     def detokenize(self, token_ids: TokenIds, *, special: bool = False) -> str:
         """Detokenize token ids. Invalid UTF-8 is replaced by U+FFFD.

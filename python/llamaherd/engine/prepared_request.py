@@ -10,8 +10,10 @@ from typing import cast
 from llamaherd import _core
 from llamaherd._core import ContextLengthError, InvalidRequestError
 from llamaherd.config.params import SamplingParams
+from llamaherd.engine.prompt_tokenizer import PromptTokenizer
 from llamaherd.request.chat import ChatOptions, ChatPrompt, MessageReader
 from llamaherd.request.conversation import without_oldest_turns
+from llamaherd.request.infill import InfillPrompt
 from llamaherd.request.prompt import Message, Prompt, TokenIds, is_messages
 from llamaherd.structured_output.enforcement import unenforced_log
 from llamaherd.structured_output.guides import GuideCache
@@ -20,7 +22,6 @@ from llamaherd.structured_output.reasoning_budget import ReasoningBudget
 from llamaherd.structured_output.rule import Rule
 from llamaherd.structured_output.token_masks import OutputConstraint
 from llamaherd.structured_output.triggers import Triggers
-from llamaherd.validation import require_unicode
 
 _DEFAULT_MAX_TOKENS = 512  # of SamplingParams
 
@@ -53,9 +54,12 @@ class RequestPreparer:
       All methods may be called from any thread.
     """
 
-    def __init__(self, core: _core.BatchEngine, guides: GuideCache) -> None:
+    def __init__(
+        self, core: _core.BatchEngine, guides: GuideCache, tokenizer: PromptTokenizer
+    ) -> None:
         self._core = core
         self._guides = guides
+        self._tokenizer = tokenizer
 
     def prepare(
         self, prompt: Prompt, params: SamplingParams | None, chat: ChatOptions | None
@@ -70,13 +74,23 @@ class RequestPreparer:
             raise InvalidRequestError("chat options need a prompt of chat messages")
         if isinstance(prompt, str):
             prompt = self.encode(prompt)
+        elif isinstance(prompt, InfillPrompt):
+            prompt = self._tokenizer.encode_infill(prompt, self._room(params))
         constraint = None if params.rule is None else self._constraint(params.rule)
         return PreparedRequest(cast("TokenIds", prompt), params._to_core(), constraint)
 
     def encode(self, prompt: str) -> list[int]:
         """Tokenize a prompt. Raises ContextLengthError if it has more than max_len tokens."""
-        require_unicode("prompt", prompt)
-        return self._core.tokenize(prompt, True, True, prompt=True)
+        return self._tokenizer.encode(prompt, must_fit=True)
+
+    def _encode_chat(self, text: str) -> list[int]:
+        """Tokenize a rendered chat, whose template has dealt with the begin token (BOS)."""
+        return self._core.tokenize(text, True, True, prompt=True)
+
+    def _room(self, params: SamplingParams) -> int:
+        """Prompt tokens that leave room for the output."""
+        max_tokens = _DEFAULT_MAX_TOKENS if params.max_tokens is None else params.max_tokens
+        return self._max_len - min(max_tokens, self._max_len // 2)
 
     def _truncated(
         self, messages: Sequence[Message], chat: ChatOptions, params: SamplingParams
@@ -85,13 +99,12 @@ class RequestPreparer:
         if params.rule is not None and not chat.calls_tools:
             chat = replace(chat, thinking=False)
         chat = chat.without_calls()
-        max_tokens = _DEFAULT_MAX_TOKENS if params.max_tokens is None else params.max_tokens
-        n_most = self._max_len - min(max_tokens, self._max_len // 2)
+        n_most = self._room(params)
 
         def fits(some: Sequence[Message]) -> bool:
             text = chat.render(self._core, some, add_generation_prompt=True).text
             try:
-                return len(self.encode(text)) <= n_most
+                return len(self._encode_chat(text)) <= n_most
             except ContextLengthError:
                 return False
 
@@ -108,7 +121,7 @@ class RequestPreparer:
             messages = self._truncated(messages, chat, params)
         rendered = self._render(messages, params.rule, chat)
         # Before the constraint of tool calls, which may read the end of the prompt.
-        token_ids = self.encode(rendered.text)
+        token_ids = self._encode_chat(rendered.text)
         core_params = params._to_core()
         if rendered.stop or rendered.format is not None:
             core_params = _core.SamplingParams(core_params)

@@ -3,7 +3,8 @@
 from llamaherd.models.cache import cache_dir
 from llamaherd.models.catalogue import DEFAULT_MODEL, CatalogueEntry, PackageSource, catalogue
 from llamaherd.models.check import check_model
-from llamaherd.models.resolve import pull, resolve
+from llamaherd.models.resolve import find_present, pull, resolve
+from llamaherd.models.summary import summarize
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -12,6 +13,8 @@ __all__ = [
     "cache_dir",
     "catalogue",
     "check_model",
+    "find_present",
     "pull",
     "resolve",
+    "summarize",
 ]

@@ -46,7 +46,7 @@ def cache_dir() -> Path:
 
 def find_in_cache(entry: CatalogueEntry, progress: bool | None) -> Path:
     """Return the path of a catalogue model in the cache; download it if missing."""
-    path = cache_dir() / "models" / f"{entry.name}.gguf"
+    path = _path_of(entry)
     if _is_recorded(entry, path):
         return path
     with reporting(progress) as report:
@@ -56,6 +56,16 @@ def find_in_cache(entry: CatalogueEntry, progress: bool | None) -> Path:
         except OSError as error:
             raise ModelLoadError(_advice(entry, path.parent, error)) from error
     return path
+
+
+def find_recorded(entry: CatalogueEntry) -> Path | None:
+    """Return the path of a catalogue model in the cache if it is there and was verified."""
+    path = _path_of(entry)
+    return path if _is_recorded(entry, path) else None
+
+
+def _path_of(entry: CatalogueEntry) -> Path:
+    return cache_dir() / "models" / f"{entry.name}.gguf"
 
 
 def _sidecar(path: Path) -> Path:

@@ -51,6 +51,17 @@ def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
+def find_in_hub_cache(model: str) -> Path | None:
+    """The path of an hf: model in the hub's cache, of a split file of its first part."""
+    from huggingface_hub import try_to_load_from_cache
+
+    wanted = _parse(model)
+    folder, slash, name = wanted.file.rpartition("/")
+    file = folder + slash + split_names(name)[0]
+    found = try_to_load_from_cache(wanted.repo, file, revision=wanted.revision)
+    return Path(found) if isinstance(found, str) else None
+
+
 def _parse(model: str) -> _HubFile:
     """Parse an hf: name."""
     match = _HUB.fullmatch(model)

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 from llamaherd._core import ModelLoadError
-from llamaherd.models.cache import find_in_cache
+from llamaherd.models.cache import find_in_cache, find_recorded
 from llamaherd.models.catalogue import catalogue
 from llamaherd.models.check import require_checked
-from llamaherd.models.hub import HUB_FORM, find_on_hub
+from llamaherd.models.hub import HUB_FORM, find_in_hub_cache, find_on_hub
 from llamaherd.models.local_file import find_local, looks_like_path
 
 
@@ -56,6 +56,29 @@ def resolve(model: str | os.PathLike[str], *, progress: bool | None = None) -> P
         f"unknown model {model!r}: give the path of a GGUF file, a catalogue name"
         f" ({', '.join(entries)}), or {HUB_FORM}"
     )
+
+
+def find_present(model: str | os.PathLike[str]) -> Path | None:
+    """Return the GGUF file of a model if it is on this machine; download nothing.
+
+    Args:
+      model: As for resolve.
+
+    Returns:
+      As resolve; None: the file is missing, or the model is unknown.
+
+    Raises:
+      ModelLoadError: Parts of a split file are missing, or an hf: name is malformed.
+
+    Thread safety:
+      Any thread, any process.
+    """
+    if not isinstance(model, str) or os.path.isfile(model):
+        return find_local(Path(model))
+    if model[:3].lower() == "hf:":
+        return find_in_hub_cache(model)
+    found = {entry.name: entry for entry in catalogue()}.get(model.lower())
+    return None if found is None else find_recorded(found)
 
 
 def pull(model: str | os.PathLike[str], *, progress: bool | None = None) -> Path:

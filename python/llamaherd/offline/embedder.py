@@ -6,7 +6,8 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from numbers import Integral
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +18,13 @@ from llamaherd.config.params import EngineConfig
 from llamaherd.engine.batch_engine import BatchEngine
 from llamaherd.engine.model_loading import load_in_thread
 from llamaherd.models import resolve
+from llamaherd.request.prompt import TokenIds
 from llamaherd.validation import require_unicode
 
 Vectors: TypeAlias = "npt.NDArray[np.float32]"
+# A text, or its token ids.
+Text: TypeAlias = "str | TokenIds"
+POOLINGS = ("mean", "cls", "last", "rank")
 
 _logger = logging.getLogger("llamaherd")
 _N_NAMED = 10
@@ -48,13 +53,15 @@ class Embedder:
       config: Engine options. Only those of threads, devices and loading apply, and n_ubatch: the
         tokens per call and per text (None: the limit of the model or max_len, at least 512, at most
         2048). None: the engine's, or the defaults.
-      pooling: How token embeddings become one vector: mean, cls, last, or rank for a score from the
-        model's ranking head. None: the model's.
+      pooling: How the vectors of a text's tokens become one: mean, cls (the first token's), last
+        (the last token's), or rank: a score from the model's ranking head. None: the pooling type
+        in the model file; if there is none, `embed` and `rerank` need one.
       progress: Show a progress bar while loading. None: if stderr is a terminal.
 
     Raises:
       ModelLoadError: The model was not found or cannot be loaded; the message states the reason.
-      InvalidRequestError: An option does not fit the model, or the pooling is unknown.
+      InvalidRequestError: An option does not fit the model, the pooling is unknown, or it is rank
+        and the model has no ranking head.
 
     Thread safety:
       All methods may be called from any thread; concurrent calls run one after the other.
@@ -83,7 +90,8 @@ class Embedder:
 
     @property
     def pooling(self) -> str:
-        """Pooling type: mean, cls, last or rank."""
+        """Pooling type: mean, cls, last or rank; empty: none was given, and the model file has
+        none."""
         return self._core.pooling
 
     @property
@@ -96,36 +104,50 @@ class Embedder:
         """Maximum tokens of a text, including those that the model adds."""
         return self._core.max_len
 
-    def count_tokens(self, text: str) -> int:
+    def count_tokens(self, text: Text) -> int:
         """Tokens of a text, including those that the model adds; at most max_len."""
         return self._core.count_tokens(text)
 
     def embed(
-        self, texts: str | Sequence[str], *, normalize: bool = False, truncate: bool = False
+        self,
+        texts: Text | Sequence[Text],
+        *,
+        normalize: bool = False,
+        truncate: bool = False,
+        pooling: str | None = None,
     ) -> Vectors:
         """Embed texts.
 
         Args:
-          texts: One text or several.
+          texts: One text or several, each a str or token ids (a sequence of int or a 1-D integer
+            array) of the model's own vocabulary, to which no special tokens are added.
           normalize: Scale each vector to length 1 (L2); zero vectors are unchanged.
           truncate: Truncate texts to max_len tokens, with a warning of the logger "llamaherd".
             False: reject longer texts.
+          pooling: mean, cls or last, for this call. None: the embedder's.
 
         Returns:
           Shape (n_texts, n_embd), float32, in the order of the texts.
 
         Raises:
           ContextLengthError: A text is too long.
-          InvalidRequestError: A text has no tokens, or the model is a reranker.
+          InvalidRequestError: A text has no tokens, a token id is out of range, the pooling does not
+            fit the model or is missing, or the model is a reranker.
+          TypeError: A text is neither a str nor token ids.
         """
         if self.pooling == "rank":
             raise InvalidRequestError("a model with pooling rank has no embeddings: use rerank()")
-        vectors, cut = self._core.embed(_as_texts("texts", texts), truncate)
+        vectors, cut = self._core.embed(_as_texts("texts", texts), truncate, pooling or "")
         _warn_of_cuts(cut, self.max_len)
         return _normalized(vectors) if normalize else vectors
 
     def rerank(
-        self, query: str, documents: Sequence[str], *, truncate: bool = False
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        truncate: bool = False,
+        pooling: str | None = None,
     ) -> list[RerankResult]:
         """Rank documents by relevance to a query, most relevant first.
 
@@ -136,16 +158,24 @@ class Embedder:
           query: A text.
           documents: Texts.
           truncate: As in `embed`.
+          pooling: As in `embed`; not with a reranking model.
 
         Raises:
           ContextLengthError: A text is too long.
-          InvalidRequestError: A text has no tokens.
+          InvalidRequestError: A text has no tokens, or the pooling does not fit the model or is
+            missing.
         """
-        documents = _as_texts("documents", documents)
-        (query,) = _as_texts("query", query)
+        documents = [documents] if isinstance(documents, str) else list(documents)
+        _require_str("query", [query])
+        _require_str("documents", documents)
         if self.pooling != "rank":
-            query_vector = self.embed([query], normalize=True, truncate=truncate)[0]
-            scores = self.embed(documents, normalize=True, truncate=truncate) @ query_vector
+
+            def embed(texts: Sequence[str]) -> Vectors:
+                return self.embed(texts, normalize=True, truncate=truncate, pooling=pooling)
+
+            scores = embed(documents) @ embed([query])[0]
+        elif pooling not in (None, "rank"):
+            raise InvalidRequestError(f"a reranking model has pooling rank; got {pooling!r}")
         elif self.n_embd != 1:
             raise InvalidRequestError(
                 f"rerank needs a model with 1 output score; this one has {self.n_embd}"
@@ -158,13 +188,33 @@ class Embedder:
         return [RerankResult(int(i), float(scores[i])) for i in order]
 
 
-def _as_texts(name: str, texts: str | Sequence[str]) -> list[str]:
-    batch = [texts] if isinstance(texts, str) else list(texts)
+def _as_texts(name: str, texts: Text | Sequence[Text]) -> list[Text]:
+    batch = [cast("Text", texts)] if _is_one(texts) else list(cast("Sequence[Text]", texts))
     for text in batch:
+        if isinstance(text, str):
+            require_unicode(name, text)
+        elif not _is_sequence(text):
+            raise TypeError(f"{name} must be str or token ids; got {type(text).__name__}")
+    return batch
+
+
+def _is_one(texts: Text | Sequence[Text]) -> bool:
+    if isinstance(texts, str) or getattr(texts, "ndim", None) == 1:
+        return True
+    return _is_sequence(texts) and len(texts) > 0 and isinstance(texts[0], Integral)
+
+
+def _is_sequence(value: Any) -> bool:
+    return hasattr(value, "ndim") or (
+        isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    )
+
+
+def _require_str(name: str, texts: Sequence[str]) -> None:
+    for text in texts:
         if not isinstance(text, str):
             raise TypeError(f"{name} must be str; got {type(text).__name__}")
         require_unicode(name, text)
-    return batch
 
 
 def _warn_of_cuts(cut: Sequence[int], max_len: int) -> None:

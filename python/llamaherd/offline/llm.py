@@ -15,11 +15,12 @@ from llamaherd.engine.batch_engine import BatchEngine
 from llamaherd.engine.model_loading import shows_progress
 from llamaherd.engine.prefix_cache import request_space
 from llamaherd.offline import scoring
-from llamaherd.offline.embedder import Embedder, RerankResult, Vectors
+from llamaherd.offline.embedder import Embedder, RerankResult, Text, Vectors
 from llamaherd.offline.progress import Bar, RichBar
 from llamaherd.offline.prompt_batch import PromptBatch
 from llamaherd.offline.scoring import Choice, Continuation, Perplexity, Piece, Score
 from llamaherd.request.chat import ChatOptions
+from llamaherd.request.infill import InfillPrompt
 from llamaherd.request.prompt import Message, Prompt, is_messages
 from llamaherd.request.result import RequestOutput
 
@@ -30,11 +31,13 @@ class LLM:
     Args:
       model: Path of a GGUF file, catalogue name, or ``hf:org/repo/file.gguf``.
       config: Engine options. None: the defaults.
+      pooling: Pooling type of `embed()` and `rerank()`, as in `Embedder`: overrides the model
+        file's, which generating models do not have.
       progress: Show progress bars while loading and generating. None: if stderr is a terminal.
 
     Raises:
       ModelLoadError: The model was not found or cannot be loaded; the message states the reason.
-      InvalidRequestError: An option does not fit the model.
+      InvalidRequestError: An option or the pooling does not fit the model.
 
     Thread safety:
       All methods may be called from any thread.
@@ -45,16 +48,20 @@ class LLM:
         model: str | os.PathLike[str],
         config: EngineConfig | None = None,
         *,
+        pooling: str | None = None,
         progress: bool | None = None,
     ) -> None:
         self._progress = progress
+        self._pooling = pooling
         self._engine: BatchEngine | None = None
         self._embedder: Embedder | None = None
         self._embedder_lock = threading.Lock()
         try:
             self._engine = BatchEngine(model, config, progress=progress)
         except NotGenerativeError:
-            self._embedder = Embedder(model, config, progress=progress)
+            self._embedder = Embedder(model, config, pooling=pooling, progress=progress)
+        if pooling is not None:
+            self._require_pooling()
 
     @property
     def generates(self) -> bool:
@@ -79,13 +86,27 @@ class LLM:
         """The embedder of `embed()` and `rerank()`. Created on first use, on the engine's weights.
 
         Raises:
-          InvalidRequestError: The model does not define its pooling; create an `Embedder` from
-            `LLM.engine` with a pooling type.
+          ModelLoadError: Its context cannot be created.
         """
         with self._embedder_lock:
             if self._embedder is None:
-                self._embedder = Embedder(self.engine)
+                self._embedder = Embedder(self.engine, pooling=self._pooling)
             return self._embedder
+
+    @property
+    def max_len(self) -> int:
+        """Maximum tokens of a request, or of a text if the model is an embedding model."""
+        if self._engine is None:
+            return self.embedder.max_len
+        return int(self._engine.model_info()["max_len"])
+
+    def _require_pooling(self) -> None:
+        """Create the embedder, so that a pooling that does not fit is reported now."""
+        try:
+            assert self.embedder
+        except BaseException:
+            self.close()
+            raise
 
     def generate(
         self,
@@ -105,7 +126,8 @@ class LLM:
         bounded, the call waits for free places.
 
         Args:
-          prompts: One prompt or a sequence of prompts; each a text, token ids or chat messages.
+          prompts: One prompt or a sequence of prompts; each a text, token ids, chat messages or an
+            `InfillPrompt`.
           params: Sampling parameters, for all prompts or one per prompt. None: the defaults.
           progress: Show a progress bar. None: as set in the constructor.
           chat: Chat options, for prompts of messages. None: the defaults.
@@ -253,16 +275,26 @@ class LLM:
         ]
 
     def embed(
-        self, texts: str | Sequence[str], *, normalize: bool = False, truncate: bool = False
+        self,
+        texts: Text | Sequence[Text],
+        *,
+        normalize: bool = False,
+        truncate: bool = False,
+        pooling: str | None = None,
     ) -> Vectors:
         """Embed texts; shape (n_texts, n_embd), float32. See `Embedder.embed`."""
-        return self.embedder.embed(texts, normalize=normalize, truncate=truncate)
+        return self.embedder.embed(texts, normalize=normalize, truncate=truncate, pooling=pooling)
 
     def rerank(
-        self, query: str, documents: Sequence[str], *, truncate: bool = False
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        truncate: bool = False,
+        pooling: str | None = None,
     ) -> list[RerankResult]:
         """Rank documents by relevance to a query. See `Embedder.rerank`."""
-        return self.embedder.rerank(query, documents, truncate=truncate)
+        return self.embedder.rerank(query, documents, truncate=truncate, pooling=pooling)
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
         """Generate for one prompt and yield each delta as it is generated.
@@ -321,7 +353,7 @@ class LLM:
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> Sequence[Prompt]:
     """Convert a single prompt, including a list of ints or messages, to a list of one prompt."""
-    if isinstance(prompts, str) or is_messages(prompts):
+    if isinstance(prompts, (str, InfillPrompt)) or is_messages(prompts):
         return [prompts]
     n_dimensions = getattr(prompts, "ndim", None)  # of arrays
     if n_dimensions is None and not isinstance(prompts, Sequence):

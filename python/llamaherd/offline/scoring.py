@@ -11,6 +11,7 @@ from typing import TypeAlias, cast
 from llamaherd._core import FinishReason, InvalidRequestError, TokenLogprob
 from llamaherd.config.params import SamplingParams
 from llamaherd.engine.batch_engine import BatchEngine
+from llamaherd.request.infill import InfillPrompt
 from llamaherd.request.prompt import Prompt, TokenIds, is_messages
 from llamaherd.request.result import RequestOutput
 
@@ -131,9 +132,12 @@ def encode(
         if is_messages(prompt):
             prompt = engine.apply_chat_template(prompt).text
         text = prompt if isinstance(prompt, str) else None
-        before = (
-            engine._preparer.encode(text) if text is not None else _as_ids(cast("TokenIds", prompt))
-        )
+        if text is not None:
+            before = engine._preparer.encode(text)
+        elif isinstance(prompt, InfillPrompt):
+            before = engine._tokenizer.encode_infill(prompt, engine.model_info()["max_len"])
+        else:
+            before = _as_ids(cast("TokenIds", prompt))
     except InvalidRequestError as error:
         return [Score([], str(error), error)] * len(continuations)
 

@@ -9,9 +9,11 @@ if TYPE_CHECKING:  # importing numpy takes a third of this package's import time
     import numpy as np
     import numpy.typing as npt
 
+    from llamaherd.request.infill import InfillPrompt
+
 TokenIds: TypeAlias = "Sequence[int] | npt.NDArray[np.integer[Any]]"
 Message: TypeAlias = Mapping[str, Any]
-Prompt: TypeAlias = "str | TokenIds | Sequence[Message]"
+Prompt: TypeAlias = "str | TokenIds | Sequence[Message] | InfillPrompt"
 
 
 def is_messages(prompt: object) -> TypeGuard[Sequence[Message]]:

@@ -41,8 +41,13 @@ def require_bounded(body: Any, path: str, messages_field: str | None, limits: Li
         _require_outputs(body, limits)
     if path == "/v1/score":
         _require_scores(body, limits)
-    if path in _TEXTS:
+    if path in _TEXTS and not _is_token_list(body.get(_TEXTS[path])):
         _require_items(body, _TEXTS[path], "max_texts", limits)
+
+
+def _is_token_list(value: Any) -> bool:
+    """Whether a list of texts or prompts is one, given as token ids."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], int)
 
 
 def _require_small(body: Any, limits: Limits) -> None:

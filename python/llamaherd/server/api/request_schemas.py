@@ -15,6 +15,7 @@ from llamaherd.server.api.response_tools import ResponseTools
 # Reports the first error only, not one for each of a million items.
 _FirstError = Field(fail_fast=True)
 TokenList = Annotated[list[StrictInt], _FirstError]
+TokenLists = Annotated[list[TokenList], _FirstError]
 Texts = Annotated[list[Text], _FirstError]
 
 
@@ -263,12 +264,13 @@ class ChatRequest(HostedFields, Sampling):
 
 
 class CompletionRequest(Sampling):
-    refused: ClassVar[Mapping[str, str]] = {
-        "suffix": "write the prompt with the model's FIM tokens"
-    }
-
     model: str | None = Field(None, description="null: the server's first model.")
-    prompt: Annotated[Text | TokenList | Texts | Annotated[list[TokenList], _FirstError], BY_KIND]
+    prompt: Annotated[Text | TokenList | Texts | TokenLists, BY_KIND]
+    suffix: Text | None = Field(
+        None,
+        description="Text behind the gap: fill in the middle, with models that have the tokens for "
+        "it. An empty text: none.",
+    )
     max_tokens: int = 16
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -279,14 +281,24 @@ class CompletionRequest(Sampling):
     response_format: ResponseFormat | None = None
 
 
+# Of a request; rank is that of a model.
+Pooling = Annotated[
+    Literal["mean", "cls", "last"],
+    Field(description="null: the server's --pooling, or the model file's."),
+]
+
+
 class EmbeddingRequest(Body):
     model: str | None = Field(None, description="null: the server's first model.")
-    input: Annotated[Text | Texts, BY_KIND] = Field(description="Texts.")
+    input: Annotated[Text | TokenList | Texts | TokenLists, BY_KIND] = Field(
+        description="Texts, each a string or token ids of the model's own vocabulary."
+    )
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(
         None, ge=1, description="Keep this many leading components and normalize again."
     )
     user: Annotated[str | None, WithoutEffect(_NOBODY)] = None
+    pooling: Pooling | None = None
     truncate: bool = Field(
         False, description="Truncate texts that are too long instead of rejecting them."
     )
@@ -298,6 +310,7 @@ class RerankRequest(Body):
     documents: Texts = Field(min_length=1)
     top_n: int | None = Field(None, ge=1)
     return_documents: bool = False
+    pooling: Pooling | None = None
     truncate: bool = False
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class ErrorDetail(BaseModel):
@@ -134,6 +134,46 @@ class Completion(BaseModel):
     usage: UsageAnswer
 
 
+class Timings(BaseModel):
+    """Counts of tokens and times of their computation."""
+
+    cache_n: int = Field(description="Prompt tokens from the prefix cache.")
+    prompt_n: int = Field(description="Prompt tokens that were computed.")
+    prompt_ms: float
+    prompt_per_token_ms: float
+    prompt_per_second: float
+    predicted_n: int
+    predicted_ms: float
+    predicted_per_token_ms: float
+    predicted_per_second: float
+
+
+class GenerationSettings(BaseModel):
+    n_ctx: int
+    n_predict: int
+
+
+class Infill(BaseModel):
+    """Fields that response_fields does not name are absent."""
+
+    model_config = ConfigDict(json_schema_extra=lambda schema: schema.pop("required", None))
+
+    index: int
+    content: str
+    tokens: list[int]
+    stop: bool
+    model: str
+    tokens_predicted: int
+    tokens_evaluated: int = Field(description="Prompt tokens.")
+    has_new_line: bool
+    truncated: bool = Field(description="Whether max_model_len ended the text.")
+    stop_type: Literal["eos", "word", "limit"]
+    stopping_word: str
+    tokens_cached: int = Field(description="Tokens of prompt and text that are in the KV cache.")
+    generation_settings: GenerationSettings
+    timings: Timings
+
+
 class EmbeddingAnswer(BaseModel):
     object: Literal["embedding"]
     index: int
@@ -167,12 +207,36 @@ class Ranking(BaseModel):
     results: list[RankedAnswer]
 
 
+class Modalities(BaseModel):
+    input_modalities: list[str]
+    output_modalities: list[str] | None = Field(
+        description="text, embeddings, rerank; null: the model is not on this machine yet."
+    )
+
+
+class ModelMeta(BaseModel):
+    n_vocab: int
+    n_ctx_train: int = Field(description="Trained context length in tokens.")
+    n_embd: int
+    n_params: int
+    size: int = Field(description="Bytes of the weights.")
+    ftype: str = Field(
+        description="Type of the weights by llama.cpp's name, such as Q4_K - Medium."
+    )
+    architecture: str
+
+
 class ModelAnswer(BaseModel):
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
     loaded: bool
+    max_model_len: int | None = Field(
+        description="Maximum tokens of a request, prompt and output; null: not loaded yet."
+    )
+    architecture: Modalities
+    meta: ModelMeta | None = Field(description="null: the model is not on this machine yet.")
 
 
 class Models(BaseModel):

@@ -40,6 +40,7 @@ class ServerSettings:
       data_dir: Folder of batch jobs and their files. None: batch jobs are disabled.
       strict_fields: Refuse fields of requests that would be accepted without effect.
       log_prompts: Write prompts and outputs to the log.
+      spm_infill: Place the suffix before the prefix in prompts to fill in the middle.
 
     Raises:
       InvalidRequestError: A value is out of range.
@@ -62,6 +63,7 @@ class ServerSettings:
     data_dir: Path | None = None
     strict_fields: bool = False
     log_prompts: bool = False
+    spm_infill: bool = False
 
     def __post_init__(self) -> None:
         for name, good, rule in (

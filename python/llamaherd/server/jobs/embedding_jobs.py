@@ -8,13 +8,16 @@ from threading import Event
 import numpy as np
 
 from llamaherd._core import InvalidRequestError
-from llamaherd.offline.embedder import Embedder, RerankResult, Vectors
+from llamaherd.offline.embedder import Embedder, RerankResult, Text, Vectors
 from llamaherd.server.common.errors import cancelled
 
 _PIECE_CHARS = 1 << 15  # several calls of the model
+_CHARS_PER_TOKEN = 4
 
 
-def embed(embedder: Embedder, texts: Sequence[str], *, truncate: bool, gone: Event) -> Vectors:
+def embed(
+    embedder: Embedder, texts: Sequence[Text], *, truncate: bool, pooling: str | None, gone: Event
+) -> Vectors:
     """Normalized embeddings of texts.
 
     Raises:
@@ -25,17 +28,23 @@ def embed(embedder: Embedder, texts: Sequence[str], *, truncate: bool, gone: Eve
     for begin, end in _pieces(texts):
         _require_connected(gone)
         try:
-            found.append(embedder.embed(texts[begin:end], normalize=True, truncate=truncate))
+            some = texts[begin:end]
+            found.append(embedder.embed(some, normalize=True, truncate=truncate, pooling=pooling))
         except InvalidRequestError:
-            embedder.embed(
-                texts, truncate=truncate
-            )  # reports the index among all texts, before computing
+            # Reports the index among all texts, before computing.
+            embedder.embed(texts, truncate=truncate, pooling=pooling)
             raise
     return np.concatenate(found)
 
 
 def rerank(
-    embedder: Embedder, query: str, documents: Sequence[str], *, truncate: bool, gone: Event
+    embedder: Embedder,
+    query: str,
+    documents: Sequence[str],
+    *,
+    truncate: bool,
+    pooling: str | None,
+    gone: Event,
 ) -> list[RerankResult]:
     """Documents by relevance to a query, best first.
 
@@ -47,11 +56,10 @@ def rerank(
     for begin, end in _pieces(documents):
         _require_connected(gone)
         try:
-            some = embedder.rerank(query, documents[begin:end], truncate=truncate)
+            some = embedder.rerank(query, documents[begin:end], truncate=truncate, pooling=pooling)
         except InvalidRequestError:
-            embedder.rerank(
-                query, documents, truncate=truncate
-            )  # reports the index among all documents
+            # Reports the index among all documents.
+            embedder.rerank(query, documents, truncate=truncate, pooling=pooling)
             raise
         ranked += [RerankResult(begin + entry.index, entry.score) for entry in some]
     return sorted(ranked, key=lambda entry: (-entry.score, entry.index))
@@ -66,14 +74,15 @@ def shortened(vectors: Vectors, n: int | None) -> Vectors:
     return np.asarray(vectors / np.where(lengths == 0, 1, lengths), dtype=np.float32)
 
 
-def _pieces(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
+def _pieces(texts: Sequence[Text]) -> Iterator[tuple[int, int]]:
     """Index ranges of texts that are computed together."""
     begin = n_chars = 0
     for i, text in enumerate(texts):
-        if i > begin and n_chars + len(text) > _PIECE_CHARS:
+        n = len(text) * (1 if isinstance(text, str) else _CHARS_PER_TOKEN)
+        if i > begin and n_chars + n > _PIECE_CHARS:
             yield begin, i
             begin, n_chars = i, 0
-        n_chars += len(text)
+        n_chars += n
     yield begin, len(texts)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -126,7 +126,7 @@ class GenerationJob:
         """Progress of all prompts together, as of a recent step."""
         return PromptProgress.of(self.streams)
 
-    async def deltas(self) -> AsyncIterator[tuple[int, Delta]]:
+    async def deltas(self) -> AsyncGenerator[tuple[int, Delta], None]:
         """Deltas of all streams in order of arrival, each with its stream's index.
 
         Raises:

@@ -10,12 +10,14 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llamaherd._core import InvalidRequestError, LlamaHerdError
+from llamaherd._core import GgufSummary, InvalidRequestError, LlamaHerdError
 from llamaherd.bounded_pool import BoundedPool
 from llamaherd.config.params import EngineConfig
 from llamaherd.models import resolve
+from llamaherd.offline.embedder import POOLINGS
 from llamaherd.offline.llm import LLM
 from llamaherd.server.common.errors import ApiError
+from llamaherd.server.jobs.model_card import ModelCard, read_headers
 from llamaherd.validation import require_unicode
 
 _logger = logging.getLogger("llamaherd.server")
@@ -23,6 +25,7 @@ _MIB = 1 << 20
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0  # after a failure
 _RESET_S = 600.0  # without a failure, after which the pause is reset
 _LOOK_S = 0.5
+_HEADERS_S = 10.0  # between two searches for the file of a model that is not loaded
 _NOT_LOADED, _STOPPED = "it cannot be loaded", "its engine has stopped"
 _STUCK_S = 600.0
 
@@ -35,11 +38,22 @@ class ModelSpec:
       name: Name in requests.
       source: Path of a GGUF file, a name of the catalogue, or hf:org/repo/file.gguf.
       config: Configuration of its engine.
+      pooling: Pooling type of embeddings: mean, cls, last or rank. None: the model file's.
+
+    Raises:
+      InvalidRequestError: The pooling is unknown.
     """
 
     name: str
     source: str
     config: EngineConfig = field(default_factory=EngineConfig)
+    pooling: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.pooling is not None and self.pooling not in POOLINGS:
+            raise InvalidRequestError(
+                f"pooling must be one of {', '.join(POOLINGS)}; got {self.pooling!r}"
+            )
 
 
 class _Backoff:
@@ -73,6 +87,10 @@ class _Slot:
         self.n_users = 0
         self.used_at = 0.0
         self.mib = 0.0
+        self.path: Path | None = None  # since the first load
+        self.max_len: int | None = None  # since the first load
+        self.headers: list[GgufSummary] = []
+        self.headers_at = 0.0  # when they may be looked for again
         self.backoff = _Backoff()
         self.trouble = ""  # why the model is unavailable; "": it is not
 
@@ -145,6 +163,15 @@ class ModelPool:
     def loaded(self) -> dict[str, LLM]:
         """Loaded models by name."""
         return {name: slot.llm for name, slot in self._slots.items() if slot.llm is not None}
+
+    async def card(self, name: str) -> ModelCard:
+        """Properties of a model, which need not be loaded."""
+        slot = self._slots[name]
+        spec, path = slot.spec, slot.path
+        if not slot.headers and time.monotonic() >= slot.headers_at:
+            slot.headers_at = time.monotonic() + _HEADERS_S
+            slot.headers = await self._threads.run(lambda: read_headers(spec.source, path))
+        return ModelCard.of(slot.headers, spec.pooling, slot.llm, slot.max_len)
 
     @contextlib.asynccontextmanager
     async def use(self, name: str) -> AsyncIterator[LLM]:
@@ -232,10 +259,17 @@ class ModelPool:
 
     async def _load(self, slot: _Slot) -> None:
         path: Path = await self._threads.run(lambda: resolve(slot.spec.source, progress=False))
-        slot.mib = path.stat().st_size / _MIB
+        slot.mib, slot.path = path.stat().st_size / _MIB, path
+        slot.headers, slot.headers_at = [], 0.0  # the file may have changed
         await self._make_room(slot)
         begin = time.monotonic()
-        slot.llm = await self._threads.run(lambda: LLM(path, slot.spec.config, progress=False))
+        spec = slot.spec
+
+        def load() -> tuple[LLM, int]:
+            llm = LLM(path, spec.config, pooling=spec.pooling, progress=False)
+            return llm, llm.max_len
+
+        slot.llm, slot.max_len = await self._threads.run(load)
         slot.trouble = ""
         _logger.info("loaded %s in %.1f s", slot.spec.name, time.monotonic() - begin)
 

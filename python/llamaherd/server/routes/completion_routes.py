@@ -12,12 +12,15 @@ from starlette.responses import Response
 from llamaherd._core import Delta, FinishReason, InvalidRequestError, TokenLogprob
 from llamaherd.bounded_pool import BoundedPool
 from llamaherd.config.params import SamplingParams
+from llamaherd.request.infill import InfillPrompt, InfillUnsupportedError
 from llamaherd.request.prompt import Prompt
 from llamaherd.request.result import RequestOutput
 from llamaherd.server.api import response_schemas
 from llamaherd.server.api.logprobs import completion_logprobs
 from llamaherd.server.api.request_schemas import CompletionRequest
 from llamaherd.server.api.response_schemas import ERRORS
+from llamaherd.server.common.errors import ApiError
+from llamaherd.server.common.settings import ServerSettings
 from llamaherd.server.jobs.context import Context
 from llamaherd.server.jobs.generation_job import GenerationJob
 from llamaherd.server.routes.body_route import BodyRoute
@@ -30,13 +33,20 @@ router = APIRouter(route_class=BodyRoute)
 _FEW_LOGPROBS = 64
 
 
-def _prompts_of(body: CompletionRequest) -> list[Prompt]:
+def _prompts_of(body: CompletionRequest, settings: ServerSettings) -> list[Prompt]:
     prompt: Any = body.prompt
     if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
-        return [prompt]
+        prompt = [prompt]
     if not prompt:
         raise InvalidRequestError("prompt must hold at least 1 prompt or token; got 0")
-    return list(prompt)
+    if not body.suffix:
+        return list(prompt)
+    if body.echo:
+        raise ApiError(400, "echo cannot be combined with suffix: omit one", param="echo")
+    return [
+        InfillPrompt(prefix=one, suffix=body.suffix, suffix_first=settings.spm_infill)
+        for one in prompt
+    ]
 
 
 def _params(body: CompletionRequest) -> SamplingParams:
@@ -63,16 +73,19 @@ def _params(body: CompletionRequest) -> SamplingParams:
 async def completions(body: CompletionRequest, request: Request) -> Response:
     """Complete one or several prompts."""
     context: Context = request.app.state.context
-    prompts, params = _prompts_of(body), _params(body)
+    prompts, params = _prompts_of(body, context.settings), _params(body)
     if body.stream and params.best_of and params.best_of > params.n:
         raise InvalidRequestError("best_of must equal n if stream is true")
-    return await respond(
-        request,
-        body,
-        prompts,
-        params,
-        lambda job: _CompletionResponseWriter(job, body, prompts, context.pools.answers),
-    )
+    try:
+        return await respond(
+            request,
+            body,
+            prompts,
+            params,
+            lambda job: _CompletionResponseWriter(job, body, prompts, context.pools.answers),
+        )
+    except InfillUnsupportedError as error:
+        raise ApiError(400, str(error), param="suffix", code="unsupported_field") from None
 
 
 class _CompletionResponseWriter(ChoicesWriter):

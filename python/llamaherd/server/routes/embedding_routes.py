@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from llamaherd._core import ContextLengthError, InvalidRequestError
-from llamaherd.offline.embedder import RerankResult, Vectors
+from llamaherd.offline.embedder import RerankResult, Text, Vectors
 from llamaherd.offline.llm import LLM
 from llamaherd.server.api import response_schemas
 from llamaherd.server.api.json_stream import Items, json_answer
@@ -30,9 +30,7 @@ router = APIRouter(route_class=BodyRoute)
 async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
     """Normalized embeddings of texts."""
     context: Context = request.app.state.context
-    texts = [body.input] if isinstance(body.input, str) else body.input
-    if not texts:
-        raise InvalidRequestError("input must hold at least 1 text; got 0")
+    texts = _texts_of(body)
 
     def work(llm: LLM, gone: Event) -> tuple[Vectors, int]:
         embedder = llm.embedder
@@ -41,7 +39,9 @@ async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
                 f"dimensions must be in [1, {embedder.n_embd}]; got {body.dimensions}"
             )
         try:
-            vectors = embedding_jobs.embed(embedder, texts, truncate=body.truncate, gone=gone)
+            vectors = embedding_jobs.embed(
+                embedder, texts, truncate=body.truncate, pooling=body.pooling, gone=gone
+            )
         except ContextLengthError as error:
             raise context_length_exceeded(error, "input") from None
         n_tokens = sum(map(embedder.count_tokens, texts))
@@ -56,6 +56,15 @@ async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
     usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
     answer = {"object": "list", "model": model, "data": data, "usage": usage}
     return json_answer(answer, vectors.size, context.pools.answers)
+
+
+def _texts_of(body: EmbeddingRequest) -> list[Text]:
+    given: Any = body.input
+    if not given and not isinstance(given, str):
+        raise InvalidRequestError("input must hold at least 1 text or token; got 0")
+    if isinstance(given, str) or isinstance(given[0], int):
+        return [given]
+    return list(given)
 
 
 def _encode(vector: Any, encoding: str) -> list[float] | str:
@@ -74,7 +83,12 @@ async def rerank(body: RerankRequest, request: Request) -> Response:
         embedder = llm.embedder
         try:
             return embedding_jobs.rerank(
-                embedder, body.query, body.documents, truncate=body.truncate, gone=gone
+                embedder,
+                body.query,
+                body.documents,
+                truncate=body.truncate,
+                pooling=body.pooling,
+                gone=gone,
             )
         except ContextLengthError as error:
             is_query = embedder.count_tokens(body.query) >= embedder.max_len

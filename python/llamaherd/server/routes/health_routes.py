@@ -17,13 +17,30 @@ from llamaherd.server.jobs.model_pool import trouble_of
 router = APIRouter()
 
 
-def _model(context: Context, name: str) -> dict[str, Any]:
+async def _model(context: Context, name: str) -> dict[str, Any]:
+    card = await context.pool.card(name)
+    meta = None
+    if card.files:
+        file = card.files[0]
+        meta = {
+            "n_vocab": file.n_vocab,
+            "n_ctx_train": file.n_ctx_train,
+            "n_embd": file.n_embd,
+            "n_params": card.n_params,
+            "size": card.n_bytes,
+            "ftype": file.weight_type,
+            "architecture": file.architecture,
+        }
+    outputs = card.output_modalities
     return {
         "id": name,
         "object": "model",
         "created": context.pool.created,
         "owned_by": "llamaherd",
         "loaded": name in context.pool.loaded,
+        "max_model_len": card.max_len,
+        "architecture": {"input_modalities": ["text"], "output_modalities": outputs},
+        "meta": meta,
     }
 
 
@@ -31,7 +48,7 @@ def _model(context: Context, name: str) -> dict[str, Any]:
 async def models(request: Request) -> dict[str, Any]:
     """The available models."""
     context: Context = request.app.state.context
-    data = [_model(context, name) for name in context.pool.names]
+    data = [await _model(context, name) for name in context.pool.names]
     return {"object": "list", "data": data}
 
 
@@ -41,7 +58,7 @@ async def model(name: str, request: Request) -> dict[str, Any]:
     context: Context = request.app.state.context
     if name not in context.pool.names:
         raise ApiError(404, f"model {name!r} does not exist", code="model_not_found", param="model")
-    return _model(context, name)
+    return await _model(context, name)
 
 
 @router.get("/health", response_model=response_schemas.State)

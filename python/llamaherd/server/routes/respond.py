@@ -12,6 +12,7 @@ from llamaherd.config.params import SamplingParams
 from llamaherd.request.chat import ChatOptions
 from llamaherd.request.prompt import Prompt
 from llamaherd.request.result import RequestOutput
+from llamaherd.server.api.infill_schemas import InfillRequest
 from llamaherd.server.api.json_stream import JsonStream, json_answer
 from llamaherd.server.api.request_schemas import (
     ChatRequest,
@@ -30,13 +31,14 @@ from llamaherd.server.routes.unenforced_header import unenforced_header
 _PROMPT_FIELDS: dict[type, str] = {
     ChatRequest: "messages",
     CompletionRequest: "prompt",
+    InfillRequest: "input_prefix",
     ResponsesRequest: "input",
 }
 
 
 async def respond(
     request: Request,
-    body: ChatRequest | CompletionRequest | ResponsesRequest,
+    body: ChatRequest | CompletionRequest | InfillRequest | ResponsesRequest,
     prompts: Sequence[Prompt],
     params: SamplingParams,
     writer_of: Callable[[GenerationJob], ResponseWriter],
@@ -59,7 +61,7 @@ async def respond(
     )
     if body.stream:
         run = _StreamedRun(context, job_request, prompts, params, chat, writer_of)
-        has_progress = not isinstance(body, ResponsesRequest) and body.return_progress
+        has_progress = isinstance(body, ChatRequest | CompletionRequest) and body.return_progress
         answer = await EventStream.begin(
             request,
             run.events(),
@@ -73,9 +75,9 @@ async def respond(
         job = await stack.enter_async_context(context.job(job_request))
         async with watching(request.receive, job.cancel):
             await job.submit(prompts, params, chat)
-            results = await job.ends()
-        whole = writer_of(job).whole(results)
-        made = json_answer(whole, _n_values(results), context.pools.answers)
+            writer = writer_of(job)
+            results = await writer.results()
+        made = json_answer(writer.whole(results), _n_values(results), context.pools.answers)
         made.headers.update(unenforced_header(job.streams))
         if isinstance(made, JsonStream):
             made.when_done(stack.pop_all())

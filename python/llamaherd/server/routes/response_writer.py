@@ -32,6 +32,10 @@ class ResponseWriter(ABC):
         self._id = f"{id_prefix}{uuid.uuid4().hex}"
         self._created = int(time.time())
 
+    async def results(self) -> list[RequestOutput]:
+        """Wait for the results of the job's streams. Raises ApiError as `GenerationJob.ends`."""
+        return await self._job.ends()
+
     @abstractmethod
     def whole(self, results: Sequence[RequestOutput]) -> dict[str, Any]:
         """The body for the results of the job's streams; `Items` is allowed for arrays."""
