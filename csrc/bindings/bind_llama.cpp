@@ -85,7 +85,8 @@ void bind_llama(py::module_& m) {
   py::class_<GgufSummary>(m, "GgufSummary",
                           "What the header of a GGUF file states of its model; 0 and '' where it "
                           "states nothing. Read-only.")
-      .def_readonly("architecture", &GgufSummary::architecture)
+      .def_property_readonly("architecture",
+                             [](const GgufSummary& self) { return to_text(self.architecture); })
       .def_readonly("weight_type", &GgufSummary::weight_type,
                     "Type of the weights by llama.cpp's name.")
       .def_readonly("pooling", &GgufSummary::pooling, "mean, cls, last or rank.")

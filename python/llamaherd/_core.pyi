@@ -47,6 +47,7 @@ class SamplingParams:
     """
     echo: bool
     ignore_eos: bool
+    infill: bool
     prompt_lookup: bool
     @typing.overload
     def __init__(self) -> None:
@@ -1037,6 +1038,49 @@ class DeviceInfo:
         """
         Name for EngineConfig.devices.
         """
+class GgufSummary:
+    """
+    What the header of a GGUF file states of its model; 0 and '' where it states nothing. Read-only.
+    """
+    @property
+    def architecture(self) -> str:
+        ...
+    @property
+    def causal(self) -> bool:
+        """
+        Whether attention is causal; that of encoders for embeddings is not.
+        """
+    @property
+    def n_bytes(self) -> int:
+        """
+        Bytes of the tensors in this file.
+        """
+    @property
+    def n_ctx_train(self) -> int:
+        """
+        Trained context length in tokens.
+        """
+    @property
+    def n_embd(self) -> int:
+        ...
+    @property
+    def n_params(self) -> int:
+        """
+        Parameters in this file.
+        """
+    @property
+    def n_vocab(self) -> int:
+        ...
+    @property
+    def pooling(self) -> str:
+        """
+        mean, cls, last or rank.
+        """
+    @property
+    def weight_type(self) -> str:
+        """
+        Type of the weights by llama.cpp's name.
+        """
 class LoadProgress:
     """
     Reports the progress of a load and cancels it, from another thread.
@@ -1482,13 +1526,13 @@ class Embedder:
         """
         Load a model. pooling: mean, cls, last or rank; '': the model's. Raises ModelLoadError; InvalidRequestError if the pooling is unknown.
         """
-    def count_tokens(self, text: str) -> int:
+    def count_tokens(self, text: typing.Any) -> int:
         """
-        Number of tokens of a text, at most max_len. Any thread.
+        Number of tokens of a text (or of token ids), at most max_len. Any thread.
         """
-    def embed(self, texts: collections.abc.Sequence[str], truncate: bool) -> tuple[numpy.typing.NDArray[numpy.float32], list[int]]:
+    def embed(self, texts: list[typing.Any], truncate: bool, pooling: str = '') -> tuple[numpy.typing.NDArray[numpy.float32], list[int]]:
         """
-        Embed texts: float32 of shape (n_texts, n_out), and the indices of truncated texts. Raises ContextLengthError and InvalidRequestError. Any thread; concurrent calls are serialized.
+        Embed texts, each a str or token ids: float32 of shape (n_texts, n_out), and the indices of truncated texts. pooling: mean, cls or last; '': the embedder's. Raises ContextLengthError and InvalidRequestError. Any thread; concurrent calls are serialized.
         """
     def rank(self, query: str, documents: collections.abc.Sequence[str], truncate: bool) -> tuple[numpy.typing.NDArray[numpy.float32], list[int]]:
         """
@@ -1511,7 +1555,9 @@ class Embedder:
         """
     @property
     def pooling(self) -> str:
-        ...
+        """
+        mean, cls, last or rank; '': none given, and the model has none.
+        """
 def cpu_features() -> list[tuple[str, str]]:
     """
     ggml's active CPU features and build options.
@@ -1549,6 +1595,10 @@ def quantization_types() -> list[str]:
 def quantize(source: os.PathLike[str] | str | bytes, target: os.PathLike[str] | str | bytes, type: str, n_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Write a GGUF file with its weights quantized to another type. Raises ModelLoadError.
+    """
+def read_summary(path: str) -> GgufSummary:
+    """
+    Read the header of a GGUF file, without its tensors. Raises ModelLoadError. Any thread.
     """
 def reset_at_signal(number: typing.SupportsInt | typing.SupportsIndex) -> None:
     """

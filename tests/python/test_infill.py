@@ -13,6 +13,7 @@ import tiny_tokenizers
 from llamaherd import (
     LLM,
     BatchEngine,
+    ContextLengthError,
     EngineConfig,
     ExtraFile,
     FinishReason,
@@ -113,7 +114,7 @@ def test_a_model_without_tokens_for_it_says_so(tmp_path: Path) -> None:
 def test_long_prompts_are_cut_on_request_only(engine: BatchEngine) -> None:
     long = "".join(f"{i} " for i in range(1000))
     whole = InfillPrompt(prefix=long, suffix=long, extra=FILES)
-    with pytest.raises(InvalidRequestError, match="max_len"):
+    with pytest.raises(ContextLengthError, match="maximum context length"):
         engine.submit(whole, GREEDY)
     cut = InfillPrompt(prefix=long, suffix=long, line="b", extra=FILES, truncate=True)
     tokens = prepared(engine, cut, n_output=100)
@@ -289,12 +290,14 @@ def test_a_prompt_longer_than_the_context_is_cut(http: httpx.Client) -> None:
         ({"prompt": [1, 2]}, 400, "prompt"),
         ({"samplers": ["top_p", "top_k"]}, 400, "samplers"),
         ({"samplers": ["top_k", "top_k"]}, 400, "samplers"),
-        ({"samplers": ["mirostat"]}, 400, "samplers.0"),
+        ({"samplers": ["mirostat"]}, 400, "samplers[0]"),
         ({"lora": [{"id": 0, "scale": 0.5}]}, 400, "lora"),
         ({"n_predict": -2}, 400, "n_predict"),
-        ({"input_extra": [{"filename": "x"}]}, 400, "input_extra.0.text"),
-        ({"top_p": 7}, 400, None),
+        ({"input_extra": [{"filename": "x"}]}, 400, "input_extra[0].text"),
+        ({"top_p": 7}, 400, "top_p"),
+        ({"input_sufix": "b"}, 400, "input_sufix"),
         ({"lora": [{"id": 0, "scale": 0}]}, 200, None),
+        ({"id_slot": 0, "n_cache_reuse": 8, "response_fields": None, "prompt": None}, 200, None),
         ({"seed": 4, "stop": [""], "top_k": -1, "temperature": -1.0}, 200, None),
     ],
 )

@@ -113,8 +113,8 @@ def test_token_ids_are_checked(served: Served) -> None:
     assert "must be in [0, 128); got 128" in refusal([1, 128])
     assert "must be in [0, 128); got -1" in refusal([[1], [-1]])
     assert "32 bits" in refusal([1 << 40])
-    assert "text 0 has more" in refusal([1] * 65)
-    assert "text 1 has more" in refusal([[1], [1] * 65])
+    assert "maximum context length is 64 tokens per text" in refusal([1] * 65)
+    assert "text 1 has 65" in refusal([[1], [1] * 65])
     assert "at least 1 text or token" in refusal([])
     assert "text 0 has no tokens" in refusal([[]])
     for bad in ([1, "a"], [1.5], [True], [[1, "a"]], [["a"]], [None]):

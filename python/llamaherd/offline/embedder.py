@@ -131,8 +131,8 @@ class Embedder:
 
         Raises:
           ContextLengthError: A text is too long.
-          InvalidRequestError: A text has no tokens, a token id is out of range, the pooling does not
-            fit the model or is missing, or the model is a reranker.
+          InvalidRequestError: A text has no tokens, a token id is out of range, the pooling does
+            not fit the model or is missing, or the model is a reranker.
           TypeError: A text is neither a str nor token ids.
         """
         if self.pooling == "rank":

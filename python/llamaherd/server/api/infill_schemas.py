@@ -66,14 +66,18 @@ class InfillRequest(SchedulingFields):
     t_max_predict_ms: float = Field(
         0, ge=0, description="End at the first line feed after this time of generation. 0: off."
     )
-    t_max_prompt_ms: Annotated[float, WithoutEffect("a prompt is always computed in full")] = 0
+    t_max_prompt_ms: Annotated[
+        float | None, WithoutEffect("a prompt is always computed in full")
+    ] = None
     stop: list[str] = Field([], fail_fast=True)
     response_fields: list[str] | None = Field(
         None, description="Return only these fields; a/b: field b of object a, named a/b."
     )
     return_tokens: bool = Field(False, description="Return token ids in tokens.")
-    n_cache_reuse: Annotated[int, WithoutEffect("common prefixes of any length are reused")] = 0
-    id_slot: Annotated[int, WithoutEffect("prefixes are found in every sequence")] = -1
+    n_cache_reuse: Annotated[
+        int | None, WithoutEffect("common prefixes of any length are reused")
+    ] = None
+    id_slot: Annotated[int | None, WithoutEffect("prefixes are found in every sequence")] = None
     lora: list[Adapter] = Field(
         [], description="Adapters are not supported: only those of scale 0 are accepted."
     )

@@ -59,8 +59,9 @@ class InfillWriter(ResponseWriter):
                 if self._limit.reached:
                     break
         if self._limit.reached:
-            self._job.cancel()
-            await self._job.streams[0].await_end()
+            (stream,) = self._job.streams
+            stream.cancel()
+            await stream.await_end()
 
     def _end(self, result: RequestOutput, text: str) -> dict[str, Any]:
         """The response; with stream, its last event."""
