@@ -9,7 +9,7 @@ import numpy.typing
 import os
 import typing
 import typing_extensions
-__all__: list[str] = ['BareModel', 'BatchEngine', 'CacheMetrics', 'Calibration', 'ChatFormat', 'ChatMessage', 'ChatPrompt', 'ContextLengthError', 'Delta', 'DeviceInfo', 'Embedder', 'EngineConfig', 'EngineDeadError', 'FaultScript', 'FinishReason', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'MessageDelta', 'MessageParser', 'Metrics', 'ModelLoadError', 'NotGenerativeError', 'ParsedToolCall', 'QueueFullError', 'RequestProgress', 'SamplingParams', 'SchedulingOptions', 'Timing', 'TokenLogprob', 'ToolCallDelta', 'ToolGrammar', 'TraceCall', 'TraceSpan', 'cpu_features', 'cpu_kernels', 'default_n_threads', 'drain_log', 'fail_assertion', 'limit_malloc_arenas', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'reset_at_signal', 'resolve_preset', 'serve_rpc']
+__all__: list[str] = ['BareModel', 'BatchEngine', 'CacheMetrics', 'Calibration', 'ChatFormat', 'ChatMessage', 'ChatPrompt', 'ContextLengthError', 'Delta', 'DeviceInfo', 'Embedder', 'EngineConfig', 'EngineDeadError', 'FaultScript', 'FinishReason', 'GgufSummary', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'MessageDelta', 'MessageParser', 'Metrics', 'ModelLoadError', 'NotGenerativeError', 'ParsedToolCall', 'QueueFullError', 'RequestProgress', 'SamplingParams', 'SchedulingOptions', 'Timing', 'TokenLogprob', 'ToolCallDelta', 'ToolGrammar', 'TraceCall', 'TraceSpan', 'cpu_features', 'cpu_kernels', 'default_n_threads', 'drain_log', 'fail_assertion', 'limit_malloc_arenas', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'read_summary', 'reset_at_signal', 'resolve_preset', 'serve_rpc']
 class LlamaHerdError(RuntimeError):
     """
     Base class of llamaherd's errors.
@@ -1596,7 +1596,7 @@ def quantize(source: os.PathLike[str] | str | bytes, target: os.PathLike[str] | 
     """
     Write a GGUF file with its weights quantized to another type. Raises ModelLoadError.
     """
-def read_summary(path: str) -> GgufSummary:
+def read_summary(path: os.PathLike[str] | str | bytes) -> GgufSummary:
     """
     Read the header of a GGUF file, without its tensors. Raises ModelLoadError. Any thread.
     """
