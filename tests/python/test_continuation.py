@@ -140,6 +140,16 @@ def test_every_family_separates_the_new_text(families: FamilyEngines) -> None:
             assert (reply.content, reply.reasoning) == (" three four.", ""), family
 
 
+def test_a_call_in_the_generic_format_may_follow_continued_content(engine: BatchEngine) -> None:
+    prompt = engine.apply_chat_template([ASK, assistant("One mo")], TOOLS)
+    assert prompt.text.endswith("<|im_start|>assistant\nOne mo")
+    reply = read(MessageReader(prompt.format), ["ment. ", "Bye."])
+    assert (reply.content, reply.tool_calls) == ("ment. Bye.", ())
+    reply = read(MessageReader(prompt.format), ["ment. ", CALL[:30], CALL[30:], CALL_END])
+    assert reply.content.strip() == "ment."
+    assert [made.name for made in reply.tool_calls] == ["get_weather"]
+
+
 def test_what_cannot_be_continued_is_refused(chat: BatchEngine) -> None:
     called = CALLS[:2]
     with pytest.raises(InvalidRequestError, match="tool calls cannot be continued"):
@@ -149,7 +159,9 @@ def test_what_cannot_be_continued_is_refused(chat: BatchEngine) -> None:
         chat.submit([ASK], GREEDY, chat=ChatOptions(continue_final_message=True))
     for choice in ("required", "get_time"):
         must_call = ChatOptions(tools=TOOLS.tools, tool_choice=choice)
-        with pytest.raises(InvalidRequestError, match="tool_choice must be auto or none if the"):
+        with pytest.raises(
+            InvalidRequestError, match="cannot continue content: set continue_final_message"
+        ):
             chat.submit([*CALLS, assistant("One mo")], GREEDY, chat=must_call)
         # Reasoning may be continued: the call follows it.
         thinking = {"role": "assistant", "content": "", "reasoning_content": "I call the"}
@@ -160,6 +172,9 @@ def test_what_cannot_be_continued_is_refused(chat: BatchEngine) -> None:
         huge = {**thinking, "reasoning_content": "x" * 3_000_000}
         with pytest.raises(ContextLengthError):
             chat.submit([*CALLS, huge], GREEDY, chat=must_call)
+    rule = SamplingParams(json_schema={"type": "object"})
+    with pytest.raises(InvalidRequestError, match="JSON beside tools, cannot continue"):
+        chat.submit([*CALLS, assistant("One mo")], rule, chat=TOOLS)
     deep = [ASK, assistant("<tool_call>" + "[" * 200_000)]
     prompt = chat.apply_chat_template(deep, TOOLS)
     assert MessageReader(prompt.format).read_all("x").content == "x"

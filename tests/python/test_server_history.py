@@ -21,6 +21,7 @@ FUNCTION = {"type": "function", **WEATHER["function"]}
 # What the model writes: a call, reasoning and content, or either of them cut short.
 KINDS: dict[str, tuple[list[Any], int]] = {
     "a call": (CALLS, 120),
+    "a call that is cut": (CALLS, 14),
     "reasoning and content": (THOUGHTS, 60),
     "reasoning that is cut": (THOUGHTS, 8),
     "content": ([{"role": "user", "content": "Name a river."}], 8),

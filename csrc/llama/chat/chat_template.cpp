@@ -72,9 +72,8 @@ common_chat_templates_inputs inputs_of(const ChatTemplateInputs& options) {
     if (inputs.tool_choice == COMMON_CHAT_TOOL_CHOICE_REQUIRED &&
         !inputs.messages.back().content.empty()) {
       throw InvalidRequestError(
-          "tool_choice must be auto or none if the answer continues the content of the last "
-          "message; "
-          "got required, or the name of a tool");
+          "an answer that must begin with a tool call, or be JSON beside tools, cannot continue "
+          "content: set continue_final_message to false");
     }
     // Without thinking, the thoughts in the message are closed and its content is continued.
     inputs.continue_final_message =
