@@ -91,30 +91,56 @@ def test_masks_that_are_too_complex_end_an_output_only_if_strict(
         assert "continues without the schemas" in caplog.text
 
 
+ANYTHING = {"x": [1, "a", None]}
+
+
+@pytest.mark.parametrize(
+    ("schema", "keyword"),
+    [
+        ({"type": "strin"}, "type"),
+        ({"$ref": "https://example.com/x"}, "$ref"),
+        ({"type": "number", "multipleOf": 0.00012345}, "multipleOf"),
+        ({"pattern": "a(?!b)"}, "pattern"),
+        ({"pattern": "("}, "pattern"),
+        ({"patternProperties": {"^a": {}, "b$": True}}, "patternProperties"),
+        ({"minProperties": 2}, "minProperties"),
+        ({"minLength": "3"}, "minLength"),
+        ({"anyOf": [5]}, "anyOf"),
+        ({"items": "string"}, "items"),
+        (5, "properties"),
+    ],
+)
+def test_a_keyword_that_does_not_compile_leaves_the_rest_enforced(
+    schema: Any, keyword: str
+) -> None:
+    integers = {"type": "array", "items": {"type": "integer"}}
+    parameters = {"type": "object", "properties": {"a": schema, "b": integers}}
+    guide = tools_guide(tool(parameters))
+    assert guide.unenforced == (("f", keyword),)
+    assert accepts(guide, {"a": 1, "b": [1, 2]})
+    assert not accepts(guide, {"a": 1, "b": ["x"]})
+    assert not accepts(guide, ANYTHING)
+    with pytest.raises(InvalidRequestError, match=r"tool 'f'|minProperties") as raised:
+        tools_guide(tool(parameters, strict=True))
+    assert "\n" not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("parameters", "keyword"),
     [
-        ({"properties": {"a": {"type": "strin"}}}, "type"),
         ({"properties": []}, "properties"),
         ({"required": True}, "required"),
-        ({"type": "array", "items": {}}, "unsatisfiable"),
-        ({"properties": {"a": {"$ref": "https://example.com/x"}}}, "$ref"),
-        ({"properties": {"a": {"type": "number", "multipleOf": 0.00012345}}}, "multipleOf"),
-        ({"properties": {"a": {"pattern": "a(?!b)"}}}, "pattern"),
-        ({"properties": {"a": {"pattern": "("}}}, "pattern"),
-        ({"properties": {"a": False}, "required": ["a"]}, "unsatisfiable"),
         ({"minProperties": 2}, "minProperties"),
-        ({"patternProperties": {"^a": {}, "b$": True}}, "patternProperties"),
-        ({"properties": {"a": {"minLength": "3"}}}, "minLength"),
+        ({"type": "array", "items": {}}, "unsatisfiable"),
+        ({"properties": {"a": False}, "required": ["a"]}, "unsatisfiable"),
+        ({"type": "object", "not": {}}, "unsatisfiable"),
     ],
 )
-def test_a_tool_that_does_not_compile_takes_any_object(parameters: Any, keyword: str) -> None:
+def test_a_tool_of_which_nothing_is_left_takes_any_object(parameters: Any, keyword: str) -> None:
     guide = tools_guide(tool(parameters))
     assert guide.unenforced == (("f", keyword),)
-    assert accepts(guide, {"x": [1, "a", None]})
+    assert accepts(guide, ANYTHING)
     assert not accepts(guide, [])
-    with pytest.raises(InvalidRequestError, match=r"tool 'f'|minProperties"):
-        tools_guide(tool(parameters, strict=True))
 
 
 def test_what_is_not_supported_leaves_the_rest_enforced() -> None:

@@ -13,7 +13,7 @@ _logger = logging.getLogger("llamaherd.structured_output")
 
 SIZE = "size"  # in place of a keyword: a limit is exceeded
 UNSATISFIABLE = "unsatisfiable"  # in place of a keyword: no value conforms
-_UNKNOWN = "schema"
+UNKNOWN = "schema"  # in place of a keyword: another reason
 _MAX_CHARS = 200
 
 # Of messages about a schema: the message, its keywords, and what is said. Groups of the pattern
@@ -57,10 +57,10 @@ _SCHEMA_ERRORS: tuple[tuple[re.Pattern[str], tuple[str, ...], str], ...] = tuple
             (SIZE,),
             "it is too large or too ambiguous; simplify it",
         ),
-        (r"^panic:|panicked", (_UNKNOWN,), "llguidance fails on it; simplify it"),
+        (r"^panic:|panicked", (UNKNOWN,), "llguidance fails on it; simplify it"),
         (
             r"doesn't satisfy the grammar|NoExtension|stopped",
-            (_UNKNOWN,),
+            (UNKNOWN,),
             "the output cannot be continued",
         ),
         (
@@ -119,7 +119,7 @@ def keywords_of(message: str) -> list[str]:
         found = pattern.search(message)
         if found:
             return [keyword.format(*found.groups()) for keyword in keywords]
-    return [_UNKNOWN]
+    return [UNKNOWN]
 
 
 def _cut(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections import OrderedDict
@@ -10,18 +11,26 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llamaherd._core import InvalidRequestError
-from llamaherd.structured_output.constraint_errors import SIZE, keywords_of, sentence_of
+from llamaherd.structured_output.constraint_errors import (
+    SIZE,
+    UNKNOWN,
+    UNSATISFIABLE,
+    keywords_of,
+    sentence_of,
+)
 from llamaherd.structured_output.rule import MarkedSchema, Rule
+from llamaherd.structured_output.schemas.schema_form import without_keywords
 
 if TYPE_CHECKING:
     from llguidance import LLParserLimits
 
+_MAX_TRIES = 6  # of compiling a schema, each with fewer keywords
 _MAX_REMEMBERED = 10_000
 _logger = logging.getLogger("llamaherd.structured_output")
 
 
 def enforceable(rule: Rule, limits: LLParserLimits) -> Rule:
-    """Replace each schema that does not compile, and note the keywords that are not enforced.
+    """Remove keywords that do not compile, or replace the schema, and note what is not enforced.
 
     Raises:
       InvalidRequestError: A schema that must be enforced does not compile.
@@ -32,13 +41,21 @@ def enforceable(rule: Rule, limits: LLParserLimits) -> Rule:
 def _checked(kind: str, schema: MarkedSchema, limits: LLParserLimits) -> MarkedSchema:
     from llguidance import LLMatcher
 
-    grammar = LLMatcher.grammar_from_json_schema(schema.text)
-    failed, messages = LLMatcher.validate_grammar_with_warnings(grammar, limits=limits)
-    if failed and not schema.otherwise:
-        raise refusal(kind if schema.tool else "json_schema", schema.tool, messages[0])
-    keywords = {keyword for message in messages for keyword in keywords_of(message)}
-    noted = replace(schema, unenforced=tuple(sorted({*schema.unenforced, *keywords})))
-    return replace(noted, text=schema.otherwise) if failed else noted
+    unenforced = set(schema.unenforced)
+    text = schema.text
+    for _ in range(_MAX_TRIES):
+        grammar = LLMatcher.grammar_from_json_schema(text)
+        failed, messages = LLMatcher.validate_grammar_with_warnings(grammar, limits=limits)
+        keywords = {keyword for message in messages for keyword in keywords_of(message)}
+        if failed and not schema.otherwise:
+            raise refusal(kind if schema.tool else "json_schema", schema.tool, messages[0])
+        unenforced |= keywords
+        if not failed:
+            return replace(schema, text=text, unenforced=tuple(sorted(unenforced)))
+        if keywords & {SIZE, UNSATISFIABLE, UNKNOWN}:
+            break
+        text = json.dumps(without_keywords(json.loads(text), keywords))
+    return replace(schema, text=schema.otherwise, unenforced=tuple(sorted(unenforced)))
 
 
 def reduced(rule: Rule, compiles: Callable[[MarkedSchema], bool]) -> Rule | None:

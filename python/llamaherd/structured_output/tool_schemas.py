@@ -12,9 +12,13 @@ from typing import Any
 
 from llamaherd._core import InvalidRequestError
 from llamaherd.structured_output import json_schema
-from llamaherd.structured_output.constraint_errors import SIZE
+from llamaherd.structured_output.constraint_errors import SIZE, UNSATISFIABLE
 from llamaherd.structured_output.rule import JSON_STYLE, MarkedSchema
-from llamaherd.structured_output.schemas.schema_form import UnenforceableError
+from llamaherd.structured_output.schemas.schema_form import (
+    UnenforceableError,
+    well_formed_part,
+    without_keywords,
+)
 from llamaherd.structured_output.tool_arguments import (
     ALL_TYPES,
     Arguments,
@@ -30,6 +34,7 @@ MAX_NAME_BYTES = 256
 MAX_ARGUMENT_NAME_BYTES = 1_024
 
 _MARK = "llamaherd"
+_MAX_TRIES = 6  # of converting a schema, each with fewer keywords
 _MAX_CHARS = 4 << 20  # of all argument schemas with their $defs
 _ANY_VALUE = json.dumps({"x-guidance": JSON_STYLE})
 _ANY_OBJECT = json.dumps({"type": "object", "x-guidance": JSON_STYLE})
@@ -182,19 +187,37 @@ def _note(function: Mapping[str, Any], i: int, keywords: set[str]) -> MarkedSche
 
 
 def _marked(function: Mapping[str, Any], mark: str, schema: Any, otherwise: str) -> MarkedSchema:
-    """The schema for llguidance. As in llama.cpp, objects are closed to unlisted properties.
+    """The schema for llguidance, without keywords it would reject. As in llama.cpp, objects are
+    closed to unlisted properties.
 
     Raises:
-      InvalidRequestError: The schema exceeds a limit, or cannot be enforced and is strict.
+      InvalidRequestError: The tool is strict, and its schema is too large or cannot be enforced.
     """
     tool = str(function.get("name"))
-    is_strict = function.get("strict") is True
+    if function.get("strict") is True:
+        return MarkedSchema(mark, _guided(_what(function), schema, lenient=False), tool)
+    part, unenforced = well_formed_part(json.loads(json.dumps(schema)))
+    for _ in range(_MAX_TRIES):
+        text, keyword = _text_or_keyword(_what(function), part)
+        if not keyword:
+            return MarkedSchema(mark, text, tool, otherwise, tuple(sorted(unenforced)))
+        unenforced.add(keyword)
+        if keyword in (SIZE, UNSATISFIABLE):
+            break
+        part = without_keywords(part, (keyword,))
+    return MarkedSchema(mark, otherwise, tool, otherwise, tuple(sorted(unenforced)))
+
+
+def _text_or_keyword(what: str, schema: Any) -> tuple[str, str]:
+    """The schema for llguidance, or the keyword that prevents it."""
     try:
-        text = json_schema.to_text(_what(function), json_schema.closed(schema))
-    except InvalidRequestError as error:
-        if is_strict:
-            raise
-        keyword = error.keyword if isinstance(error, UnenforceableError) else SIZE
-        return MarkedSchema(mark, otherwise, tool, otherwise, (keyword,))
-    guided = {**json.loads(text), "x-guidance": {**JSON_STYLE, "lenient": not is_strict}}
-    return MarkedSchema(mark, json.dumps(guided), tool, "" if is_strict else otherwise)
+        return _guided(what, schema, lenient=True), ""
+    except UnenforceableError as error:
+        return "", error.keyword
+    except InvalidRequestError:
+        return "", SIZE
+
+
+def _guided(what: str, schema: Any, *, lenient: bool) -> str:
+    simple = json.loads(json_schema.to_text(what, json_schema.closed(schema)))
+    return json.dumps({**simple, "x-guidance": {**JSON_STYLE, "lenient": lenient}})

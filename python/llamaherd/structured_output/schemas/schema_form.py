@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 from llamaherd._core import InvalidRequestError
@@ -131,6 +131,45 @@ def require_well_formed(what: str, schema: Any) -> None:
         left += subschemas(at)
 
 
+def well_formed_part(schema: Any) -> tuple[Any, set[str]]:
+    """The schema without values that are invalid, and the keywords that have some."""
+    if not isinstance(schema, dict):
+        return (schema, set()) if isinstance(schema, bool) else (True, {"schema"})
+    part: dict[str, Any] = {}
+    bad: set[str] = set()
+    for keyword, value in schema.items():
+        inner = _parts(keyword, value)
+        if inner is not None:
+            part[keyword], more = inner
+            bad |= more
+        elif keyword not in _RULES or value is None or _RULES[keyword][0](value):
+            part[keyword] = value
+        else:
+            bad.add(keyword)
+    return part, bad
+
+
+def _parts(keyword: str, value: Any) -> tuple[Any, set[str]] | None:
+    """Likewise the value of a keyword whose values are schemas; None: it is none, or no schemas."""
+    if keyword in BY_NAME and isinstance(value, dict):
+        named = {name: well_formed_part(part) for name, part in value.items()}
+        found: Any = {name: part for name, (part, _) in named.items()}
+        bad = set().union(*(more for _, more in named.values()))
+    elif keyword in (*LISTS, "items") and isinstance(value, list):
+        listed = [well_formed_part(part) for part in value]
+        found, bad = [part for part, _ in listed], set().union(*(more for _, more in listed))
+    elif keyword in SINGLE and _is_schema(value):
+        found, bad = well_formed_part(value)
+    else:
+        return None
+    return found, {keyword if word == "schema" else word for word in bad}
+
+
+def without_keywords(schema: Any, keywords: Iterable[str]) -> Any:
+    """The schema without some keywords, in its subschemas too."""
+    return _Normalizer("", frozenset(keywords)).normal(schema)
+
+
 def subschemas(schema: dict[str, Any]) -> Iterator[Any]:
     """The direct subschemas of a well-formed schema."""
     for keyword in BY_NAME:
@@ -176,7 +215,7 @@ class _Normalizer:
             if keyword not in self._dropped and (value is not None or keyword == "const")
         }
         for keyword in BY_NAME:
-            if keyword in s:
+            if isinstance(s.get(keyword), dict):
                 s[keyword] = {name: self.normal(part) for name, part in s[keyword].items()}
         for keyword in (*LISTS, *SINGLE):
             value = s.get(keyword)
