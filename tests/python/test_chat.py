@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from chat_templates import TOOLS_AND_THOUGHTS
 from llamaherd import (
@@ -19,6 +20,8 @@ from llamaherd import (
     MessageReader,
     SamplingParams,
 )
+from llamaherd.structured_output.guides import GuideCache
+from llamaherd.structured_output.rule import Rule
 
 WEATHER = {
     "type": "function",
@@ -281,3 +284,17 @@ def test_what_is_cut_short_loses_nothing_that_was_read(engine: BatchEngine) -> N
 def test_what_cannot_be_read_is_content(engine: BatchEngine) -> None:
     text = '<tool_call>\n{"name": 5}'
     assert reader(engine).read_all(text) == AssistantMessage(text)
+
+
+def test_the_end_of_the_prompt_may_have_tokens_that_are_not_preserved(engine: BatchEngine) -> None:
+    end, a = (engine.tokenize(text, add_special=False)[0] for text in ("<|im_end|>", "a"))
+    rule = Rule(
+        "tools",
+        'root ::= "<|im_start|>assistant\\n" "a"',
+        special=frozenset({end}),
+        prefix="<|im_start|>assistant\n",
+    )
+    mask = GuideCache(engine._core).make(rule).first_mask
+    allowed = np.flatnonzero(np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little"))
+    assert a in allowed
+    assert {engine.detokenize([int(token)]) for token in allowed} == {"a"}

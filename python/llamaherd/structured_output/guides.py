@@ -174,7 +174,8 @@ class GuideCache:
             raise refusal(rule.kind, "", str(error)) from None
         matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits(rule.kind, self.n_vocab))
         if rule.prefix:
-            matcher.consume_tokens(tokenizer.tokenize_bytes(rule.prefix.encode()))
+            # By bytes: the model's tokenizer finds special tokens that literals do not match.
+            matcher.consume_tokens(tokenizer.greedy_tokenize(rule.prefix))
         return matcher
 
     def _compiles(self, tokenizer: LLTokenizer, schema: MarkedSchema) -> bool:
