@@ -110,6 +110,8 @@ def test_effort_and_budget_over_http(http: httpx.Client) -> None:
     assert free.startswith(bound)
     assert reasoning(reasoning={"max_tokens": 2, "effort": "low"}).strip() == bound
     assert reasoning(reasoning={"effort": "none"}) == ""
+    assert reasoning(reasoning={"enabled": False, "effort": "high"}) == ""
+    assert reasoning(reasoning={"enabled": True, "effort": "low"}) == free
 
 
 def test_required_calls_and_answers_under_a_schema_over_http(http: httpx.Client) -> None:

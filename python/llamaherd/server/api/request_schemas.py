@@ -198,6 +198,7 @@ Effort = Annotated[str, Field(max_length=64)]
 class ReasoningOptions(Body):
     effort: Effort | None = Field(None, description="none: disables reasoning.")
     max_tokens: int | None = Field(None, ge=0, description="Reasoning ends after so many tokens.")
+    enabled: bool | None = Field(None, description="false: as effort none.")
 
 
 Truncation = Annotated[

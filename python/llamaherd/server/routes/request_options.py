@@ -35,9 +35,10 @@ def reasoning_options(
       effort: reasoning_effort of the body.
       budget: thinking_budget_tokens of the body.
     """
-    reasoning = reasoning or ReasoningOptions(effort=None, max_tokens=None)
+    reasoning = reasoning or ReasoningOptions(effort=None, max_tokens=None, enabled=None)
+    own = "none" if reasoning.enabled is False else reasoning.effort
     return {
-        "reasoning_effort": reasoning.effort if effort is None else effort,
+        "reasoning_effort": own if effort is None else effort,
         "thinking_budget": reasoning.max_tokens if budget is None else budget,
     }
 
