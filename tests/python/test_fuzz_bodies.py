@@ -93,7 +93,7 @@ def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     path = tiny_tokenizers.write(
         tiny_tokenizers.bpe(), tmp_path_factory.mktemp("bodies") / "m.gguf"
     )
-    config = EngineConfig(n_ctx=256, max_seqs=2, n_threads=1, warmup=False, chat_template=TEMPLATE)
+    config = EngineConfig(n_ctx=1024, max_seqs=2, n_threads=1, warmup=False, chat_template=TEMPLATE)
     app = create_app(ModelPool([ModelSpec("m", str(path), config)]))
     with TestClient(app, "http://127.0.0.1", raise_server_exceptions=False) as http:
         yield http

@@ -43,7 +43,7 @@ class WithoutEffect:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that a misspelt one probably stands for."""
+    """The known name that is most similar to a misspelt one."""
     if len(name) > _LONGEST_NAME:
         return None
     found = difflib.get_close_matches(name, list(known), 1, _NEAR)
@@ -51,7 +51,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def unknown_field(name: str, known: Iterable[str]) -> str:
-    """What is said about a field that does not exist, after its name."""
+    """The message of an unknown field, without its name."""
     near = nearest(name, known)
     return f"is not supported; did you mean {near}?" if near else "is not supported"
 

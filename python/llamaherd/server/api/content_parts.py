@@ -8,7 +8,7 @@ from pydantic import Field
 
 from llamaherd.server.api.body_schema import Body, ByType, WithoutEffect
 
-CACHED = "common prefixes of prompts are cached without being asked"
+CACHED = "prefixes of all prompts are cached"
 
 Text = Annotated[str, Field(max_length=1 << 24)]
 Citations = Annotated[list[Any] | None, WithoutEffect("citations are not part of a prompt")]

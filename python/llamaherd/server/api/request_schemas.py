@@ -21,7 +21,7 @@ Texts = Annotated[list[Text], _FirstError]
 
 _ONE_TIER = "all requests are served alike; see priority"
 _NOT_KEPT = "responses are not stored"
-_NOBODY = "nobody monitors requests by it"
+_UNMONITORED = "requests are not monitored"
 
 
 class HostedFields(Body):
@@ -29,7 +29,7 @@ class HostedFields(Body):
 
     service_tier: Annotated[str | None, WithoutEffect(_ONE_TIER)] = None
     store: Annotated[bool | None, WithoutEffect(_NOT_KEPT)] = None
-    safety_identifier: Annotated[str | None, WithoutEffect(_NOBODY)] = None
+    safety_identifier: Annotated[str | None, WithoutEffect(_UNMONITORED)] = None
     prompt_cache_key: Annotated[str | None, WithoutEffect(CACHED)] = None
     prompt_cache_retention: Annotated[str | None, WithoutEffect(CACHED)] = None
     prompt_cache_options: CacheControl = None
@@ -298,7 +298,7 @@ class EmbeddingRequest(Body):
     dimensions: int | None = Field(
         None, ge=1, description="Keep this many leading components and normalize again."
     )
-    user: Annotated[str | None, WithoutEffect(_NOBODY)] = None
+    user: Annotated[str | None, WithoutEffect(_UNMONITORED)] = None
     pooling: Pooling | None = None
     truncate: bool = Field(
         False, description="Truncate texts that are too long instead of rejecting them."
@@ -424,7 +424,7 @@ class ResponsesRequest(HostedFields, SchedulingFields):
         | None,
         WithoutEffect("responses have none of these; reasoning is sent as text"),
     ] = None
-    client_metadata: Annotated[dict[str, Any] | None, WithoutEffect(_NOBODY)] = None
+    client_metadata: Annotated[dict[str, Any] | None, WithoutEffect(_UNMONITORED)] = None
     background: Annotated[
         Literal[False] | None, WithoutEffect("responses are made while the client waits")
     ] = None
