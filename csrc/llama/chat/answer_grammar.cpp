@@ -40,6 +40,23 @@ std::vector<Id> content_of(const common_peg_arena& parser) {
   return tagged(parser, common_chat_peg_builder::CONTENT);
 }
 
+/// The content that directly follows a literal, which announces it.
+std::vector<Id> announced_content_of(const common_peg_arena& parser) {
+  const std::vector<Id> contents = content_of(parser);
+  std::vector<Id> found;
+  for (Id id = 0; id < parser.size(); ++id) {
+    const auto* sequence = std::get_if<common_peg_sequence_parser>(&parser.get(id));
+    for (std::size_t i = 1; sequence != nullptr && i < sequence->children.size(); ++i) {
+      const bool is_content = std::ranges::count(contents, sequence->children[i]) > 0;
+      const auto& before = parser.get(sequence->children[i - 1]);
+      if (is_content && std::holds_alternative<common_peg_literal_parser>(before)) {
+        found.push_back(sequence->children[i]);
+      }
+    }
+  }
+  return found;
+}
+
 /// Adds `id` and what it consists of, including the rules it refers to, to `found`.
 void collect(const common_peg_arena& parser, Id id, std::set<Id>& found) {
   if (!found.insert(id).second) return;
@@ -134,7 +151,8 @@ std::string calls_only_grammar(const common_peg_arena& parser, const std::string
   const std::map<std::string, std::string> known = rules_of(whole);
   const std::vector<Id> contents = content_of(parser);
   common_peg_arena edited = parser;
-  prune_choices(edited, [&](Id id) { return !contains(parser, id, contents); });
+  const std::vector<Id> announced = announced_content_of(parser);
+  prune_choices(edited, [&](Id id) { return !contains(parser, id, announced); });
   for (const Id id : contents) edited.get(id) = common_peg_literal_parser{""};
   // A saved parser has lost the schemas.
   for (Id id = 0; id < edited.size(); ++id) {
