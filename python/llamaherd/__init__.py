@@ -28,7 +28,8 @@ from llamaherd.engine.stream import Stream, as_completed
 from llamaherd.offline.embedder import Embedder, RerankResult
 from llamaherd.offline.llm import LLM
 from llamaherd.offline.scoring import Choice, Perplexity, Score
-from llamaherd.request.chat import AssistantMessage, ChatOptions, MessageReader, ToolCall
+from llamaherd.request.assistant_message import AssistantMessage, MessageReader, ToolCall
+from llamaherd.request.chat import ChatOptions
 from llamaherd.request.infill import ExtraFile, InfillPrompt
 from llamaherd.request.result import RequestOutput, Usage
 

@@ -11,7 +11,8 @@ from llamaherd import _core
 from llamaherd._core import ContextLengthError, InvalidRequestError
 from llamaherd.config.params import SamplingParams
 from llamaherd.engine.prompt_tokenizer import PromptTokenizer
-from llamaherd.request.chat import ChatOptions, ChatPrompt, MessageReader
+from llamaherd.request.assistant_message import MessageReader
+from llamaherd.request.chat import ChatOptions, ChatPrompt
 from llamaherd.request.conversation import without_oldest_turns
 from llamaherd.request.infill import InfillPrompt
 from llamaherd.request.prompt import Message, Prompt, TokenIds, is_messages

@@ -20,7 +20,7 @@ from llamaherd._core import (
     Timing,
     TokenLogprob,
 )
-from llamaherd.request.chat import AssistantMessage, MessageReader
+from llamaherd.request.assistant_message import AssistantMessage, MessageReader
 from llamaherd.request.result import RequestOutput, Usage
 
 _WAIT_S = 0.1  # Ctrl-C is handled between two waits

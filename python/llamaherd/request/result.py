@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from llamaherd._core import FinishReason, InvalidRequestError, Timing, TokenLogprob
-from llamaherd.request.chat import AssistantMessage
+from llamaherd.request.assistant_message import AssistantMessage
 
 
 @dataclass(frozen=True)

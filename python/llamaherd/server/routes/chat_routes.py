@@ -11,7 +11,8 @@ from starlette.responses import Response
 
 from llamaherd._core import FinishReason, InvalidRequestError, TokenLogprob
 from llamaherd.config.params import SamplingParams
-from llamaherd.request.chat import AssistantMessage, ChatOptions, MessageReader, ToolCall
+from llamaherd.request.assistant_message import AssistantMessage, MessageReader, ToolCall
+from llamaherd.request.chat import ChatOptions
 from llamaherd.request.result import RequestOutput
 from llamaherd.server.api import response_schemas
 from llamaherd.server.api.chat_messages import messages_of

@@ -11,7 +11,8 @@ from starlette.responses import Response
 
 from llamaherd._core import FinishReason
 from llamaherd.config.params import SamplingParams
-from llamaherd.request.chat import AssistantMessage, ChatOptions, ToolCall
+from llamaherd.request.assistant_message import AssistantMessage, ToolCall
+from llamaherd.request.chat import ChatOptions
 from llamaherd.request.result import RequestOutput, Usage
 from llamaherd.server.api import response_schemas
 from llamaherd.server.api.item_messages import messages_of_items
