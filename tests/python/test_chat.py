@@ -298,3 +298,23 @@ def test_the_end_of_the_prompt_may_have_tokens_that_are_not_preserved(engine: Ba
     allowed = np.flatnonzero(np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little"))
     assert a in allowed
     assert {engine.detokenize([int(token)]) for token in allowed} == {"a"}
+
+
+def test_one_call_at_most_where_parallel_calls_are_off(model_path: Path) -> None:
+    # In the generic format the model would make the same call twice.
+    config = EngineConfig(n_ctx=2048, n_threads=1, warmup=False)
+    chat = ChatOptions(tools=[WEATHER, TIME], tool_choice="required", parallel_tool_calls=False)
+    with BatchEngine(model_path, config) as generic:
+        for messages in ([user("Paris")], CALLS):
+            result = generic.submit(messages, GREEDY, chat=chat).result(timeout=120)
+            assert result.reply is not None
+            assert len(result.reply.tool_calls) == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_triggered_call_ends_the_answer_where_parallel_calls_are_off(
+    engine: BatchEngine, seed: int
+) -> None:
+    chat = ChatOptions(tools=[WEATHER, TIME], parallel_tool_calls=False)
+    params = SamplingParams(temperature=1, seed=seed, max_tokens=200)
+    assert len(answer(engine, CALLS, chat, params).tool_calls) == 1

@@ -21,10 +21,9 @@ namespace {
 
 using Id = common_peg_parser_id;
 
-std::string gbnf_of(const common_peg_arena& parser) {
-  return build_grammar([&](const common_grammar_builder& builder) {
-    parser.build_grammar(builder, /*lazy=*/false);
-  });
+std::string gbnf_of(const common_peg_arena& parser, bool lazy = false) {
+  return build_grammar(
+      [&](const common_grammar_builder& builder) { parser.build_grammar(builder, lazy); });
 }
 
 std::vector<Id> tagged(const common_peg_arena& parser, const std::string& name) {
@@ -145,15 +144,18 @@ std::string rule_name(const std::string& name) {
   return made;
 }
 
-}  // namespace
+bool contains_call(const common_peg_arena& parser, Id id) {
+  std::set<Id> parts;
+  collect(parser, id, parts);
+  return std::ranges::any_of(parts, [&](Id part) {
+    const auto* rule = std::get_if<common_peg_rule_parser>(&parser.get(part));
+    return rule != nullptr && rule->trigger;
+  });
+}
 
-std::string calls_only_grammar(const common_peg_arena& parser, const std::string& whole) {
+/// The grammar of a saved parser that was edited. `whole` has the rules of the calls' arguments.
+std::string edited_gbnf(common_peg_arena& edited, const std::string& whole, bool lazy) {
   const std::map<std::string, std::string> known = rules_of(whole);
-  const std::vector<Id> contents = content_of(parser);
-  common_peg_arena edited = parser;
-  const std::vector<Id> announced = announced_content_of(parser);
-  prune_choices(edited, [&](Id id) { return !contains(parser, id, announced); });
-  for (const Id id : contents) edited.get(id) = common_peg_literal_parser{""};
   // A saved parser has lost the schemas.
   for (Id id = 0; id < edited.size(); ++id) {
     const auto* schema = std::get_if<common_peg_schema_parser>(&edited.get(id));
@@ -161,12 +163,36 @@ std::string calls_only_grammar(const common_peg_arena& parser, const std::string
     const std::string name = rule_name(schema->name);
     if (known.contains(name)) edited.get(id) = common_peg_gbnf_parser{schema->child, name};
   }
-  std::string gbnf = gbnf_of(edited);
+  std::string gbnf = gbnf_of(edited, lazy);
   const std::map<std::string, std::string> made = rules_of(gbnf);
   for (const auto& [name, rule] : known) {
     if (!made.contains(name)) gbnf += rule + "\n";
   }
   return gbnf;
+}
+
+}  // namespace
+
+void limit_to_one_call(common_peg_arena& parser) {
+  for (Id id = 0; id < parser.size(); ++id) {
+    auto* repeated = std::get_if<common_peg_repetition_parser>(&parser.get(id));
+    if (repeated == nullptr || !contains_call(parser, repeated->child)) continue;
+    if (repeated->max_count < 0 || repeated->max_count > 1) repeated->max_count = 1;
+  }
+}
+
+std::string triggered_grammar(const common_peg_arena& parser, const std::string& whole) {
+  common_peg_arena edited = parser;
+  return edited_gbnf(edited, whole, /*lazy=*/true);
+}
+
+std::string calls_only_grammar(const common_peg_arena& parser, const std::string& whole) {
+  const std::vector<Id> contents = content_of(parser);
+  common_peg_arena edited = parser;
+  const std::vector<Id> announced = announced_content_of(parser);
+  prune_choices(edited, [&](Id id) { return !contains(parser, id, announced); });
+  for (const Id id : contents) edited.get(id) = common_peg_literal_parser{""};
+  return edited_gbnf(edited, whole, /*lazy=*/false);
 }
 
 std::string content_only_grammar(const common_peg_arena& parser, const std::string& literal) {

@@ -130,7 +130,13 @@ ChatPrompt ChatTemplate::apply(const LlamaModel& model, const ChatTemplateInputs
     }
     common_peg_arena parser;
     parser.load(params.parser);
+    if (!options.parallel_tool_calls) limit_to_one_call(parser);
     params.grammar = calls_only_grammar(parser, params.grammar);
+  } else if (!options.parallel_tool_calls && params.grammar_lazy && !params.parser.empty()) {
+    common_peg_arena parser;
+    parser.load(params.parser);
+    limit_to_one_call(parser);
+    params.grammar = triggered_grammar(parser, params.grammar);
   }
   if (!calls_tools && !params.supports_thinking) return prompt;
   for (const std::string& name : params.preserved_tokens) {
