@@ -233,7 +233,7 @@ def test_clear_forgets_all(engine: BatchEngine) -> None:
         ((5, [1]), TypeError, "name must be a str; got int"),
         (("x", []), InvalidRequestError, "at least 1 token"),
         (("x", 5), TypeError, "token ids"),
-        (("x", [1] * 5000), InvalidRequestError, "got 5000"),
+        (("x", [1] * 5000), InvalidRequestError, "the prompt has 5000"),
     ],
 )
 def test_bad_pins_are_refused(
