@@ -114,6 +114,25 @@ def test_effort_and_budget_over_http(http: httpx.Client) -> None:
     assert reasoning(reasoning={"enabled": True, "effort": "low"}) == free
 
 
+def test_usage_counts_reasoning(http: httpx.Client) -> None:
+    body = {"messages": THOUGHTS, "temperature": 0, "stream_options": {"include_usage": True}}
+    whole = http.post("/v1/chat/completions", json={**body, "stream_options": None}).json()
+    usage = whole["usage"]
+    n_reasoning = usage["completion_tokens_details"]["reasoning_tokens"]
+    assert 0 < n_reasoning < usage["completion_tokens"]
+    lines = http.post("/v1/chat/completions", json={**body, "stream": True}).text.splitlines()
+    last = json.loads([line for line in lines if line.startswith("data: {")][-1][6:])
+    assert last["usage"]["completion_tokens_details"] == usage["completion_tokens_details"]
+    items: list[Any] = []
+    for message in THOUGHTS:
+        if text := message.get("reasoning_content"):
+            content = [{"type": "reasoning_text", "text": text}]
+            items.append({"type": "reasoning", "summary": [], "content": content})
+        items.append({"role": message["role"], "content": message["content"]})
+    answer = http.post("/v1/responses", json={"input": items, "temperature": 0}).json()
+    assert answer["usage"]["output_tokens_details"] == {"reasoning_tokens": n_reasoning}
+
+
 def test_required_calls_and_answers_under_a_schema_over_http(http: httpx.Client) -> None:
     schema = {"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"]}
     body = {"model": "chat", "tools": [WEATHER], "temperature": 0, "max_tokens": 200}

@@ -148,6 +148,7 @@ class _ChatResponseWriter(ChoicesWriter):
                     delta.index, _delta_of(added), logprobs=self._logprobs(delta.logprobs)
                 )
             if delta.finish_reason is not None:
+                self._reasoning.append(choice.reader.reply.reasoning)
                 reason = _finish_reason(delta.finish_reason, choice.called)
                 yield self._event(delta.index, {}, reason)
 

@@ -131,13 +131,15 @@ class _ResponsesWriter(ResponseWriter):
             self.call(_id("fc"), call, call.arguments, "completed") for call in reply.tool_calls
         ]
         output[-1]["status"] = _status_of(result.finish_reason)
-        return self._response(output, result.finish_reason, result.usage)
+        n_reasoning = self.n_tokens(reply.reasoning)
+        return self._response(output, result.finish_reason, result.usage, n_reasoning)
 
     def _response(
         self,
         output: list[dict[str, Any]],
         reason: FinishReason | None,
         usage: Usage | None,
+        n_reasoning: int = 0,
     ) -> dict[str, Any]:
         body = self._body
         return {
@@ -159,7 +161,7 @@ class _ResponsesWriter(ResponseWriter):
             "tools": self._dumped("tools") or [],
             "top_p": body.top_p,
             "truncation": body.truncation or "disabled",
-            "usage": None if usage is None else _usage(usage, body.cache),
+            "usage": None if usage is None else _usage(usage, n_reasoning, body.cache),
         }
 
     def call(self, id_: str, call: ToolCall, arguments: str, status: str) -> dict[str, Any]:
@@ -194,7 +196,9 @@ class _ResponsesWriter(ResponseWriter):
             if delta.finish_reason is not None:
                 for piece in items.end(_status_of(delta.finish_reason)):
                     yield piece
-                whole = self._response(items.done, delta.finish_reason, stream.usage)
+                n_reasoning = self.n_tokens(reader.reply.reasoning)
+                reason = delta.finish_reason
+                whole = self._response(items.done, reason, stream.usage, n_reasoning)
                 name = "completed" if whole["status"] == "completed" else "incomplete"
                 yield self.event(f"response.{name}", response=whole)
 
@@ -297,7 +301,7 @@ class _Items:
         return events
 
 
-def _usage(usage: Usage, is_cached: bool) -> dict[str, Any]:
+def _usage(usage: Usage, n_reasoning: int, is_cached: bool) -> dict[str, Any]:
     n_written = usage.prompt_tokens - usage.cached_tokens if is_cached else 0
     return {
         "input_tokens": usage.prompt_tokens,
@@ -306,6 +310,6 @@ def _usage(usage: Usage, is_cached: bool) -> dict[str, Any]:
             "cache_write_tokens": n_written,
         },
         "output_tokens": usage.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": n_reasoning},
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
     }
