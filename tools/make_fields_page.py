@@ -18,12 +18,8 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import openai
 from llamaherd.server.api.body_schema import Body, effectless, fields_of
-from llamaherd.server.api.request_schemas import (
-    ChatRequest,
-    CompletionRequest,
-    EmbeddingRequest,
-    ResponsesRequest,
-)
+from llamaherd.server.api.request_schemas import ChatRequest, CompletionRequest, EmbeddingRequest
+from llamaherd.server.api.responses_request import ResponsesRequest
 from llamaherd.server.batch_api.batch_routes import BatchRequest
 from openai.types.batch_create_params import BatchCreateParams
 from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming as Chat

@@ -8,8 +8,8 @@ import pytest
 from llamaherd.server.api.body_schema import strict_fields
 from llamaherd.server.api.item_messages import messages_of_items
 from llamaherd.server.api.json_bounds import require_bounded
-from llamaherd.server.api.request_schemas import ResponsesRequest
 from llamaherd.server.api.response_tools import functions_of, names_in_prompt
+from llamaherd.server.api.responses_request import ResponsesRequest
 from llamaherd.server.common.errors import ApiError
 from llamaherd.server.common.limits import Limits
 from pydantic import ValidationError

@@ -11,7 +11,7 @@ import pytest
 from chat_templates import TOOLS_AND_THOUGHTS
 from llamaherd import EngineConfig
 from llamaherd.server.api.item_messages import messages_of_items
-from llamaherd.server.api.request_schemas import ResponsesRequest
+from llamaherd.server.api.responses_request import ResponsesRequest
 from openai import OpenAI
 from serving import Served, serve
 from test_chat import CALLS, THOUGHTS, WEATHER

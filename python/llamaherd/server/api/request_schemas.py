@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, StrictInt
+from pydantic import Field, StrictInt
 
-from llamaherd.server.api.body_schema import BY_KIND, Body, ByType, WithoutEffect, wrong_value
+from llamaherd.server.api.body_schema import BY_KIND, Body, ByType, WithoutEffect
 from llamaherd.server.api.content_parts import CACHED, CacheControl, Citations, Part, Text
-from llamaherd.server.api.response_items import InputItem
-from llamaherd.server.api.response_tools import ResponseTools
 
 # Reports the first error only, not one for each of a million items.
-_FirstError = Field(fail_fast=True)
-TokenList = Annotated[list[StrictInt], _FirstError]
-TokenLists = Annotated[list[TokenList], _FirstError]
-Texts = Annotated[list[Text], _FirstError]
+FIRST_ERROR = Field(fail_fast=True)
+TokenList = Annotated[list[StrictInt], FIRST_ERROR]
+TokenLists = Annotated[list[TokenList], FIRST_ERROR]
+Texts = Annotated[list[Text], FIRST_ERROR]
 
 
 _ONE_TIER = "all requests are served alike; see priority"
 _NOT_KEPT = "responses are not stored"
-_UNMONITORED = "requests are not monitored"
+UNMONITORED = "requests are not monitored"
 
 
 class HostedFields(Body):
@@ -29,7 +27,7 @@ class HostedFields(Body):
 
     service_tier: Annotated[str | None, WithoutEffect(_ONE_TIER)] = None
     store: Annotated[bool | None, WithoutEffect(_NOT_KEPT)] = None
-    safety_identifier: Annotated[str | None, WithoutEffect(_UNMONITORED)] = None
+    safety_identifier: Annotated[str | None, WithoutEffect(UNMONITORED)] = None
     prompt_cache_key: Annotated[str | None, WithoutEffect(CACHED)] = None
     prompt_cache_retention: Annotated[str | None, WithoutEffect(CACHED)] = None
     prompt_cache_options: CacheControl = None
@@ -71,7 +69,7 @@ class Sampling(SchedulingFields):
     presence_penalty: float | None = None
     logit_bias: dict[int, float] | None = None
     seed: int | None = None
-    stop: Annotated[str | Annotated[list[str], _FirstError] | None, BY_KIND] = None
+    stop: Annotated[str | Annotated[list[str], FIRST_ERROR] | None, BY_KIND] = None
     n: int | None = None
 
     top_k: int | None = None
@@ -83,7 +81,7 @@ class Sampling(SchedulingFields):
     ignore_eos: bool | None = None
     prompt_lookup: bool | None = None
     regex: str | None = None
-    choice: Annotated[list[str], _FirstError] | None = None
+    choice: Annotated[list[str], FIRST_ERROR] | None = None
     lark: str | None = None
     grammar: str | None = Field(None, description="GBNF.")
 
@@ -234,7 +232,7 @@ class ChatRequest(HostedFields, Sampling):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=50)
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[Annotated[Tool, ByType("tools")]], _FirstError] | None = None
+    tools: Annotated[list[Annotated[Tool, ByType("tools")]], FIRST_ERROR] | None = None
     tool_choice: Annotated[
         Literal["none", "auto", "required"]
         | Annotated[NamedTool, ByType("tool choices", "none, auto, required and function")]
@@ -298,7 +296,7 @@ class EmbeddingRequest(Body):
     dimensions: int | None = Field(
         None, ge=1, description="Keep this many leading components and normalize again."
     )
-    user: Annotated[str | None, WithoutEffect(_UNMONITORED)] = None
+    user: Annotated[str | None, WithoutEffect(UNMONITORED)] = None
     pooling: Pooling | None = None
     truncate: bool = Field(
         False, description="Truncate texts that are too long instead of rejecting them."
@@ -318,7 +316,7 @@ class RerankRequest(Body):
 class TokenizeRequest(Body):
     model: str | None = Field(None, description="null: the server's first model.")
     prompt: Text | None = None
-    messages: Annotated[list[Message], _FirstError] | None = None
+    messages: Annotated[list[Message], FIRST_ERROR] | None = None
     add_special_tokens: bool = True
 
 
@@ -332,103 +330,3 @@ class ScoreRequest(Body):
     model: str | None = Field(None, description="null: the server's first model.")
     prompt: Annotated[Text | TokenList, BY_KIND]
     continuations: Texts = Field(min_length=1)
-
-
-class NamedFunctionTool(Body):
-    type: Literal["function"]
-    name: str
-
-
-class JsonSchemaText(Body):
-    """A schema in the format of /v1/responses."""
-
-    type: Literal["json_schema"]
-    name: str = "answer"
-    description: str | None = None
-    json_schema: dict[str, Any] | bool = Field(True, alias="schema")
-    strict: bool | None = None
-
-
-class TextOptions(Body):
-    format: (
-        Annotated[TextFormat | JsonObjectFormat | JsonSchemaText, ByType("response formats")] | None
-    ) = None
-    verbosity: Verbosity = None
-
-
-_WHOLE = "reasoning is returned as text, not as a summary"
-Summary = Annotated[Literal["auto", "concise", "detailed"] | None, WithoutEffect(_WHOLE)]
-
-
-class Reasoning(ReasoningOptions):
-    summary: Summary = None
-    generate_summary: Summary = None
-    context: Annotated[str | None, WithoutEffect("the chat template decides")] = None
-    mode: Annotated[Literal["standard"] | None, WithoutEffect("there is one mode")] = None
-
-
-def _limit(value: int) -> int:
-    if value == -1 or 1 <= value < 1 << 31:
-        return value
-    raise wrong_value("in [1, 2**31), or -1 for no maximum")
-
-
-class ResponsesRequest(HostedFields, SchedulingFields):
-    """The stateless part of OpenAI's /v1/responses."""
-
-    refused: ClassVar[Mapping[str, str]] = {
-        "access_programs": "access is by API keys",
-        "background_options": "use stream, or a batch job",
-        "context_management": "shorten the conversation before sending it",
-        "conversation": "send the conversation as input",
-        "image": "this server accepts text",
-        "moderation": "requests are not moderated",
-        "previous_response_id": "responses are not stored; send the conversation as input",
-        "prompt": "prompt templates are not stored; send instructions and input",
-        "top_logprobs": "use /v1/chat/completions",
-    }
-
-    model: str | None = Field(None, description="null: the server's first model.")
-    input: Annotated[Text | Annotated[list[InputItem], _FirstError], BY_KIND]
-    instructions: str | None = None
-    max_output_tokens: Annotated[int, AfterValidator(_limit)] | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    stream: bool = False
-    stream_options: Annotated[
-        StreamOptions | None, WithoutEffect("the last event always has the usage")
-    ] = None
-    tools: ResponseTools | None = None
-    tool_choice: Annotated[
-        Literal["none", "auto", "required"]
-        | Annotated[NamedFunctionTool, ByType("tool choices", "none, auto, required and function")]
-        | None,
-        BY_KIND,
-    ] = None
-    parallel_tool_calls: bool | None = None
-    text: TextOptions | None = None
-    reasoning: Reasoning | None = None
-    metadata: dict[str, str] | None = Field(None, description="Returned unchanged.")
-    include: Annotated[
-        list[
-            Literal[
-                "file_search_call.results",
-                "web_search_call.results",
-                "web_search_call.action.sources",
-                "message.input_image.image_url",
-                "computer_call_output.output.image_url",
-                "code_interpreter_call.outputs",
-                "reasoning.encrypted_content",
-            ]
-        ]
-        | None,
-        WithoutEffect("responses have none of these; reasoning is sent as text"),
-    ] = None
-    client_metadata: Annotated[dict[str, Any] | None, WithoutEffect(_UNMONITORED)] = None
-    background: Annotated[
-        Literal[False] | None, WithoutEffect("responses are made while the client waits")
-    ] = None
-    max_tool_calls: Annotated[
-        int | None, WithoutEffect("it limits tools that the server runs; there are none")
-    ] = None
-    truncation: Truncation = None

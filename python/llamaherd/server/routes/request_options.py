@@ -9,13 +9,12 @@ from llamaherd.server.api.request_schemas import (
     SAMPLING_FIELDS,
     JsonObjectFormat,
     JsonSchemaFormat,
-    JsonSchemaText,
     ReasoningOptions,
     ResponseFormat,
-    ResponsesRequest,
     Sampling,
     SchedulingFields,
 )
+from llamaherd.server.api.responses_request import JsonSchemaText, ResponsesRequest
 from llamaherd.server.common.settings import ServerSettings
 
 

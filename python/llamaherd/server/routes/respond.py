@@ -14,11 +14,8 @@ from llamaherd.request.prompt import Prompt
 from llamaherd.request.result import RequestOutput
 from llamaherd.server.api.infill_schemas import InfillRequest
 from llamaherd.server.api.json_stream import JsonStream, json_answer
-from llamaherd.server.api.request_schemas import (
-    ChatRequest,
-    CompletionRequest,
-    ResponsesRequest,
-)
+from llamaherd.server.api.request_schemas import ChatRequest, CompletionRequest
+from llamaherd.server.api.responses_request import ResponsesRequest
 from llamaherd.server.api.sse import EventStream
 from llamaherd.server.common.disconnect import watching
 from llamaherd.server.jobs.context import Context

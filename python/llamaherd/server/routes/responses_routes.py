@@ -16,9 +16,9 @@ from llamaherd.request.chat import ChatOptions
 from llamaherd.request.result import RequestOutput, Usage
 from llamaherd.server.api import response_schemas
 from llamaherd.server.api.item_messages import messages_of_items
-from llamaherd.server.api.request_schemas import NamedFunctionTool, ResponsesRequest
 from llamaherd.server.api.response_schemas import ERRORS
 from llamaherd.server.api.response_tools import functions_of, names_in_prompt
+from llamaherd.server.api.responses_request import NamedFunctionTool, ResponsesRequest
 from llamaherd.server.api.sse import event
 from llamaherd.server.jobs.context import Context
 from llamaherd.server.jobs.generation_job import GenerationJob
