@@ -149,27 +149,27 @@ def test_loops_ask_as_they_say() -> None:
 
 
 @pytest.fixture
-def loads(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def engine_load(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """What the scripts in bench/ share."""
     monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2] / "bench")
-    return importlib.import_module("loads")
+    return importlib.import_module("engine_load")
 
 
-def test_arrivals_within_a_time(loads: ModuleType) -> None:
+def test_arrivals_within_a_time(engine_load: ModuleType) -> None:
     moments = list(itertools.islice(poisson(10.0, 1), 2000))
-    within = loads.arrivals_within(10.0, 50.0, seed=1)
+    within = engine_load.arrivals_within(10.0, 50.0, seed=1)
     assert within == moments[1 : len(within) + 1]
     assert within[-1] < 50 <= moments[len(within) + 1]
-    assert loads.arrivals_within(10.0, 0.0, seed=1) == []
+    assert engine_load.arrivals_within(10.0, 0.0, seed=1) == []
 
 
 def test_a_bar_is_not_met_without_data(
-    loads: ModuleType, capsys: pytest.CaptureFixture[str]
+    engine_load: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for values, result in (([], "NOT MET"), ([1.0], "met"), ([3.0], "NOT MET")):
-        loads.verdict("p99", percentile(values, 99), most=2)
+        engine_load.verdict("p99", percentile(values, 99), most=2)
         assert capsys.readouterr().out.endswith(f"<= 2: {result}\n")
-    loads.verdict("p50", percentile([], 50), least=0)
+    engine_load.verdict("p50", percentile([], 50), least=0)
     assert capsys.readouterr().out.endswith(">= 0: NOT MET\n")
 
 

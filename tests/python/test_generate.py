@@ -41,7 +41,7 @@ def llm(model_path: Path) -> Iterator[LLM]:
 @pytest.fixture(scope="module")
 def templated(model_path: Path) -> Iterator[LLM]:
     config = EngineConfig(
-        n_ctx=512, max_seqs=2, max_len=16, n_threads=1, chat_template=TEMPLATE, warmup=False
+        n_ctx=512, max_seqs=2, max_len=80, n_threads=1, chat_template=TEMPLATE, warmup=False
     )
     with LLM(model_path, config) as llm:
         yield llm
@@ -209,7 +209,7 @@ def test_penalties_make_an_answer_less_repetitive(llm: LLM, penalty: dict[str, A
 def test_max_len_cuts_the_answer(templated: LLM) -> None:
     result = templated.generate(PARIS, replace(GREEDY, max_tokens=100, ignore_eos=True))[0]
     assert result.finish_reason is FinishReason.LENGTH
-    assert result.usage.prompt_tokens + result.usage.completion_tokens == 16
+    assert result.usage.prompt_tokens + result.usage.completion_tokens == 80
 
 
 def test_stream_gives_the_same_text_in_pieces(llm: LLM) -> None:
@@ -237,7 +237,8 @@ def test_chat_renders_messages_and_tools_with_the_template(templated: LLM) -> No
     assert engine.apply_chat_template(HELLO).text == "user: Hi!\n"
     weather = ChatOptions(tools=[WEATHER])
     text = engine.apply_chat_template(HELLO, weather).text
-    assert text == "TOOL weather\nuser: Hi!\n"
+    assert text.startswith("TOOL weather\nsystem: To call a tool, answer with")
+    assert text.endswith("</tool_call>\nuser: Hi!\n")
     result = templated.chat(HELLO, SamplingParams(max_tokens=1), weather)
     assert result.usage.prompt_tokens == len(engine.tokenize(text))
     plain = templated.chat(HELLO, SamplingParams(max_tokens=1))

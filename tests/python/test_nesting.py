@@ -35,6 +35,7 @@ def called_with(arguments: str) -> list[dict[str, Any]]:
     return [
         {"role": "user", "content": "Call it."},
         {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "done"},
     ]
 
 
@@ -61,13 +62,13 @@ def test_what_else_llama_cpp_parses_is_bounded(engine: BatchEngine) -> None:
     with pytest.raises(InvalidRequestError, match="template_kwargs may be nested"):
         engine.apply_chat_template(messages, ChatOptions(template_kwargs=deep))
     tool = {"type": "function", "function": {"name": "f", "parameters": deep}}
-    with pytest.raises(InvalidRequestError, match="at most 64 levels deep"):
+    with pytest.raises(InvalidRequestError, match="tools may be nested at most 256 levels deep"):
         engine.apply_chat_template(messages, ChatOptions(tools=[tool]))
     with pytest.raises(InvalidRequestError, match="messages may be nested"):
         engine.apply_chat_template([{"role": "user", "content": deep}])
     result = {"role": "tool", "tool_call_id": "1", "content": "[" * 60_000}
     with pytest.raises(InvalidRequestError, match="content of a tool message may be nested"):
-        engine.apply_chat_template([*messages, result])
+        engine.apply_chat_template([*messages[:-1], result])
     prose = {"role": "user", "content": "[" * 60_000}
     assert prose["content"] in engine.apply_chat_template([prose]).text
 

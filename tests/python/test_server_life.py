@@ -101,13 +101,13 @@ def test_vectors_come_in_pieces_until_the_client_is_gone() -> None:
 
     embedder: Any = SimpleNamespace(embed=embed)
     texts = ["x" * 10_000] * 8 + ["y" * 100_000, ""]
-    made = embedding_jobs.embed(embedder, texts, truncate=False, gone=Event())
+    made = embedding_jobs.embed(embedder, texts, pooling=None, truncate=False, gone=Event())
     assert made.shape == (10, 2)
     assert asked == [3, 3, 2, 1, 1]
     asked.clear()
     gone.clear()
     with pytest.raises(ApiError, match="cancelled"):
-        embedding_jobs.embed(embedder, texts, truncate=False, gone=gone)
+        embedding_jobs.embed(embedder, texts, pooling=None, truncate=False, gone=gone)
     assert asked == [3, 3, 2]
 
 
@@ -118,9 +118,11 @@ def test_a_text_that_breaks_a_rule_is_named_by_its_place_among_all(tmp_path: Pat
     with pytest.raises(InvalidRequestError, match="text 60") as alone:
         embedder.embed(texts)
     with pytest.raises(InvalidRequestError) as in_pieces:
-        embedding_jobs.embed(embedder, texts, truncate=False, gone=Event())
+        embedding_jobs.embed(embedder, texts, pooling=None, truncate=False, gone=Event())
     assert str(in_pieces.value) == str(alone.value)
-    ranked = embedding_jobs.rerank(embedder, "word", texts, truncate=True, gone=Event())
+    ranked = embedding_jobs.rerank(
+        embedder, "word", texts, pooling=None, truncate=True, gone=Event()
+    )
     assert [entry.score for entry in ranked] == sorted((e.score for e in ranked), reverse=True)
     scores = {entry.index: entry.score for entry in ranked}
     expected = embedder.rerank("word", texts, truncate=True)

@@ -13,7 +13,7 @@ from llamaherd.server.observability import metrics
 # Options that OpenAI's API spells in another way, or whose meaning differs between routes.
 OF_ROUTES = {
     *("best_of", "echo", "json_object", "json_schema", "logprobs", "max_tokens"),
-    *("prompt_logprobs", "prompt_logprobs_from"),
+    *("infill", "prompt_logprobs", "prompt_logprobs_from"),
 }
 
 # Figures of Metrics and CacheMetrics that /metrics leaves out.

@@ -167,8 +167,11 @@ common_chat_params ChatTemplate::render_generic(common_chat_templates_inputs inp
   fit_arguments(inputs.messages, ArgumentStyle::kValue);
   common_chat_templates_inputs plain = inputs;
   plain.messages = with_calls_as_text(inputs.messages);
-  describe_generic_tools(plain.messages, inputs.tools);
-  plain.tools.clear();
+  if (!shows_tools_) {
+    describe_tools(plain.messages, inputs.tools);
+    plain.tools.clear();
+  }
+  if (!inputs.tools.empty()) describe_calls(plain.messages);
   plain.tool_choice = COMMON_CHAT_TOOL_CHOICE_NONE;
   common_chat_params params = common_chat_templates_apply(templates_.get(), plain);
   if (inputs.tools.empty() || inputs.tool_choice == COMMON_CHAT_TOOL_CHOICE_NONE) return params;

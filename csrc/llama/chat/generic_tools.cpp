@@ -107,13 +107,10 @@ void describe_tools(std::vector<common_chat_msg>& messages,
   if (!tools.empty()) append_to_system(messages, described(tools));
 }
 
-void describe_generic_tools(std::vector<common_chat_msg>& messages,
-                            const std::vector<common_chat_tool>& tools) {
-  if (tools.empty()) return;
+void describe_calls(std::vector<common_chat_msg>& messages) {
   append_to_system(messages,
-                   described(tools) +
-                       "\n\nTo call a tool, answer with its name and its arguments as JSON:\n"
-                       "<tool_call>\n{\"name\": NAME, \"arguments\": ARGUMENTS}\n</tool_call>");
+                   "To call a tool, answer with its name and its arguments as JSON:\n"
+                   "<tool_call>\n{\"name\": NAME, \"arguments\": ARGUMENTS}\n</tool_call>");
 }
 
 }  // namespace llamaherd

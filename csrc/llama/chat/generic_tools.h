@@ -21,8 +21,7 @@ std::vector<common_chat_msg> with_calls_as_text(const std::vector<common_chat_ms
 void describe_tools(std::vector<common_chat_msg>& messages,
                     const std::vector<common_chat_tool>& tools);
 
-/// The same, with instructions for the generic format.
-void describe_generic_tools(std::vector<common_chat_msg>& messages,
-                            const std::vector<common_chat_tool>& tools);
+/// Describes calls in the generic format in the system message.
+void describe_calls(std::vector<common_chat_msg>& messages);
 
 }  // namespace llamaherd
