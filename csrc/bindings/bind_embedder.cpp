@@ -19,13 +19,6 @@ namespace {
 using Array = py::array_t<float, py::array::c_style>;
 using Result = py::typing::Tuple<Array, py::typing::List<py::int_>>;
 
-ContextLengthError too_long(std::size_t i, std::size_t n_tokens, std::int32_t max_len) {
-  return {"this model's maximum context length is " + std::to_string(max_len) +
-              " tokens per text (max_len); text " + std::to_string(i) + " has " +
-              std::to_string(n_tokens) + ": shorten it, or pass truncate=True",
-          static_cast<std::int64_t>(n_tokens), max_len};
-}
-
 using Text = std::variant<std::string, std::vector<TokenId>>;
 
 Text to_text_or_tokens(const py::handle item) {
@@ -54,7 +47,11 @@ Result run(Embedder& embedder, std::size_t n, bool truncate, const std::string& 
         throw InvalidRequestError("text " + std::to_string(i) + " has no tokens");
       }
       if (n_whole <= tokens[i].size()) continue;
-      if (!truncate) throw too_long(i, n_whole, embedder.max_len());
+      if (!truncate) {
+        throw ContextLengthError(
+            embedder.max_len(), "tokens per text (max_len); text " + std::to_string(i) + " has",
+            static_cast<std::int64_t>(n_whole), "shorten it, or pass truncate=True");
+      }
       cut.push_back(i);
     }
     embedder.embed(tokens, pooling, rows);

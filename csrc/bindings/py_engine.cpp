@@ -96,12 +96,10 @@ std::vector<TokenId> PyBatchEngine::tokenize(const std::string& text, bool add_s
   const std::int32_t max_len = engine().limits().max_len;
   const auto require_fits = [&](std::int64_t n_tokens, const std::string& size) {
     if (!prompt || n_tokens <= max_len) return;
-    throw ContextLengthError("this model's maximum context length is " + std::to_string(max_len) +
-                                 " tokens (max_len), output included; the prompt has " + size +
-                                 std::to_string(n_tokens) + ": shorten it",
-                             n_tokens, max_len);
+    throw ContextLengthError(max_len, "tokens (max_len), output included; the prompt has" + size,
+                             n_tokens);
   };
-  const std::string n_bytes = std::to_string(text.size()) + " bytes, at least ";
+  const std::string n_bytes = " " + std::to_string(text.size()) + " bytes, at least";
   if (prompt) require_fits(shared->llama.tokenizer().least_tokens(text), n_bytes);
   std::vector<TokenId> tokens = shared->llama.tokenize(text, add_special, parse_special);
   require_fits(std::ssize(tokens), "");

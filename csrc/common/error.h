@@ -18,8 +18,13 @@ struct InvalidRequestError : LlamaHerdError {
 
 /// A prompt or a text has more tokens than the model's context. The message contains both numbers.
 struct ContextLengthError : InvalidRequestError {
-  ContextLengthError(const std::string& what, std::int64_t n_prompt_tokens_, std::int32_t max_len_)
-      : InvalidRequestError(what), n_prompt_tokens(n_prompt_tokens_), max_len(max_len_) {}
+  /// `rule` continues the sentence from max_len to the number of tokens.
+  ContextLengthError(std::int32_t max_len_, const std::string& rule, std::int64_t n_prompt_tokens_,
+                     const std::string& remedy = "shorten it")
+      : InvalidRequestError("this model's maximum context length is " + std::to_string(max_len_) +
+                            " " + rule + " " + std::to_string(n_prompt_tokens_) + ": " + remedy),
+        n_prompt_tokens(n_prompt_tokens_),
+        max_len(max_len_) {}
   std::int64_t n_prompt_tokens;  // a lower bound if thrown before tokenization
   std::int32_t max_len;
 };

@@ -226,10 +226,8 @@ void validate(const std::vector<TokenId>& prompt, const SamplingParams& params,
   const auto n_prompt = static_cast<std::int64_t>(prompt.size());
   const std::int64_t n_most = limits.max_len - (params.max_tokens == 0 ? 0 : 1);
   if (n_prompt > n_most) {
-    throw ContextLengthError("this model's maximum context length is " + text(limits.max_len) +
-                                 " tokens (max_len), output included; the prompt has " +
-                                 std::to_string(n_prompt) + ": shorten it",
-                             n_prompt, limits.max_len);
+    throw ContextLengthError(limits.max_len, "tokens (max_len), output included; the prompt has",
+                             n_prompt);
   }
   if (params.max_tokens == 0 && n_prompt < 2) {
     throw InvalidRequestError("prompt must have at least 2 tokens with max_tokens 0; got 1");

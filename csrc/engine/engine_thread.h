@@ -64,8 +64,8 @@ class EngineThread {
 
   /// Sets the mask of output token `index` (empty: all tokens allowed) of a request submitted with
   /// a Constraint; or allows all further tokens; or reports a failure, after which there are no
-  /// masks. Ignored if the request has
-  /// ended. Throws InvalidRequestError if the mask's size is neither 0 nor that of the vocabulary.
+  /// masks. Ignored if the request has ended. Throws InvalidRequestError if the mask's size is
+  /// neither 0 nor that of the vocabulary.
   void set_mask(RequestId id, std::int32_t index, TokenMask mask);
   void lift_mask(RequestId id);
   void fail_mask(RequestId id, const std::string& error);

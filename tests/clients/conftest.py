@@ -49,14 +49,10 @@ def server(
     if given:
         yield given
         return
-    from chat_templates import TOOLS_AND_THOUGHTS
-    from llamaherd import EngineConfig
     from llamaherd.models import DEFAULT_MODEL, resolve
 
-    config = tmp_path_factory.mktemp("config") / "engine.toml"
-    EngineConfig(chat_template=TOOLS_AND_THOUGHTS, n_ctx=16384).to_file(config)
-    options = ("--config", str(config), "--default-max-tokens", "120")
-    with serving.serve(f"chat={resolve(DEFAULT_MODEL)}", options=options) as served:
+    folder, options = tmp_path_factory.mktemp("config"), ("--default-max-tokens", "120")
+    with serving.serve_with_tools(resolve(DEFAULT_MODEL), folder, *options) as served:
         yield served.url
 
 

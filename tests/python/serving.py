@@ -73,6 +73,21 @@ def wait_until(true: Callable[[], bool], what: str) -> None:
 
 
 @contextlib.contextmanager
+def serve_with_tools(
+    model: str | Path, folder: Path, *options: str, n_ctx: int = 16384
+) -> Iterator[Served]:
+    """A server whose model `chat` has a chat template with tools and reasoning."""
+    # Here: tests of clients against a running server need no llamaherd.
+    from chat_templates import TOOLS_AND_THOUGHTS
+    from llamaherd import EngineConfig
+
+    config = folder / "engine.toml"
+    EngineConfig(chat_template=TOOLS_AND_THOUGHTS, n_ctx=n_ctx).to_file(config)
+    with serve(f"chat={model}", options=("--config", str(config), *options)) as served:
+        yield served
+
+
+@contextlib.contextmanager
 def serve(
     *models: str | Path,
     options: tuple[str, ...] = (),

@@ -10,13 +10,11 @@ from typing import Any, get_args
 
 import httpx
 import pytest
-from chat_templates import TOOLS_AND_THOUGHTS
-from llamaherd import EngineConfig
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel
-from serving import serve
+from serving import serve_with_tools
 
 FOLDER = Path(__file__).parent / "client_requests"
 N_TOKENS = 48
@@ -38,11 +36,9 @@ REQUESTS = [
 
 @pytest.fixture(scope="module")
 def http(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    config = tmp_path_factory.mktemp("config") / "engine.toml"
-    EngineConfig(chat_template=TOOLS_AND_THOUGHTS, n_ctx=16384).to_file(config)
-    options = ("--config", str(config), "--default-max-tokens", str(N_TOKENS))
+    options = ("--default-max-tokens", str(N_TOKENS))
     with (
-        serve(f"chat={model_path}", options=options) as served,
+        serve_with_tools(model_path, tmp_path_factory.mktemp("config"), *options) as served,
         httpx.Client(base_url=served.url, timeout=120) as http,
     ):
         yield http

@@ -8,12 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
-from chat_templates import TOOLS_AND_THOUGHTS
-from llamaherd import EngineConfig
 from llamaherd.server.api.item_messages import messages_of_items
 from llamaherd.server.api.responses_request import ResponsesRequest
 from openai import OpenAI
-from serving import Served, serve
+from serving import Served, serve_with_tools
 from test_chat import CALLS, THOUGHTS, WEATHER
 
 MORE: dict[str, Any] = {"role": "user", "content": "Go on."}
@@ -30,9 +28,7 @@ KINDS: dict[str, tuple[list[Any], int]] = {
 
 @pytest.fixture(scope="module")
 def served(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    config = tmp_path_factory.mktemp("config") / "engine.toml"
-    EngineConfig(chat_template=TOOLS_AND_THOUGHTS, n_ctx=4096).to_file(config)
-    with serve(f"chat={model_path}", options=("--config", str(config))) as served:
+    with serve_with_tools(model_path, tmp_path_factory.mktemp("config"), n_ctx=4096) as served:
         yield served
 
 
@@ -234,8 +230,8 @@ def test_an_assistant_message_at_the_end_is_continued(http: httpx.Client) -> Non
     response = http.post("/v1/responses", json=items).json()
     assert response["output"][0]["content"][0]["text"] == rest
     for fields in ({"continue_final_message": False}, {"add_generation_prompt": True}):
-        anew = answer(messages, **fields).json()
-        assert anew["usage"]["prompt_tokens"] != response["usage"]["input_tokens"]
+        new = answer(messages, **fields).json()
+        assert new["usage"]["prompt_tokens"] != response["usage"]["input_tokens"]
     for refused in (
         answer([ask], continue_final_message=True),
         answer([ask], add_generation_prompt=False),

@@ -1,4 +1,4 @@
-"""Schemas of tools and answers over HTTP: what is enforced, what is not, and how it is told."""
+"""Schemas of tools and answers over HTTP: what is enforced, and reports of the rest."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from chat_templates import TOOLS_AND_THOUGHTS
-from llamaherd import EngineConfig
-from serving import Served, serve
+from serving import Served, serve_with_tools
 from test_chat import CALLS, WEATHER
 
 HEADER = "x-llamaherd-unenforced"
@@ -20,9 +18,7 @@ CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 
 @pytest.fixture(scope="module")
 def served(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    config = tmp_path_factory.mktemp("config") / "engine.toml"
-    EngineConfig(chat_template=TOOLS_AND_THOUGHTS, n_ctx=16384).to_file(config)
-    with serve(f"chat={model_path}", options=("--config", str(config))) as served:
+    with serve_with_tools(model_path, tmp_path_factory.mktemp("config")) as served:
         yield served
 
 

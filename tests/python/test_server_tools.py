@@ -9,18 +9,14 @@ from typing import Any
 
 import httpx
 import pytest
-from chat_templates import TOOLS_AND_THOUGHTS
-from llamaherd import EngineConfig
 from openai import OpenAI
-from serving import Served, serve
+from serving import Served, serve_with_tools
 from test_chat import CALLS, THOUGHTS, WEATHER
 
 
 @pytest.fixture(scope="module")
 def served(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    config = tmp_path_factory.mktemp("config") / "engine.toml"
-    EngineConfig(chat_template=TOOLS_AND_THOUGHTS, n_ctx=16384).to_file(config)
-    with serve(f"chat={model_path}", options=("--config", str(config))) as served:
+    with serve_with_tools(model_path, tmp_path_factory.mktemp("config")) as served:
         yield served
 
 

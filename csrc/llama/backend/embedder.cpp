@@ -10,6 +10,7 @@
 #include "llama-model.h"
 #include "llama/common/kernel_choice.h"
 #include "llama/common/log_sink.h"
+#include "llama/model/pooling.h"
 
 namespace llamaherd {
 namespace {
@@ -21,22 +22,6 @@ constexpr const char* kRank = "rank";
 
 bool is_vector_pooling(const std::string& name) {
   return name == "mean" || name == "cls" || name == "last";
-}
-
-/// Name of the model file's pooling type; empty: none.
-std::string pooling_of(const llama_model& model) {
-  switch (model.hparams.pooling_type) {
-    case LLAMA_POOLING_TYPE_MEAN:
-      return "mean";
-    case LLAMA_POOLING_TYPE_CLS:
-      return "cls";
-    case LLAMA_POOLING_TYPE_LAST:
-      return "last";
-    case LLAMA_POOLING_TYPE_RANK:
-      return kRank;
-    default:
-      return "";
-  }
 }
 
 void require_pooling(const std::string& name, const llama_model& model) {
@@ -55,7 +40,7 @@ Embedder::Embedder(std::shared_ptr<const LlamaModel> model, const EngineConfig& 
     : model_(std::move(model)),
       threads_(config.n_threads.value_or(default_n_threads()), config.poll, choose_kernels(config),
                kernels::BatchProfile::kManyRows) {
-  pooling_ = pooling.empty() ? pooling_of(*model_->get()) : pooling;
+  pooling_ = pooling.empty() ? pooling_name(model_->get()->hparams.pooling_type) : pooling;
   if (!pooling_.empty()) require_pooling(pooling_, *model_->get());
   const std::int32_t n_ctx_train = llama_model_n_ctx_train(model_->get());
   const std::int32_t longest = std::min(n_ctx_train, config.max_len.value_or(kLongestByDefault));
@@ -223,10 +208,9 @@ std::vector<TokenId> Embedder::pair(const std::string& query, const std::string&
   const std::ptrdiff_t n_ends = end != LLAMA_TOKEN_NULL ? 1 : 0;
   const std::ptrdiff_t room = max_len_ - std::ssize(tokens) - n_ends;
   if (room < 1) {
-    throw ContextLengthError("this model's maximum context length is " + std::to_string(max_len_) +
-                                 " tokens (max_len), query and document together; the query has " +
-                                 std::to_string(tokens.size()) + ": shorten it",
-                             std::ssize(tokens), max_len_);
+    throw ContextLengthError(max_len_,
+                             "tokens (max_len), query and document together; the query has",
+                             std::ssize(tokens));
   }
   *n_whole = tokens.size() + behind.size() + static_cast<std::size_t>(n_ends);
   if (std::ssize(behind) > room) behind.resize(room);

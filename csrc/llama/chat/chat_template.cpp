@@ -82,6 +82,23 @@ common_chat_templates_inputs inputs_of(const ChatTemplateInputs& options) {
   return inputs;
 }
 
+/// Replaces llama.cpp's grammar of calls where it allows more than the options.
+void restrict_calls(const ChatTemplateInputs& options, common_chat_params& params) {
+  const bool must_call = options.tool_choice == "required";
+  if (must_call && params.grammar.empty()) {
+    throw InvalidRequestError(
+        "tool_choice must be auto or none: the tool-call format of this model is unknown");
+  }
+  const bool may_call_once =
+      !options.parallel_tool_calls && params.grammar_lazy && !params.parser.empty();
+  if (!must_call && !may_call_once) return;
+  common_peg_arena parser;
+  parser.load(params.parser);
+  if (!options.parallel_tool_calls) limit_to_one_call(parser);
+  params.grammar = must_call ? calls_only_grammar(parser, params.grammar)
+                             : triggered_grammar(parser, params.grammar);
+}
+
 }  // namespace
 
 ChatTemplate::ChatTemplate(const LlamaModel& model, const std::string& source)
@@ -123,21 +140,7 @@ ChatPrompt ChatTemplate::apply(const LlamaModel& model, const ChatTemplateInputs
   });
   ChatPrompt prompt{std::move(params.prompt), std::move(params.additional_stops), {}, nullptr};
   if (!options.add_generation_prompt) return prompt;
-  if (options.tool_choice == "required") {
-    if (params.grammar.empty()) {
-      throw InvalidRequestError(
-          "tool_choice must be auto or none: the tool-call format of this model is unknown");
-    }
-    common_peg_arena parser;
-    parser.load(params.parser);
-    if (!options.parallel_tool_calls) limit_to_one_call(parser);
-    params.grammar = calls_only_grammar(parser, params.grammar);
-  } else if (!options.parallel_tool_calls && params.grammar_lazy && !params.parser.empty()) {
-    common_peg_arena parser;
-    parser.load(params.parser);
-    limit_to_one_call(parser);
-    params.grammar = triggered_grammar(parser, params.grammar);
-  }
+  restrict_calls(options, params);
   if (!calls_tools && !params.supports_thinking) return prompt;
   for (const std::string& name : params.preserved_tokens) {
     const std::vector<TokenId> tokens = model.tokenize(name, false, true);
@@ -148,22 +151,23 @@ ChatPrompt ChatTemplate::apply(const LlamaModel& model, const ChatTemplateInputs
   return prompt;
 }
 
-common_chat_params ChatTemplate::render(common_chat_templates_inputs inputs) const {
+common_chat_params ChatTemplate::render(common_chat_templates_inputs& inputs) const {
   if (!shows_tools_) describe_tools(inputs.messages, inputs.tools);
+  if (all_are_objects(inputs.messages)) {
+    return common_chat_templates_apply(templates_.get(), inputs);
+  }
   const std::vector<common_chat_msg> sent = inputs.messages;
-  const ArgumentStyle style = takes_values_ ? ArgumentStyle::kValue : ArgumentStyle::kText;
-  const bool all_objects = fit_arguments(inputs.messages, style);
   try {
+    fit_arguments(inputs.messages, takes_values_ ? ArgumentStyle::kValue : ArgumentStyle::kText);
     return common_chat_templates_apply(templates_.get(), inputs);
   } catch (const std::exception&) {
-    if (all_objects) throw;
+    inputs.messages = sent;
   }
-  inputs.messages = sent;
   fit_arguments(inputs.messages, ArgumentStyle::kObject);
   return common_chat_templates_apply(templates_.get(), inputs);
 }
 
-common_chat_params ChatTemplate::render_generic(common_chat_templates_inputs inputs) const {
+common_chat_params ChatTemplate::render_generic(common_chat_templates_inputs& inputs) const {
   fit_arguments(inputs.messages, ArgumentStyle::kValue);
   common_chat_templates_inputs plain = inputs;
   plain.messages = with_calls_as_text(inputs.messages);

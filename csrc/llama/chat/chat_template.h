@@ -52,9 +52,10 @@ class ChatTemplate {
   ChatPrompt apply(const LlamaModel& model, const ChatTemplateInputs& options) const;
 
  private:
-  common_chat_params render(common_chat_templates_inputs inputs) const;
+  // Both rewrite the messages of `inputs`.
+  common_chat_params render(common_chat_templates_inputs& inputs) const;
   /// For templates without tool calls.
-  common_chat_params render_generic(common_chat_templates_inputs inputs) const;
+  common_chat_params render_generic(common_chat_templates_inputs& inputs) const;
 
   std::shared_ptr<common_chat_templates> templates_;
   std::shared_ptr<common_chat_templates> generic_;  // format of calls, unless shows_calls_

@@ -1,5 +1,6 @@
 #include "llama/chat/tool_arguments.h"
 
+#include <algorithm>
 #include <string>
 
 #include "chat.h"
@@ -24,14 +25,20 @@ bool is_blank(const std::string& text) {
 
 }  // namespace
 
-bool fit_arguments(std::vector<common_chat_msg>& messages, ArgumentStyle style) {
-  bool all_objects = true;
+bool all_are_objects(const std::vector<common_chat_msg>& messages) {
+  return std::ranges::all_of(messages, [](const common_chat_msg& message) {
+    return std::ranges::all_of(message.tool_calls, [](const common_chat_tool_call& call) {
+      return kind_of(call.arguments) == Kind::kObject;
+    });
+  });
+}
+
+void fit_arguments(std::vector<common_chat_msg>& messages, ArgumentStyle style) {
   for (common_chat_msg& message : messages) {
     for (common_chat_tool_call& call : message.tool_calls) {
       if (is_blank(call.arguments)) call.arguments = "{}";
       const Kind kind = kind_of(call.arguments);
       if (kind == Kind::kObject) continue;
-      all_objects = false;
       if (style == ArgumentStyle::kObject) {
         call.arguments = common_json{{"arguments", call.arguments}}.dump();
       } else if (style == ArgumentStyle::kValue && kind == Kind::kText) {
@@ -39,7 +46,6 @@ bool fit_arguments(std::vector<common_chat_msg>& messages, ArgumentStyle style) 
       }
     }
   }
-  return all_objects;
 }
 
 }  // namespace llamaherd

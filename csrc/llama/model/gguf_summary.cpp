@@ -5,6 +5,7 @@
 #include "ggml.h"
 #include "llama.h"
 #include "llama/model/gguf_file.h"
+#include "llama/model/pooling.h"
 
 namespace llamaherd {
 namespace {
@@ -12,21 +13,6 @@ namespace {
 std::int64_t integer(const GgufFile& file, const std::string& key, std::int64_t otherwise = 0) {
   const auto values = file.integers(key);
   return values && values->size() == 1 ? values->front() : otherwise;
-}
-
-const char* pooling_name(std::int64_t type) {
-  switch (type) {
-    case LLAMA_POOLING_TYPE_MEAN:
-      return "mean";
-    case LLAMA_POOLING_TYPE_CLS:
-      return "cls";
-    case LLAMA_POOLING_TYPE_LAST:
-      return "last";
-    case LLAMA_POOLING_TYPE_RANK:
-      return "rank";
-    default:
-      return "";
-  }
 }
 
 void count_tensors(const gguf_context* file, GgufSummary& summary) {

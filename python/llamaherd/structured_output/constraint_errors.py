@@ -81,7 +81,7 @@ def sentence_of(error: str, *, with_place: bool = False) -> str:
     """One sentence on an error of llguidance, without a full stop. The error itself is logged.
 
     Args:
-      with_place: Tell the place in the Lark text, which the client knows.
+      with_place: Include the place in the Lark text, which the client wrote.
     """
     _logger.debug("llguidance: %s", error)
     place = _PLACE.match(error)

@@ -195,7 +195,9 @@ Effort = Annotated[str, Field(max_length=64)]
 
 class ReasoningOptions(Body):
     effort: Effort | None = Field(None, description="none: disables reasoning.")
-    max_tokens: int | None = Field(None, ge=0, description="Reasoning ends after so many tokens.")
+    max_tokens: int | None = Field(
+        None, ge=0, description="Maximum reasoning tokens; then the end of reasoning is forced."
+    )
     enabled: bool | None = Field(None, description="false: as effort none.")
 
 

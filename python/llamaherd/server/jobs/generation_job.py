@@ -181,6 +181,16 @@ class GenerationJob:
                 self._require_good(choice.finish_reason, choice.error)
         return ended
 
+    async def count_tokens(self, texts: Sequence[str]) -> int:
+        """Tokens of parts of the output."""
+
+        def count() -> int:
+            tokenize = self.llm.engine.tokenize
+            return sum(len(tokenize(text, add_special=False)) for text in texts if text)
+
+        few = sum(map(len, texts)) < LARGE_BYTES
+        return count() if few else await self._pools.answers.run(count)
+
     def _require_good(self, reason: FinishReason | None, error: str) -> None:
         """Raises ApiError if an output failed or was cancelled."""
         if reason is FinishReason.CANCELLED:

@@ -111,6 +111,13 @@ class _ChatResponseWriter(ChoicesWriter):
         super().__init__(job, "chatcmpl-", body)
         self._body = body
 
+    async def results(self) -> list[RequestOutput]:
+        (result,) = results = await super().results()
+        replies = [choice.reply for choice in result.choices or (result,)]
+        reasoning = [reply.reasoning for reply in replies if reply is not None]
+        self._n_reasoning = await self._job.count_tokens(reasoning)
+        return results
+
     def _choices(self, results: Sequence[RequestOutput]) -> Iterator[dict[str, Any]]:
         (result,) = results
         for i, choice in enumerate(result.choices or (result,)):
@@ -148,7 +155,9 @@ class _ChatResponseWriter(ChoicesWriter):
                     delta.index, _delta_of(added), logprobs=self._logprobs(delta.logprobs)
                 )
             if delta.finish_reason is not None:
-                self._reasoning.append(choice.reader.reply.reasoning)
+                if self._include_usage:
+                    reasoning = choice.reader.reply.reasoning
+                    self._n_reasoning += await self._job.count_tokens([reasoning])
                 reason = _finish_reason(delta.finish_reason, choice.called)
                 yield self._event(delta.index, {}, reason)
 

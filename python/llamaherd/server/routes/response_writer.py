@@ -36,10 +36,6 @@ class ResponseWriter(ABC):
         """Wait for the results of the job's streams. Raises ApiError as `GenerationJob.ends`."""
         return await self._job.ends()
 
-    def n_tokens(self, text: str) -> int:
-        """Tokens of a part of an output."""
-        return len(self._job.llm.engine.tokenize(text, add_special=False)) if text else 0
-
     @abstractmethod
     def whole(self, results: Sequence[RequestOutput]) -> dict[str, Any]:
         """The body for the results of the job's streams; `Items` is allowed for arrays."""
@@ -68,7 +64,7 @@ class ChoicesWriter(ResponseWriter):
         self._include_usage = bool(body.stream_options and body.stream_options.include_usage)
         self._returns_progress = bool(body.return_progress)
         self._last_progress = PromptProgress()
-        self._reasoning: list[str] = []  # texts of the response
+        self._n_reasoning = 0  # tokens
 
     @abstractmethod
     def _choices(self, results: Sequence[RequestOutput]) -> Iterator[dict[str, Any]]:
@@ -83,7 +79,6 @@ class ChoicesWriter(ResponseWriter):
         """A choice of an event without news of any choice."""
 
     def whole(self, results: Sequence[RequestOutput]) -> dict[str, Any]:
-        self._reasoning = [reasoning for result in results for reasoning in _reasoning_of(result)]
         usage = self._usage(result.usage for result in results)
         choices = Items(self._choices(results))
         return {**self._head(self.whole_object), "choices": choices, "usage": usage}
@@ -122,20 +117,14 @@ class ChoicesWriter(ResponseWriter):
         n_prompt = sum(usage.prompt_tokens for usage in usages)
         n_completion = sum(usage.completion_tokens for usage in usages)
         n_cached = sum(usage.cached_tokens for usage in usages)
-        n_reasoning = sum(map(self.n_tokens, self._reasoning))
         return {
             "prompt_tokens": n_prompt,
             "completion_tokens": n_completion,
             "total_tokens": n_prompt + n_completion,
             "prompt_tokens_details": {"cached_tokens": n_cached},
-            "completion_tokens_details": {"reasoning_tokens": n_reasoning},
+            "completion_tokens_details": {"reasoning_tokens": self._n_reasoning},
         }
 
     def _head(self, kind: str) -> dict[str, Any]:
         model = self._job.request.model
         return {"id": self._id, "object": kind, "created": self._created, "model": model}
-
-
-def _reasoning_of(result: RequestOutput) -> list[str]:
-    choices = result.choices or (result,)
-    return [choice.reply.reasoning for choice in choices if choice.reply is not None]

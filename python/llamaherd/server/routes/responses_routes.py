@@ -117,7 +117,14 @@ class _ResponsesWriter(ResponseWriter):
         super().__init__(job, "resp_")
         self._body = body
         self._n_events = 0
+        self._n_reasoning = 0  # tokens
         self._in_namespaces = names_in_prompt(body.tools or ())
+
+    async def results(self) -> list[RequestOutput]:
+        (result,) = results = await super().results()
+        reasoning = result.reply.reasoning if result.reply else ""
+        self._n_reasoning = await self._job.count_tokens([reasoning])
+        return results
 
     def whole(self, results: Sequence[RequestOutput]) -> dict[str, Any]:
         (result,) = results
@@ -131,15 +138,13 @@ class _ResponsesWriter(ResponseWriter):
             self.call(_id("fc"), call, call.arguments, "completed") for call in reply.tool_calls
         ]
         output[-1]["status"] = _status_of(result.finish_reason)
-        n_reasoning = self.n_tokens(reply.reasoning)
-        return self._response(output, result.finish_reason, result.usage, n_reasoning)
+        return self._response(output, result.finish_reason, result.usage)
 
     def _response(
         self,
         output: list[dict[str, Any]],
         reason: FinishReason | None,
         usage: Usage | None,
-        n_reasoning: int = 0,
     ) -> dict[str, Any]:
         body = self._body
         return {
@@ -161,7 +166,7 @@ class _ResponsesWriter(ResponseWriter):
             "tools": self._dumped("tools") or [],
             "top_p": body.top_p,
             "truncation": body.truncation or "disabled",
-            "usage": None if usage is None else _usage(usage, n_reasoning, body.cache),
+            "usage": None if usage is None else _usage(usage, self._n_reasoning, body.cache),
         }
 
     def call(self, id_: str, call: ToolCall, arguments: str, status: str) -> dict[str, Any]:
@@ -196,9 +201,8 @@ class _ResponsesWriter(ResponseWriter):
             if delta.finish_reason is not None:
                 for piece in items.end(_status_of(delta.finish_reason)):
                     yield piece
-                n_reasoning = self.n_tokens(reader.reply.reasoning)
-                reason = delta.finish_reason
-                whole = self._response(items.done, reason, stream.usage, n_reasoning)
+                self._n_reasoning = await self._job.count_tokens([reader.reply.reasoning])
+                whole = self._response(items.done, delta.finish_reason, stream.usage)
                 name = "completed" if whole["status"] == "completed" else "incomplete"
                 yield self.event(f"response.{name}", response=whole)
 
