@@ -29,6 +29,7 @@ void set_attention(Calibration& self, const Pair& pair) {
 // The public dataclasses llamaherd.SamplingParams and llamaherd.EngineConfig copy their fields to
 // these and call validate(): each rule is implemented once.
 void bind_params(py::module_& m) {
+  m.attr("DEFAULT_MAX_TOKENS") = kDefaultMaxTokens;
   // submit() shares it with the engine without a copy.
   py::class_<SamplingParams, std::shared_ptr<SamplingParams>>(
       m, "SamplingParams", "The core's form of llamaherd.SamplingParams.")

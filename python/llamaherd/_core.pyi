@@ -9,7 +9,7 @@ import numpy.typing
 import os
 import typing
 import typing_extensions
-__all__: list[str] = ['BareModel', 'BatchEngine', 'CacheMetrics', 'Calibration', 'ChatFormat', 'ChatMessage', 'ChatPrompt', 'ContextLengthError', 'Delta', 'DeviceInfo', 'Embedder', 'EngineConfig', 'EngineDeadError', 'FaultScript', 'FinishReason', 'GgufSummary', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'MessageDelta', 'MessageParser', 'Metrics', 'ModelLoadError', 'NotGenerativeError', 'ParsedToolCall', 'QueueFullError', 'RequestProgress', 'SamplingParams', 'SchedulingOptions', 'Timing', 'TokenLogprob', 'ToolCallDelta', 'ToolGrammar', 'TraceCall', 'TraceSpan', 'cpu_features', 'cpu_kernels', 'default_n_threads', 'drain_log', 'fail_assertion', 'limit_malloc_arenas', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'read_summary', 'reset_at_signal', 'resolve_preset', 'serve_rpc']
+__all__: list[str] = ['BareModel', 'BatchEngine', 'CacheMetrics', 'Calibration', 'ChatFormat', 'ChatMessage', 'ChatPrompt', 'ContextLengthError', 'DEFAULT_MAX_TOKENS', 'Delta', 'DeviceInfo', 'Embedder', 'EngineConfig', 'EngineDeadError', 'FaultScript', 'FinishReason', 'GgufSummary', 'Health', 'InvalidRequestError', 'LlamaHerdError', 'LoadProgress', 'LogitsRecord', 'MessageDelta', 'MessageParser', 'Metrics', 'ModelLoadError', 'NotGenerativeError', 'ParsedToolCall', 'QueueFullError', 'RequestProgress', 'SamplingParams', 'SchedulingOptions', 'Timing', 'TokenLogprob', 'ToolCallDelta', 'ToolGrammar', 'TraceCall', 'TraceSpan', 'cpu_features', 'cpu_kernels', 'default_n_threads', 'drain_log', 'fail_assertion', 'limit_malloc_arenas', 'list_devices', 'llama_cpp_commit', 'llama_cpp_version', 'quantization_types', 'quantize', 'read_summary', 'reset_at_signal', 'resolve_preset', 'serve_rpc']
 class LlamaHerdError(RuntimeError):
     """
     Base class of llamaherd's errors.
@@ -1616,6 +1616,7 @@ def serve_rpc(endpoint: str) -> None:
     """
     Serve this machine's CPU as an RPC device at HOST:PORT. Returns on failure only.
     """
+DEFAULT_MAX_TOKENS: int = 512
 __version__: str
 llama_cpp_commit: str
 llama_cpp_version: str

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import cast
 
 from llamaherd import _core
-from llamaherd._core import ContextLengthError, InvalidRequestError
+from llamaherd._core import DEFAULT_MAX_TOKENS, ContextLengthError, InvalidRequestError
 from llamaherd.config.params import SamplingParams
 from llamaherd.engine.prompt_tokenizer import PromptTokenizer
 from llamaherd.request.assistant_message import MessageReader
@@ -23,8 +23,6 @@ from llamaherd.structured_output.reasoning_budget import ReasoningBudget
 from llamaherd.structured_output.rule import Rule
 from llamaherd.structured_output.token_masks import OutputConstraint
 from llamaherd.structured_output.triggers import Triggers
-
-_DEFAULT_MAX_TOKENS = 512  # of SamplingParams
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ class RequestPreparer:
 
     def _room(self, params: SamplingParams) -> int:
         """Prompt tokens that leave room for the output."""
-        max_tokens = _DEFAULT_MAX_TOKENS if params.max_tokens is None else params.max_tokens
+        max_tokens = DEFAULT_MAX_TOKENS if params.max_tokens is None else params.max_tokens
         return self._max_len - min(max_tokens, self._max_len // 2)
 
     def _truncated(
